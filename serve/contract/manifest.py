@@ -1,0 +1,235 @@
+"""model.toml: what the owner of a model says about it, checked key by key. Optional in whole and in every part.
+
+What the manifest leaves out is found in the folder (`backend`, `file`) or read from the model file by the engine
+(inputs and outputs). A wrong manifest raises BadModel with one line that names the key. No framework is loaded here.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from serve.contract.signature import ITEM_BYTES, TensorSpec
+from serve.errors import BadModel
+
+BACKENDS = ("onnx", "pytorch", "handler", "echo")
+# Bare folders: the first file found decides. `code/inference.py` comes first because a handler loads its own files.
+BARE_FILES = (("code/inference.py", "handler"), ("model.onnx", "onnx"), ("model.pt2", "pytorch"), ("model.pt", "pytorch"))
+ROWS = "rows"  # the name of the leading axis along which requests are batched
+ROWS_MAX_LIMIT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A request body to warm up on; with `output` it is also a golden check."""
+
+    input: Path
+    content_type: str
+    output: Path | None
+    rtol: float
+    atol: float
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything said about one model folder. `inputs`/`outputs` None: read them from the model file."""
+
+    folder: Path
+    name: str
+    version: str
+    backend: str
+    file: Path | None
+    inputs: tuple[TensorSpec, ...] | None = None
+    outputs: tuple[TensorSpec, ...] | None = None
+    rows_axis: bool | None = None  # None: as the model file says
+    rows_max: int = 64
+    slo_s: float | None = None
+    pad_waste: float = 0.25  # share of padded elements that a shape bucket may hold
+    batched_handler: bool = False
+    threads: int | None = None
+    samples: tuple[Sample, ...] = field(default=())
+
+
+SUFFIX_TYPES = {".json": "application/json", ".jsonl": "application/jsonlines", ".csv": "text/csv",
+                ".npy": "application/x-npy", ".npz": "application/x-npz", ".bin": "application/octet-stream"}  # fmt: skip
+
+
+def load(folder: Path) -> Manifest:
+    """Read `folder`/model.toml, or infer everything from the files there. Raises BadModel."""
+    if not folder.is_dir():
+        raise BadModel(f"model folder {folder} does not exist: set EVENKEEL_MODEL_DIR or mount the model there")
+    path = folder / "model.toml"
+    if not path.exists():
+        return parse({}, folder)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise BadModel(f"{path}: not valid TOML: {e}") from e
+    return parse(data, folder)
+
+
+def parse(data: Mapping[str, Any], folder: Path) -> Manifest:
+    """Check the tables of a manifest. Every message starts with the key that is wrong."""
+    top = _Table(data, "", {"name", "version", "backend", "file", "inputs", "outputs", "batching", "samples", "handler",
+                            "onnx"})  # fmt: skip
+    backend, file = _backend_and_file(top, folder)
+    batching = top.table("batching", {"rows_max", "slo_ms", "pad_waste", "enabled"})
+    handler = top.table("handler", {"batched"})
+    onnx = top.table("onnx", {"threads"})
+    if handler.data and backend != "handler":
+        raise BadModel(f"model.toml: [handler] makes no sense with backend = {backend!r}")
+    inputs, rows_in = _specs(top, "inputs")
+    outputs, rows_out = _specs(top, "outputs")
+    if inputs is not None and outputs is not None and rows_in != rows_out:
+        raise BadModel(f"model.toml: inputs and outputs must agree on the leading {ROWS!r} axis")
+    slo_ms = batching.number("slo_ms", None, 0.1, 3_600_000)
+    rows_max = batching.integer("rows_max", 64, 1, ROWS_MAX_LIMIT)
+    assert rows_max is not None, "rows_max has a default"
+    pad_waste = batching.number("pad_waste", 0.25, 0.0, 0.9)
+    assert pad_waste is not None, "pad_waste has a default"
+    if not batching.boolean("enabled", True):
+        rows_max = 1
+    return Manifest(
+        folder=folder, name=top.text("name", folder.resolve().name or "model"), version=top.text("version", "1"),
+        backend=backend, file=file, inputs=inputs, outputs=outputs, rows_axis=rows_in if inputs is not None else rows_out,
+        rows_max=rows_max, slo_s=None if slo_ms is None else slo_ms / 1e3, pad_waste=pad_waste,
+        batched_handler=handler.boolean("batched", False), threads=onnx.integer("threads", None, 1, 1024),
+        samples=_samples(top, folder))  # fmt: skip
+
+
+def _backend_and_file(top: _Table, folder: Path) -> tuple[str, Path | None]:
+    file_name = top.text("file", "")
+    if file_name and (Path(file_name).is_absolute() or ".." in Path(file_name).parts):
+        raise BadModel(f"model.toml: file = {file_name!r} must be a path inside the model folder")
+    backend = top.text("backend", "")
+    if backend and backend not in BACKENDS:
+        raise BadModel(f"model.toml: backend = {backend!r} is not one of {', '.join(BACKENDS)}")
+    if backend == "echo":
+        return backend, None
+    for name, kind in [(file_name, backend)] if file_name else BARE_FILES:
+        if backend and kind and kind != backend:
+            continue
+        if not (folder / name).is_file():
+            continue
+        found = kind or _kind_by_suffix(name)
+        return found, folder / name
+    if file_name:
+        raise BadModel(f"model.toml: file = {file_name!r} does not exist in {folder}")
+    wanted = ", ".join(n for n, k in BARE_FILES if not backend or k == backend)
+    raise BadModel(f"no model in {folder}: expected one of {wanted}, or a model.toml that names its file")
+
+
+def _kind_by_suffix(name: str) -> str:
+    kind = {".onnx": "onnx", ".pt2": "pytorch", ".pt": "pytorch", ".pth": "pytorch", ".py": "handler"}.get(Path(name).suffix)
+    if kind is None:
+        raise BadModel(f"model.toml: file = {name!r} has an unknown suffix; say backend = one of {', '.join(BACKENDS)}")
+    return kind
+
+
+def _specs(top: _Table, key: str) -> tuple[tuple[TensorSpec, ...] | None, bool | None]:
+    tables = top.tables(key, {"name", "dtype", "shape", "allow_nan", "pad"})
+    if not tables:
+        return None, None
+    specs, rows = [], set()
+    for table in tables:
+        shape = table.data.get("shape")
+        if not isinstance(shape, list) or not all(_is_dim(d) for d in shape):
+            raise BadModel(f"model.toml: {table.path}.shape must be a list of sizes >= 1 and names of free dimensions")
+        dtype = table.text("dtype", "float32")
+        if dtype not in ITEM_BYTES:
+            raise BadModel(f"model.toml: {table.path}.dtype = {dtype!r} is not one of {', '.join(ITEM_BYTES)}")
+        leading = bool(shape) and shape[0] == ROWS
+        rows.add(leading)
+        dims = tuple(shape[1:] if leading else shape)
+        if ROWS in dims:
+            raise BadModel(f"model.toml: {table.path}.shape: {ROWS!r} can only be the first dimension")
+        specs.append(TensorSpec(table.text("name", ""), dtype, dims, table.boolean("allow_nan", False),
+                                table.number("pad", None, -math.inf, math.inf)))  # fmt: skip
+        if not specs[-1].name:
+            raise BadModel(f"model.toml: {table.path}.name is missing")
+    if len({s.name for s in specs}) != len(specs):
+        raise BadModel(f"model.toml: two [[{key}]] have the same name")
+    if len(rows) > 1:
+        raise BadModel(f"model.toml: either all [[{key}]] shapes start with {ROWS!r}, or none")
+    return tuple(specs), rows.pop()
+
+
+def _is_dim(d: object) -> bool:
+    return (isinstance(d, int) and not isinstance(d, bool) and d >= 1) or (isinstance(d, str) and d != "")
+
+
+def _samples(top: _Table, folder: Path) -> tuple[Sample, ...]:
+    samples = []
+    for table in top.tables("samples", {"input", "output", "content_type", "rtol", "atol"}):
+        source = _inside(table, "input", folder)
+        if source is None:
+            raise BadModel(f"model.toml: {table.path}.input is missing")
+        content_type = table.text("content_type", SUFFIX_TYPES.get(source.suffix, ""))
+        if not content_type:
+            raise BadModel(f"model.toml: {table.path}.content_type is needed for a {source.suffix or 'suffix-less'} file")
+        rtol, atol = table.number("rtol", 1e-3, 0.0, math.inf), table.number("atol", 1e-5, 0.0, math.inf)
+        assert rtol is not None and atol is not None, "tolerances have defaults"
+        samples.append(Sample(source, content_type, _inside(table, "output", folder), rtol, atol))
+    return tuple(samples)
+
+
+def _inside(table: _Table, key: str, folder: Path) -> Path | None:
+    name = table.text(key, "")
+    if not name:
+        return None
+    path = folder / name
+    if ".." in Path(name).parts or Path(name).is_absolute() or not path.is_file():
+        raise BadModel(f"model.toml: {table.path}.{key} = {name!r} is not a file inside the model folder")
+    return path
+
+
+class _Table:
+    """A TOML table whose unknown keys and wrong types are refused by name."""
+
+    def __init__(self, data: Mapping[str, Any], path: str, keys: set[str]) -> None:
+        self.data, self.path = data, path
+        unknown = sorted(set(data) - keys)
+        if unknown:
+            raise BadModel(f"model.toml: unknown key {self._key(unknown[0])}; known here: {', '.join(sorted(keys))}")
+
+    def _key(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path else key
+
+    def _typed(self, key: str, kinds: tuple[type, ...], what: str) -> Any:
+        value = self.data.get(key)
+        if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            raise BadModel(f"model.toml: {self._key(key)} = {value!r} must be {what}")
+        return value
+
+    def text(self, key: str, default: str) -> str:
+        value = self._typed(key, (str,), "a string")
+        return default if value is None else str(value)
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self._typed(key, (bool,), "true or false")
+        return default if value is None else bool(value)
+
+    def number(self, key: str, default: float | None, low: float, high: float) -> float | None:
+        value = self._typed(key, (int, float), "a number")
+        if value is not None and not low <= value <= high:
+            raise BadModel(f"model.toml: {self._key(key)} = {value!r} must be between {low:g} and {high:g}")
+        return default if value is None else float(value)
+
+    def integer(self, key: str, default: int | None, low: int, high: int) -> int | None:
+        value = self._typed(key, (int,), "a whole number")
+        if value is not None and not low <= value <= high:
+            raise BadModel(f"model.toml: {self._key(key)} = {value!r} must be between {low} and {high}")
+        return default if value is None else int(value)
+
+    def table(self, key: str, keys: set[str]) -> _Table:
+        return _Table(self._typed(key, (dict,), "a table") or {}, self._key(key), keys)
+
+    def tables(self, key: str, keys: set[str]) -> list[_Table]:
+        value = self._typed(key, (list,), "an array of tables") or []
+        if not all(isinstance(v, dict) for v in value):
+            raise BadModel(f"model.toml: {self._key(key)} must be an array of tables, written [[{key}]]")
+        return [_Table(v, f"{self._key(key)}[{i}]", keys) for i, v in enumerate(value)]

@@ -1,0 +1,68 @@
+"""The seam between the engine and whatever runs a model. One file beside this one per framework.
+
+Two kinds. A *tensor* backend takes named arrays of a batch and gives arrays; everything about bytes is done outside.
+A *raw* backend (the Python handler) takes whole request bodies and gives whole reply bodies, since the user's code
+decodes them. Backends are called from one thread, know nothing of slots or sockets, and raise errors from
+serve.errors; whatever else they raise becomes ModelFailed for the requests of that batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from serve.contract.manifest import Manifest
+from serve.contract.signature import Signature
+
+Array = np.ndarray[Any, Any]
+
+
+class TensorBackend(Protocol):
+    """Runs whole batches of arrays. Strings are object arrays of str, bfloat16 is uint16 bit patterns."""
+
+    signature: Signature
+
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        """Inputs in signature order, each (rows, *dims); outputs likewise. May return views of its own memory."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """Facts worth showing: framework version, provider, threads, device."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawRequest:
+    """One request as it came in. Header names are lower case."""
+
+    body: bytes
+    content_type: str
+    accept: str
+    request_id: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RawReply:
+    body: bytes
+    content_type: str
+    custom_attributes: str | None = None
+
+
+class RawBackend(Protocol):
+    """Runs whole requests. One failed request is an exception in its place, never a raise for all."""
+
+    def handle(self, requests: Sequence[RawRequest]) -> Sequence[RawReply | Exception]: ...
+
+    def describe(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What the plan gives one replica."""
+
+    threads: int
+
+
+Loader = Callable[[Manifest, LoadOptions], TensorBackend | RawBackend]

@@ -1,0 +1,130 @@
+"""One family of errors: everything the world can do wrong, and what the client is told about it.
+
+Each class carries a stable code, an HTTP status and whether the same request may succeed later. Foreign exceptions
+are translated into one of these where they enter; whatever else escapes is our own bug and answers 500.
+This file knows nothing of HTTP frames, sockets or tensors.
+"""
+
+from __future__ import annotations
+
+
+class EvenkeelError(Exception):
+    """Base of all expected errors. `message` is for the client: what is wrong, where, and what to do."""
+
+    code = "internal"
+    status = 500
+    retryable = False
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class BadRequest(EvenkeelError):
+    """The body cannot be read as what its Content-Type says, or does not fit the model's inputs."""
+
+    code, status = "bad_request", 400
+
+
+class BadShape(BadRequest):
+    """A readable body whose rank, shape, dtype or column count does not fit the model."""
+
+    code = "bad_shape"
+
+
+class NotFinite(BadRequest):
+    """An input holds NaN or an infinity and the manifest does not allow it."""
+
+    code = "not_finite_input"
+
+
+class NotFound(EvenkeelError):
+    code, status = "not_found", 404
+
+
+class MethodNotAllowed(EvenkeelError):
+    code, status = "method_not_allowed", 405
+
+
+class NotAcceptable(EvenkeelError):
+    code, status = "not_acceptable", 406
+
+
+class BodyTimeout(EvenkeelError):
+    """The client stopped sending in the middle of a request."""
+
+    code, status, retryable = "body_timeout", 408, True
+
+
+class BodyTooLarge(EvenkeelError):
+    code, status = "body_too_large", 413
+
+
+class UnsupportedMedia(EvenkeelError):
+    code, status = "unsupported_media_type", 415
+
+
+class HeadersTooLarge(EvenkeelError):
+    code, status = "headers_too_large", 431
+
+
+class Overloaded(EvenkeelError):
+    """Refused at the door: the queue is full, or the wait would outlast the deadline."""
+
+    code, status, retryable = "overloaded", 429, True
+
+
+class NotReady(EvenkeelError):
+    code, status, retryable = "not_ready", 503, True
+
+
+class EngineLost(EvenkeelError):
+    """The engine ended while it held the request, and running it again was not possible."""
+
+    code, status, retryable = "engine_lost", 503, True
+
+
+class DeadlineExceeded(EvenkeelError):
+    code, status, retryable = "deadline_exceeded", 504, True
+
+
+class ModelFailed(EvenkeelError):
+    """The model or the user's handler raised, or returned something that cannot be an answer."""
+
+    code, status = "model_error", 500
+
+
+class OutputNotFinite(ModelFailed):
+    """An output holds NaN or an infinity, which strict JSON cannot carry."""
+
+    code = "not_finite_output"
+
+
+class BadModel(EvenkeelError):
+    """The model folder cannot be served: file missing, truncated, of another format, or a wrong manifest."""
+
+    code, status = "bad_model", 500
+
+
+class BadSetting(EvenkeelError):
+    """A setting is out of range or contradicts another; the message names it and its origin."""
+
+    code, status = "bad_setting", 500
+
+
+class Cancelled(EvenkeelError):
+    """The caller has left. Nobody reads this answer; it only travels inside."""
+
+    code, status = "cancelled", 499
+
+
+def families() -> tuple[type[EvenkeelError], ...]:
+    """Every error class, in definition order: the wire number of an error is its place here."""
+    found: list[type[EvenkeelError]] = [EvenkeelError]
+    found += [c for c in globals().values() if isinstance(c, type) and issubclass(c, EvenkeelError) and c not in found]
+    return tuple(found)
+
+
+FAMILIES = families()
+NUMBER = {family: number for number, family in enumerate(FAMILIES)}

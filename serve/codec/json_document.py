@@ -1,0 +1,172 @@
+"""application/json: one document a request, in any of the shapes that SageMaker's and TensorFlow's clients send.
+
+Small and plain bodies take `_quick`, which must agree with `decode_document` on all it accepts and may give up on
+anything. Large plain ones go piecewise (json_large). The rest, and every error message, is `decode_document`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from serve.codec.codec import Array, Body, Decoded, Form
+from serve.codec.fit import check_finite, check_names, finish, from_nested, shown
+from serve.codec.json_large import LARGE_BYTES, decode_large
+from serve.codec.json_records import from_records
+from serve.codec.plan import Plan, plan_of
+from serve.contract.signature import Signature, TensorSpec
+from serve.errors import BadRequest, BadShape, ModelFailed, UnsupportedMedia
+
+BOM = b"\xef\xbb\xbf"
+IGNORED_KEYS = frozenset({"configuration", "signature_name"})  # built-in algorithms and TensorFlow Serving send them
+
+
+class JsonDocument:
+    mime = "application/json"
+
+    def decode(self, body: Body, signature: Signature, params: Mapping[str, str]) -> Decoded:
+        plan = plan_of(signature)
+        if params:
+            check_charset(params)
+        if len(body) > LARGE_BYTES:
+            found = decode_large(body, plan)
+            if found is not None:
+                return found
+        document = parse(body)
+        return _quick(document, body, plan) or decode_document(document, plan)
+
+    def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
+        plan = plan_of(signature)
+        if plan.plain_output and form != Form.COLUMNS:
+            text = dumps(arrays[0])
+            # orjson writes what is not finite as null, and no number has an "n".
+            if not finite and text.find(b"n") >= 0:
+                check_finite(arrays, plan)
+            return b'{"predictions":' + text + b"}" if form == Form.INSTANCES else text
+        if not finite:
+            check_finite(arrays, plan)
+        columns = [listed(array, spec) for array, spec in zip(arrays, plan.outputs, strict=True)]
+        if form == Form.COLUMNS:
+            return dumps({"outputs": dict(zip(plan.output_names, columns, strict=True))})
+        values = columns[0]
+        if len(columns) > 1:
+            values = named_rows(columns, plan) if signature.rows_axis else dict(zip(plan.output_names, columns, strict=True))
+        return dumps({"predictions": values} if form == Form.INSTANCES else values)
+
+
+def parse(body: Body) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as e:
+        if not body:
+            raise BadRequest("the body is empty: send a JSON document") from e
+        if bytes(body[:3]) == BOM:
+            return parse(memoryview(body)[3:])
+        raise BadRequest(f"not valid JSON: {e}") from e
+
+
+def _quick(document: Any, body: Body, plan: Plan) -> Decoded | None:
+    """The plain case, [[numbers], ...] bare or as instances, without a look at each number from Python."""
+    pack, rows, form = plan.pack_row, document, Form.BARE
+    if type(document) is dict and len(document) == 1:
+        rows, form = document.get("instances"), Form.INSTANCES
+    if pack is None or len(plan.single_dims) != 1 or type(rows) is not list or not rows:
+        return None
+    # pack takes true for 1.0. The literals true and false cannot be spelled without a u or an l, so a body that has
+    # neither byte holds no bool; "instances" has neither. All else that is no number, pack refuses itself.
+    if type(body) is memoryview or body.find(b"u") >= 0 or body.find(b"l") >= 0:
+        return None
+    try:
+        packed = pack(*rows[0]) if len(rows) == 1 else b"".join([pack(*row) for row in rows])
+    except (struct.error, TypeError, OverflowError):
+        return None
+    return Decoded(len(rows), (np.frombuffer(packed, plan.row_dtype),), form)
+
+
+def decode_document(document: Any, plan: Plan) -> Decoded:
+    if type(document) is not dict:
+        return _bare(document, plan, Form.BARE)
+    if "instances" in document and "inputs" in document:
+        raise BadRequest('the body has both "instances" and "inputs": send one of them')
+    for key in document:
+        if key not in ("instances", "inputs") and key not in IGNORED_KEYS:
+            raise BadRequest(f'unknown key "{key[:40]}": expected {{"instances": [...]}} or {{"inputs": ...}}')
+    if "instances" in document:
+        instances = document["instances"]
+        if not plan.signature.rows_axis:
+            return _whole(instances, plan, Form.INSTANCES)
+        if type(instances) is not list:
+            raise BadRequest('"instances" must be a list with one item a row')
+        return finish(from_records(instances, plan, "instance"), plan, Form.INSTANCES)
+    if "inputs" in document:
+        inputs = document["inputs"]
+        if type(inputs) is dict:
+            return _columns(inputs, plan, Form.COLUMNS)
+        return _bare(inputs, plan, Form.COLUMNS)
+    raise BadRequest('expected {"instances": [...]}, {"inputs": ...} or a bare array')
+
+
+def _bare(value: Any, plan: Plan, form: Form) -> Decoded:
+    """A bare array: rows, or one row without the list around it. For a model without rows, the whole item."""
+    if not plan.signature.rows_axis:
+        return _whole(value, plan, form)
+    if plan.single is None or (type(value) is list and value and type(value[0]) is dict):
+        if type(value) is not list:
+            raise BadShape(f"the model has {len(plan.inputs)} inputs: name them, {_by_name(plan)}")
+        return finish(from_records(value, plan, "item"), plan, form)
+    rank, inner = 0, value
+    while type(inner) is list:
+        rank, inner = rank + 1, inner[0] if inner else None
+    if rank == len(plan.single.dims) and (value != [] or isinstance(plan.single.dims[0], str)):
+        value = [value]
+    return finish((from_nested(value, plan.single, rows_axis=True),), plan, form)
+
+
+def _whole(value: Any, plan: Plan, form: Form) -> Decoded:
+    if type(value) is dict:
+        return _columns(value, plan, form)
+    if plan.single is None:
+        raise BadShape(f"the model has {len(plan.inputs)} inputs: name them, {_by_name(plan)}")
+    return finish((from_nested(value, plan.single, rows_axis=False),), plan, form)
+
+
+def _columns(columns: dict[str, Any], plan: Plan, form: Form) -> Decoded:
+    check_names(columns.keys(), plan, "inputs")
+    arrays = [from_nested(columns[spec.name], spec, plan.signature.rows_axis) for spec in plan.inputs]
+    return finish(arrays, plan, form)
+
+
+def _by_name(plan: Plan) -> str:
+    return '{"inputs": {' + ", ".join(f'"{spec.name}": ...' for spec in plan.inputs) + "}}"
+
+
+def check_charset(params: Mapping[str, str]) -> None:
+    charset = params.get("charset", "utf-8").lower()
+    if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
+        raise UnsupportedMedia(f"charset {charset[:40]!r} is not supported here: JSON is UTF-8")
+
+
+def listed(array: Array, spec: TensorSpec) -> Any:
+    """An output as orjson takes it: an array, or nested lists of strings. Rank 0 must be a scalar."""
+    if spec.dtype == "string":
+        return array.tolist()
+    array = shown(array, spec)
+    return array if array.ndim else array[()]
+
+
+def named_rows(columns: Sequence[Any], plan: Plan) -> list[dict[str, Any]]:
+    return [dict(zip(plan.output_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def dumps(value: Any) -> bytes:
+    if isinstance(value, np.ndarray) and not (value.flags.c_contiguous and value.dtype.isnative and value.ndim):
+        value = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False)).reshape(value.shape)
+        value = value if value.ndim else value[()]
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError as e:
+        raise ModelFailed(f"an output cannot be written as JSON: {e}") from e

@@ -1,0 +1,146 @@
+"""A large JSON body that is one plain array of numbers, read piece by piece into the array it becomes.
+
+Parsed at once, 25 MB of JSON become a few hundred MB of Python numbers. Here a body costs its array and little else.
+
+How it works. Delete from the text of a regular array all that numbers and blanks are made of: what is left, the
+*skeleton*, repeats one unit a row. `[[1,2],[3,4]]` leaves `[[,],[,]]`, so inside the outer brackets the unit is `[,],`.
+The text is cut at commas into pieces. Of each piece the skeleton must continue where the one before ended, no number
+may stand on the wrong side of a bracket, and with brackets blanked out orjson must read it as a list of numbers, so
+that each place between commas holds exactly one. Together that is exactly the grammar of the array. Anything else,
+valid or not, is left to the general path (return None), which also words the errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import orjson
+
+from serve.codec.codec import Array, Body, Decoded, Form
+from serve.codec.fit import finish, from_leaves
+from serve.codec.plan import STORED, Plan
+from serve.contract.signature import TensorSpec
+from serve.errors import BadRequest
+
+LARGE_BYTES = 256 << 10  # below, Python objects are cheaper than pieces
+PIECE_BYTES = 64 << 10  # a piece in cache; its Python numbers take about half a megabyte
+EDGE_BYTES = 4 << 10  # what surrounds the array must fit into this, at either end
+
+HEAD = re.compile(rb'\s*(?:(\{)\s*"(instances|inputs)"\s*:\s*(?:(\{)\s*"([^"\\]*)"\s*:\s*)?)?(\[[\s\[]*)')
+TAIL = re.compile(rb"\]([\s}]*)\Z")
+BLANKS = b" \t\r\n"
+NUMBER_BYTES = b"0123456789+-.eE"
+AS_DIGITS = bytes.maketrans(NUMBER_BYTES, b"0" * len(NUMBER_BYTES))
+NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
+
+
+def decode_large(body: Body, plan: Plan) -> Decoded | None:
+    """The request, or None when the body is not the plain form of this model's input."""
+    spec = plan.single
+    if spec is None or spec.dtype in ("bool", "string"):
+        return None
+    text = memoryview(body)
+    head, tail = HEAD.match(bytes(text[:EDGE_BYTES])), TAIL.search(bytes(text[-EDGE_BYTES:]))
+    if head is None or tail is None or (head[4] is not None and head[4] != spec.name.encode()):
+        return None
+    braces = [brace for brace in (head[1], head[3]) if brace]
+    if tail[1].translate(None, BLANKS) != b"}" * len(braces) or (head[2] == b"instances" and head[3]):
+        return None
+    rank = head[5].count(b"[")
+    rows_axis = plan.signature.rows_axis
+    one_row = rank == len(spec.dims) and head[2] != b"instances" and not head[3] or not rows_axis
+    if rank != len(spec.dims) + (not one_row):
+        return None
+    start, end = head.start(5), len(text) - len(tail[1])
+    if not one_row:  # step inside the list of rows
+        start, end = start + 1, end - 1
+    form = Form.BARE if not braces else Form.INSTANCES if head[2] == b"instances" else Form.COLUMNS
+    array = _read(text[start:end], spec, one_row)
+    if array is None:
+        return None
+    try:
+        return finish((array if rows_axis else array[0],), plan, form)
+    except BadRequest:
+        return None
+
+
+def _read(text: memoryview, spec: TensorSpec, one_row: bool) -> Array | None:
+    """An array of (rows, *dims) from the rows with commas between them."""
+    dims = _dims(text, spec)
+    if dims is None or 0 in dims:
+        return None
+    numbers = 1 + sum(bytes(text[at : at + PIECE_BYTES]).count(b",") for at in range(0, len(text), PIECE_BYTES))
+    rows, rest = divmod(numbers, int(np.prod(dims, dtype=np.int64)))
+    if rest or rows == 0 or (one_row and rows != 1):
+        return None
+    unit = b""
+    for size in reversed(dims):
+        unit = b"[" + b",".join([unit] * size) + b"]"
+    unit += b","
+    out, filled, skeleton_at = np.empty(numbers, dtype=STORED[spec.dtype]), 0, 0
+    tile = unit * (1 + PIECE_BYTES // len(unit))
+    for piece in _pieces(text):
+        bones = piece.translate(AS_DIGITS, BLANKS)
+        if b"]0" in bones or b"0[" in bones:
+            return None
+        bones = bones.translate(None, b"0")
+        if not _continues(tile, skeleton_at, bones):
+            return None
+        skeleton_at = (skeleton_at + len(bones)) % len(tile)
+        try:
+            values = orjson.loads(b"[" + piece.rstrip(b",").translate(NO_BRACKETS) + b"]")
+            array = from_leaves(values, (len(values),), spec, rows_axis=False)
+        except (orjson.JSONDecodeError, BadRequest):
+            return None
+        out[filled : filled + len(array)] = array
+        filled += len(array)
+    # The last unit lacks its comma. Each comma was checked, so only the end can still be wrong.
+    if (skeleton_at + 1) % len(unit) or filled != numbers:
+        return None
+    return out.reshape(rows, *dims)
+
+
+def _continues(tile: bytes, at: int, bones: bytes) -> bool:
+    """Is `bones` what comes at place `at` of the endlessly repeated tile?"""
+    done = 0
+    while done < len(bones):
+        part = tile[at : at + len(bones) - done]
+        if bones[done : done + len(part)] != part:
+            return False
+        done, at = done + len(part), 0
+    return True
+
+
+def _pieces(text: memoryview) -> Iterator[bytes]:
+    """The text in pieces that end with a comma, except the last. A gap of a piece without any is not plain."""
+    at = 0
+    while at < len(text):
+        piece = bytes(text[at : at + PIECE_BYTES])
+        if at + len(piece) < len(text):
+            piece = piece[: piece.rfind(b",") + 1] or piece
+        yield piece
+        at += len(piece)
+
+
+def _dims(text: memoryview, spec: TensorSpec) -> tuple[int, ...] | None:
+    """The sizes of one row: those of the spec, and for free dims those of the first row."""
+    if not spec.free:
+        dims = tuple(dim for dim in spec.dims if isinstance(dim, int))
+        # A row has a byte or more for each number and each comma; a model's row may be larger than any body.
+        return dims if 2 * int(np.prod(dims, dtype=np.float64)) - 1 <= len(text) else None
+    bones, depth = bytearray(), len(spec.dims)
+    for piece in _pieces(text):
+        bones += piece.translate(None, BLANKS + NUMBER_BYTES)
+        if bones.find(b"]" * depth, max(0, len(bones) - len(piece) - depth)) >= 0:
+            break
+    sizes: list[int] = []
+    unit = 0  # length of the skeleton of one element at this depth
+    for closed in range(1, depth + 1):
+        length = bones.find(b"]" * closed) + closed - (depth - closed)
+        size, rest = divmod(length - 1, unit + 1)
+        if length < 2 or rest:
+            return None
+        sizes, unit = [size, *sizes], length
+    return tuple(sizes)

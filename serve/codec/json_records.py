@@ -1,0 +1,93 @@
+"""One row of a model as one JSON value: plain, named, wrapped as built-in algorithms do, or sparse.
+
+    [1, 2]   7   {"x": [1, 2], "y": 7}   {"features": [1, 2]}   {"data": {"features": {"values": [1, 2]}}}
+    {"keys": [0, 4], "shape": [6], "values": [1.5, 2]}
+
+Instances of a JSON document and lines of JSON Lines are such records.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from serve.codec.codec import Array
+from serve.codec.fit import DENSE_BYTES_MAX, check_names, from_leaves, from_nested
+from serve.codec.plan import STORED, Plan
+from serve.contract.signature import TensorSpec
+from serve.errors import BadRequest, BadShape
+
+WRAPPERS = ("data", "features", "values")
+SPARSE = frozenset({"keys", "shape", "values"})
+
+
+def from_records(records: list[Any], plan: Plan, noun: str) -> list[Array]:
+    """One array per input from a list of records; `noun` is what the client calls a record."""
+    if plan.single is None:
+        for i, record in enumerate(records):
+            if type(record) is not dict:
+                raise BadShape(f"{noun} {i} must name the inputs: {', '.join(spec.name for spec in plan.inputs)}")
+            check_names(record, plan, f"{noun} {i}")
+        return [_stack([record[spec.name] for record in records], spec, noun) for spec in plan.inputs]
+    if any(type(record) is dict for record in records):
+        records = [_unwrap(record, plan.single, f"{noun} {i}") for i, record in enumerate(records)]
+    return [_stack(records, plan.single, noun)]
+
+
+def _unwrap(record: Any, spec: TensorSpec, where: str) -> Any:
+    """The value inside its wrappers: a scalar, a list, or a sparse record. The input's own name goes first."""
+    if type(record) is dict and record.keys() == {spec.name}:
+        return record[spec.name]
+    for _ in WRAPPERS:
+        if type(record) is not dict or record.keys() == SPARSE:
+            return record
+        found = [key for key in WRAPPERS if key in record]
+        if len(found) != 1 or record.keys() - {found[0], "configuration"}:
+            keys = ", ".join(sorted(record))[:80]
+            raise BadShape(f'{where}: expected a value, {{"{spec.name}": ...}} or {{"features": [...]}}, got keys: {keys}')
+        record = record[found[0]]
+    return record
+
+
+def _stack(values: list[Any], spec: TensorSpec, noun: str) -> Array:
+    if any(type(value) is dict for value in values):
+        return _dense(values, spec, noun)
+    return from_nested(values, spec, rows_axis=True)
+
+
+def _dense(values: list[Any], spec: TensorSpec, noun: str) -> Array:
+    """Rows of which some are sparse. Their size is checked before anything is made of it."""
+    if len(spec.dims) != 1 or spec.dtype == "string":
+        raise BadShape(f"input {spec.name!r}: sparse records need numbers of one dimension, not {spec.describe(True)}")
+    size = None if isinstance(spec.dims[0], str) else spec.dims[0]
+    for i, value in enumerate(values):
+        width = _sparse_size(value, f"{noun} {i}") if type(value) is dict else len(value) if type(value) is list else -1
+        size = width if size is None else size
+        if width != size:
+            raise BadShape(f"{noun} {i}: expected {spec.describe(True)} with a row of {size}, got {max(width, 1)}")
+    assert size is not None, "there is at least one sparse record"
+    if len(values) * size * STORED[spec.dtype].itemsize > DENSE_BYTES_MAX:
+        raise BadRequest(f"the sparse records unfold to more than {DENSE_BYTES_MAX >> 20} MiB")
+    dense = np.zeros((len(values), size), dtype=STORED[spec.dtype])
+    for i, value in enumerate(values):
+        if type(value) is list:
+            dense[i] = from_nested(value, spec, rows_axis=False)
+            continue
+        keys, leaves = value["keys"], value["values"]
+        if type(keys) is not list or type(leaves) is not list or len(keys) != len(leaves):
+            raise BadShape(f'{noun} {i}: "keys" and "values" must be lists of the same length')
+        if not all(type(key) is int and 0 <= key < size for key in keys) or len(set(keys)) != len(keys):
+            raise BadShape(f'{noun} {i}: "keys" must be different whole numbers from 0 to {size - 1}')
+        if keys:
+            dense[i, keys] = from_leaves(leaves, (len(leaves),), spec, rows_axis=False)
+    return dense
+
+
+def _sparse_size(record: dict[str, Any], where: str) -> int:
+    if record.keys() != SPARSE:
+        raise BadShape(f'{where}: expected {{"keys": [...], "shape": [n], "values": [...]}}, got: {", ".join(record)[:80]}')
+    shape = record["shape"]
+    if type(shape) is not list or len(shape) != 1 or type(shape[0]) is not int or shape[0] < 0:
+        raise BadShape(f'{where}: "shape" of a sparse record must be one size, like [784]')
+    return int(shape[0])

@@ -1,0 +1,116 @@
+"""The life of a replica and the verdict on readiness: states, legal steps, reasons. One table each.
+
+The diagram in docs/ARCHITECTURE.md is drawn from NEXT (`python -m serve.contract.lifecycle` prints it). Decisions
+here are pure: they take a snapshot and say ready or not, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class State(IntEnum):
+    NEW = 0
+    LOADING = 1
+    WARMING = 2
+    READY = 3
+    DRAINING = 4
+    CLOSED = 5
+    FAILED = 6
+
+
+NEXT: dict[State, frozenset[State]] = {
+    State.NEW: frozenset({State.LOADING, State.FAILED, State.CLOSED}),  # a stop may come at any moment
+    State.LOADING: frozenset({State.WARMING, State.FAILED, State.CLOSED}),
+    State.WARMING: frozenset({State.READY, State.FAILED, State.CLOSED}),  # READY only after warming
+    State.READY: frozenset({State.DRAINING, State.FAILED}),
+    State.DRAINING: frozenset({State.CLOSED, State.FAILED}),
+    State.FAILED: frozenset({State.CLOSED}),
+    State.CLOSED: frozenset(),
+}
+
+
+def step(state: State, target: State) -> State:
+    """The next state, or ValueError for a step that the table does not have."""
+    if target not in NEXT[state]:
+        raise ValueError(f"illegal transition {state.name} -> {target.name}")
+    return target
+
+
+class Reason(IntEnum):
+    """Why the verdict is what it is: the stable code is the name in lower case, the value travels in shared memory."""
+
+    STARTING = 0
+    LOADING = 1
+    WARMING = 2
+    READY = 3
+    ENGINE_LOST = 4
+    STUCK = 5
+    DRAINING = 6
+    FAILED = 7
+
+    @property
+    def code(self) -> str:
+        return self.name.lower()
+
+
+CLEARS: dict[Reason, str] = {
+    Reason.STARTING: "the engine process starts",
+    Reason.LOADING: "the model is loaded",
+    Reason.WARMING: "warm-up and golden checks pass",
+    Reason.READY: "",
+    Reason.ENGINE_LOST: "the supervisor restarts the engine",
+    Reason.STUCK: "the supervisor ends the stuck engine and starts another",
+    Reason.DRAINING: "nothing: the container is stopping",
+    Reason.FAILED: "nothing: the container exits, see the log",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    ready: bool
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """What readiness needs to know of one replica."""
+
+    state: State
+    alive: bool
+    was_ready: bool
+    overdue: bool  # a batch runs beyond every deadline in it
+
+
+def readiness(replicas: Sequence[ReplicaView], draining: bool) -> Verdict:
+    """Ready when at least one replica is READY and runs; otherwise the least advanced replica names the reason."""
+    if draining:
+        return Verdict(False, Reason.DRAINING)
+    if any(r.alive and r.state == State.READY and not r.overdue for r in replicas):
+        return Verdict(True, Reason.READY)
+    if not replicas:
+        return Verdict(False, Reason.STARTING)
+    return Verdict(False, max(_reason(r) for r in replicas))
+
+
+def _reason(r: ReplicaView) -> Reason:
+    if r.state == State.FAILED:
+        return Reason.FAILED
+    if r.overdue:
+        return Reason.STUCK
+    if r.was_ready:
+        return Reason.ENGINE_LOST
+    return {State.LOADING: Reason.LOADING, State.WARMING: Reason.WARMING}.get(r.state, Reason.STARTING)
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2", "    [*] --> NEW"]
+    lines += [f"    {s.name} --> {t.name}" for s in State for t in sorted(NEXT[s])]
+    return "\n".join([*lines, "    CLOSED --> [*]"])
+
+
+if __name__ == "__main__":
+    print(diagram())

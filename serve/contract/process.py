@@ -1,0 +1,22 @@
+"""Small things every role does at its start: die with its parent, keep fixed places for descriptors."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def die_with_parent(parent: int, sig: int = signal.SIGKILL) -> None:
+    """Ask the kernel to end this process when its parent ends; if it has ended already, end now."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, sig, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), sig)
+
+
+# Exit codes by which a role tells the supervisor that starting it again cannot help.
+EXIT_BAD_MODEL = 64
+EXIT_BAD_SETTING = 65

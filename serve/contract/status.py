@@ -1,0 +1,206 @@
+"""The status page: a span of shared memory in which every process writes what it is doing and any may read.
+
+How it works. The supervisor makes the page (memfd) and hands it down by inheritance, so it outlives every other
+process and counters survive restarts. It is an array of 8-byte cells in blocks, one block per process place. A cell
+has exactly one writer; an aligned 8-byte store cannot be seen half done, so there are no locks. Counters are unsigned
+integers, times are CLOCK_MONOTONIC seconds (one clock for all processes of a machine), both in the same block through
+two views. Text (what an engine has to explain, as JSON) lies behind the cells under a sequence number that is odd
+while it is being written.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import time
+from dataclasses import dataclass
+from enum import IntEnum, auto
+from typing import Any
+
+from serve.contract.lifecycle import Reason, State, Verdict
+from serve.errors import FAMILIES
+
+FRONTS_MAX = 16
+ENGINES_MAX = 32
+BLOCK_CELLS = 256
+TEXT_BYTES = 16384
+HISTOGRAM_CELLS = 40  # bucket i holds values below 2**i microseconds (or rows): 2**39 us is six days
+
+
+class _Cells(IntEnum):
+    @staticmethod
+    def _generate_next_value_(name: str, start: int, count: int, last_values: list[int]) -> int:
+        return count
+
+
+class Main(_Cells):
+    """Written by the supervisor, but for the verdict, which is the sidecar's."""
+
+    STARTED_S = auto()
+    DRAINING = auto()
+    FRONTS = auto()
+    ENGINES = auto()
+    RESTARTS_FRONT = auto()
+    RESTARTS_ENGINE = auto()
+    RESTARTS_SIDECAR = auto()
+    VERDICT_READY = auto()
+    VERDICT_REASON = auto()
+    VERDICT_SINCE_S = auto()
+    VERDICT_BEAT_S = auto()
+
+
+class Front(_Cells):
+    """Written by one front worker. ERRORS counts by error family, LATENCY is a histogram of answered requests."""
+
+    PID = auto()
+    BEAT_S = auto()
+    CONNECTIONS = auto()
+    IN_FLIGHT = auto()
+    QUEUE_ROWS = auto()
+    SLOT_BYTES = auto()
+    OK = auto()
+    RESUBMITTED = auto()
+    ABANDONED = auto()
+    ERRORS = 32
+    LATENCY = 64
+
+
+class Engine(_Cells):
+    """Written by one engine; the supervisor clears it before a restart and writes EPOCH and PID."""
+
+    PID = auto()
+    EPOCH = auto()
+    STATE = auto()
+    STATE_SINCE_S = auto()
+    WAS_READY = auto()
+    WARM_DONE = auto()
+    WARM_TOTAL = auto()
+    BEAT_S = auto()
+    QUEUE_ROWS = auto()
+    RUN_STARTED_S = auto()  # 0 while idle
+    RUN_PREDICTED_S = auto()
+    RUN_DEADLINE_S = auto()  # the last deadline in the running batch
+    ROW_COST_S = auto()  # seconds a row at the batch size in use: what a queued row will cost
+    BATCHES = auto()
+    ROWS = auto()
+    ERRORS = 32
+    BATCH_ROWS = 64
+    RUN_TIME = 112
+    QUEUE_TIME = 160
+
+
+assert len(FAMILIES) <= 32, "ERRORS has room for 32 families"
+
+_BLOCKS = 1 + FRONTS_MAX + ENGINES_MAX
+_TEXT_AT = _BLOCKS * BLOCK_CELLS * 8
+PAGE_BYTES = _TEXT_AT + ENGINES_MAX * TEXT_BYTES
+
+
+class Block:
+    """The cells of one process place. `count` is for integers, `value` for seconds; same memory, two views."""
+
+    __slots__ = ("count", "value")
+
+    def __init__(self, memory: memoryview) -> None:
+        self.count = memory.cast("Q")
+        self.value = memory.cast("d")
+
+
+class StatusPage:
+    """The whole page, mapped. Owner of nothing: each block belongs to the process at its place."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._map = mmap.mmap(fd, PAGE_BYTES)
+        self._view = memoryview(self._map)
+        self.main = self._block(0)
+
+    @staticmethod
+    def create() -> StatusPage:
+        fd = os.memfd_create("evenkeel-status", 0)  # inheritable on purpose: passed down by number
+        os.ftruncate(fd, PAGE_BYTES)
+        return StatusPage(fd)
+
+    def _block(self, place: int) -> Block:
+        at = place * BLOCK_CELLS * 8
+        return Block(self._view[at : at + BLOCK_CELLS * 8])
+
+    def front(self, place: int) -> Block:
+        assert 0 <= place < FRONTS_MAX, "the plan bounds the number of fronts"
+        return self._block(1 + place)
+
+    def engine(self, place: int) -> Block:
+        assert 0 <= place < ENGINES_MAX, "the plan bounds the number of engines"
+        return self._block(1 + FRONTS_MAX + place)
+
+    def write_text(self, engine: int, data: dict[str, Any]) -> None:
+        """Publish what the engine at this place explains of itself. Too long a text is replaced by a note."""
+        raw = json.dumps(data, default=str).encode()
+        if len(raw) > TEXT_BYTES - 16:
+            raw = json.dumps({"truncated": f"{len(raw)} bytes do not fit in {TEXT_BYTES - 16}"}).encode()
+        at = _TEXT_AT + engine * TEXT_BYTES
+        head = self._view[at : at + 16].cast("Q")
+        head[0] += 1
+        head[1] = len(raw)
+        self._view[at + 16 : at + 16 + len(raw)] = raw
+        head[0] += 1
+
+    def read_text(self, engine: int) -> dict[str, Any]:
+        """The last complete text of that engine; empty when there is none or it is being written all the time."""
+        at = _TEXT_AT + engine * TEXT_BYTES
+        head = self._view[at : at + 16].cast("Q")
+        for _ in range(100):
+            before, size = head[0], head[1]
+            raw = bytes(self._view[at + 16 : at + 16 + min(size, TEXT_BYTES - 16)])
+            if before % 2 == 0 and head[0] == before:
+                return dict(json.loads(raw)) if raw else {}
+            time.sleep(0.0005)
+        return {}
+
+    def verdict(self) -> Verdict:
+        count = self.main.count
+        return Verdict(bool(count[Main.VERDICT_READY]), Reason(count[Main.VERDICT_REASON]))
+
+    def write_verdict(self, verdict: Verdict, now_s: float) -> bool:
+        """The sidecar's only write. Returns whether it changed."""
+        count, value = self.main.count, self.main.value
+        changed = self.verdict() != verdict or value[Main.VERDICT_SINCE_S] == 0
+        if changed:
+            value[Main.VERDICT_SINCE_S] = now_s
+            count[Main.VERDICT_REASON] = verdict.reason
+            count[Main.VERDICT_READY] = verdict.ready
+        value[Main.VERDICT_BEAT_S] = now_s
+        return changed
+
+
+def bucket(amount: float) -> int:
+    """The histogram cell of an amount (microseconds, or rows): the first i with amount < 2**i."""
+    return min(int(amount).bit_length(), HISTOGRAM_CELLS - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    """One engine's block, read at one moment."""
+
+    place: int
+    pid: int
+    epoch: int
+    state: State
+    was_ready: bool
+    warm_done: int
+    warm_total: int
+    queue_rows: int
+    run_started_s: float
+    run_deadline_s: float
+    batches: int
+    rows: int
+
+
+def read_engine(page: StatusPage, place: int) -> EngineView:
+    block = page.engine(place)
+    n, v = block.count, block.value
+    return EngineView(
+        place, n[Engine.PID], n[Engine.EPOCH], State(n[Engine.STATE]), bool(n[Engine.WAS_READY]), n[Engine.WARM_DONE],
+        n[Engine.WARM_TOTAL], n[Engine.QUEUE_ROWS], v[Engine.RUN_STARTED_S], v[Engine.RUN_DEADLINE_S],
+        n[Engine.BATCHES], n[Engine.ROWS])  # fmt: skip

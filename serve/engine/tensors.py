@@ -1,0 +1,186 @@
+"""Gather and scatter: rows from many slots into one batch, and the batch's outputs back into the slots.
+
+The common batch, single rows of one fixed shape from one front, is a single vectorised copy each way: every slot
+offset is a multiple of STEP, so the arena is a strided array whose row i starts at i x STEP, and picking rows by index
+is one NumPy call for the whole batch. Everything else is copied request by request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from serve.batching.placement import Segment, bucket_edge
+from serve.contract.signature import Signature, TensorSpec
+from serve.transport.layout import Layout, aligned, numpy_dtype
+from serve.transport.slots import STEP
+
+Array = np.ndarray[Any, Any]
+Dims = tuple[tuple[int, ...], ...]
+
+
+@dataclass(slots=True)
+class SharedRows:
+    """Strided views over one front's arena, one per start within a slot and dtype. Few exist; made on demand."""
+
+    memory: memoryview
+    _views: dict[tuple[int, int, np.dtype[Any]], Array] = field(default_factory=dict)
+
+    def view(self, shift: int, items: int, dtype: np.dtype[Any]) -> Array:
+        """Array whose row i is the `items` elements at byte i x STEP + shift."""
+        key = (shift, items, dtype)
+        known = self._views.get(key)
+        if known is None:
+            count = (len(self.memory) - shift - items * dtype.itemsize) // STEP + 1
+            flat = np.frombuffer(self.memory, np.uint8)[shift : len(self.memory) - (len(self.memory) - shift) % dtype.itemsize]
+            known = as_strided(flat.view(dtype), (count, items), (STEP, dtype.itemsize))
+            if len(self._views) > 64:
+                self._views.clear()
+            self._views[key] = known
+        return known
+
+
+class Gather:
+    """Builds the input arrays of a batch. `key` says which requests may share one."""
+
+    def __init__(self, signature: Signature, layout: Layout, pad_waste: float) -> None:
+        self.signature, self.layout, self._waste = signature, layout, pad_waste
+        spec = signature.inputs[0]
+        self._vector_items = layout.single_bytes // max(1, layout.dtypes[0].itemsize) if layout.single else 0
+        self._vector_shape = tuple(int(d) for d in spec.dims) if layout.single else ()
+        # A free dim is padded only when every input that has it says with what.
+        bare = {d for s in signature.inputs if s.pad is None for d in s.dims if isinstance(d, str)}
+        self._padded = {d for s in signature.inputs for d in s.dims if isinstance(d, str)} - bare
+        self._checked = [
+            i for i, s in enumerate(signature.inputs) if not s.allow_nan and s.dtype in ("float16", "float32", "float64")
+        ]
+
+    def key(self, dims: Dims) -> Dims:
+        """The shape under which a request queues: its row dims, free ones rounded up to their bucket."""
+        if not self._padded:
+            return dims
+        return tuple(self._bucket(spec, d) for spec, d in zip(self.signature.inputs, dims, strict=True))
+
+    def _bucket(self, spec: TensorSpec, dims: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(
+            bucket_edge(size, self._waste) if name in self._padded else size
+            for name, size in zip(spec.dims, dims, strict=True)
+        )
+
+    def batch(self, segments: Sequence[Segment], key: Dims) -> list[Array]:
+        """Input arrays of (rows, *dims). One whole request is handed over as views of its slot, without a copy."""
+        if len(segments) == 1 and segments[0].count == segments[0].item.rows and not self._padded:
+            return self._arrays(segments[0])
+        if self._vector_items and (rows := one_row_offsets(segments)) is not None:
+            origin = segments[0].item.origin
+            view = origin.peer.rows.view(0, self._vector_items, self.layout.dtypes[0])
+            return [view[rows].reshape(len(rows), *self._vector_shape)]
+        return self._by_request(segments, key)
+
+    def _arrays(self, segment: Segment) -> list[Array]:
+        origin = segment.item.origin
+        return self.layout.unpack(origin.peer.memory, origin.offset, segment.item.rows)
+
+    def _by_request(self, segments: Sequence[Segment], key: Dims) -> list[Array]:
+        if not self.signature.rows_axis:
+            return self._padded_alone(segments[0], key)
+        total = sum(s.count for s in segments)
+        batch = [self._empty(spec, (total, *dims)) for spec, dims in zip(self.signature.inputs, key, strict=True)]
+        at = 0
+        for s in segments:
+            for target, source in zip(batch, self._arrays(s), strict=True):
+                region = tuple(slice(0, n) for n in source.shape[1:])
+                target[(slice(at, at + s.count), *region)] = source[s.start : s.start + s.count]
+            at += s.count
+        return batch
+
+    def _padded_alone(self, segment: Segment, key: Dims) -> list[Array]:
+        out = []
+        for spec, source, dims in zip(self.signature.inputs, self._arrays(segment), key, strict=True):
+            target = self._empty(spec, dims)
+            target[tuple(slice(0, n) for n in source.shape)] = source
+            out.append(target)
+        return out
+
+    def _empty(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+        dtype = numpy_dtype(spec.dtype)
+        if spec.pad is None or not spec.free:
+            return np.empty(shape, dtype)
+        return np.full(shape, spec.pad, dtype)
+
+    def not_finite(self, batch: Sequence[Array]) -> int | None:
+        """The first input that holds a NaN or an infinity although its spec does not allow it."""
+        for i in self._checked:
+            if not np.isfinite(batch[i]).all():
+                return i
+        return None
+
+
+def one_row_offsets(segments: Sequence[Segment]) -> list[int] | None:
+    """Arena rows of the slots, when every segment is a whole request of one row from one and the same front."""
+    peer = segments[0].item.origin.peer
+    rows = []
+    for s in segments:
+        origin = s.item.origin
+        if s.item.rows != 1 or origin.peer is not peer:
+            return None
+        rows.append(origin.offset // STEP)
+    return rows
+
+
+class Scatter:
+    """Puts outputs behind the inputs in each request's slot."""
+
+    def __init__(self, signature: Signature, layout: Layout) -> None:
+        self.signature, self.layout = signature, layout
+        self._items = layout.single_bytes // max(1, layout.dtypes[0].itemsize) if layout.single else 0
+
+    def vectorised(self, segments: Sequence[Segment], outputs: Sequence[Array]) -> bool:
+        """One copy for the whole batch, if it is of the common kind and every slot has room. False: nothing done."""
+        if not self._items:
+            return False
+        rows = one_row_offsets(segments)
+        if rows is None:
+            return False
+        first = segments[0].item.origin
+        shift = aligned(first.used)
+        if any(s.item.origin.used != first.used or s.item.origin.capacity < shift + self.layout.single_bytes for s in segments):
+            return False
+        view = first.peer.rows.view(shift, self._items, self.layout.dtypes[0])
+        view[rows] = outputs[0].reshape(len(rows), self._items)
+        return True
+
+    def crop(self, arrays: Sequence[Array], actual: Dims, padded: Dims) -> list[Array]:
+        """Cut padding off the outputs: an output dim named like a padded input dim gets that input's true size."""
+        if actual == padded:
+            return list(arrays)
+        true: dict[str, tuple[int, int]] = {}
+        for spec, have, had in zip(self.signature.inputs, actual, padded, strict=True):
+            true |= {d: (a, p) for d, a, p in zip(spec.dims, have, had, strict=True) if isinstance(d, str)}
+        skip = 1 if self.signature.rows_axis else 0
+        out = []
+        for spec, array in zip(self.signature.outputs, arrays, strict=True):
+            region = [slice(None)] * array.ndim
+            for axis, d in enumerate(spec.dims, start=skip):
+                if isinstance(d, str) and d in true and array.shape[axis] == true[d][1]:
+                    region[axis] = slice(0, true[d][0])
+            out.append(np.ascontiguousarray(array[tuple(region)]))
+        return out
+
+
+def contiguous(array: Array, spec: TensorSpec) -> Array:
+    """The output as the layout wants it: C order and the dtype of its spec."""
+    dtype = numpy_dtype(spec.dtype)
+    return np.ascontiguousarray(array, dtype) if array.dtype != dtype or not array.flags.c_contiguous else array
+
+
+def all_finite(signature: Signature, outputs: Sequence[Array]) -> bool:
+    """Whether every float output is finite, so that the front need not look again. bfloat16 is left to the front."""
+    for spec, array in zip(signature.outputs, outputs, strict=True):
+        if spec.dtype == "bfloat16" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+            return False
+    return True

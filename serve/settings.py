@@ -1,0 +1,70 @@
+"""What each part of the data plane is told at start: frozen records, handed down as one JSON argument.
+
+Values are validated in container/environment.py, which alone reads the environment. Units are in the names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what clients may ask for."""
+
+    request_timeout_s: float = 60.0
+    body_bytes_max: int = 100 * MIB
+    body_timeout_s: float = 30.0  # silence in the middle of a request; longer helps slow links, shorter frees memory
+    keep_alive_s: float = 75.0  # above the platform's own idle reuse, so that it never meets a closing connection
+    queue_rows_max: int = 8192  # rows accepted and not answered, per front; more only adds waiting
+    queue_bytes_max: int = 1024 * MIB  # bytes of slots in use, per front
+
+
+@dataclass(frozen=True, slots=True)
+class FrontSettings:
+    """One gunicorn with its front workers."""
+
+    listen_fd: int
+    status_fd: int
+    fronts: int
+    engine_sockets: tuple[str, ...]
+    limits: Limits
+    default_accept: str | None
+    drain_s: float
+    log_text: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """One engine process: one replica of one model."""
+
+    place: int
+    epoch: int
+    listen_fd: int
+    status_fd: int
+    model_dir: str
+    threads: int
+    request_timeout_s: float
+    log_text: bool
+
+
+Record = TypeVar("Record", FrontSettings, EngineSettings)
+
+
+def dump(settings: FrontSettings | EngineSettings) -> str:
+    return json.dumps(dataclasses.asdict(settings))
+
+
+def parse(kind: type[Record], text: str) -> Record:
+    """The inverse of `dump`. Only our own supervisor writes this, so a mismatch is a bug, not an input error."""
+    data: dict[str, Any] = json.loads(text)
+    if "limits" in data:
+        data["limits"] = Limits(**data["limits"])
+    if "engine_sockets" in data:
+        data["engine_sockets"] = tuple(data["engine_sockets"])
+    return kind(**data)

@@ -1,0 +1,71 @@
+"""The records on the socket between a front and an engine: 64 bytes each, whatever they say.
+
+A slot has one owner, and ownership travels with the record. SUBMIT gives a slot to the engine; the reply gives it
+back, always exactly once, also for a request that was cancelled or ran out of time. If the channel closes, the engine
+process has ended and all its slots are the front's again. Times are CLOCK_MONOTONIC seconds, offsets are bytes from
+the start of the front's arena. Nothing here is ever unpickled.
+
+    front -> engine   HELLO (with the arena's file descriptor), SUBMIT, CANCEL
+    engine -> front   HELLO (followed by `used` bytes of JSON), ANSWER, FAULT
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+RECORD_BYTES = 64
+PROTOCOL = 1  # raised when a record changes its meaning; both sides compare it at HELLO
+
+
+class Kind(IntEnum):
+    HELLO = 1
+    SUBMIT = 2
+    CANCEL = 3
+    ANSWER = 4
+    FAULT = 5
+
+
+SUBMIT, CANCEL, ANSWER, FAULT, HELLO = (int(k) for k in (Kind.SUBMIT, Kind.CANCEL, Kind.ANSWER, Kind.FAULT, Kind.HELLO))
+
+FINITE = 1  # flag of ANSWER: every output is finite, so that strict JSON needs no second look
+OVERFLOW = 2  # flag of ANSWER and FAULT: the data is not in the slot but in a memfd that came with this record
+
+# kind, flags, 2 spare, rows, request id, slot offset, slot capacity, used, epoch, deadline_s, submitted_s
+REQUEST = struct.Struct("<BBHIQQQQQdd")
+# kind, flags, error family, rows, request id, data offset, data bytes, epoch, queue_s, run_s, batch rows, 12 spare
+REPLY = struct.Struct("<BBHIQQQQffI12x")
+assert REQUEST.size == REPLY.size == RECORD_BYTES, "one record size both ways keeps the framing trivial"
+
+
+class Request(NamedTuple):
+    """SUBMIT, CANCEL and HELLO. `used` bytes at `offset` are input; the rest of `capacity` is room for the answer."""
+
+    kind: int
+    flags: int
+    spare: int
+    rows: int
+    id: int
+    offset: int
+    capacity: int
+    used: int
+    epoch: int
+    deadline_s: float
+    submitted_s: float
+
+
+class Reply(NamedTuple):
+    """ANSWER: `bytes` of output at `offset`. FAULT: an error's family number, its message as UTF-8 there."""
+
+    kind: int
+    flags: int
+    family: int
+    rows: int
+    id: int
+    offset: int
+    bytes: int
+    epoch: int
+    queue_s: float
+    run_s: float
+    batch_rows: int

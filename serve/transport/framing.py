@@ -1,0 +1,33 @@
+"""Cuts a byte stream into fixed records, and knows nothing of what they say.
+
+A stream may end anywhere: the bytes of a broken record stay here and are never handed out. The text that follows a
+HELLO is padded to whole records by its sender, so it needs no framing of its own.
+"""
+
+from __future__ import annotations
+
+from serve.transport.descriptor import RECORD_BYTES
+
+
+class Framing:
+    """Feed it what was received; it gives back whole records."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """All whole records received so far, as one run of bytes (a multiple of RECORD_BYTES, maybe empty)."""
+        if self._rest:
+            data = self._rest + data
+        whole = len(data) - len(data) % RECORD_BYTES
+        if whole == len(data):
+            self._rest = b""
+            return data
+        self._rest = data[whole:]
+        return data[:whole]
+
+    @property
+    def pending_bytes(self) -> int:
+        return len(self._rest)

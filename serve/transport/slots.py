@@ -1,0 +1,61 @@
+"""The arena of one front, cut into slots of a few sizes. Pure bookkeeping: who holds which span, never its bytes.
+
+Sizes grow by eights so that a slot is at most eight times too large; that costs address space only, since untouched
+pages of the arena take no memory. Every offset is a multiple of STEP, so an engine can address slots of all sizes as
+rows of one strided array.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STEP = 1024
+# (bytes, how many): 8 Ki small slots are a full queue of single rows; 4 huge ones bound a flood of 512 MiB answers.
+CLASSES: tuple[tuple[int, int], ...] = (
+    (1 << 10, 8192), (1 << 13, 4096), (1 << 16, 2048), (1 << 19, 1024), (1 << 22, 256), (1 << 25, 64), (1 << 28, 16),
+)  # fmt: skip
+ARENA_BYTES = sum(size * count for size, count in CLASSES)
+RETURN_PAGES_FROM = 1 << 20  # freed slots of this size and more give their pages back to the machine
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    offset: int
+    capacity: int
+
+
+class Slots:
+    """Free lists by size. `claim` and `release` are O(1); a slot is handed out to one holder at a time."""
+
+    def __init__(self, classes: tuple[tuple[int, int], ...] = CLASSES) -> None:
+        self._free: list[tuple[int, list[Slot]]] = []
+        self._held: dict[int, Slot] = {}
+        self.held_bytes = 0
+        at = 0
+        for size, count in classes:
+            assert size % STEP == 0, "engines address slots as rows of STEP bytes"
+            spans = [Slot(at + i * size, size) for i in range(count)]
+            self._free.append((size, spans[::-1]))  # the lowest offsets first, so that few pages are ever touched
+            at += size * count
+
+    def claim(self, size: int) -> Slot | None:
+        """A slot of at least `size` bytes, or None when all of that size and above are held."""
+        for capacity, free in self._free:
+            if size <= capacity and free:
+                slot = free.pop()
+                self._held[slot.offset] = slot
+                self.held_bytes += capacity
+                return slot
+        return None
+
+    def release(self, slot: Slot) -> None:
+        assert self._held.pop(slot.offset, None) is slot, "a slot is released once, by its holder"
+        self.held_bytes -= slot.capacity
+        for capacity, free in self._free:
+            if capacity == slot.capacity:
+                free.append(slot)
+                return
+
+    @property
+    def held(self) -> int:
+        return len(self._held)

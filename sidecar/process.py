@@ -1,0 +1,58 @@
+"""The sidecar process: observe, decide, apply, ten times a second and more; and an HTTP port that shows it.
+
+It writes the verdict that `/ping` reads and nothing else. If it dies, fronts keep the last verdict and the supervisor
+starts another. The loop runs in a thread of its own, started before the HTTP framework is even imported, so that
+neither a slow import nor a slow reader of /status delays a verdict.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+from serve.contract.lifecycle import readiness
+from serve.contract.logline import log, setup
+from serve.contract.process import die_with_parent
+from serve.contract.status import StatusPage
+from sidecar import observe
+from sidecar.settings import parse
+
+TICK_S = 0.02  # the verdict's age at most; one look costs about 20 us
+
+
+def main() -> None:
+    settings = parse(sys.argv[1])
+    die_with_parent(os.getppid())
+    setup("sidecar", text=settings.log_text)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # it owns nothing that would need an orderly end
+    page = StatusPage(settings.status_fd)
+    threading.Thread(target=watch, args=(page,), name="watch", daemon=True).start()
+    serve_http(page, settings.listen_fd)
+
+
+def watch(page: StatusPage) -> None:
+    """Observe, decide, apply."""
+    while True:
+        now_s = time.monotonic()
+        replicas = [observe.replica_view(e, now_s) for e in observe.engines(page)]
+        verdict = readiness(replicas, observe.draining(page))
+        if page.write_verdict(verdict, now_s):
+            log("verdict", f"{'ready' if verdict.ready else 'not ready'}: {verdict.reason.code}", ready=verdict.ready)
+        time.sleep(TICK_S)
+
+
+def serve_http(page: StatusPage, listen_fd: int) -> None:
+    import uvicorn
+
+    from sidecar.http import build
+
+    server = uvicorn.Server(uvicorn.Config(build(page), log_config=None, access_log=False, lifespan="off"))
+    server.run(sockets=[socket.socket(fileno=listen_fd)])
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ Every process is ended by its id, and every wait has a bound.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -16,11 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -29,7 +30,6 @@ from benchmarks.models import Array
 from benchmarks.servers import Job, Request, Server, clean_environment
 
 START_S_MAX = 90.0
-STOP_S_MAX = 30.0  # evenkeel may drain for 25 s
 REQUEST_S_MAX = 60
 SERVER_CORE, LOAD_CORE = "0", "1"
 
@@ -147,10 +147,11 @@ def children_cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class RunningServer:
     """A server process tree, from start to stop. Idle between its turns."""
 
+    name: str
     server: Server
     job: Job
     process: subprocess.Popen[bytes]
@@ -158,11 +159,6 @@ class RunningServer:
     started_s: float
     start_s: float = 0.0  # from process start to the first 200
     idle_cores: float = 0.0
-    bodies: dict[str, Path] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return self.server.name
 
     @classmethod
     def start(cls, server: Server, model: str, folder: Path, *, pinned: bool) -> RunningServer:
@@ -182,7 +178,7 @@ class RunningServer:
                 stderr=out,
                 start_new_session=True,
             )
-        running = cls(server, job, process, log, started_s)
+        running = cls(server.name, server, job, process, log, started_s)
         try:
             running.wait_until_ready()
         except BaseException:
@@ -219,7 +215,8 @@ class RunningServer:
             got, want = self.server.answer(wire, headers, body), answers[i : i + 1]
             if got.shape != want.shape:
                 return f"row {i}: shape {got.shape}, not {want.shape}"
-            return None if np.allclose(got, want, rtol=1e-3, atol=1e-3) else f"row {i}: off by {np.abs(got - want).max()}"
+            off = np.abs(got - want).max()
+            return None if np.allclose(got, want, rtol=1e-3, atol=1e-3) else f"row {i}: off by {off}"
 
         with ThreadPoolExecutor(16) as pool:
             try:
@@ -248,13 +245,11 @@ class RunningServer:
         members = procs.tree(self.process.pid)
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(STOP_S_MAX)
-            except subprocess.TimeoutExpired:
-                pass
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(self.server.stop_s_max)
         for member in {p.pid: p for p in [*members, *procs.tree(self.process.pid)]}.values():
             end(member)
-        self.process.wait(STOP_S_MAX)
+        self.process.wait()
         shutil.rmtree(self.job.scratch, ignore_errors=True)
 
 
@@ -263,10 +258,8 @@ def end(process: procs.Process) -> None:
     now = procs.read_process(process.pid)
     if now is None or now.started != process.started:
         return
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def free_port() -> int:
@@ -290,16 +283,21 @@ def ask(port: int, request: Request, timeout_s: float = REQUEST_S_MAX) -> tuple[
 def wrk(cell: Cell, port: int, request: Request, body: Path, seconds: float) -> Load:
     """One wrk process with one thread: a closed loop of `connections`, each sending again once it has its answer."""
     pin = ["taskset", "-c", LOAD_CORE] if cell.pinned else []
-    options = ["-t1", f"-c{cell.connections}", f"-d{max(1, round(seconds))}s", f"--timeout={REQUEST_S_MAX}s", "--latency"]
-    script = ["-s", str(Path(__file__).with_name("wrk_post.lua")), f"http://127.0.0.1:{port}{request.path}"]
+    size = ["-t1", f"-c{cell.connections}", f"-d{max(1, round(seconds))}s"]
+    options = [
+        "--latency",
+        f"--timeout={REQUEST_S_MAX}s",
+        "-s",
+        str(Path(__file__).with_name("wrk_post.lua")),
+        f"http://127.0.0.1:{port}{request.path}",
+    ]
+    command, limit_s = [*pin, "wrk", *size, *options], seconds + 30
     headers = "\n".join(f"{k}: {v}" for k, v in request.headers.items())
     environment = {**os.environ, "BENCH_BODY": str(body), "BENCH_HEADERS": headers}
     try:
-        done = subprocess.run(
-            [*pin, "wrk", *options, *script], env=environment, capture_output=True, text=True, timeout=seconds + 30, check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit_s, check=False)
     except subprocess.TimeoutExpired as e:
-        raise ServerFailed(f"wrk did not end in {seconds + 30:.0f} s on {cell.name}") from e
+        raise ServerFailed(f"wrk did not end in {limit_s:.0f} s on {cell.name}") from e
     line = next((line for line in done.stdout.splitlines() if line.startswith("WRK ")), None)
     if line is None:
         raise ServerFailed(f"wrk failed on {cell.name}: {(done.stdout + done.stderr)[-300:]}")
@@ -397,11 +395,7 @@ class RawRuntime:
             self._process.wait()
 
 
-def kept(run: Run, *, keep: bool) -> Run:
-    return replace(run, kept=keep)
-
-
-def stop_all(things: list[RunningServer] | list[RawRuntime]) -> None:
+def stop_all(things: Sequence[RunningServer | RawRuntime]) -> None:
     """Stop them one after another; one that fails to stop must not keep the others running."""
     failed: list[BaseException] = []
     for thing in things:
@@ -411,6 +405,3 @@ def stop_all(things: list[RunningServer] | list[RawRuntime]) -> None:
             failed.append(e)
     if failed:
         raise failed[0]
-
-
-LogSink = IO[str]

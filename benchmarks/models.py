@@ -20,7 +20,9 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,7 +34,7 @@ SEED = 20240611
 # Old enough that every runtime we compare with reads it.
 OPSET, IR_VERSION = 17, 8
 RECIPE = "1"  # raise it when a model or a body changes: folders of another recipe are made again
-Array = np.ndarray
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Graph:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     weights: list[onnx.TensorProto] = field(default_factory=list)
 
-    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append one operator and return the name of its output."""
         out = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [out], **attributes))
@@ -87,7 +89,7 @@ class Graph:
 def mlp(sizes: tuple[int, ...]) -> Callable[[Graph], None]:
     def build(g: Graph) -> None:
         x = "x"
-        for n_in, n_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+        for n_in, n_out in pairwise(sizes[:-1]):
             x = g.op("Relu", g.dense(x, n_in, n_out))
         g.dense(x, sizes[-2], sizes[-1])
 
@@ -162,7 +164,8 @@ def make(name: str, folder: Path) -> None:
     else:
         model = onnx_model(name)
         onnx.save(model, part / "model.onnx")
-        answers = ReferenceEvaluator(model).run(None, {"x": rows})[0]
+        outputs: list[Array] = list(ReferenceEvaluator(model).run(None, {"x": rows}))
+        answers = outputs[0]
     (part / "body.json").write_bytes(instances(rows[:1]))
     np.save(part / "body.npy", rows[:1])
     np.save(part / "rows.npy", rows)
@@ -174,7 +177,8 @@ def make(name: str, folder: Path) -> None:
 
 def digits(rows: Array) -> list[object]:
     """Rows as nested lists with 6 digits, as a client would send them after rounding."""
-    return rows.astype(np.float64).round(6).tolist()
+    nested: list[object] = rows.astype(np.float64).round(6).tolist()
+    return nested
 
 
 def instances(rows: Array) -> bytes:

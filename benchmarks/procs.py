@@ -1,15 +1,16 @@
-"""What /proc says about a process tree and about the machine: CPU time, memory, who is who. Reads only, owns nothing."""
+"""What /proc says about a process tree and the machine: CPU time, memory, who is who. Reads only, owns nothing."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+ROLE_SIGNS = (("sidecar", "sidecar"), ("engine", "engine"), ("gunicorn", "front"), ("front", "front"))
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -61,8 +62,8 @@ def tree(root: int) -> list[Process]:
 def role(process: Process, root: int) -> str:
     """A short name for what a process of a server does: evenkeel's parts by theirs, anything else by its comm."""
     words = f"{process.comm} {command_line(process.pid)}"
-    for name, signs in (("sidecar", ("sidecar",)), ("engine", ("engine",)), ("front", ("gunicorn", "front", "uvicorn"))):
-        if any(sign in words for sign in signs):
+    for sign, name in ROLE_SIGNS:
+        if sign in words:
             return name
     return "supervisor" if process.pid == root else process.comm
 
@@ -96,7 +97,7 @@ def read_cpu(root: int) -> CpuReading:
 
 def cpu_between(before: CpuReading, after: CpuReading) -> dict[str, float]:
     """CPU seconds by role that a tree used between two readings. A process that ended in between is left out."""
-    used: Counter[str] = Counter()
+    used: defaultdict[str, float] = defaultdict(float)
     for key, cpu_s in after.cpu_s.items():
         used[after.roles[key]] += cpu_s - before.cpu_s.get(key, 0.0)
     return dict(used)
@@ -112,7 +113,8 @@ class Machine:
 
 def read_machine() -> Machine:
     with open("/proc/stat") as file:
-        user, nice, system, idle, iowait, irq, softirq, steal = (int(v) / TICKS_PER_S for v in file.readline().split()[1:9])
+        seconds = [int(v) / TICKS_PER_S for v in file.readline().split()[1:9]]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = seconds
     return Machine(user + nice + system + irq + softirq, steal)
 
 
@@ -129,7 +131,7 @@ def wait_until_quiet(others_max: float, limit_s: float) -> None:
 
 def pss_mb(root: int) -> dict[str, float]:
     """Memory by role, each shared page divided among its users (the kernel's PSS), in MB of 10^6 bytes."""
-    used: Counter[str] = Counter()
+    used: defaultdict[str, float] = defaultdict(float)
     for process in tree(root):
         try:
             rollup = (PROC / str(process.pid) / "smaps_rollup").read_text()
@@ -152,7 +154,7 @@ def has_mapped(root: int, library: str) -> bool:
 
 
 def machine_speed_ms() -> float:
-    """A fixed loop, timed: how fast this machine is just now. Neighbours and clocks make it drift by tens of percent."""
+    """A fixed loop, timed: how fast this machine is just now. Neighbours and clocks make it drift by tens of %."""
     best_s = float("inf")
     for _ in range(3):
         start_s, x = time.perf_counter(), 0

@@ -1,4 +1,4 @@
-"""What ONNX Runtime gives without any server. A child process of the benchmark: reads calls from stdin, answers on stdout.
+"""What ONNX Runtime gives without any server. A child of the benchmark: reads calls from stdin, answers on stdout.
 
 One JSON line in, {"rows", "threads", "spin", "seconds"}, one out. It waits on stdin in between and uses no CPU then.
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class Request:
 
 class Server(Protocol):
     name: str
+    stop_s_max: float  # how long it may take to end by itself
 
     def missing(self) -> str | None:
         """Why it cannot be started here, or None."""
@@ -76,7 +77,7 @@ class Server(Protocol):
 class Plain:
     """The request and answer that evenkeel and Mosec share: {"instances": ...} or an NPY file."""
 
-    paths: dict[str, str]
+    paths: ClassVar[dict[str, str]]
 
     def request(self, wire: str, rows: Array) -> Request:
         body = instances(rows) if wire == JSON else npy(rows)
@@ -85,14 +86,16 @@ class Plain:
     def answer(self, wire: str, headers: Mapping[str, str], body: bytes) -> Array:
         if wire == JSON:
             return np.array(json.loads(body)["predictions"])
-        return np.load(io.BytesIO(body), allow_pickle=False)
+        rows: Array = np.load(io.BytesIO(body), allow_pickle=False)
+        return rows
 
 
 @dataclass(frozen=True, slots=True)
 class Evenkeel(Plain):
     program: Path
     name = "evenkeel"
-    paths = {JSON: "/invocations", NPY: "/invocations"}
+    stop_s_max = 30.0  # it may drain for 25 s
+    paths: ClassVar[dict[str, str]] = {JSON: "/invocations", NPY: "/invocations"}
 
     def missing(self) -> str | None:
         return None if self.program.is_file() else f"{self.program} does not exist: run `make` first"
@@ -135,7 +138,8 @@ def peer_environment(job: Job) -> dict[str, str]:
 class Mosec(Plain):
     peers: Path
     name = "mosec"
-    paths = {JSON: "/json", NPY: "/npy"}
+    stop_s_max = 3.0
+    paths: ClassVar[dict[str, str]] = {JSON: "/json", NPY: "/npy"}
 
     @property
     def python(self) -> Path:
@@ -161,10 +165,11 @@ class Mosec(Plain):
 
 @dataclass(frozen=True, slots=True)
 class Triton:
-    """Speaks the v2 protocol: tensors as JSON, or as bytes behind a JSON header (what its users send instead of NPY)."""
+    """Speaks the v2 protocol: tensors as JSON, or as bytes behind a JSON header (here in NPY's place)."""
 
     peers: Path
     name = "triton"
+    stop_s_max = 3.0
 
     @property
     def python(self) -> Path:
@@ -220,7 +225,12 @@ def versions_in(python: Path, *packages: str) -> str:
         "print(', '.join(['python ' + sys.version.split()[0], *(p + ' ' + n[p] for p in sys.argv[1:] if p in n)]))"
     )
     done = subprocess.run(
-        [str(python), "-c", code, *packages], capture_output=True, text=True, timeout=60, check=False, env=clean_environment()
+        [str(python), "-c", code, *packages],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=clean_environment(),
     )
     return done.stdout.strip() or "unknown"
 

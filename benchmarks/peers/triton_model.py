@@ -4,9 +4,15 @@ The python backend is the only one in the wheel that brings tritonserver (see tr
 model.py and gives it `triton_python_backend_utils`.
 """
 
-import numpy as np
-import triton_python_backend_utils as pb
-from model_session import Model, settings
+import os
+import sys
+
+# The stub that runs this is a program of its own that knows no virtual environment and no PYTHONPATH.
+sys.path[:0] = os.environ["BENCH_PYTHON_FOLDERS"].split(os.pathsep)
+
+import numpy as np  # noqa: E402
+import triton_python_backend_utils as pb  # noqa: E402
+from model_session import Model, settings  # noqa: E402
 
 
 class TritonPythonModel:

@@ -43,8 +43,7 @@ def main() -> None:
     scratch, packages = Path(os.environ["BENCH_SCRATCH"]), Path(sysconfig.get_paths()["purelib"])
     triton, s = packages / "pytriton" / "tritonserver", settings()
     lay_out(scratch, triton, s)
-    # The stub is a program of its own that knows no virtual environment: it finds our files by these.
-    os.environ["PYTHONPATH"] = f"{HERE}{os.pathsep}{packages}"
+    os.environ["BENCH_PYTHON_FOLDERS"] = f"{HERE}{os.pathsep}{packages}"
     os.environ["LD_LIBRARY_PATH"] = str(packages / "nvidia_pytriton.libs")
     options = {
         "model-repository": scratch / "models",

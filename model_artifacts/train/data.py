@@ -1,4 +1,4 @@
-"""Which rows a model is trained on and which are held out. Free of torch, so that tests can judge an artifact without it.
+"""Which rows a model is trained on and which are held out. Free of torch: tests judge an artifact without it.
 
 The rows come with scikit-learn, so nothing is downloaded. The split is drawn from NumPy's RandomState, whose stream is
 frozen by NumPy's own policy: the same rows are held out under every version.

@@ -18,14 +18,14 @@ from torch import nn
 
 from model_artifacts.train import data, folder
 from model_artifacts.train.data import Array, Split
-from model_artifacts.train.fit import Recipe, Scores, fit, repeatable
+from model_artifacts.train.fit import Classifier, Recipe, fit, repeatable
 
 RECIPE = Recipe(seed=0, epochs=12, batch=32, peak_rate=5e-3, weight_decay=0.05, label_smoothing=0.1)
 OPSET = 18
 
 
-class Network(nn.Module):
-    """Raw pixels (rows, 8, 8) to logits (rows, 10)."""
+class Network(Classifier):
+    """Raw pixels (rows, 8, 8) to probabilities (rows, 10)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,9 +35,12 @@ class Network(nn.Module):
             nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Flatten(),
             nn.Linear(32 * 4 * 4, 10))  # fmt: skip
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.layers(image.unsqueeze(1) / 16)
+    def logits(self, rows: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layers(rows.unsqueeze(1) / 16)
         return logits
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(self.logits(image), dim=1)
 
 
 def make(out: Path) -> float:
@@ -58,18 +61,19 @@ def make(out: Path) -> float:
     return accuracy
 
 
-def export(network: nn.Module, model: Path) -> None:
+def export(network: Network, model: Path) -> None:
     """One file without external data. The exporter's notes (source lines, paths on this machine) are left out."""
-    example = (torch.zeros(2, 8, 8),)  # two rows: an example of one would fix the free axis at one
+    example = (torch.zeros(2, 8, 8, dtype=torch.float32),)  # two rows: an example of one would fix the free axis at one
     program = torch.onnx.export(
-        Scores(network).eval(), example, input_names=["image"], output_names=["scores"], opset_version=OPSET, dynamo=True,
+        network, example, input_names=["image"], output_names=["scores"], opset_version=OPSET, dynamo=True,
         dynamic_shapes=({0: torch.export.Dim("rows", min=1)},), verbose=False)  # fmt: skip
     assert program is not None, "the dynamo exporter returns its program"
     proto = program.model_proto
-    for part in (proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
-    del proto.graph.value_info[:]
+    del graph.value_info[:]
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, model)
 
@@ -87,7 +91,8 @@ def bodies(split: Split) -> dict[str, Array]:
     """Real digits that the model never saw."""
     rows, labels = split.held_out, split.held_out_labels
     first = [int(np.flatnonzero(labels == digit)[0]) for digit in range(10)]
-    return {"seven.json": rows[first[7:8]], "zero_to_nine.json": rows[first], "sixteen.npy": rows[:16], "three.csv": rows[:3]}
+    small = {"seven.json": rows[first[7:8]], "three.csv": rows[:3]}
+    return {**small, "zero_to_nine.json": rows[first], "sixteen.npy": rows[:16]}
 
 
 if __name__ == "__main__":

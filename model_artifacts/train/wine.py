@@ -16,13 +16,13 @@ from torch import nn
 
 from model_artifacts.train import data, folder
 from model_artifacts.train.data import Array, Split
-from model_artifacts.train.fit import Recipe, Scores, fit, repeatable
+from model_artifacts.train.fit import Classifier, Recipe, fit, repeatable
 
 RECIPE = Recipe(seed=0, epochs=40, batch=32, peak_rate=1e-2, weight_decay=0.1, label_smoothing=0.05)
 
 
-class Network(nn.Module):
-    """Measurements (rows, 13) to logits (rows, 3)."""
+class Network(Classifier):
+    """Measurements (rows, 13) to probabilities (rows, 3)."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -33,9 +33,12 @@ class Network(nn.Module):
         self.register_buffer("std", torch.from_numpy(rows.std(axis=0)))
         self.layers = nn.Sequential(nn.Linear(13, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.layers((features - self.mean) / self.std)
+    def logits(self, rows: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layers((rows - self.mean) / self.std)
         return logits
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(self.logits(features), dim=1)
 
 
 def make(out: Path) -> float:
@@ -56,10 +59,10 @@ def make(out: Path) -> float:
     return accuracy
 
 
-def export(network: nn.Module, model: Path) -> None:
+def export(network: Network, model: Path) -> None:
     """The exporter's notes (source lines, paths on this machine) are left out."""
-    example = (torch.zeros(2, 13),)  # two rows: an example of one would fix the free axis at one
-    program = torch.export.export(Scores(network).eval(), example, dynamic_shapes=({0: torch.export.Dim("rows", min=1)},))
+    example = (torch.zeros(2, 13, dtype=torch.float32),)  # two rows: an example of one would fix the free axis at one
+    program = torch.export.export(network, example, dynamic_shapes=({0: torch.export.Dim("rows", min=1)},))
     for node in program.graph.nodes:
         for note in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn"):
             node.meta.pop(note, None)
@@ -71,7 +74,7 @@ def run(model: Path, rows: Array) -> Array:
     program = torch.export.load(model).module()
     features = torch.from_numpy(rows.astype(np.float32))
     with torch.inference_mode():
-        scores: Array = torch.cat([program(row) for row in features.split(1)]).numpy()
+        scores: Array = torch.cat([program(features[i : i + 1]) for i in range(len(features))]).numpy()
     return scores
 
 

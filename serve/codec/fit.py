@@ -29,7 +29,9 @@ def finish(arrays: Sequence[Array], plan: Plan, form: Form) -> Decoded:
         rows = len(arrays[0])
         for spec, array in zip(plan.inputs, arrays, strict=True):
             if len(array) != rows:
-                raise BadShape(f"inputs disagree on rows: {plan.inputs[0].name!r} has {rows}, {spec.name!r} {len(array)}")
+                raise BadShape(
+                    f"inputs disagree on rows: {plan.inputs[0].name!r} has {rows}, {spec.name!r} {len(array)}"
+                )
         if rows == 0:
             raise BadRequest("the request holds no rows: send at least one")
     if plan.shared_free:
@@ -43,7 +45,9 @@ def _check_free_dims(arrays: Sequence[Array], plan: Plan) -> None:
         for dim, size in zip(spec.dims, array.shape[plan.signature.rows_axis :], strict=True):
             if isinstance(dim, str) and known.setdefault(dim, (size, spec.name))[0] != size:
                 other = known[dim]
-                raise BadShape(f"input {spec.name!r}: dimension {dim!r} is {size}, but {other[0]} in input {other[1]!r}")
+                raise BadShape(
+                    f"input {spec.name!r}: dimension {dim!r} is {size}, but {other[0]} in input {other[1]!r}"
+                )
 
 
 def place(array: Array, spec: TensorSpec, rows_axis: bool) -> Array:
@@ -58,38 +62,41 @@ def place(array: Array, spec: TensorSpec, rows_axis: bool) -> Array:
     return array
 
 
-def convert(array: Array, spec: TensorSpec) -> Array:
+def convert(array: Array, spec: TensorSpec, rows_axis: bool) -> Array:
     """An array of any dtype as the spec's stored dtype, C-contiguous and native; a view where it already is."""
     source = array.dtype
     if spec.dtype == "string":
         return _strings(array, spec)
     if spec.dtype == "bfloat16":
-        return to_bfloat16(_numbers(array, np.dtype(np.float32), spec), spec)
+        return to_bfloat16(_numbers(array, np.dtype(np.float32), spec, rows_axis), spec)
     if source == STORED[spec.dtype]:
         return np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray alone would lift rank 0 to 1
-    return _numbers(array, STORED[spec.dtype], spec)
+    return _numbers(array, STORED[spec.dtype], spec, rows_axis)
 
 
-def _numbers(array: Array, target: np.dtype[Any], spec: TensorSpec) -> Array:
+def _numbers(array: Array, target: np.dtype[Any], spec: TensorSpec, rows_axis: bool) -> Array:
     source = array.dtype
     if source.kind not in "biuf" or (source.kind == "f" and target.kind != "f"):
         raise BadShape(f"input {spec.name!r} is {spec.dtype}, which {source} does not convert to")
     if not np.can_cast(source, target, "safe"):
         if target.kind == "f":
-            return _narrowed(array, target, spec)
+            return _narrowed(array, target, spec, rows_axis)
         low, high = (0, 1) if target.kind == "b" else (int(np.iinfo(target).min), int(np.iinfo(target).max))
         if array.size and (int(array.min()) < low or int(array.max()) > high):
-            raise BadShape(f"input {spec.name!r}: a value is out of the range of {spec.dtype}, {low} to {high}")
+            at = next(i for i, value in enumerate(array.flat) if not low <= int(value) <= high)
+            where = locate(spec, at, array.shape, rows_axis)
+            raise BadShape(f"{where}: {array.flat[at]} is out of the range of {spec.dtype}, {low} to {high}")
     return array.astype(target, order="C")
 
 
-def _narrowed(array: Array, target: np.dtype[Any], spec: TensorSpec) -> Array:
+def _narrowed(array: Array, target: np.dtype[Any], spec: TensorSpec, rows_axis: bool) -> Array:
     """To a smaller float. Losing digits is fine; a finite value that becomes infinite is refused."""
     with np.errstate(over="ignore", invalid="ignore"):
         narrow = array.astype(target, order="C")
     lost = np.isinf(narrow)
-    if lost.any() and (lost & np.isfinite(array)).any():
-        raise BadShape(f"input {spec.name!r}: a value is too large for {spec.dtype}")
+    if lost.any() and (lost := lost & np.isfinite(array)).any():
+        where = locate(spec, int(lost.argmax()), array.shape, rows_axis)
+        raise BadShape(f"{where}: {array[lost].flat[0]} is too large for {spec.dtype}")
     return narrow
 
 
@@ -146,11 +153,11 @@ def from_leaves(leaves: list[Any], shape: tuple[int, ...], spec: TensorSpec, row
     if spec.dtype == "string":
         return _objects(leaves).reshape(shape)
     if spec.dtype == "bool":
-        return convert(np.array([int(leaf) for leaf in leaves], dtype=np.int64), spec).reshape(shape) if leaves else \
-            np.zeros(shape, dtype=bool)  # fmt: skip
+        leaves = [leaf if leaf in (0, 1) else 2 for leaf in leaves]  # so that any size of int fits the array below
+        return convert(np.array(leaves, dtype=np.int64).reshape(shape), spec, rows_axis)
     try:
         if float in allowed:
-            return convert(np.array(leaves, dtype=np.float64), spec).reshape(shape)
+            return convert(np.array(leaves, dtype=np.float64).reshape(shape), spec, rows_axis)
         return np.array(leaves, dtype=STORED[spec.dtype]).reshape(shape)
     except OverflowError as e:
         info = np.iinfo(STORED[spec.dtype])
@@ -171,9 +178,8 @@ def from_nested(value: Any, spec: TensorSpec, rows_axis: bool) -> Array:
     expected: tuple[int | str, ...] = (("rows", *spec.dims) if rows_axis else spec.dims)  # fmt: skip
     level, shape = [value], ()  # type: tuple[list[Any], tuple[int, ...]]
     for dim in expected:
-        at = next((i for i, item in enumerate(level) if type(item) is not list), None) \
-            if set(map(type, level)) - {list} else None  # fmt: skip
-        if at is not None:
+        if set(map(type, level)) - {list}:
+            at = next(i for i, item in enumerate(level) if type(item) is not list)
             raise BadShape(f"{locate(spec, at, shape, rows_axis)}: expected {spec.describe(rows_axis)}, "
                            f"so a list of {dim} here, got {_brief(level[at])}")  # fmt: skip
         widths = set(map(len, level))
@@ -217,7 +223,7 @@ def _brief(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return f"the string {value[:20]!r}"
-    return f"{'the number' if isinstance(value, int | float) else ''} {value!r}"
+    return f"the number {value!r}"
 
 
 def check_finite(arrays: Sequence[Array], plan: Plan) -> None:

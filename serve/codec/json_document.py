@@ -16,12 +16,14 @@ import orjson
 from serve.codec.codec import Array, Body, Decoded, Form
 from serve.codec.fit import check_finite, check_names, finish, from_nested, shown
 from serve.codec.json_large import LARGE_BYTES, decode_large
-from serve.codec.json_records import from_records
+from serve.codec.json_records import Noun, from_records
 from serve.codec.plan import Plan, plan_of
 from serve.contract.signature import Signature, TensorSpec
 from serve.errors import BadRequest, BadShape, ModelFailed, UnsupportedMedia
 
 BOM = b"\xef\xbb\xbf"
+U, L, N = b"uln"
+INSTANCES, BARE, COLUMNS = Form  # a look-up of an enum's member costs as much as a search of the body
 IGNORED_KEYS = frozenset({"configuration", "signature_name"})  # built-in algorithms and TensorFlow Serving send them
 
 
@@ -41,21 +43,22 @@ class JsonDocument:
 
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
         plan = plan_of(signature)
-        if plan.plain_output and form != Form.COLUMNS:
+        if plan.plain_output and form != COLUMNS:
             text = dumps(arrays[0])
-            # orjson writes what is not finite as null, and no number has an "n".
-            if not finite and text.find(b"n") >= 0:
+            if not finite and N in text:  # orjson writes what is not finite as null, and no number has an "n"
                 check_finite(arrays, plan)
-            return b'{"predictions":' + text + b"}" if form == Form.INSTANCES else text
+            return b'{"predictions":' + text + b"}" if form == INSTANCES else text
         if not finite:
             check_finite(arrays, plan)
         columns = [listed(array, spec) for array, spec in zip(arrays, plan.outputs, strict=True)]
-        if form == Form.COLUMNS:
+        if form == COLUMNS:
             return dumps({"outputs": dict(zip(plan.output_names, columns, strict=True))})
         values = columns[0]
         if len(columns) > 1:
-            values = named_rows(columns, plan) if signature.rows_axis else dict(zip(plan.output_names, columns, strict=True))
-        return dumps({"predictions": values} if form == Form.INSTANCES else values)
+            values = (
+                named_rows(columns, plan) if signature.rows_axis else dict(zip(plan.output_names, columns, strict=True))
+            )
+        return dumps({"predictions": values} if form == INSTANCES else values)
 
 
 def parse(body: Body) -> Any:
@@ -71,14 +74,14 @@ def parse(body: Body) -> Any:
 
 def _quick(document: Any, body: Body, plan: Plan) -> Decoded | None:
     """The plain case, [[numbers], ...] bare or as instances, without a look at each number from Python."""
-    pack, rows, form = plan.pack_row, document, Form.BARE
+    pack, rows, form = plan.pack_row, document, BARE
     if type(document) is dict and len(document) == 1:
-        rows, form = document.get("instances"), Form.INSTANCES
+        rows, form = document.get("instances"), INSTANCES
     if pack is None or len(plan.single_dims) != 1 or type(rows) is not list or not rows:
         return None
-    # pack takes true for 1.0. The literals true and false cannot be spelled without a u or an l, so a body that has
+    # pack takes true for 1. The literals true and false cannot be spelled without a u or an l, so a body that has
     # neither byte holds no bool; "instances" has neither. All else that is no number, pack refuses itself.
-    if type(body) is memoryview or body.find(b"u") >= 0 or body.find(b"l") >= 0:
+    if U in body or L in body:
         return None
     try:
         packed = pack(*rows[0]) if len(rows) == 1 else b"".join([pack(*row) for row in rows])
@@ -89,7 +92,7 @@ def _quick(document: Any, body: Body, plan: Plan) -> Decoded | None:
 
 def decode_document(document: Any, plan: Plan) -> Decoded:
     if type(document) is not dict:
-        return _bare(document, plan, Form.BARE)
+        return _bare(document, plan, BARE)
     if "instances" in document and "inputs" in document:
         raise BadRequest('the body has both "instances" and "inputs": send one of them')
     for key in document:
@@ -98,15 +101,15 @@ def decode_document(document: Any, plan: Plan) -> Decoded:
     if "instances" in document:
         instances = document["instances"]
         if not plan.signature.rows_axis:
-            return _whole(instances, plan, Form.INSTANCES)
+            return _whole(instances, plan, INSTANCES)
         if type(instances) is not list:
             raise BadRequest('"instances" must be a list with one item a row')
-        return finish(from_records(instances, plan, "instance"), plan, Form.INSTANCES)
+        return finish(from_records(instances, plan, Noun("instance")), plan, INSTANCES)
     if "inputs" in document:
         inputs = document["inputs"]
         if type(inputs) is dict:
-            return _columns(inputs, plan, Form.COLUMNS)
-        return _bare(inputs, plan, Form.COLUMNS)
+            return _columns(inputs, plan, COLUMNS)
+        return _bare(inputs, plan, COLUMNS)
     raise BadRequest('expected {"instances": [...]}, {"inputs": ...} or a bare array')
 
 
@@ -114,10 +117,12 @@ def _bare(value: Any, plan: Plan, form: Form) -> Decoded:
     """A bare array: rows, or one row without the list around it. For a model without rows, the whole item."""
     if not plan.signature.rows_axis:
         return _whole(value, plan, form)
+    if plan.single is None and form == COLUMNS:
+        raise BadShape(f"the model has {len(plan.inputs)} inputs: name them, {_by_name(plan)}")
     if plan.single is None or (type(value) is list and value and type(value[0]) is dict):
         if type(value) is not list:
             raise BadShape(f"the model has {len(plan.inputs)} inputs: name them, {_by_name(plan)}")
-        return finish(from_records(value, plan, "item"), plan, form)
+        return finish(from_records(value, plan, Noun("item")), plan, form)
     rank, inner = 0, value
     while type(inner) is list:
         rank, inner = rank + 1, inner[0] if inner else None
@@ -163,10 +168,10 @@ def named_rows(columns: Sequence[Any], plan: Plan) -> list[dict[str, Any]]:
 
 
 def dumps(value: Any) -> bytes:
-    if isinstance(value, np.ndarray) and not (value.flags.c_contiguous and value.dtype.isnative and value.ndim):
-        value = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False)).reshape(value.shape)
-        value = value if value.ndim else value[()]
     try:
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps(value, None, orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as e:
+        if isinstance(value, np.ndarray) and not (value.flags.c_contiguous and value.dtype.isnative and value.ndim):
+            native = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False)).reshape(value.shape)
+            return dumps(native if native.ndim else native[()])
         raise ModelFailed(f"an output cannot be written as JSON: {e}") from e

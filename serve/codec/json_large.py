@@ -12,6 +12,7 @@ valid or not, is left to the general path (return None), which also words the er
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -28,9 +29,11 @@ LARGE_BYTES = 256 << 10  # below, Python objects are cheaper than pieces
 PIECE_BYTES = 64 << 10  # a piece in cache; its Python numbers take about half a megabyte
 EDGE_BYTES = 4 << 10  # what surrounds the array must fit into this, at either end
 
-HEAD = re.compile(rb'\s*(?:(\{)\s*"(instances|inputs)"\s*:\s*(?:(\{)\s*"([^"\\]*)"\s*:\s*)?)?(\[[\s\[]*)')
-TAIL = re.compile(rb"\]([\s}]*)\Z")
-BLANKS = b" \t\r\n"
+BLANKS = b" \t\r\n"  # JSON's, which are fewer than those of \s
+_KEY = rb'(\{)_"(%b)"_:_'
+HEAD = re.compile((b"_(?:" + _KEY % b"instances|inputs" + b"(?:" + _KEY % rb'[^"\\]*' + rb")?)?(\[[ \t\r\n\[]*)")
+                  .replace(b"_", rb"[ \t\r\n]*"))  # fmt: skip
+TAIL = re.compile(rb"\]([ \t\r\n}]*)\Z")
 NUMBER_BYTES = b"0123456789+-.eE"
 AS_DIGITS = bytes.maketrans(NUMBER_BYTES, b"0" * len(NUMBER_BYTES))
 NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
@@ -50,7 +53,7 @@ def decode_large(body: Body, plan: Plan) -> Decoded | None:
         return None
     rank = head[5].count(b"[")
     rows_axis = plan.signature.rows_axis
-    one_row = rank == len(spec.dims) and head[2] != b"instances" and not head[3] or not rows_axis
+    one_row = not rows_axis or (rank == len(spec.dims) and head[2] != b"instances" and not head[3])
     if rank != len(spec.dims) + (not one_row):
         return None
     start, end = head.start(5), len(text) - len(tail[1])
@@ -72,12 +75,12 @@ def _read(text: memoryview, spec: TensorSpec, one_row: bool) -> Array | None:
     if dims is None or 0 in dims:
         return None
     numbers = 1 + sum(bytes(text[at : at + PIECE_BYTES]).count(b",") for at in range(0, len(text), PIECE_BYTES))
-    rows, rest = divmod(numbers, int(np.prod(dims, dtype=np.int64)))
+    rows, rest = divmod(numbers, math.prod(dims))
     if rest or rows == 0 or (one_row and rows != 1):
         return None
     unit = b""
     for size in reversed(dims):
-        unit = b"[" + b",".join([unit] * size) + b"]"
+        unit = b"[" + (unit + b",") * (size - 1) + unit + b"]"
     unit += b","
     out, filled, skeleton_at = np.empty(numbers, dtype=STORED[spec.dtype]), 0, 0
     tile = unit * (1 + PIECE_BYTES // len(unit))
@@ -90,7 +93,7 @@ def _read(text: memoryview, spec: TensorSpec, one_row: bool) -> Array | None:
             return None
         skeleton_at = (skeleton_at + len(bones)) % len(tile)
         try:
-            values = orjson.loads(b"[" + piece.rstrip(b",").translate(NO_BRACKETS) + b"]")
+            values = orjson.loads(b"[" + piece.removesuffix(b",").translate(NO_BRACKETS) + b"]")
             array = from_leaves(values, (len(values),), spec, rows_axis=False)
         except (orjson.JSONDecodeError, BadRequest):
             return None
@@ -129,7 +132,7 @@ def _dims(text: memoryview, spec: TensorSpec) -> tuple[int, ...] | None:
     if not spec.free:
         dims = tuple(dim for dim in spec.dims if isinstance(dim, int))
         # A row has a byte or more for each number and each comma; a model's row may be larger than any body.
-        return dims if 2 * int(np.prod(dims, dtype=np.float64)) - 1 <= len(text) else None
+        return dims if 2 * math.prod(dims) - 1 <= len(text) else None
     bones, depth = bytearray(), len(spec.dims)
     for piece in _pieces(text):
         bones += piece.translate(None, BLANKS + NUMBER_BYTES)
@@ -138,9 +141,10 @@ def _dims(text: memoryview, spec: TensorSpec) -> tuple[int, ...] | None:
     sizes: list[int] = []
     unit = 0  # length of the skeleton of one element at this depth
     for closed in range(1, depth + 1):
-        length = bones.find(b"]" * closed) + closed - (depth - closed)
+        closing = bones.find(b"]" * closed)
+        length = closing + closed - (depth - closed)
         size, rest = divmod(length - 1, unit + 1)
-        if length < 2 or rest:
+        if closing < 0 or length < 2 or rest or spec.dims[-closed] not in (size, str(spec.dims[-closed])):
             return None
         sizes, unit = [size, *sizes], length
     return tuple(sizes)

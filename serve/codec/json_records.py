@@ -8,6 +8,7 @@ Instances of a JSON document and lines of JSON Lines are such records.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,27 @@ WRAPPERS = ("data", "features", "values")
 SPARSE = frozenset({"keys", "shape", "values"})
 
 
-def from_records(records: list[Any], plan: Plan, noun: str) -> list[Array]:
-    """One array per input from a list of records; `noun` is what the client calls a record."""
+@dataclass(frozen=True, slots=True)
+class Noun:
+    """What the client calls a record, and the number that it gives to the first: instance 0, line 1."""
+
+    word: str
+    first: int = 0
+
+    def __getitem__(self, i: int) -> str:
+        return f"{self.word} {i + self.first}"
+
+
+def from_records(records: list[Any], plan: Plan, noun: Noun) -> list[Array]:
+    """One array per input from a list of records."""
     if plan.single is None:
         for i, record in enumerate(records):
             if type(record) is not dict:
-                raise BadShape(f"{noun} {i} must name the inputs: {', '.join(spec.name for spec in plan.inputs)}")
-            check_names(record, plan, f"{noun} {i}")
+                raise BadShape(f"{noun[i]} must name the inputs: {', '.join(spec.name for spec in plan.inputs)}")
+            check_names(record, plan, noun[i])
         return [_stack([record[spec.name] for record in records], spec, noun) for spec in plan.inputs]
-    if any(type(record) is dict for record in records):
-        records = [_unwrap(record, plan.single, f"{noun} {i}") for i, record in enumerate(records)]
+    if dict in set(map(type, records)):
+        records = [_unwrap(record, plan.single, noun[i]) for i, record in enumerate(records)]
     return [_stack(records, plan.single, noun)]
 
 
@@ -45,40 +57,54 @@ def _unwrap(record: Any, spec: TensorSpec, where: str) -> Any:
         found = [key for key in WRAPPERS if key in record]
         if len(found) != 1 or record.keys() - {found[0], "configuration"}:
             keys = ", ".join(sorted(record))[:80]
-            raise BadShape(f'{where}: expected a value, {{"{spec.name}": ...}} or {{"features": [...]}}, got keys: {keys}')
+            raise BadShape(
+                f'{where}: expected a value, {{"{spec.name}": ...}} or {{"features": [...]}}, got keys: {keys}'
+            )
         record = record[found[0]]
     return record
 
 
-def _stack(values: list[Any], spec: TensorSpec, noun: str) -> Array:
-    if any(type(value) is dict for value in values):
+def _stack(values: list[Any], spec: TensorSpec, noun: Noun) -> Array:
+    if dict in set(map(type, values)):
         return _dense(values, spec, noun)
-    return from_nested(values, spec, rows_axis=True)
+    try:
+        return from_nested(values, spec, rows_axis=True)
+    except BadShape:
+        for i, value in enumerate(values):
+            _row(value, spec, noun[i])
+        raise  # each row is fine alone, so it is the rows that differ
 
 
-def _dense(values: list[Any], spec: TensorSpec, noun: str) -> Array:
+def _row(value: Any, spec: TensorSpec, where: str) -> Array:
+    try:
+        return from_nested(value, spec, rows_axis=False)
+    except BadShape as e:
+        raise BadShape(f"{where}: {e.message}") from e
+
+
+def _dense(values: list[Any], spec: TensorSpec, noun: Noun) -> Array:
     """Rows of which some are sparse. Their size is checked before anything is made of it."""
     if len(spec.dims) != 1 or spec.dtype == "string":
         raise BadShape(f"input {spec.name!r}: sparse records need numbers of one dimension, not {spec.describe(True)}")
     size = None if isinstance(spec.dims[0], str) else spec.dims[0]
     for i, value in enumerate(values):
-        width = _sparse_size(value, f"{noun} {i}") if type(value) is dict else len(value) if type(value) is list else -1
+        width = _sparse_size(value, noun[i]) if type(value) is dict else len(value) if type(value) is list else -1
         size = width if size is None else size
         if width != size:
-            raise BadShape(f"{noun} {i}: expected {spec.describe(True)} with a row of {size}, got {max(width, 1)}")
+            raise BadShape(f"{noun[i]}: expected {spec.describe(True)} with a row of {size}, got {max(width, 1)}")
     assert size is not None, "there is at least one sparse record"
     if len(values) * size * STORED[spec.dtype].itemsize > DENSE_BYTES_MAX:
         raise BadRequest(f"the sparse records unfold to more than {DENSE_BYTES_MAX >> 20} MiB")
     dense = np.zeros((len(values), size), dtype=STORED[spec.dtype])
     for i, value in enumerate(values):
         if type(value) is list:
-            dense[i] = from_nested(value, spec, rows_axis=False)
+            dense[i] = _row(value, spec, noun[i])
             continue
         keys, leaves = value["keys"], value["values"]
         if type(keys) is not list or type(leaves) is not list or len(keys) != len(leaves):
-            raise BadShape(f'{noun} {i}: "keys" and "values" must be lists of the same length')
+            raise BadShape(f'{noun[i]}: "keys" and "values" must be lists of the same length')
         if not all(type(key) is int and 0 <= key < size for key in keys) or len(set(keys)) != len(keys):
-            raise BadShape(f'{noun} {i}: "keys" must be different whole numbers from 0 to {size - 1}')
+            raise BadShape(f'{noun[i]}: "keys" must be different whole numbers from 0 to {size - 1}')
         if keys:
             dense[i, keys] = from_leaves(leaves, (len(leaves),), spec, rows_axis=False)
     return dense
@@ -86,7 +112,9 @@ def _dense(values: list[Any], spec: TensorSpec, noun: str) -> Array:
 
 def _sparse_size(record: dict[str, Any], where: str) -> int:
     if record.keys() != SPARSE:
-        raise BadShape(f'{where}: expected {{"keys": [...], "shape": [n], "values": [...]}}, got: {", ".join(record)[:80]}')
+        raise BadShape(
+            f'{where}: expected {{"keys": [...], "shape": [n], "values": [...]}}, got: {", ".join(record)[:80]}'
+        )
     shape = record["shape"]
     if type(shape) is not list or len(shape) != 1 or type(shape[0]) is not int or shape[0] < 0:
         raise BadShape(f'{where}: "shape" of a sparse record must be one size, like [784]')

@@ -35,7 +35,7 @@ class Plan:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     single: TensorSpec | None  # the input, when there is only one
-    single_dtype: np.dtype[Any] | None
+    view_dtype: np.dtype[Any] | None  # of the single input, when an array of that dtype needs no further look
     single_dims: tuple[int | str, ...]
     input_names: frozenset[str]
     output_names: tuple[str, ...]
@@ -68,10 +68,10 @@ def _make(signature: Signature) -> Plan:
         size = math.prod(d for d in single.dims if isinstance(d, int))
         if size > 0:
             pack_row = struct.Struct(f"<{size}{PACK_CODES[single.dtype]}").pack
-            row_dtype = np.dtype((STORED[single.dtype], single.dims))  # type: ignore[arg-type]
+            row_dtype = np.dtype((STORED[single.dtype], single.dims))
     return Plan(
         signature=signature, inputs=inputs, outputs=outputs, single=single,
-        single_dtype=None if single is None else STORED[single.dtype],
+        view_dtype=STORED[single.dtype] if single is not None and single.dtype in PACK_CODES else None,
         single_dims=() if single is None else single.dims,
         input_names=frozenset(spec.name for spec in inputs), output_names=tuple(spec.name for spec in outputs),
         shared_free=len(free) != len(set(free)), pack_row=pack_row, row_dtype=row_dtype,

@@ -105,7 +105,7 @@ def run_sample(replica: Replica, sample: Sample) -> str:
 
 
 def _raw_answer(backend: RawBackend, body: bytes, sample: Sample) -> tuple[bytes, str]:
-    reply = backend.handle([RawRequest(body, sample.content_type, "", "warm-up")])[0]
+    reply = backend.handle([RawRequest(body, sample.content_type, _accept(sample), "warm-up")])[0]
     if isinstance(reply, Exception):
         raise reply
     return reply.body, reply.content_type
@@ -116,9 +116,14 @@ def _tensor_answer(replica: Replica, body: bytes, sample: Sample) -> tuple[bytes
     media = codec.parse_media(sample.content_type)
     into = codec.decoder_for(sample.content_type)
     decoded = into.decode(body, replica.signature, media.params)
-    out = codec.negotiate("", media.mime, None)
+    out = codec.negotiate(_accept(sample), into.mime, None)
     outputs = [np.asarray(a) for a in replica.backend.run(decoded.arrays)]
     return out.encode(outputs, replica.signature, decoded.form), out.mime
+
+
+def _accept(sample: Sample) -> str:
+    """The answer is asked for in the format of the expected file."""
+    return manifests.SUFFIX_TYPES.get(sample.output.suffix, "") if sample.output else ""
 
 
 def compare(got: bytes, want: bytes, mime: str, rtol: float, atol: float) -> str | None:

@@ -1,0 +1,153 @@
+"""The environment, read once and nowhere else: variables -> validated settings, each with its origin.
+
+VARIABLES is the one table of everything that can be set; docs/settings.md is drawn from it and a test compares them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serve.contract.status import ENGINES_MAX, FRONTS_MAX
+from serve.errors import BadSetting
+from serve.settings import MIB, Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One setting. `also`: names of the platform's and the toolkits' that mean the same, in order after our own."""
+
+    name: str
+    kind: Callable[[str], Any]
+    default: Any
+    low: float
+    high: float
+    meaning: str
+    also: tuple[str, ...] = ()
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _flag_text(value: str) -> str:
+    if value not in ("json", "text", "auto"):
+        raise ValueError("must be json, text or auto")
+    return value
+
+
+def _address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT")
+    return value
+
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable("EVENKEEL_MODEL_DIR", _text, "/opt/ml/model", 0, 0, "folder of the model, read only", ("SAGEMAKER_MODEL_PATH",)),
+    Variable("SAGEMAKER_BIND_TO_PORT", int, 8080, 0, 65535, "data port; 0 lets the kernel choose"),
+    Variable("EVENKEEL_HOST", _text, "0.0.0.0", 0, 0, "address of the data port"),
+    Variable("EVENKEEL_SIDECAR_ADDRESS", _address, "127.0.0.1:9090", 0, 0, "where the sidecar serves /status; port 0: any"),
+    Variable("EVENKEEL_FRONTS", int, 0, 0, FRONTS_MAX, "HTTP workers; 0: one for every 4 CPUs"),
+    Variable("EVENKEEL_REPLICAS", int, 0, 0, ENGINES_MAX, "copies of the model, each in its own process; 0: one",
+             ("SAGEMAKER_MODEL_SERVER_WORKERS",)),
+    Variable("EVENKEEL_THREADS", int, 0, 0, 1024, "threads of one replica's framework; 0: CPUs shared among the replicas"),
+    Variable("EVENKEEL_REQUEST_TIMEOUT_S", float, 60.0, 0.01, 3600, "deadline of a request, 504 beyond it",
+             ("SAGEMAKER_MODEL_SERVER_TIMEOUT",)),
+    Variable("EVENKEEL_MAX_BODY_MB", float, 100.0, 0.001, 2048, "largest request body in MiB, 413 beyond it"),
+    Variable("EVENKEEL_BODY_TIMEOUT_S", float, 30.0, 0.1, 3600, "silence allowed in the middle of a request, 408 beyond it"),
+    Variable("EVENKEEL_KEEP_ALIVE_S", float, 75.0, 1, 86400, "idle time after which a connection is closed"),
+    Variable("EVENKEEL_QUEUE_ROWS", int, 8192, 1, 8192, "rows accepted and not yet answered, per HTTP worker; 429 beyond it"),
+    Variable("EVENKEEL_QUEUE_MB", float, 1024.0, 1, 4096, "MiB of requests held, per HTTP worker; 429 beyond it"),
+    Variable("EVENKEEL_DRAIN_S", float, 25.0, 0.1, 3600, "from SIGTERM to exit at most; the platform kills after 30"),
+    Variable("EVENKEEL_QUIET_S", float, 0.5, 0, 60, "from SIGTERM on: serve on this long while /ping already says 503"),
+    Variable("EVENKEEL_RESTART_LIMIT", int, 5, 0, 1000, "restarts of one process within 10 minutes before the container gives up"),
+    Variable("EVENKEEL_LOG", _flag_text, "auto", 0, 0, "json or text; auto: text on a terminal"),
+    Variable("EVENKEEL_RUN_DIR", _text, "", 0, 0, "folder for sockets; empty: a new one under the temporary folder"),
+    Variable("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", _text, "", 0, 0, "reply type when the client does not say; empty: as the request"),
+    Variable("SAGEMAKER_SAFE_PORT_RANGE", _text, "", 0, 0, "LOW-HIGH: every other port of ours must be inside"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value and where it came from: a variable's name, or `default`."""
+
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """All settings, validated."""
+
+    settings: Mapping[str, Setting]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.settings[name].value
+
+    @property
+    def model_dir(self) -> Path:
+        return Path(self["EVENKEEL_MODEL_DIR"])
+
+    @property
+    def sidecar(self) -> tuple[str, int]:
+        host, _, port = self["EVENKEEL_SIDECAR_ADDRESS"].rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def limits(self) -> Limits:
+        return Limits(
+            request_timeout_s=self["EVENKEEL_REQUEST_TIMEOUT_S"], body_bytes_max=int(self["EVENKEEL_MAX_BODY_MB"] * MIB),
+            body_timeout_s=self["EVENKEEL_BODY_TIMEOUT_S"], keep_alive_s=self["EVENKEEL_KEEP_ALIVE_S"],
+            queue_rows_max=self["EVENKEEL_QUEUE_ROWS"], queue_bytes_max=int(self["EVENKEEL_QUEUE_MB"] * MIB))  # fmt: skip
+
+
+def read(environ: Mapping[str, str]) -> Environment:
+    """Validate every variable. Raises BadSetting, naming the variable, its value and what is allowed."""
+    found = {v.name: _one(v, environ) for v in VARIABLES}
+    environment = Environment(found)
+    _check_ports(environment)
+    return environment
+
+
+def _one(variable: Variable, environ: Mapping[str, str]) -> Setting:
+    for name in (variable.name, *variable.also):
+        raw = environ.get(name, "").strip()
+        if not raw:
+            continue
+        try:
+            value = variable.kind(raw)
+        except ValueError as e:
+            what = str(e) if "must" in str(e) else f"must be a {variable.kind.__name__}"
+            raise BadSetting(f"{name}={raw!r} {what}") from e
+        if variable.kind in (int, float) and not (variable.low <= value <= variable.high and math.isfinite(value)):
+            raise BadSetting(f"{name}={raw} must be between {variable.low:g} and {variable.high:g}")
+        return Setting(value, name)
+    return Setting(variable.default, "default")
+
+
+def _check_ports(environment: Environment) -> None:
+    text = environment["SAGEMAKER_SAFE_PORT_RANGE"]
+    if not text:
+        return
+    low, _, high = text.partition("-")
+    if not (low.isdigit() and high.isdigit() and int(low) <= int(high)):
+        raise BadSetting(f"SAGEMAKER_SAFE_PORT_RANGE={text!r} must be LOW-HIGH")
+    host, port = environment.sidecar
+    if port and not int(low) <= port <= int(high):
+        raise BadSetting(
+            f"EVENKEEL_SIDECAR_ADDRESS={host}:{port} is outside SAGEMAKER_SAFE_PORT_RANGE={text}: choose a port inside it"
+        )
+
+
+def table() -> str:
+    """The settings as a Markdown table, for docs/settings.md."""
+    lines = ["| variable | default | range | meaning |", "|---|---|---|---|"]
+    for v in VARIABLES:
+        names = f"`{v.name}`" + "".join(f", `{n}`" for n in v.also)
+        limits = f"{v.low:g} to {v.high:g}" if v.kind in (int, float) else ""
+        lines.append(f"| {names} | `{v.default}` | {limits} | {v.meaning} |")
+    return "\n".join(lines)

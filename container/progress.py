@@ -1,0 +1,57 @@
+"""Tells a person at a terminal what the start is doing, and at its end how to ask the first question."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from serve.contract import manifest
+from serve.contract.lifecycle import State
+from serve.contract.logline import log
+from serve.contract.status import Main, StatusPage, read_engine
+from serve.errors import BadModel
+
+INLINE_BYTES_MAX = 1500  # a sample up to this size is pasted into the line, a larger one named by its path
+
+
+class Progress:
+    """Looks at the page now and then; says each new thing once."""
+
+    def __init__(self, page: StatusPage, port: int, model_dir: Path, text: bool) -> None:
+        self._page, self._port, self._model_dir, self._text = page, port, model_dir, text
+        self._said = ""
+        self._done = False
+
+    def look(self) -> None:
+        if self._done or self._page.main.count[Main.DRAINING]:
+            return
+        if self._page.verdict().ready:
+            self._done = True
+            log("serving", f"ready on port {self._port}")
+            if self._text:
+                print(f"\nTry it:\n  {curl_line(self._model_dir, self._port)}\n", flush=True)
+            return
+        engines = [read_engine(self._page, i) for i in range(self._page.main.count[Main.ENGINES])]
+        slowest = min(engines, key=lambda e: (e.state, e.warm_done))
+        now = "loading the model" if slowest.state < State.WARMING else f"warming {slowest.warm_done} of {slowest.warm_total}"
+        if self._text and now != self._said:
+            self._said = now
+            log("progress", now)
+
+
+def curl_line(model_dir: Path, port: int) -> str:
+    """A request that this model answers, ready to paste."""
+    url = f"localhost:{port}/invocations"
+    try:
+        samples = manifest.load(model_dir).samples
+    except BadModel:
+        samples = ()
+    if not samples:
+        return f"curl -s {url} -H 'Content-Type: application/json' -d '{{\"instances\": [...]}}'"
+    sample = min(samples, key=lambda s: (s.content_type != "application/json", s.input.stat().st_size))
+    body = sample.input.read_bytes()
+    if len(body) <= INLINE_BYTES_MAX and body.isascii() and b"\n" not in body.strip() and b"'" not in body:
+        data = f"-d {shlex.quote(body.decode().strip())}"
+    else:
+        data = f"--data-binary @{shlex.quote(str(sample.input))}"
+    return f"curl -s {url} -H 'Content-Type: {sample.content_type}' {data}"

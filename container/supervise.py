@@ -1,0 +1,216 @@
+"""PID 1's work: spawn, watch, restart, drain, reap. Knows processes by role and place, and nothing of what they do.
+
+Owner of the data port, the engines' listening sockets, the run directory and the supervisor's cells of the status
+page. All of these outlive the processes that use them, so a restart loses no connection and no counter.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from serve.contract.lifecycle import Reason, Verdict
+from serve.contract.logline import log
+from serve.contract.process import EXIT_BAD_MODEL
+from serve.contract.status import Engine, Main, StatusPage, read_engine
+
+TICK_S = 0.25
+RESTART_WINDOW_S = 600.0
+BACKOFF_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # before the n-th restart within the window
+# Who takes requests leaves before who answers them; the observer goes last.
+DEPARTURE = ("front", "engine", "sidecar")
+STUCK_GRACE_S = 1.0  # after the last deadline of a running batch: nobody waits for it any more
+
+
+@dataclass(slots=True)
+class Child:
+    """One process place: what is started there, and what has happened to it."""
+
+    role: str  # front, engine or sidecar
+    place: int
+    command: Callable[[int], list[str]]  # epoch -> argv
+    fds: tuple[int, ...]
+    process: subprocess.Popen[bytes] | None = None
+    epoch: int = 0
+    restarts: deque[float] = field(default_factory=deque)
+    due_s: float | None = 0.0  # when to start it next; None while it runs
+
+    @property
+    def label(self) -> str:
+        return f"{self.role} {self.place}"
+
+
+class Supervisor:
+    """Runs until every child has ended. `run` returns the container's exit code."""
+
+    def __init__(self, page: StatusPage, children: list[Child], restart_limit: int, drain_s: float, quiet_s: float) -> None:
+        self._page, self._children = page, children
+        self._restart_limit, self._drain_s, self._quiet_s = restart_limit, drain_s, quiet_s
+        self._exit_code = 0
+        self._stop_asked_s = 0.0
+        self._departing = -1  # index into DEPARTURE of the roles told to end; -1: none yet
+        self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.on_tick: Callable[[], None] = lambda: None
+
+    # ---- the story -------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for s in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(s, self._stop_signal)
+        while True:
+            now_s = time.monotonic()
+            self._reap(now_s)
+            if self._stop_asked_s:
+                if self._depart(now_s):
+                    return self._exit_code
+            else:
+                self._start_due(now_s)
+                self._end_stuck(now_s)
+            self.on_tick()
+            select.select([self._wake_r], [], [], TICK_S if not self._stop_asked_s else 0.02)
+            self._drain_wakeups()
+
+    def stop(self, code: int, why: str) -> None:
+        """Begin to leave: /ping turns 503 now, everything else follows in order."""
+        if self._stop_asked_s:
+            return
+        self._exit_code = code
+        self._stop_asked_s = time.monotonic()
+        self._page.main.count[Main.DRAINING] = 1
+        self._page.write_verdict(Verdict(False, Reason.DRAINING if code == 0 else Reason.FAILED), self._stop_asked_s)
+        log("draining" if code == 0 else "giving_up", why)
+
+    # ---- children ----------------------------------------------------------------------------------------------------
+
+    def _start_due(self, now_s: float) -> None:
+        for child in self._children:
+            if child.process is None and child.due_s is not None and child.due_s <= now_s:
+                self._start(child)
+
+    def _start(self, child: Child) -> None:
+        child.epoch += 1
+        child.due_s = None
+        block = self._page.engine(child.place) if child.role == "engine" else None
+        if block is not None:
+            for cell in (Engine.STATE, Engine.QUEUE_ROWS, Engine.WARM_DONE, Engine.WARM_TOTAL):
+                block.count[cell] = 0
+            block.value[Engine.RUN_STARTED_S] = 0.0
+            block.count[Engine.EPOCH] = child.epoch
+        # A session of its own: Ctrl-C at a terminal reaches only the supervisor, which then stops the others in order.
+        child.process = subprocess.Popen(
+            child.command(child.epoch), pass_fds=child.fds, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        if block is not None:
+            block.count[Engine.PID] = child.process.pid
+
+    def _reap(self, now_s: float) -> None:
+        """Collect every process that has ended, ours or orphaned to us."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = next((c for c in self._children if c.process is not None and c.process.pid == pid), None)
+            if child is not None:
+                self._ended(child, os.waitstatus_to_exitcode(status), now_s)
+
+    def _ended(self, child: Child, code: int, now_s: float) -> None:
+        assert child.process is not None, "only running children end"
+        child.process.returncode = code  # reaped here, so Popen must not wait for it again
+        child.process = None
+        if self._stop_asked_s:
+            return
+        if code == EXIT_BAD_MODEL:
+            self.stop(1, "the model cannot be served, see the line above; starting it again cannot help")
+            return
+        recent = [t for t in child.restarts if now_s - t < RESTART_WINDOW_S]
+        child.restarts = deque([*recent, now_s])
+        cell = {"front": Main.RESTARTS_FRONT, "engine": Main.RESTARTS_ENGINE, "sidecar": Main.RESTARTS_SIDECAR}[child.role]
+        self._page.main.count[cell] += 1
+        what = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if len(recent) >= self._restart_limit:
+            self.stop(1, f"{child.label} ended {len(recent) + 1} times within {RESTART_WINDOW_S / 60:g} minutes ({what})")
+            return
+        child.due_s = now_s + BACKOFF_S[min(len(recent), len(BACKOFF_S) - 1)]
+        log("restart", f"{child.label} ended with {what}, starting another", role=child.role, place=child.place)
+        self._start_due(now_s)
+
+    def _end_stuck(self, now_s: float) -> None:
+        """An engine whose batch runs beyond every deadline in it serves nobody: end it, its queue runs elsewhere."""
+        for child in self._children:
+            if child.role != "engine" or child.process is None:
+                continue
+            view = read_engine(self._page, child.place)
+            if view.run_started_s > 0 and now_s > view.run_deadline_s + STUCK_GRACE_S:
+                log("stuck", f"{child.label} has run one batch for {now_s - view.run_started_s:.1f} s, beyond its deadline")
+                child.process.kill()
+
+    # ---- leaving -----------------------------------------------------------------------------------------------------
+
+    def _stop_signal(self, signum: int, frame: object) -> None:
+        if self._stop_asked_s:
+            self._stop_asked_s -= self._drain_s  # a second signal: no more patience
+            return
+        self.stop(0, f"{signal.Signals(signum).name}: finishing what has been accepted")
+
+    def _depart(self, now_s: float) -> bool:
+        """Tell roles to end, one group after the other. True when all have ended."""
+        alive = [c for c in self._children if c.process is not None]
+        if not alive:
+            return True
+        waited_s = now_s - self._stop_asked_s
+        if waited_s > self._drain_s:
+            log("killed", f"still there after {self._drain_s:g} s: {', '.join(c.label for c in alive)}")
+            for child in alive:
+                _signal_group(child, signal.SIGKILL)
+            self._exit_code = self._exit_code or 1
+            return self._wait_killed(alive)
+        quiet_s = self._quiet_s if self._exit_code == 0 else 0.0
+        if waited_s < quiet_s and self._was_ready():
+            return False
+        if not any(c.role in DEPARTURE[: self._departing + 1] for c in alive) and self._departing < len(DEPARTURE) - 1:
+            self._departing += 1
+            for child in alive:
+                if child.role == DEPARTURE[self._departing]:
+                    _signal_group(child, signal.SIGTERM)
+        return False
+
+    def _was_ready(self) -> bool:
+        """Whether anybody could have been sending us traffic."""
+        return any(read_engine(self._page, c.place).was_ready for c in self._children if c.role == "engine")
+
+    def _wait_killed(self, alive: list[Child]) -> bool:
+        for child in alive:
+            if child.process is not None:
+                child.process.wait()
+                child.process = None
+        return True
+
+    def _drain_wakeups(self) -> None:
+        try:
+            while os.read(self._wake_r, 1024):
+                pass
+        except BlockingIOError:
+            pass
+
+
+def _signal_group(child: Child, signum: int) -> None:
+    """TERM goes to the role's first process, which knows its own order; KILL to its whole session."""
+    assert child.process is not None, "only the living are signalled"
+    try:
+        if signum == signal.SIGKILL:
+            os.killpg(child.process.pid, signum)
+        else:
+            os.kill(child.process.pid, signum)
+    except ProcessLookupError:
+        pass  # it ended meanwhile; the next reap sees it

@@ -1,0 +1,85 @@
+"""JSON Lines: one record a line in, one value a line out, no wrapper. Serves every name the format goes by."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from serve.codec.codec import Array, Body, Decoded, Form
+from serve.codec.fit import check_finite, check_names, finish, from_nested
+from serve.codec.json_document import BOM, check_charset, dumps, listed, named_rows
+from serve.codec.json_records import Noun, from_records
+from serve.codec.plan import Plan, plan_of
+from serve.contract.signature import Signature
+from serve.errors import BadRequest, BadShape
+
+
+class JsonLines:
+    def __init__(self, mime: str) -> None:
+        self.mime = mime
+
+    def decode(self, body: Body, signature: Signature, params: Mapping[str, str]) -> Decoded:
+        plan = plan_of(signature)
+        if params:
+            check_charset(params)
+        records = _records(bytes(body))
+        if not signature.rows_axis:
+            return _whole(records, plan)
+        return _quick(records, plan) or finish(from_records(records, plan, Noun("line", first=1)), plan, Form.INSTANCES)
+
+    def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
+        plan = plan_of(signature)
+        if not finite:
+            check_finite(arrays, plan)
+        columns = [listed(array, spec) for array, spec in zip(arrays, plan.outputs, strict=True)]
+        if not signature.rows_axis:
+            columns = [[column] for column in columns]
+        values: Any = columns[0] if len(columns) == 1 else named_rows(columns, plan)
+        return b"".join([dumps(value) + b"\n" for value in values])
+
+
+def _records(body: bytes) -> list[Any]:
+    lines = body.removeprefix(BOM).split(b"\n")
+    if not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise BadRequest("the body is empty: send one JSON record a line")
+    records: list[Any] = []
+    try:
+        for line in lines:
+            records.append(orjson.loads(line))
+    except orjson.JSONDecodeError as e:
+        what = "blank" if not lines[len(records)].strip() else f"not valid JSON: {e.msg} at column {e.colno}"
+        raise BadRequest(f"line {len(records) + 1} is {what}") from e
+    return records
+
+
+def _quick(records: list[Any], plan: Plan) -> Decoded | None:
+    """Plain rows of plain numbers; see json_document._quick. Here the types are looked at, as names hold any letter."""
+    pack = plan.pack_row
+    if pack is None or len(plan.single_dims) != 1:
+        return None
+    try:
+        if any(bool in map(type, record) for record in records):
+            return None
+        packed = b"".join([pack(*record) for record in records])
+    except (struct.error, TypeError, OverflowError):
+        return None
+    return Decoded(len(records), (np.frombuffer(packed, plan.row_dtype),), Form.INSTANCES)
+
+
+def _whole(records: list[Any], plan: Plan) -> Decoded:
+    """For a model without rows: one line that holds everything."""
+    if len(records) != 1:
+        raise BadShape(f"the model takes one item a request, in one line; got {len(records)} lines")
+    record = records[0]
+    if plan.single is not None and not (type(record) is dict and record.keys() == {plan.single.name}):
+        return finish((from_nested(record, plan.single, rows_axis=False),), plan, Form.INSTANCES)
+    if type(record) is not dict:
+        raise BadShape(f"the line must name the inputs: {', '.join(spec.name for spec in plan.inputs)}")
+    check_names(record, plan, "line 1")
+    return finish([from_nested(record[s.name], s, rows_axis=False) for s in plan.inputs], plan, Form.INSTANCES)

@@ -1,0 +1,158 @@
+"""NPY, the format of numpy.save: application/x-npy, and tensor/pt, which the SDK uses for the very same bytes.
+
+The header is text. Clients repeat few of them, so those seen are remembered by their bytes: numpy's own reader takes
+70 us, this way a small array takes two. Objects (pickles) are refused before anything is read.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from serve.codec.codec import Array, Body, Decoded, Form
+from serve.codec.fit import convert, finish, place, shown
+from serve.codec.plan import Plan, plan_of
+from serve.contract.signature import Signature, TensorSpec
+from serve.errors import BadRequest, BadShape, NotAcceptable, UnsupportedMedia
+
+MAGIC = b"\x93NUMPY"
+HEADER_BYTES_MAX = 8192  # numpy's reader itself refuses untrusted headers over 10,000: parsing them is not safe
+HEADERS_REMEMBERED = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a header says. `offset` is where the data starts, `end` where it must end."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran: bool
+    offset: int
+    end: int
+    plain: bool  # rows of C order: the bytes are the array
+
+
+class Npy:
+    def __init__(self, mime: str) -> None:
+        self.mime = mime
+
+    def decode(self, body: Body, signature: Signature, params: Mapping[str, str]) -> Decoded:
+        plan = plan_of(signature)
+        if plan.single is None:
+            raise UnsupportedMedia(f"{self.mime} carries one array, the model has {len(plan.inputs)} inputs: use "
+                                   "application/x-npz or application/json")  # fmt: skip
+        layout = read_layout(body)
+        shape = layout.shape
+        if layout.plain and layout.dtype == plan.view_dtype and shape[1:] == plan.single_dims and signature.rows_axis:
+            return Decoded(shape[0], (np.ndarray(shape, layout.dtype, body, layout.offset),), Form.INSTANCES)
+        return decode_array(as_array(body, layout), plan)
+
+    def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
+        if len(arrays) != 1:
+            raise NotAcceptable(f"{self.mime} carries one array, the model has {len(arrays)} outputs: ask for "
+                                "application/x-npz or application/json")  # fmt: skip
+        return to_npy(arrays[0], signature.outputs[0])
+
+
+_layouts: dict[bytes, Layout] = {}
+
+
+def read_layout(body: Body) -> Layout:
+    """The layout of an NPY file, which must be exactly as long as its header says."""
+    length = len(body)
+    if length < 12 or body[:6] != MAGIC:
+        raise BadRequest("the body is empty" if not length else "not an NPY file: it does not start as one")
+    size = body[8] | body[9] << 8
+    offset = 10 + size
+    if body[6] != 1:
+        offset = 12 + (size | body[10] << 16 | body[11] << 24)
+    if offset > HEADER_BYTES_MAX:
+        raise BadRequest(f"the NPY header is over {HEADER_BYTES_MAX} bytes")
+    header = bytes(body[:offset])
+    layout = _layouts.get(header)
+    if layout is None:
+        if length < offset:
+            raise BadRequest("the NPY file ends within its header")
+        layout = _parse(header)
+        if len(_layouts) >= HEADERS_REMEMBERED:
+            _layouts.clear()
+        _layouts[header] = layout
+    if length != layout.end:
+        what = "is truncated" if length < layout.end else "has trailing bytes"
+        raise BadRequest(f"the NPY file {what}: its header says {layout.end} bytes in all, there are {length}")
+    return layout
+
+
+def _parse(header: bytes) -> Layout:
+    """Through numpy's reader. Version 3 differs from 2 only in the encoding of field names, and fields are refused."""
+    version = (header[6], header[7])
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise BadRequest(f"NPY version {version[0]}.{version[1]} is not known here")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read(io.BytesIO(header[8:]), max_header_size=HEADER_BYTES_MAX)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError) as e:
+        raise BadRequest("the NPY header cannot be read") from e
+    if dtype.hasobject or dtype.kind not in "biufSU" or dtype.itemsize == 0:
+        raise BadShape(f"arrays of dtype {dtype} are not accepted: send numbers, bools or fixed-width strings")
+    if len(shape) > 32 or not all(type(size) is int and size >= 0 for size in shape):
+        raise BadRequest(f"the NPY header holds an impossible shape: {str(shape)[:80]}")
+    end = len(header) + math.prod(shape) * dtype.itemsize
+    return Layout(dtype, shape, fortran, len(header), end, plain=not fortran and len(shape) > 0 and shape[0] > 0)
+
+
+def as_array(body: Body, layout: Layout) -> Array:
+    shape = layout.shape
+    try:
+        array = np.ndarray(shape, layout.dtype, body, layout.offset, order="F" if layout.fortran else "C")
+    except ValueError as e:  # an empty array whose other sizes are absurd
+        raise BadRequest(f"the NPY header holds an impossible shape: {str(shape)[:80]}") from e
+    if layout.dtype.kind == "b":
+        check_bools(array)
+    return array
+
+
+def check_bools(array: Array) -> None:
+    """Foreign bytes as bools must be 0 or 1: what else does to a model is undefined."""
+    if array.size and int(np.ascontiguousarray(array).view(np.uint8).max()) > 1:
+        raise BadShape("a bool is neither 0 nor 1")
+
+
+def decode_array(array: Array, plan: Plan) -> Decoded:
+    """An array of any dtype as the request of a model with a single input."""
+    assert plan.single is not None, "callers refuse models of several inputs"
+    return finish((fitted(array, plan.single, plan.signature.rows_axis),), plan, Form.INSTANCES)
+
+
+def fitted(array: Array, spec: TensorSpec, rows_axis: bool) -> Array:
+    return convert(place(array, spec, rows_axis), spec, rows_axis)
+
+
+_headers: dict[tuple[np.dtype[Any], tuple[int, ...]], bytes] = {}
+
+
+def to_npy(array: Array, spec: TensorSpec) -> bytes:
+    """The bytes of numpy.save. bfloat16 travels as float32, strings as fixed-width Unicode."""
+    if spec.dtype == "string":
+        array = np.array(array.tolist(), dtype=str).reshape(array.shape)
+    elif spec.dtype == "bfloat16":
+        array = shown(array, spec)
+    key = (array.dtype, array.shape)
+    header = _headers.get(key)
+    if header is None:
+        if len(_headers) >= HEADERS_REMEMBERED:
+            _headers.clear()
+        header = _headers[key] = _header(array)
+    return header + array.tobytes()
+
+
+def _header(array: Array) -> bytes:
+    file = io.BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(file, described)
+    return file.getvalue()

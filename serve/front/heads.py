@@ -1,0 +1,110 @@
+"""What a request's head says, worked out once: route, codecs, length, and the answer's own head.
+
+Clients on kept-alive connections repeat their head byte for byte, so parsed heads are remembered under their exact
+bytes: a head seen before needs no parsing at all. Only heads that a strict reading has accepted are remembered, and
+only those whose whole meaning is in their bytes (a Content-Length body, kept alive, no Expect, no Upgrade).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from serve import codec
+from serve.errors import EvenkeelError, UnsupportedMedia
+
+HEADS_MAX = 1024  # remembered heads; each is at most HEAD_BYTES_REMEMBERED long
+HEAD_BYTES_REMEMBERED = 2048
+AMZN = b"x-amzn-sagemaker-"
+_ID = b"x-amzn-sagemaker-inference-id"
+
+
+class Route(IntEnum):
+    INVOKE = 0
+    PING = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A parsed head. `wrong` is what the codecs refuse; it is raised only if the model needs them."""
+
+    route: Route
+    is_head: bool  # the method is HEAD: an answer has no body
+    length: int | None  # None: chunked
+    keep_alive: bool
+    content_type: str
+    accept: str
+    media: codec.Media
+    decoder: codec.Codec | None
+    encoder: codec.Codec | None
+    wrong: EvenkeelError | None
+    request_id: str
+    answer_start: bytes  # of a 200, up to the value of Content-Length
+    expects_continue: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+_numbers = itertools.count(1)
+
+
+def build(
+    route: Route, method: bytes, headers: Sequence[tuple[bytes, bytes]], keep_alive: bool, default_accept: str | None
+) -> Head:
+    """Read the headers that matter. Names are lower case. Unknown headers are ignored, as the contract asks."""
+    values = dict(headers)
+    content_type = values.get(b"content-type", b"").decode("latin-1")
+    accept = (values.get(b"accept") or values.get(b"x-amzn-sagemaker-accept") or b"").decode("latin-1")
+    if accept.strip() == "*/*" and b"x-amzn-sagemaker-accept" in values:
+        accept = values[b"x-amzn-sagemaker-accept"].decode("latin-1")  # a generic client's default beside a real wish
+    media = codec.parse_media(content_type)
+    decoder = encoder = wrong = None
+    if route is Route.INVOKE:
+        try:
+            _refuse_encodings(values.get(b"content-encoding", b""))
+            decoder = codec.decoder_for(content_type)
+            encoder = codec.negotiate(accept, decoder.mime, default_accept)
+        except EvenkeelError as e:
+            wrong = e
+    length = values.get(b"content-length")
+    return Head(
+        route=route, is_head=method == b"HEAD", keep_alive=keep_alive, content_type=content_type, accept=accept, media=media,
+        length=None if b"transfer-encoding" in values else int(length or 0), decoder=decoder, encoder=encoder, wrong=wrong,
+        request_id=values.get(_ID, b"").decode("latin-1"), answer_start=ok_start(encoder.mime) if encoder else b"",
+        expects_continue=values.get(b"expect", b"").lower() == b"100-continue",
+        headers={k.decode("latin-1"): v.decode("latin-1") for k, v in headers if k.startswith(AMZN)})  # fmt: skip
+
+
+def ok_start(mime: str) -> bytes:
+    return b"HTTP/1.1 200 OK\r\ncontent-type: " + mime.encode("latin-1") + b"\r\ncontent-length: "
+
+
+def new_request_id() -> str:
+    """An id for logs when the client sent none; unique within this worker."""
+    return f"r{next(_numbers)}"
+
+
+def _refuse_encodings(value: bytes) -> None:
+    if value and value.lower() != b"identity":
+        raise UnsupportedMedia(f"Content-Encoding {value.decode('latin-1')!r} is not supported: send the body as it is")
+
+
+class Heads:
+    """The remembered heads of one worker. Full: forgotten all at once, which costs each client one parse."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Head] = {}
+        self.get = self._known.get
+
+    def remember(self, raw: bytes, headers: int, head: Head) -> None:
+        """`raw` ends with the empty line; `headers` is how many the parser saw in it."""
+        plain = head.keep_alive and head.length is not None and not head.expects_continue
+        # Exactly one CRLF for the request line, for each header and for the end, and no bare LF: the bytes between
+        # are then what the parser read, with nothing swallowed before or folded in between.
+        lines = raw.count(b"\r\n")
+        if not plain or lines != headers + 2 or raw.count(b"\n") != lines or not raw.startswith((b"POST ", b"GET ", b"HEAD ")):
+            return
+        if len(self._known) >= HEADS_MAX:
+            self._known.clear()
+        self._known[raw] = head

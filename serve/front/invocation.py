@@ -1,0 +1,343 @@
+"""STORY 1: what happens to a request: admit, decode, claim a slot, submit, await, encode, release.
+
+`Invocations.begin` is called with a whole body and returns at once; the engine's reply comes to `finish`. There is no
+task and no future per request, only an entry in `_pending`. This file owns the arena's slots and every request in
+flight. It answers each request exactly once, and releases each slot exactly once: when no engine can write to it any
+more. It never sees a socket and knows HTTP only as status, content type and body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
+
+from serve.contract.logline import log
+from serve.contract.status import Block, Engine, Front, StatusPage, bucket
+from serve.errors import (
+    FAMILIES, NUMBER, DeadlineExceeded, EngineLost, EvenkeelError, NotReady, Overloaded,
+)  # fmt: skip
+from serve.front.heads import Head, new_request_id, ok_start
+from serve.front.links import EngineLink, Model
+from serve.settings import Limits
+from serve.transport import descriptor
+from serve.transport.arena import Arena, read_spill
+from serve.transport.descriptor import FINITE, OVERFLOW, REPLY, REQUEST
+from serve.transport.layout import aligned
+from serve.transport.slots import Slot, Slots
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SWEEP_S = 0.05  # how late a deadline may be noticed
+ATTEMPTS_MAX = 2  # a request runs again once after a crash; one that was in two crashes is suspect
+RAW_ROOM = 16 * 1024  # room for the answer of a handler beside its input; longer answers come in a file of their own
+CHECK_WAIT_FROM_ROWS = 64  # below this many rows ahead the predicted wait cannot matter
+
+_OK, _LATENCY, _ERRORS = int(Front.OK), int(Front.LATENCY), int(Front.ERRORS)
+_IN_FLIGHT, _QUEUE_ROWS, _SLOT_BYTES = int(Front.IN_FLIGHT), int(Front.QUEUE_ROWS), int(Front.SLOT_BYTES)
+_ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
+_monotonic = time.monotonic
+
+
+class Caller(Protocol):
+    """The connection that waits: it is answered once, unless it has left."""
+
+    def answer(self, invocation: Invocation, start: bytes, body: bytes, extra: bytes = b"") -> None: ...
+
+    def answer_error(self, invocation: Invocation, error: EvenkeelError) -> None: ...
+
+
+class Invocation:
+    """One request from its head to its answer. The protocol fills the first group, this file the second."""
+
+    __slots__ = (
+        "attempts", "body", "caller", "complete", "deadline_s", "form", "head", "id", "keep_alive", "link", "model",
+        "refused", "response_complete", "rows", "slot", "started_s", "turn", "used",
+    )  # fmt: skip
+
+    def __init__(self, caller: Caller, head: Head) -> None:
+        self.caller: Caller | None = caller  # None once answered or left: nobody waits any more
+        self.head = head
+        self.keep_alive = head.keep_alive
+        self.response_complete = False
+        self.complete = True  # the whole body is here
+        self.turn = True  # every earlier request of the connection has been answered
+        self.refused: EvenkeelError | None = None
+        self.body: bytearray | None = None
+
+        self.started_s = 0.0
+        self.attempts = 0
+        self.slot: Slot | None = None
+        self.link: EngineLink | None = None
+
+
+class Invocations:
+    """All requests of one front worker."""
+
+    def __init__(self, page: StatusPage, place: int, sockets: Sequence[str], limits: Limits) -> None:
+        self.limits = limits
+        self._block: Block = page.front(place)
+        self._count = self._block.count
+        self._arena = Arena.create()
+        self._memory = self._arena.memory
+        self._slots = Slots()
+        self._pending: dict[int, Invocation] = {}
+        self._held: list[Invocation] = []  # accepted while the only engine restarts
+        self._next_id = 0
+        self._rows = 0
+        self._last_model: Model | None = None  # set from the first HELLO on
+        self._links = [
+            EngineLink(path, page.engine(i), self._arena, self.finish, self._engine_up, self._engine_lost)
+            for i, path in enumerate(sockets)
+        ]
+
+    # ---- the story -----------------------------------------------------------------------------------------------
+
+    def begin(self, invocation: Invocation, body: bytes | bytearray | memoryview) -> None:
+        """Admit, decode, claim, submit. Any refusal is answered here and now."""
+        invocation.started_s = now_s = _monotonic()
+        try:
+            if self._rows >= self.limits.queue_rows_max:
+                raise self._overloaded(f"{self._rows} rows are waiting already, the limit is {self.limits.queue_rows_max}")
+            model = self._last_model
+            if model is None:
+                raise NotReady("the model is still loading or warming; /ping turns 200 when it is ready", retry_after_s=1)
+            if model.signature is None:
+                self._accept_raw(invocation, model, body)
+            else:
+                self._accept_tensors(invocation, model, body)
+            self._admit(invocation, now_s)
+        except EvenkeelError as error:
+            self._drop_slot(invocation)
+            self._refuse(invocation, error)
+            return
+        self._next_id += 1
+        invocation.id = self._next_id
+        invocation.model = model
+        invocation.deadline_s = now_s + self.limits.request_timeout_s
+        self._pending[invocation.id] = invocation
+        self._rows += invocation.rows
+        self._submit(invocation)
+
+    def finish(self, link: EngineLink, records: bytes) -> None:
+        """Replies of an engine: encode and answer each, and have the slots back."""
+        for reply in REPLY.iter_unpack(records):
+            invocation = self._pending.pop(reply[4], None)
+            assert invocation is not None and invocation.link is link, "an engine replies once to each request"
+            self._rows -= invocation.rows
+            link.rows -= invocation.rows
+            fd = link.take_fd() if reply[1] & OVERFLOW else -1
+            if invocation.caller is not None:
+                try:
+                    self._answer(invocation, reply, fd)
+                    fd = -1
+                except EvenkeelError as error:
+                    self._refuse(invocation, error)
+            if fd >= 0:
+                read_spill(fd, 0)
+            self._drop_slot(invocation)
+
+    # ---- admit, decode, claim, submit ----------------------------------------------------------------------------
+
+    def _accept_tensors(self, invocation: Invocation, model: Model, body: bytes | bytearray | memoryview) -> None:
+        """Decode, and put the arrays into a slot that also has room for the answer."""
+        head = invocation.head
+        if head.wrong is not None:
+            raise head.wrong
+        assert head.decoder is not None and model.signature is not None, "a head without codecs carries its error"
+        decoded = head.decoder.decode(body, model.signature, head.media.params)
+        invocation.rows = rows = decoded.rows
+        invocation.form = decoded.form
+        layout = model.inputs
+        size = layout.single_bytes * rows if layout.single else layout.bytes_of(decoded.arrays, rows)
+        room = model.outputs.fixed_bytes(rows) if model.outputs.fixed else size
+        slot = self._claim(invocation, aligned(size) + room)
+        invocation.used = layout.pack(decoded.arrays, self._memory, slot.offset)
+
+    def _accept_raw(self, invocation: Invocation, model: Model, body: bytes | bytearray | memoryview) -> None:
+        """The user's handler decodes: the body goes as it came, behind what the handler may ask about it."""
+        head = invocation.head
+        meta = orjson.dumps({
+            "content_type": head.content_type, "accept": head.accept, "headers": head.headers,
+            "request_id": head.request_id or new_request_id(),
+        })  # fmt: skip
+        size = 4 + len(meta) + len(body)
+        invocation.rows = 1
+        slot = self._claim(invocation, aligned(size) + RAW_ROOM)
+        at = slot.offset
+        self._memory[at : at + 4] = len(meta).to_bytes(4, "little")
+        self._memory[at + 4 : at + 4 + len(meta)] = meta
+        self._memory[at + 4 + len(meta) : at + size] = body
+        invocation.used = size
+
+    def _claim(self, invocation: Invocation, size: int) -> Slot:
+        slot = self._slots.claim(size) if self._slots.held_bytes < self.limits.queue_bytes_max else None
+        if slot is None:
+            raise self._overloaded(f"{self._slots.held_bytes >> 20} MiB of requests are waiting already")
+        invocation.slot = slot
+        return slot
+
+    def _admit(self, invocation: Invocation, now_s: float) -> None:
+        """Choose the least loaded engine. Refuse now what could only be answered after its deadline."""
+        up = [link for link in self._links if link.model is not None]
+        if not up:
+            invocation.link = None  # held until an engine is back, within the deadline
+            return
+        link = min(up, key=_rows_of) if len(up) > 1 else up[0]
+        invocation.link = link
+        if link.rows >= CHECK_WAIT_FROM_ROWS:
+            ahead = max(link.rows, link.block.count[_ENGINE_ROWS])
+            wait_s = ahead * link.block.value[_ROW_COST]
+            if wait_s > self.limits.request_timeout_s:
+                raise self._overloaded(
+                    f"the wait would be about {wait_s:.1f} s, longer than the deadline of {self.limits.request_timeout_s:g} s"
+                )
+
+    def _submit(self, invocation: Invocation) -> None:
+        link, slot = invocation.link, invocation.slot
+        if link is None:
+            self._held.append(invocation)
+            return
+        assert slot is not None, "a request is submitted with its slot"
+        invocation.attempts += 1
+        link.rows += invocation.rows
+        link.submit(REQUEST.pack(
+            descriptor.SUBMIT, 0, 0, invocation.rows, invocation.id, slot.offset, slot.capacity, invocation.used, link.epoch,
+            invocation.deadline_s, invocation.started_s))  # fmt: skip
+
+    # ---- encode, answer, release ---------------------------------------------------------------------------------
+
+    def _answer(self, invocation: Invocation, reply: tuple[Any, ...], fd: int) -> None:
+        """Encode one reply and hand it to the caller. Raises what the client is to be told instead."""
+        kind, flags, family, rows, _, offset, size = reply[:7]
+        memory = self._memory
+        if fd >= 0:
+            memory, offset = memoryview(read_spill(fd, size)), 0
+        if kind == descriptor.FAULT:
+            raise FAMILIES[family](bytes(memory[offset : offset + size]).decode("utf-8", "replace"))
+        caller, model, head = invocation.caller, invocation.model, invocation.head
+        assert caller is not None, "only those who wait are answered"
+        if model.signature is None:
+            start, body, extra = _raw_answer(memory[offset : offset + size])
+        else:
+            assert head.encoder is not None, "a tensor request was decoded, so its head has codecs"
+            arrays = model.outputs.unpack(memory, offset, rows)
+            body = head.encoder.encode(arrays, model.signature, invocation.form, finite=bool(flags & FINITE))
+            start, extra = head.answer_start, b""
+        count = self._count
+        count[_OK] += 1
+        count[_LATENCY + bucket((_monotonic() - invocation.started_s) * 1e6)] += 1
+        invocation.caller = None
+        caller.answer(invocation, start, body, extra)
+
+    def _refuse(self, invocation: Invocation, error: EvenkeelError) -> None:
+        caller = invocation.caller
+        if caller is None:
+            return
+        self.count_error(error)
+        if error.status >= 500 and error.code not in ("not_ready", "deadline_exceeded"):
+            log("request_failed", error.message, code=error.code, request_id=invocation.head.request_id)
+        invocation.caller = None
+        caller.answer_error(invocation, error)
+
+    def count_error(self, error: EvenkeelError) -> None:
+        self._count[_ERRORS + NUMBER[type(error)]] += 1
+
+    def _drop_slot(self, invocation: Invocation) -> None:
+        if invocation.slot is not None:
+            self._slots.release(invocation.slot)
+            self._arena.give_back(invocation.slot)
+            invocation.slot = None
+
+    def _overloaded(self, message: str) -> Overloaded:
+        costs = [link.rows * link.block.value[_ROW_COST] for link in self._links if link.model is not None]
+        return Overloaded(message, retry_after_s=max(1, math.ceil(min(costs, default=1.0))))
+
+    # ---- callers leave, deadlines pass, engines come and go ------------------------------------------------------
+
+    def abandon(self, invocation: Invocation) -> None:
+        """The client has hung up. Its place in the engine's queue is freed; the slot comes back with the reply."""
+        invocation.caller = None
+        if invocation.slot is not None:
+            self._count[Front.ABANDONED] += 1
+            self._cancel(invocation)
+
+    def _cancel(self, invocation: Invocation) -> None:
+        link = invocation.link
+        if link is None:  # no engine has it: it is over at once
+            if self._pending.pop(invocation.id, None) is not None:
+                self._held.remove(invocation)
+                self._rows -= invocation.rows
+                self._drop_slot(invocation)
+        elif link.model is not None:
+            link.submit(REQUEST.pack(descriptor.CANCEL, 0, 0, 0, invocation.id, 0, 0, 0, link.epoch, 0.0, 0.0))
+
+    def sweep(self) -> None:
+        """Answer those whose deadline has passed, wherever their request is now."""
+        now_s = _monotonic()
+        late = [i for i in self._pending.values() if i.deadline_s <= now_s and i.caller is not None]
+        for invocation in late:
+            seconds = self.limits.request_timeout_s
+            self._refuse(invocation, DeadlineExceeded(f"no answer within {seconds:g} s (EVENKEEL_REQUEST_TIMEOUT_S)"))
+            self._cancel(invocation)
+        self._count[_IN_FLIGHT] = len(self._pending)
+        self._count[_QUEUE_ROWS] = self._rows
+        self._count[_SLOT_BYTES] = self._slots.held_bytes
+
+    def _engine_up(self, link: EngineLink) -> None:
+        assert link.model is not None, "called after HELLO"
+        self._last_model = link.model
+        held, self._held = self._held, []
+        for invocation in held:
+            invocation.link = link
+            self._submit(invocation)
+
+    def _engine_lost(self, link: EngineLink) -> None:
+        """Run its requests again, once: the inputs are still in their slots, and nobody else can write there now."""
+        orphans = [i for i in self._pending.values() if i.link is link]
+        up = [other for other in self._links if other.model is not None]
+        for invocation in orphans:
+            invocation.link = None
+            if invocation.caller is None or invocation.attempts >= ATTEMPTS_MAX:
+                del self._pending[invocation.id]
+                self._rows -= invocation.rows
+                self._refuse(invocation, EngineLost("the engine ended twice while it ran this request; it was not tried again"))
+                self._drop_slot(invocation)
+                continue
+            self._count[Front.RESUBMITTED] += 1
+            invocation.link = min(up, key=_rows_of) if up else None
+            self._submit(invocation)
+
+    async def keep_sweeping(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.sweep()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing in flight and no slot held."""
+        return not self._pending and self._slots.held == 0
+
+    def close(self) -> None:
+        for link in self._links:
+            link.close()
+
+
+def _rows_of(link: EngineLink) -> int:
+    return link.rows
+
+
+def _raw_answer(data: memoryview) -> tuple[bytes, bytes, bytes]:
+    """Start, body and extra headers of a handler's answer."""
+    size = int.from_bytes(data[:4], "little")
+    meta = json.loads(bytes(data[4 : 4 + size]))
+    extra = b""
+    if meta["custom_attributes"]:
+        value = meta["custom_attributes"].encode("ascii", "replace").replace(b"\r", b"").replace(b"\n", b"")[:1024]
+        extra = b"x-amzn-sagemaker-custom-attributes: " + value + b"\r\n"
+    return ok_start(meta["content_type"].replace("\r", "").replace("\n", "")), bytes(data[4 + size :]), extra

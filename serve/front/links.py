@@ -1,0 +1,152 @@
+"""The front's connection to each engine, and what it knows of the model there.
+
+Owner of the channels. The supervisor keeps the listening sockets open while engines come and go, so connecting always
+works at once and HELLO is answered as soon as an engine is READY: nothing is polled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from serve.contract.logline import log
+from serve.contract.signature import Signature
+from serve.contract.status import Block
+from serve.transport import descriptor
+from serve.transport.arena import Arena
+from serve.transport.channel import Channel, ChannelClosed
+from serve.transport.descriptor import PROTOCOL, RECORD_BYTES, REPLY, REQUEST
+from serve.transport.layout import Layout
+
+RECONNECT_S = 0.05  # only when the supervisor's own socket refuses: its backlog is full, or it is stopping
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What an engine said at HELLO. `signature` None: a handler that takes whole bodies."""
+
+    name: str
+    version: str
+    rows_max: int
+    signature: Signature | None
+    inputs: Layout
+    outputs: Layout
+
+    @staticmethod
+    def from_card(card: dict[str, Any]) -> Model:
+        sig = Signature.from_json(card["signature"]) if card["signature"] else None
+        inputs = Layout(sig.inputs if sig else (), bool(sig and sig.rows_axis))
+        outputs = Layout(sig.outputs if sig else (), bool(sig and sig.rows_axis))
+        return Model(card["name"], card["version"], card["rows_max"], sig, inputs, outputs)
+
+
+OnReplies = Callable[["EngineLink", bytes], None]
+OnChange = Callable[["EngineLink"], None]
+
+
+class EngineLink:
+    """One engine place. `model` is set while an engine there is ready to take requests."""
+
+    def __init__(self, path: str, block: Block, arena: Arena, on_replies: OnReplies, on_up: OnChange, on_lost: OnChange) -> None:
+        self.path, self.block = path, block
+        self.model: Model | None = None
+        self.epoch = 0
+        self.rows = 0  # rows submitted here and not yet given back
+        self._arena = arena
+        self._on_replies, self._on_up, self._on_lost = on_replies, on_up, on_lost
+        self._loop = asyncio.get_running_loop()
+        self._channel: Channel | None = None
+        self._outbox: list[bytes] = []
+        self._greeting = b""  # HELLO and its text, until complete
+        self._closing = False
+        self._connect()
+
+    def submit(self, record: bytes) -> None:
+        """Send with everything else of this turn of the event loop: one system call for many requests."""
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(record)
+
+    def _flush(self) -> None:
+        records = b"".join(self._outbox)
+        self._outbox.clear()
+        if self._channel is not None and not self._channel.send(records):
+            self._loop.add_writer(self._channel.sock.fileno(), self._writable)
+
+    def _writable(self) -> None:
+        if self._channel is not None and self._channel.flush():
+            self._loop.remove_writer(self._channel.sock.fileno())
+
+    def _connect(self) -> None:
+        if self._closing:
+            return
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            sock.connect(self.path)
+        except OSError:
+            sock.close()
+            self._loop.call_later(RECONNECT_S, self._connect)
+            return
+        self._channel = Channel(sock)
+        self._loop.add_reader(sock.fileno(), self._readable)
+        size = len(self._arena.memory)
+        hello = REQUEST.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, size, 0, 0, 0.0, 0.0)
+        self._channel.send(hello, (self._arena.fd,))
+
+    def _readable(self) -> None:
+        assert self._channel is not None, "the reader is removed with the channel"
+        try:
+            records = self._channel.receive()
+        except ChannelClosed:
+            self._lost()
+            return
+        if self.model is None and records:
+            records = self._greet(records)
+        if records:
+            self._on_replies(self, records)
+
+    def _greet(self, records: bytes) -> bytes:
+        """Read HELLO and the model's card; returns what follows them."""
+        self._greeting += records
+        hello = REPLY.unpack_from(self._greeting)
+        assert hello[0] == descriptor.HELLO and hello[1] == PROTOCOL, "an engine speaks first, and our protocol"
+        end = RECORD_BYTES + hello[6]
+        if len(self._greeting) < end:
+            return b""
+        self.model = Model.from_card(json.loads(self._greeting[RECORD_BYTES:end]))
+        self.epoch = hello[7]
+        rest, self._greeting = self._greeting[end:], b""
+        self._on_up(self)
+        return rest
+
+    def take_fd(self) -> int:
+        """The descriptor that came with an OVERFLOW reply."""
+        assert self._channel is not None, "only replies from a live channel have descriptors"
+        return self._channel.fds.popleft()
+
+    def _lost(self) -> None:
+        """The engine process has ended: its mapping of the arena is gone, so all slots it held are ours again."""
+        self._drop_channel()
+        was_up = self.model is not None
+        self.model, self.rows, self._greeting = None, 0, b""
+        self._outbox.clear()
+        if was_up and not self._closing:
+            log("engine_lost", f"the engine at {self.path.rpartition('/')[2]} has gone; its requests are run again")
+        self._on_lost(self)
+        self._connect()
+
+    def _drop_channel(self) -> None:
+        if self._channel is not None:
+            self._loop.remove_reader(self._channel.sock.fileno())
+            self._loop.remove_writer(self._channel.sock.fileno())
+            self._channel.close()
+            self._channel = None
+
+    def close(self) -> None:
+        self._closing = True
+        self._drop_channel()

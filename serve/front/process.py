@@ -1,0 +1,150 @@
+"""The front process: gunicorn as the parent of N workers, each a uvicorn server with our protocol.
+
+Started by the supervisor as `python -m serve.front.process '<FrontSettings as JSON>'`. gunicorn binds nothing: the
+data port's socket is inherited from the supervisor, so it stays open while workers, and gunicorn itself, restart.
+Everything is imported before the fork: a replaced worker serves within milliseconds, and the pages are shared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+import sys
+from typing import Any
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from gunicorn.app.base import BaseApplication
+from gunicorn.workers.base import Worker
+
+from serve.contract.logline import log, setup
+from serve.contract.process import die_with_parent
+from serve.contract.status import FRONTS_MAX, Front, StatusPage
+from serve.front.app import build
+from serve.front.invocation import Invocations
+from serve.front.protocol import Desk, FrontProtocol
+from serve.settings import FrontSettings, parse
+
+BEAT_EVERY_S = 1.0
+STUCK_S = 30  # a worker whose event loop stands still this long is replaced by gunicorn
+BACKLOG = 2048  # connections the kernel accepts for us: SageMaker gives a connect 250 ms
+
+
+class Application(BaseApplication):
+    """gunicorn's settings, from ours."""
+
+    def __init__(self, settings: FrontSettings) -> None:
+        self.settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        values: dict[str, Any] = {
+            "bind": f"fd://{self.settings.listen_fd}", "workers": self.settings.fronts, "worker_class": FrontWorker,
+            "timeout": STUCK_S, "graceful_timeout": max(1, round(self.settings.drain_s)), "backlog": BACKLOG,
+            "control_socket_disable": True, "logger_class": "serve.front.process.Log", "preload_app": True,
+            "proc_name": "evenkeel-front", "pre_fork": choose_place,
+        }  # fmt: skip
+        for name, value in values.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> FastAPI:
+        return build()
+
+
+class Log:
+    """gunicorn's logger, as our log lines. Only what is unusual."""
+
+    def __init__(self, cfg: Any) -> None:
+        self.access_log = self.error_log = None
+
+    def _write(self, level: str, message: Any, args: tuple[Any, ...]) -> None:
+        log("gunicorn", str(message) % args if args and not isinstance(args[0], dict) else str(message), level=level)
+
+    def critical(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        self._write("critical", msg, args)
+
+    def error(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        self._write("error", msg, args)
+
+    def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        self._write("error", f"{msg}: {sys.exc_info()[1]!r}", args)
+
+    def warning(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        self._write("warning", msg, args)
+
+    def info(self, msg: Any, *args: Any, **kwargs: Any) -> None: ...
+
+    def debug(self, msg: Any, *args: Any, **kwargs: Any) -> None: ...
+
+    def log(self, lvl: Any, msg: Any, *args: Any, **kwargs: Any) -> None: ...
+
+    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None: ...
+
+    def reopen_files(self) -> None: ...
+
+    def close_on_exec(self) -> None: ...
+
+
+class FrontWorker(Worker):  # type: ignore[misc]
+    """One worker process."""
+
+    app: Application
+    place: int  # among the fronts: which block of the status page is its own
+
+    def run(self) -> None:
+        die_with_parent(self.ppid, signal.SIGTERM)
+        uvloop.run(self._serve())
+
+    def init_signals(self) -> None:
+        for s in self.SIGNALS:
+            signal.signal(s, signal.SIG_DFL)  # uvicorn sets its own for TERM and INT
+
+    async def _serve(self) -> None:
+        settings = self.app.settings
+        page = StatusPage(settings.status_fd)
+        place = min(self.place, FRONTS_MAX - 1)
+        block = page.front(place)
+        block.count[Front.PID] = os.getpid()
+        setup(f"front-{place}", text=settings.log_text)
+        invocations = Invocations(page, place, settings.engine_sockets, settings.limits)
+        desk = Desk(page, block, invocations, settings.limits, settings.default_accept)
+        config = uvicorn.Config(
+            self.wsgi, http=functools.partial(FrontProtocol, desk), log_config=None, access_log=False, lifespan="off",  # type: ignore[arg-type]
+            server_header=False, date_header=False, callback_notify=self._beat, timeout_notify=1, backlog=BACKLOG,
+            timeout_keep_alive=round(settings.limits.keep_alive_s), timeout_graceful_shutdown=round(settings.drain_s), ws="none",
+        )  # fmt: skip
+        sweeps = [asyncio.create_task(invocations.keep_sweeping()), asyncio.create_task(keep_sweeping(desk))]
+        await uvicorn.Server(config).serve(sockets=self.sockets)
+        for task in sweeps:
+            task.cancel()
+        invocations.close()
+
+    async def _beat(self) -> None:
+        self.notify()
+
+
+def choose_place(arbiter: Any, worker: FrontWorker) -> None:
+    """gunicorn's pre_fork hook, run in the parent and so never twice at once: the lowest place nobody holds."""
+    held = {w.place for w in arbiter.WORKERS.values()}
+    worker.place = next(i for i in range(len(held) + 1) if i not in held)
+
+
+async def keep_sweeping(desk: Desk) -> None:
+    while True:
+        await asyncio.sleep(BEAT_EVERY_S)
+        desk.sweep()
+
+
+def main() -> None:
+    settings = parse(FrontSettings, sys.argv[1])
+    die_with_parent(os.getppid(), signal.SIGTERM)
+    setup("front", text=settings.log_text)
+    sys.argv = ["evenkeel-front"]
+    Application(settings).run()
+
+
+if __name__ == "__main__":
+    main()

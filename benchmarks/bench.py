@@ -299,8 +299,10 @@ def facts(servers: Sequence[Server], plan: Plan) -> dict[str, str]:
         **{s.name: s.versions() for s in servers},
         "load": wrk.partition(" Copyright")[0],
         "settings": f"runs that count for each server in a cell: {plan.reps}, each of {plan.seconds:g} s"
-        f" (M: {plan.seconds * HEAVY_SECONDS_FACTOR:g} s), in at most {plan.tries_max} tries; evenkeel: none; peers: 1 worker,"
-        " ONNX Runtime with 1 thread (M: 2) that does not spin, batches up to 64 rows (M: 8), wait 1 ms (M: 5; Triton: 0)",
+        f" (M: {plan.seconds * HEAVY_SECONDS_FACTOR:g} s), in at most {plan.tries_max} tries",
+        "settings of evenkeel": "none",
+        "settings of the peers": "1 worker; ONNX Runtime with 1 thread (M: 2) that does not spin; batches up to 64 rows"
+        " (M: 8); wait for more rows 1 ms (M: 5; Triton: 0)",
     }
 
 

@@ -164,8 +164,7 @@ def make(name: str, folder: Path) -> None:
     else:
         model = onnx_model(name)
         onnx.save(model, part / "model.onnx")
-        outputs: list[Array] = list(ReferenceEvaluator(model).run(None, {"x": rows}))
-        answers = outputs[0]
+        (answers,) = ReferenceEvaluator(model).run(None, {"x": rows})
     (part / "body.json").write_bytes(instances(rows[:1]))
     np.save(part / "body.npy", rows[:1])
     np.save(part / "rows.npy", rows)

@@ -58,7 +58,7 @@ class Axis:
 
     @staticmethod
     def over(values: Sequence[float], start: float, end: float) -> Axis:
-        return Axis(min(values) / 1.25, max(values) * 1.25, start, end)
+        return Axis(min(values) / 1.35, max(values) * 1.35, start, end)
 
     def at(self, value: float) -> float:
         share = math.log(value / self.least) / math.log(self.most / self.least)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from container import environment, machine, plan
 from container.environment import Environment
-from container.supervise import Child, Supervisor
 from container.progress import Progress
+from container.supervise import Child, Supervisor
 from serve import settings as serve_settings
 from serve.contract.logline import log, setup
 from serve.contract.status import Main, StatusPage

@@ -7,7 +7,13 @@ from typing import Any
 
 from serve.contract.lifecycle import CLEARS, Reason, ReplicaView
 from serve.contract.status import (
-    HISTOGRAM_CELLS, Engine, EngineView, Front, Main, StatusPage, read_engine,
+    HISTOGRAM_CELLS,
+    Engine,
+    EngineView,
+    Front,
+    Main,
+    StatusPage,
+    read_engine,
 )  # fmt: skip
 from serve.errors import FAMILIES
 
@@ -48,7 +54,9 @@ def status(page: StatusPage, now_s: float) -> dict[str, Any]:
         "clears_when": CLEARS[reason],
         "uptime_s": round(now_s - value[Main.STARTED_S], 3),
         "restarts": {
-            "front": count[Main.RESTARTS_FRONT], "engine": count[Main.RESTARTS_ENGINE], "sidecar": count[Main.RESTARTS_SIDECAR],
+            "front": count[Main.RESTARTS_FRONT],
+            "engine": count[Main.RESTARTS_ENGINE],
+            "sidecar": count[Main.RESTARTS_SIDECAR],
         },  # fmt: skip
         "replicas": [_replica(page, e) for e in engines(page)],
         "fronts": [_front(page, i) for i in range(count[Main.FRONTS])],

@@ -21,7 +21,7 @@ from serve.contract.status import StatusPage
 from sidecar import observe
 from sidecar.settings import parse
 
-TICK_S = 0.02  # the verdict's age at most; one look costs about 20 us
+TICK_S = 0.05  # the age of a verdict at most; one look costs about 50 us
 
 
 def main() -> None:

@@ -33,6 +33,10 @@ class Curve:
         slope = (seconds[i] - seconds[i - 1]) / (hi - lo)
         return seconds[i - 1] + slope * (rows - lo)
 
+    def cheapest_row(self) -> float:
+        """Seconds a row at the best measured size: what a row costs when many wait."""
+        return min(s / n for n, s in zip(self.sizes, self.seconds, strict=True))
+
     def observe(self, rows: int, took_s: float) -> None:
         """Move the points around `rows` towards what was just seen, keeping the curve from falling."""
         ratio = min(max(took_s / self.predict(rows), 1 / STEP_LIMIT), STEP_LIMIT)

@@ -234,5 +234,8 @@ def check_finite(arrays: Sequence[Array], plan: Plan) -> None:
         bad = ~np.isfinite(shown(array, spec))
         if bad.any():
             row = f", first in row {int(np.argwhere(bad)[0][0])}" if plan.signature.rows_axis and bad.ndim else ""
-            raise OutputNotFinite(f"output {spec.name!r} holds NaN or an infinity in {int(bad.sum())} of {bad.size} values"
-                                  f"{row}; set allow_nan for it, or ask for application/x-npy")  # fmt: skip
+            share = f"{int(bad.sum())} of {bad.size} values"
+            raise OutputNotFinite(
+                f"output {spec.name!r} holds NaN or an infinity in {share}{row}; set allow_nan for it, or ask for "
+                "application/x-npy"
+            )

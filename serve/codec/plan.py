@@ -14,16 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from serve.contract.signature import Signature, TensorSpec
+from serve.contract.signature import ITEM_BYTES, Signature, TensorSpec
 
 PLANS_MAX = 64  # signatures remembered; a process serves a handful of versions at a time
 
 # How each dtype is stored in an array. Text formats, NPY and NPZ show bfloat16 as float32 instead.
 STORED: dict[str, np.dtype[Any]] = {
-    name: np.dtype({"bfloat16": "uint16", "string": "object"}.get(name, name))
-    for name in ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "bfloat16",
-                 "float32", "float64", "string")
-}  # fmt: skip
+    name: np.dtype({"bfloat16": "uint16", "string": "object"}.get(name, name)) for name in ITEM_BYTES
+}
 # Only dtypes whose pack code refuses all that we refuse: "?" takes anything for a bool, and bfloat16 has no code.
 PACK_CODES = {"int8": "b", "uint8": "B", "int16": "h", "uint16": "H", "int32": "i", "uint32": "I", "int64": "q",
               "uint64": "Q", "float16": "e", "float32": "f", "float64": "d"}  # fmt: skip

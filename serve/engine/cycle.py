@@ -14,7 +14,7 @@ import select
 import socket
 import time
 import traceback
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ from serve.transport.channel import Channel, ChannelClosed
 from serve.transport.descriptor import FINITE, OVERFLOW, PROTOCOL, RECORD_BYTES, REPLY, REQUEST
 from serve.transport.layout import aligned
 
+PRICE_EVERY = 16  # batches between updates of the price of a row, which fronts use to predict waits
 IDLE_S = 0.5  # how often an idle engine stamps that it lives
 EXPIRE_EVERY_S = 0.05
 RATE_TAU_S = 0.05  # arrivals are averaged over about this long
@@ -91,8 +92,11 @@ class Arrivals:
 class Cycle:
     """The engine's state: who is connected, what is queued, what it learned. `serve` is the story."""
 
-    def __init__(self, replica: Replica, listener: socket.socket, block: Block, epoch: int) -> None:
+    def __init__(
+        self, replica: Replica, listener: socket.socket, block: Block, epoch: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.replica, self.block, self.epoch = replica, block, epoch
+        self._clock = clock
         self.closing = False
         self._listener = listener
         listener.setblocking(False)
@@ -111,11 +115,16 @@ class Cycle:
         """Until told to close, and then until everything accepted has been answered."""
         wait_s = IDLE_S
         while not self.closing or len(self._pending):
-            self.take(wait_s)
-            now_s = time.monotonic()
-            self._expire(now_s)
-            wait_s = self._advance(now_s)
-            self._send()
+            wait_s = self.turn(wait_s)
+
+    def turn(self, wait_s: float) -> float:
+        """Take what has come, run at most one batch, send the replies. Returns how long the next turn may sleep."""
+        self.take(wait_s)
+        now_s = self._clock()
+        self._expire(now_s)
+        wait_s = self._advance(now_s)
+        self._send()
+        return wait_s
 
     def _advance(self, now_s: float) -> float:
         """Run one batch if it is time. Returns how long the next `take` may sleep."""
@@ -161,7 +170,7 @@ class Cycle:
                 self._handle(peer, records)
 
     def _handle(self, peer: Peer, records: bytes) -> None:
-        now_s, before = time.monotonic(), self._pending.rows
+        now_s, before = self._clock(), self._pending.rows
         for fields in REQUEST.iter_unpack(records):
             kind = fields[0]
             if kind == descriptor.SUBMIT:
@@ -210,7 +219,7 @@ class Cycle:
 
     def _stamp_start(self, segments: Sequence[Segment], key: Hashable, rows: int) -> float:
         value = self.block.value
-        now_s = time.monotonic()
+        now_s = self._clock()
         value[_PREDICTED] = self.replica.cost.curve(key).predict(rows)
         value[_DEADLINE] = max(s.item.deadline_s for s in segments) if len(segments) < 4 else segments[-1].item.deadline_s
         value[_BEAT] = now_s
@@ -226,7 +235,7 @@ class Cycle:
         if bad is not None:
             name = replica.signature.inputs[bad].name
             return NotFinite(f"input {name!r} holds NaN or infinity; set allow_nan in model.toml if the model takes it")
-        run_s = time.monotonic()
+        run_at_s = self._clock()
         try:
             outputs = replica.backend.run(batch)
         except EvenkeelError as e:
@@ -234,13 +243,13 @@ class Cycle:
         except Exception as e:  # foreign code: whatever it raises is an error of this batch, not of the engine
             log("model_error", f"{type(e).__name__}: {e}", traceback=traceback.format_exc(limit=-8))
             return ModelFailed(f"the model raised {type(e).__name__}: {str(e)[:300]}")
-        took_s = time.monotonic() - run_s
+        run_s = self._clock() - run_at_s
         wrong = self._wrong_outputs(outputs, rows)
         if wrong:
             return ModelFailed(wrong)
         checked = [contiguous(a, s) for a, s in zip(outputs, replica.signature.outputs, strict=True)]
-        self._learn(key, rows, took_s)
-        self._scatter(segments, checked, key, started_s, took_s, rows)
+        self._scatter(segments, checked, key, started_s, run_s, rows)
+        self._learn(key, rows, run_s, self._clock() - started_s)
         return None
 
     def _wrong_outputs(self, outputs: Sequence[Array], rows: int) -> str | None:
@@ -251,9 +260,7 @@ class Cycle:
         skip = 1 if signature.rows_axis else 0
         for spec, array in zip(signature.outputs, outputs, strict=True):
             dims = array.shape[skip:]
-            good = len(dims) == len(spec.dims) and all(
-                isinstance(d, str) or d == n for d, n in zip(spec.dims, dims, strict=True)
-            )
+            good = len(dims) == len(spec.dims) and all(isinstance(d, str) or d == n for d, n in zip(spec.dims, dims, strict=True))
             if not good or (skip and (array.ndim == 0 or array.shape[0] != rows)):
                 return f"output {spec.name!r} has shape {array.shape} for {rows} rows, expected {spec.describe(bool(skip))}"
         return None
@@ -322,8 +329,8 @@ class Cycle:
         """Whole bodies through the user's handler. Each request has a result of its own."""
         requests = [_raw_request(s.item.origin) for s in segments]
         results = self.replica.backend.handle(requests)
-        run_s = time.monotonic() - started_s
-        self._learn((), len(segments), run_s)
+        run_s = self._clock() - started_s
+        self._learn((), len(segments), run_s, run_s)
         for s, request, result in zip(segments, requests, results, strict=True):
             if isinstance(result, RawReply):
                 self._answer_raw(s.item, result, started_s, run_s, len(segments))
@@ -353,13 +360,9 @@ class Cycle:
         self._pending.placed_all(peer.number, item)
         queue_s = started_s - item.arrived_s
         self.block.count[_QUEUE_TIME + bucket(queue_s * 1e6)] += 1
-        peer.outbox += REPLY.pack(
-            descriptor.ANSWER, flags, 0, item.rows, item.id, at, size, self.epoch, queue_s, run_s, rows
-        )
+        peer.outbox += REPLY.pack(descriptor.ANSWER, flags, 0, item.rows, item.id, at, size, self.epoch, queue_s, run_s, rows)
 
-    def _reply_spilled(
-        self, item: Item, flags: int, data: memoryview, started_s: float, run_s: float, rows: int
-    ) -> None:
+    def _reply_spilled(self, item: Item, flags: int, data: memoryview, started_s: float, run_s: float, rows: int) -> None:
         """An answer larger than its slot goes in a file of its own, passed along with the record."""
         peer = item.origin.peer
         self._pending.placed_all(peer.number, item)
@@ -442,15 +445,17 @@ class Cycle:
             if item.placed < item.rows and self._pending.drop(item.origin.peer.number, item.id):
                 self._fault(item, DeadlineExceeded("the request waited in the queue until its deadline"))
 
-    def _learn(self, key: Hashable, rows: int, took_s: float) -> None:
+    def _learn(self, key: Hashable, rows: int, run_s: float, took_s: float) -> None:
+        """`took_s` is what the batch kept the engine from others: gather and scatter are part of its cost."""
         cost, count = self.replica.cost, self.block.count
         cost.observe(key, rows, took_s)
         count[_BATCHES] += 1
         count[_ROWS] += rows
         count[_BATCH_ROWS + bucket(rows)] += 1
-        count[_RUN_TIME + bucket(took_s * 1e6)] += 1
+        count[_RUN_TIME + bucket(run_s * 1e6)] += 1
         count[_QUEUE_ROWS] = self._pending.rows
-        self.block.value[_ROW_COST] = took_s / rows
+        if count[_BATCHES] % PRICE_EVERY == 0:
+            self.block.value[_ROW_COST] = cost.curve(key).cheapest_row()
 
 
 def _raw_request(origin: Origin) -> RawRequest:

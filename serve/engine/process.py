@@ -75,8 +75,7 @@ def run(settings: EngineSettings, page: StatusPage, life: Life) -> None:
 
     replicas.warm(replica, progress)
     ready_s = time.monotonic()
-    curve = replica.cost.default
-    block.value[Engine.ROW_COST_S] = min(s / n for n, s in zip(curve.sizes, curve.seconds, strict=True))
+    block.value[Engine.ROW_COST_S] = replica.cost.default.cheapest_row()
     listener = socket.socket(fileno=os.dup(settings.listen_fd))
     cycle = Cycle(replica, listener, block, settings.epoch)
 

@@ -67,8 +67,7 @@ class Gather:
 
     def _bucket(self, spec: TensorSpec, dims: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(
-            bucket_edge(size, self._waste) if name in self._padded else size
-            for name, size in zip(spec.dims, dims, strict=True)
+            bucket_edge(size, self._waste) if name in self._padded else size for name, size in zip(spec.dims, dims, strict=True)
         )
 
     def batch(self, segments: Sequence[Segment], key: Dims) -> list[Array]:

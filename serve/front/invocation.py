@@ -19,7 +19,13 @@ import orjson
 from serve.contract.logline import log
 from serve.contract.status import Block, Engine, Front, StatusPage, bucket
 from serve.errors import (
-    FAMILIES, NUMBER, DeadlineExceeded, EngineLost, EvenkeelError, NotReady, Overloaded,
+    FAMILIES,
+    NUMBER,
+    DeadlineExceeded,
+    EngineLost,
+    EvenkeelError,
+    NotReady,
+    Overloaded,
 )  # fmt: skip
 from serve.front.heads import Head, new_request_id, ok_start
 from serve.front.links import EngineLink, Model
@@ -31,7 +37,7 @@ from serve.transport.layout import aligned
 from serve.transport.slots import Slot, Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 SWEEP_S = 0.05  # how late a deadline may be noticed
 ATTEMPTS_MAX = 2  # a request runs again once after a crash; one that was in two crashes is suspect
@@ -41,7 +47,6 @@ CHECK_WAIT_FROM_ROWS = 64  # below this many rows ahead the predicted wait canno
 _OK, _LATENCY, _ERRORS = int(Front.OK), int(Front.LATENCY), int(Front.ERRORS)
 _IN_FLIGHT, _QUEUE_ROWS, _SLOT_BYTES = int(Front.IN_FLIGHT), int(Front.QUEUE_ROWS), int(Front.SLOT_BYTES)
 _ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
-_monotonic = time.monotonic
 
 
 class Caller(Protocol):
@@ -79,8 +84,11 @@ class Invocation:
 class Invocations:
     """All requests of one front worker."""
 
-    def __init__(self, page: StatusPage, place: int, sockets: Sequence[str], limits: Limits) -> None:
+    def __init__(
+        self, page: StatusPage, place: int, sockets: Sequence[str], limits: Limits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.limits = limits
+        self._clock = clock
         self._block: Block = page.front(place)
         self._count = self._block.count
         self._arena = Arena.create()
@@ -100,7 +108,7 @@ class Invocations:
 
     def begin(self, invocation: Invocation, body: bytes | bytearray | memoryview) -> None:
         """Admit, decode, claim, submit. Any refusal is answered here and now."""
-        invocation.started_s = now_s = _monotonic()
+        invocation.started_s = now_s = self._clock()
         try:
             if self._rows >= self.limits.queue_rows_max:
                 raise self._overloaded(f"{self._rows} rows are waiting already, the limit is {self.limits.queue_rows_max}")
@@ -231,7 +239,7 @@ class Invocations:
             start, extra = head.answer_start, b""
         count = self._count
         count[_OK] += 1
-        count[_LATENCY + bucket((_monotonic() - invocation.started_s) * 1e6)] += 1
+        count[_LATENCY + bucket((self._clock() - invocation.started_s) * 1e6)] += 1
         invocation.caller = None
         caller.answer(invocation, start, body, extra)
 
@@ -279,7 +287,7 @@ class Invocations:
 
     def sweep(self) -> None:
         """Answer those whose deadline has passed, wherever their request is now."""
-        now_s = _monotonic()
+        now_s = self._clock()
         late = [i for i in self._pending.values() if i.deadline_s <= now_s and i.caller is not None]
         for invocation in late:
             seconds = self.limits.request_timeout_s

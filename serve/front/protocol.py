@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from serve.contract.lifecycle import CLEARS
 from serve.contract.status import Block, Front, StatusPage
 from serve.errors import BadRequest, BodyTimeout, BodyTooLarge, EvenkeelError, HeadersTooLarge, NotReady
-from serve.front.heads import HEAD_BYTES_REMEMBERED, Head, Heads, Route, build
+from serve.front.heads import HEAD_BYTES_REMEMBERED, Heads, Route, build
 from serve.front.invocation import Invocation, Invocations
 from serve.settings import Limits
 
@@ -40,7 +40,9 @@ _monotonic = time.monotonic
 class Desk:
     """What all connections of a worker share."""
 
-    def __init__(self, page: StatusPage, block: Block, invocations: Invocations, limits: Limits, default_accept: str | None) -> None:
+    def __init__(
+        self, page: StatusPage, block: Block, invocations: Invocations, limits: Limits, default_accept: str | None
+    ) -> None:
         self.page, self.block, self.invocations, self.limits = page, block, invocations, limits
         self.default_accept = default_accept
         self.heads = Heads()
@@ -147,7 +149,9 @@ class FrontProtocol(HttpToolsProtocol):
         invocation.complete = False
         limit = self.desk.limits.body_bytes_max
         if (head.length or 0) > limit:
-            invocation.refused = BodyTooLarge(f"the body of {head.length} bytes is over the limit of {limit} (EVENKEEL_MAX_BODY_MB)")
+            invocation.refused = BodyTooLarge(
+                f"the body of {head.length} bytes is over the limit of {limit} (EVENKEEL_MAX_BODY_MB)"
+            )
         if existing is None or existing.response_complete:
             self._take_turn(invocation)
         else:
@@ -258,7 +262,9 @@ class FrontProtocol(HttpToolsProtocol):
         invocation.started_s = _monotonic()
         verdict = self.desk.page.verdict()
         if verdict.ready:
-            self.transport.write(PING_OK if invocation.keep_alive else PING_OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+            self.transport.write(
+                PING_OK if invocation.keep_alive else PING_OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+            )
         else:
             error = NotReady(f"waiting until {CLEARS[verdict.reason]}" if CLEARS[verdict.reason] else verdict.reason.code)
             error.code = verdict.reason.code

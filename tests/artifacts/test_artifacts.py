@@ -140,7 +140,7 @@ def test_making_an_artifact_again_gives_the_same_predictions(name: str, tmp_path
         pytest.importorskip(needed)
     # A process of its own, because the script sets torch's threads and default dtype.
     command = [sys.executable, "-m", f"model_artifacts.train.{name}", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     for sample in manifest.load(tmp_path).samples:
         committed = ARTIFACTS / name / "samples" / sample.input.name

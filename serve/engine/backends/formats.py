@@ -33,7 +33,7 @@ ZIP_KINDS = {
 
 
 def kind_of(path: Path) -> tuple[str, str]:
-    """(kind, description) of the file; ("unknown", "") when its first bytes say nothing. Raises BadModel."""
+    """Gives (kind, description) of the file; ("unknown", "") when its first bytes say nothing. Raises BadModel."""
     try:
         with path.open("rb") as file:
             head = file.read(32)
@@ -50,10 +50,12 @@ def kind_of(path: Path) -> tuple[str, str]:
 def _zip_kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            members = archive.infolist()
     except (zipfile.BadZipFile, OSError):
         return "zip-cut"
-    ends = {name.split("/", 1)[-1] for name in names}
+    if members and min(member.header_offset for member in members) > 0:
+        return "zip-cut"  # the directory of a zip inside was found, that of the file itself is gone
+    ends = {member.filename.split("/", 1)[-1] for member in members}
     if "constants.pkl" in ends:
         return "torchscript"
     if ends & {"archive_format", "serialized_exported_program.json", "models/model.json"}:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 
 from serve.contract.manifest import Manifest
 from serve.contract.signature import Signature
@@ -27,6 +27,7 @@ DTYPES = {
     "tensor(bfloat16)": "bfloat16", "tensor(bool)": "bool", "tensor(string)": "string",
     **{f"tensor({name})": name for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")},
 }  # fmt: skip
+BareSession = ort.capi.onnxruntime_pybind11_state.InferenceSession
 ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16
 FATAL = 4  # every error is raised as well; the runtime's own lines would break the JSON log
 MESSAGE_CHARS_MAX = 400
@@ -65,7 +66,7 @@ class OnnxBackend:
         # The public run() checks its inputs again and costs as much as a tiny model. What it passes on to is not
         # public, so its absence or another form must not matter: then it is the public one.
         inner = getattr(self._session, "_sess", None)
-        bare = inner.run if isinstance(inner, ort.capi.onnxruntime_pybind11_state.InferenceSession) else self._session.run
+        bare = inner.run if isinstance(inner, BareSession) else self._session.run
         if len(names) == 1:
             name = names[0]
             return lambda inputs: bare(wanted, {name: inputs[0]}, None)

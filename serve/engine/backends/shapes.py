@@ -45,7 +45,9 @@ class Settled:
     batching: str  # why rows can be batched together or not, for people
 
 
-def settle(ins: Sequence[Found], outs: Sequence[Found], manifest: Manifest, run: Callable[[Signature], Runs]) -> Settled:
+def settle(
+    ins: Sequence[Found], outs: Sequence[Found], manifest: Manifest, run: Callable[[Signature], Runs]
+) -> Settled:
     """`run(signature)` gives the function that runs the model on inputs in that signature's order."""
     file = manifest.file.name if manifest.file else "the model"
     if not ins or not outs:
@@ -61,8 +63,8 @@ def settle(ins: Sequence[Found], outs: Sequence[Found], manifest: Manifest, run:
             outs = _named(_tried(draft, outs, run(draft), axis, trust=manifest.rows_axis is True), fresh)
         loose = None if axis is None else next((f for f in outs if not _keeps_rows(f, axis)), None)
         if loose and manifest.rows_axis:
-            raise BadModel(f"model.toml: inputs[0].shape says {ROWS!r}, but output {_text(loose)} of {file} does not keep "
-                           "one row for each row of input; leave the rows axis out")  # fmt: skip
+            raise BadModel(f"model.toml: inputs[0].shape says {ROWS!r}, but output {_text(loose)} of {file} does not "
+                           "keep one row for each row of input; leave the rows axis out")  # fmt: skip
         if loose:
             axis, why = None, f"off: output {_text(loose)} does not keep one row for each row of input"
             inputs = specs(ins, manifest.inputs, "inputs", None, file)
@@ -92,8 +94,8 @@ def _rows_name(ins: Sequence[Found], manifest: Manifest, file: str) -> tuple[str
     if manifest.rows_axis is False:
         return None, "off: model.toml names no rows axis"
     if manifest.rows_axis and fixed and manifest.inputs is None:
-        raise BadModel(f"model.toml: outputs[0].shape says {ROWS!r}, but the first axis of input {_text(fixed)} of {file} "
-                       "is fixed; export it with a dynamic first axis, or leave the rows axis out")  # fmt: skip
+        raise BadModel(f"model.toml: outputs[0].shape says {ROWS!r}, but the first axis of input {_text(fixed)} of "
+                       f"{file} is fixed; export it with a dynamic first axis, or leave the rows axis out")  # fmt: skip
     firsts = [str(f.shape[0]) for f in ins if f.shape]
     if manifest.rows_axis:
         return (firsts[0] if firsts else ROWS), "on: model.toml says so"
@@ -149,7 +151,7 @@ def specs(
     by_name = {f.name: f for f in found}
     for i, spec in enumerate(declared):
         if spec.name not in by_name:
-            raise BadModel(f"model.toml: {key}[{i}].name = {spec.name!r} is not in {file}, which has {', '.join(by_name)}")
+            raise BadModel(f"model.toml: {key}[{i}].name = {spec.name!r} is not in {file}; it has {', '.join(by_name)}")
         _check(spec, by_name[spec.name], f"{key}[{i}]", rows, file)
     missing = [name for name in by_name if name not in {s.name for s in declared}]
     if missing and key == "inputs":  # an output may be left out; it is then not computed
@@ -211,7 +213,7 @@ def learn(inputs: Sequence[TensorSpec], rows_axis: bool, run: Runs, axis: str = 
         size = sizes_tried(names, trial)
         try:
             outputs = run(trial_inputs(inputs, rows if rows_axis else None, size))
-        except Exception:  # noqa: BLE001 - whatever the framework raises: zeros of made-up sizes are not a fair input
+        except Exception:
             return None
         seen.append([o.shape for o in outputs])
         sizes.append({**size, axis: rows} if rows_axis else size)

@@ -1,0 +1,251 @@
+"""PyTorch programs: torch.export archives (.pt2) and TorchScript (.pt). The only file that imports torch.
+
+A .pt2 says the names and shapes of its inputs and outputs, TorchScript says only names, so there the manifest gives the
+inputs and trial runs show the outputs. A pickled checkpoint holds no program and is refused: that is for a handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from serve.contract.manifest import ROWS, Manifest
+from serve.contract.signature import Signature, TensorSpec
+from serve.engine.backends.base import Array, LoadOptions
+from serve.engine.backends.formats import kind_of
+from serve.engine.backends.shapes import ROWS_TRIED, Dim, Found, settle, sizes_tried, trial_inputs
+from serve.errors import BadModel, ModelFailed
+
+# uint16, uint32 and uint64 are missing in older versions.
+DTYPES = {getattr(torch, name): name for name in (
+    "float16", "bfloat16", "float32", "float64", "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64",
+    "uint64") if hasattr(torch, name)}  # fmt: skip
+MESSAGE_CHARS_MAX = 400
+Forward = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A loaded program: `forward` takes tensors in the order of `ins`; `rows_max` is a bound set at export, or None."""
+
+    format: str
+    forward: Forward
+    ins: tuple[Found, ...]
+    outs: tuple[Found, ...]
+    rows_max: int | None = None
+
+
+class PytorchBackend:
+    def __init__(self, program: Program, manifest: Manifest) -> None:
+        self._program = program
+        settled = settle(program.ins, program.outs, manifest, self._runs)
+        self.signature, self._batching = settled.signature, settled.batching
+        self._run = self._runs(self.signature)
+
+    def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        limit = self._program.rows_max
+        rows = inputs[0].shape[0] if limit is not None and self.signature.rows_axis else 0
+        try:
+            if limit is None or rows <= limit:
+                return self._run(inputs)
+            parts = [self._run([x[at : at + limit] for x in inputs]) for at in range(0, rows, limit)]
+        except ModelFailed:
+            raise
+        except Exception as e:  # torch raises RuntimeError, AssertionError, ValueError and its own
+            raise ModelFailed(f"torch: {_short(e)}") from e
+        return [np.concatenate(same) for same in zip(*parts, strict=True)]
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"framework": f"torch {torch.__version__}", "format": self._program.format, "device": "cpu",
+                "threads": torch.get_num_threads(), "batching": self._batching}  # fmt: skip
+
+    def _runs(self, signature: Signature) -> Callable[[Sequence[Array]], Sequence[Array]]:
+        forward = self._program.forward
+        ours = [spec.name for spec in signature.inputs]
+        order = [ours.index(f.name) for f in self._program.ins]
+        bits = [f.dtype == "bfloat16" for f in self._program.ins]
+        places = {f.name: i for i, f in enumerate(self._program.outs)}
+        wanted = [places[spec.name] for spec in signature.outputs]
+
+        def run(inputs: Sequence[Array]) -> Sequence[Array]:
+            tensors = [_tensor(inputs[place], is_bits) for place, is_bits in zip(order, bits, strict=True)]
+            with torch.inference_mode():
+                outputs = _flat(forward(*tensors))[1]
+                if len(outputs) != len(places):
+                    raise ModelFailed(f"the model gave {len(outputs)} outputs where {len(places)} were expected")
+                return [_array(outputs[place]) for place in wanted]
+
+        return run
+
+
+def load(manifest: Manifest, options: LoadOptions) -> PytorchBackend:
+    assert manifest.file is not None, "the manifest names a file for every backend but echo"
+    torch.set_num_threads(manifest.threads or options.threads)
+    if torch.get_num_interop_threads() != 1:
+        with suppress(RuntimeError):  # too late once torch has run anything in parallel; then it stays as it is
+            torch.set_num_interop_threads(1)
+    kind, text = kind_of(manifest.file)
+    if kind == "pt2":
+        return PytorchBackend(exported(manifest.file, manifest), manifest)
+    if kind == "torchscript":
+        return PytorchBackend(scripted(manifest.file, manifest), manifest)
+    if kind in ("checkpoint", "pickle"):
+        raise BadModel(f"{manifest.file} is a pickled checkpoint, weights without a program: write code/inference.py "
+                       "whose model_fn builds the module and loads it with torch.load(..., weights_only=True), or export the "
+                       "module with torch.export to model.pt2")  # fmt: skip
+    but = f" but {text}" if text else ""
+    raise BadModel(f"{manifest.file} is neither a torch.export archive nor TorchScript{but}")
+
+
+# torch.export ---------------------------------------------------------------------------------------------------------
+
+
+def exported(file: Path, manifest: Manifest) -> Program:
+    try:
+        program = torch.export.load(str(file))
+        module = program.module()
+    except Exception as e:  # torch raises whatever its deserializer met
+        raise BadModel(f"{file}: torch {torch.__version__} cannot load it: {_short(e)}; was it saved by a newer torch, "
+                       "or is it cut short?") from e  # fmt: skip
+    meta = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    ins = tuple(_found(str(name), meta.get(str(name)), file) for name in program.graph_signature.user_inputs)
+    values = [meta.get(str(name)) for name in program.graph_signature.user_outputs]
+    spec = program.call_spec.out_spec
+    keys = list(spec.context) if spec is not None and spec.type is dict else []
+    outs = tuple(_found(name, value, file) for name, value in zip(_output_names(keys, len(values), manifest), values,
+                                                                  strict=True))  # fmt: skip
+    # The plain code takes and gives flat lists of tensors, whatever structure the module's arguments had; and calling
+    # `forward` skips hooks that check again what the guards inside check. 50 us a call instead of 135 for one layer.
+    module.graph.set_codegen(torch.fx.graph.CodeGen())
+    module.recompile()
+    first = str(ins[0].shape[0]) if ins and ins[0].shape else ""
+    return Program("torch.export", module.forward, ins, outs, _upper_bound(program, first))
+
+
+def _upper_bound(program: Any, symbol: str) -> int | None:
+    """The most rows that the export allows. Infinity is a symbol of its own there, hence the text."""
+    bound = next((str(r.upper) for s, r in program.range_constraints.items() if str(s) == symbol), "")
+    return int(bound) if bound.isdigit() else None
+
+
+def _found(name: str, value: Any, file: Path) -> Found:
+    if not isinstance(value, torch.Tensor):
+        raise BadModel(f"{file}: {name!r} is not a tensor but {type(value).__name__}: export a module that takes and "
+                       "gives tensors only")  # fmt: skip
+    shape: tuple[Dim, ...] = tuple(d if isinstance(d, int) else str(d) for d in value.shape)
+    return Found(name, _dtype_name(name, value.dtype, file), shape)
+
+
+# TorchScript ----------------------------------------------------------------------------------------------------------
+
+
+def load_script(file: Path) -> Any:
+    try:
+        return torch.jit.load(str(file), map_location="cpu").eval()
+    except Exception as e:  # torch raises whatever its deserializer met
+        raise BadModel(f"{file}: torch {torch.__version__} cannot load it as TorchScript: {_short(e)}") from e
+
+
+def scripted(file: Path, manifest: Manifest) -> Program:
+    if manifest.inputs is None:
+        raise BadModel(f"{file.name} is TorchScript, which does not say the shapes of its inputs: give them in "
+                       'model.toml, for example [[inputs]] name = "x", dtype = "float32", shape = ["rows", 3, 224, 224]; '
+                       "or use torch.export, model.pt2")  # fmt: skip
+    for i, spec in enumerate(manifest.inputs):
+        if spec.dtype not in DTYPES.values():
+            raise BadModel(f"model.toml: inputs[{i}].dtype: torch {torch.__version__} has no {spec.dtype} tensors")
+    forward = load_script(file).forward
+    inputs = _in_order(forward, manifest.inputs, file)
+    lead = (ROWS,) if manifest.rows_axis else ()
+    ins = tuple(Found(spec.name, spec.dtype, (*lead, *spec.dims)) for spec in inputs)
+    return Program("torchscript", forward, ins, _seen_outputs(forward, inputs, manifest, file))
+
+
+def _in_order(forward: Any, inputs: Sequence[TensorSpec], file: Path) -> Sequence[TensorSpec]:
+    """The manifest's inputs in the order of the arguments: by name when the names fit, else as they stand."""
+    arguments = forward.schema.arguments[1:]  # without self
+    names = [a.name for a in arguments]
+    by_name = {spec.name: spec for spec in inputs}
+    needed = [a.name for a in arguments if not a.has_default_value()]
+    if not len(needed) <= len(inputs) <= len(names):
+        raise BadModel(f"model.toml: [[inputs]] has {len(inputs)} entries, but {file.name} takes {', '.join(names)}")
+    if set(by_name) <= set(names):
+        return [by_name[name] for name in names[: len(inputs)] if name in by_name]
+    if set(by_name) & set(names):
+        stray = next(name for name in by_name if name not in names)
+        raise BadModel(f"model.toml: inputs: {stray!r} is no argument of {file.name}, which takes {', '.join(names)}")
+    return inputs
+
+
+def _seen_outputs(forward: Forward, inputs: Sequence[TensorSpec], manifest: Manifest, file: Path) -> tuple[Found, ...]:
+    """Names and dtypes of the outputs: those of the manifest, or what a run on zeros gives. Shapes are learnt later."""
+    if manifest.outputs is not None:
+        return tuple(Found(spec.name, spec.dtype, None) for spec in manifest.outputs)
+    names = sorted({d for spec in inputs for d in spec.dims if isinstance(d, str)})
+    arrays = trial_inputs(inputs, ROWS_TRIED[0] if manifest.rows_axis else None, sizes_tried(names, 0))
+    tensors = [_tensor(x, spec.dtype == "bfloat16") for x, spec in zip(arrays, inputs, strict=True)]
+    try:
+        with torch.inference_mode():
+            keys, values = _flat(forward(*tensors))
+    except Exception as e:  # whatever the program raises
+        shapes = ", ".join(str(list(t.shape)) for t in tensors)
+        raise BadModel(f"{file}: a trial run on zeros of shapes {shapes} failed: {_short(e)}; correct [[inputs]] "
+                       "or say [[outputs]] in model.toml") from e  # fmt: skip
+    named = zip(_output_names(keys, len(values), manifest), values, strict=True)
+    return tuple(Found(name, _dtype_name(name, value.dtype, file), None) for name, value in named)
+
+
+# Tensors and arrays ---------------------------------------------------------------------------------------------------
+
+
+def _tensor(array: Array, is_bits: bool) -> torch.Tensor:
+    if not array.flags.writeable:  # torch has no read-only tensors, and warns
+        array = array.copy()
+    tensor = torch.from_numpy(array.view(np.int16) if is_bits else array)
+    return tensor.view(torch.bfloat16) if is_bits else tensor
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    if tensor.dtype is torch.bfloat16:
+        bits: Array = tensor.view(torch.int16).numpy().view(np.uint16)
+        return bits
+    array: Array = tensor.detach().numpy()
+    return array
+
+
+def _flat(result: Any) -> tuple[list[str], list[torch.Tensor]]:
+    """What a module may return: one tensor, a tuple or list of them, or a dict of them, whose keys are the names."""
+    keys = [str(key) for key in result] if isinstance(result, dict) else []
+    values = list(result.values()) if isinstance(result, dict) else result
+    values = [values] if isinstance(values, torch.Tensor) else values
+    if not isinstance(values, list | tuple) or not all(isinstance(value, torch.Tensor) for value in values):
+        raise ModelFailed("the model must give a tensor, a tuple or list of tensors, or a dict of tensors")
+    return keys, list(values)
+
+
+def _output_names(keys: Sequence[str], count: int, manifest: Manifest) -> list[str]:
+    """A dict names its values. Otherwise the manifest's names go to the outputs in their order."""
+    if len(keys) == count:
+        return [str(key) for key in keys]
+    if manifest.outputs is not None and len(manifest.outputs) == count:
+        return [spec.name for spec in manifest.outputs]
+    return [f"output_{i}" for i in range(count)]
+
+
+def _dtype_name(name: str, dtype: torch.dtype, file: Path) -> str:
+    if dtype not in DTYPES:
+        raise BadModel(f"{file}: {name!r} has dtype {dtype}, which cannot travel: convert it inside the model")
+    return DTYPES[dtype]
+
+
+def _short(e: Exception) -> str:
+    """One line: TorchScript puts its own traceback first, everything else the C++ one last."""
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()] or [type(e).__name__]
+    text = lines[-1] if "TorchScript" in lines[0] else lines[0]
+    return text if len(text) <= MESSAGE_CHARS_MAX else text[:MESSAGE_CHARS_MAX] + "…"

@@ -1,0 +1,76 @@
+"""Loads a model as an engine does, runs its samples and prints what a user wants to know before serving it.
+
+Started by `evenkeel check` as `python -m serve.engine.check MODEL_DIR THREADS`. Exit code 0: it would serve.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from pathlib import Path
+
+from serve.batching.cost import best_rows
+from serve.engine import process, replica
+from serve.engine.replica import Replica
+from serve.errors import BadModel
+
+
+def main() -> int:
+    folder, threads = Path(sys.argv[1]), int(sys.argv[2])
+    before_mb = _resident_mb()
+    start_s = time.monotonic()
+    try:
+        loaded = replica.load(folder, threads)
+        print(f"model     {loaded.manifest.name} version {loaded.manifest.version}, backend {loaded.manifest.backend}")
+        for key, value in loaded.backend.describe().items():
+            print(f"          {key}: {value}")
+        print(f"loaded    in {time.monotonic() - start_s:.2f} s with {threads} threads")
+        print_signature(loaded)
+        run_samples(loaded)
+        if loaded.signature is not None:
+            print_costs(loaded)
+    except BadModel as e:
+        print(f"NOT OK    {e.message}", file=sys.stderr)
+        return 1
+    print(
+        f"memory    {_resident_mb():.0f} MB in this process, {_resident_mb() - before_mb:.0f} MB of it for this model and its framework"
+    )
+    print("OK        it would serve")
+    return 0
+
+
+def print_signature(loaded: Replica) -> None:
+    if loaded.signature is None:
+        print("inputs    whole request bodies, decoded by the handler")
+        return
+    axis = loaded.signature.rows_axis
+    for label, specs in (("inputs", loaded.signature.inputs), ("outputs", loaded.signature.outputs)):
+        for spec in specs:
+            print(f"{label:<9} {spec.describe(axis)}")
+    if not axis:
+        print("          the first axis is fixed: requests run one at a time, without batching")
+
+
+def run_samples(loaded: Replica) -> None:
+    if not loaded.manifest.samples:
+        print("samples   none in model.toml: add [[samples]] to warm up on real input and to check answers at every start")
+    for sample in loaded.manifest.samples:
+        answer = replica.run_sample(loaded, sample)
+        verdict = "matches" if sample.output else "ran"
+        print(f"sample    {sample.input.name} {verdict}: {answer[:100].strip()}")
+
+
+def print_costs(loaded: Replica) -> None:
+    for rows, seconds in replica.sweep(loaded):
+        print(f"cost      {rows:>5} rows  {seconds * 1e3:10.3f} ms  {rows / seconds:12.1f} rows/s", flush=True)
+    chosen = best_rows(loaded.cost.default, loaded.rows_max, loaded.manifest.slo_s or float("inf"))
+    print(f"policy    up to {chosen} rows in a batch: {process.why(loaded.cost.default, chosen)}")
+
+
+def _resident_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())

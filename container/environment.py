@@ -64,10 +64,10 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_QUEUE_MB", float, 1024.0, 1, 4096, "MiB of requests held, per HTTP worker; 429 beyond it"),
     Variable("EVENKEEL_DRAIN_S", float, 25.0, 0.1, 3600, "from SIGTERM to exit at most; the platform kills after 30"),
     Variable("EVENKEEL_QUIET_S", float, 0.5, 0, 60, "from SIGTERM on: serve on this long while /ping already says 503"),
-    Variable("EVENKEEL_RESTART_LIMIT", int, 5, 0, 1000, "restarts of one process within 10 minutes before the container gives up"),
+    Variable("EVENKEEL_RESTART_LIMIT", int, 5, 0, 1000, "restarts of one process in 10 minutes before giving up"),
     Variable("EVENKEEL_LOG", _flag_text, "auto", 0, 0, "json or text; auto: text on a terminal"),
     Variable("EVENKEEL_RUN_DIR", _text, "", 0, 0, "folder for sockets; empty: a new one under the temporary folder"),
-    Variable("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", _text, "", 0, 0, "reply type when the client does not say; empty: as the request"),
+    Variable("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", _text, "", 0, 0, "reply type unless the client says; empty: as asked"),
     Variable("SAGEMAKER_SAFE_PORT_RANGE", _text, "", 0, 0, "LOW-HIGH: every other port of ours must be inside"),
 )  # fmt: skip
 

@@ -26,8 +26,8 @@ def run(model_dir: Path, output: Path) -> int:
     """Write the tarball. Raises BadModel when the folder is no model or holds what SageMaker refuses."""
     found = manifest.load(model_dir)
     files = collect(model_dir, output)
-    record = {"name": found.name, "version": found.version, "backend": found.backend,
-              "files": {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}}  # fmt: skip
+    listed = {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
+    record = {"name": found.name, "version": found.version, "backend": found.backend, "files": listed}
     try:
         write(output, files, json.dumps(record, indent=2, sort_keys=True).encode() + b"\n")
     except OSError as e:
@@ -60,13 +60,16 @@ def write(output: Path, files: dict[str, Path], record: bytes) -> None:
     """First beside `output`, then renamed: a half-written archive never bears its name."""
     part = output.with_name(output.name + ".part")
     try:
-        with part.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
-            with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                for name, path in files.items():
-                    with path.open("rb") as data:
-                        archive.addfile(_entry(name, path.stat().st_size, path.stat().st_mode & 0o111), data)
-                    print(f"  {name}", file=sys.stderr)
-                archive.addfile(_entry(RECORD, len(record), 0), io.BytesIO(record))
+        with (
+            part.open("wb") as raw,
+            gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            for name, path in files.items():
+                with path.open("rb") as data:
+                    archive.addfile(_entry(name, path.stat().st_size, path.stat().st_mode & 0o111), data)
+                print(f"  {name}", file=sys.stderr)
+            archive.addfile(_entry(RECORD, len(record), 0), io.BytesIO(record))
         part.replace(output)
     finally:
         part.unlink(missing_ok=True)

@@ -100,7 +100,8 @@ def front(env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.
     argument = serve_settings.dump(FrontSettings(
         listen_fd=data.fileno(), status_fd=page.fd, fronts=the_plan.fronts, limits=env.limits(),
         engine_sockets=tuple(str(run_dir / f"engine-{i}.sock") for i in range(the_plan.engines)),
-        default_accept=env["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"] or None, drain_s=env["EVENKEEL_DRAIN_S"], log_text=text))  # fmt: skip
+        default_accept=env["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"] or None, drain_s=env["EVENKEEL_DRAIN_S"],
+        log_text=text))  # fmt: skip
     return Child("front", 0, lambda epoch: _module("serve.front.process", argument), (data.fileno(), page.fd))
 
 

@@ -57,7 +57,7 @@ def status(page: StatusPage, now_s: float) -> dict[str, Any]:
             "front": count[Main.RESTARTS_FRONT],
             "engine": count[Main.RESTARTS_ENGINE],
             "sidecar": count[Main.RESTARTS_SIDECAR],
-        },  # fmt: skip
+        },
         "replicas": [_replica(page, e) for e in engines(page)],
         "fronts": [_front(page, i) for i in range(count[Main.FRONTS])],
     }

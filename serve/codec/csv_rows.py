@@ -24,7 +24,7 @@ from serve.codec.fit import check_finite, finish, from_leaves, shown
 from serve.codec.json_document import BOM, dumps
 from serve.codec.plan import Plan, plan_of
 from serve.contract.signature import Signature, TensorSpec
-from serve.errors import BadRequest, BadShape, UnsupportedMedia
+from serve.errors import BadRequest, BadShape, ModelFailed, UnsupportedMedia
 
 PIECE_BYTES = 64 << 10  # lines that are Python numbers at one time
 PLAIN_BYTES = b"0123456789+-.eE, \r\n"
@@ -34,6 +34,7 @@ NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
 ODD_NUMBERS = {"nan": math.nan, "": math.nan, "inf": math.inf, "+inf": math.inf, "-inf": -math.inf,
                "infinity": math.inf, "-infinity": -math.inf}  # fmt: skip
+NEEDS_QUOTES = re.compile(r'[",\r\n]')
 BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -63,7 +64,7 @@ class CsvRows:
         texts = [None if table.dtype == object else dumps(table) for table in tables]
         # Strings may need quotes, and orjson has no word for NaN: it writes null, and nothing else has an "n".
         if any(text is None or text.find(b"n") >= 0 for text in texts):
-            return _by_writer(tables)
+            return _with_quotes(tables)
         lines = [text[2:-2].split(b"],[") for text in texts if text is not None]
         joined = lines[0] if len(lines) == 1 else [b",".join(filter(None, parts)) for parts in zip(*lines, strict=True)]
         return b"\n".join(joined) + b"\n"
@@ -212,17 +213,25 @@ def _value(cell: str, spec: TensorSpec, line: int, column: int) -> Any:
     return value
 
 
-def _by_writer(tables: Sequence[Array]) -> bytes:
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
+def _with_quotes(tables: Sequence[Array]) -> bytes:
+    lines = []
     for parts in zip(*tables, strict=True):
-        writer.writerow([cell for part in parts for cell in _cells(part)])
-    return file.getvalue().encode()
+        cells = [cell for part in parts for cell in _cells(part)]
+        lines.append((",".join(cells) if cells != [""] else '""') + "\n")  # a line with nothing on it would be no row
+    try:
+        return "".join(lines).encode()
+    except UnicodeEncodeError as e:
+        raise ModelFailed(f"an output cannot be written as text: {e}") from e
+
+
+def _quoted(text: str) -> str:
+    """csv.writer would leave a lone carriage return bare, and its own reader then sees the end of a line."""
+    return '"' + text.replace('"', '""') + '"' if NEEDS_QUOTES.search(text) else text
 
 
 def _cells(values: Array) -> list[str]:
     """Shortest text that reads back as the same value; nan and inf by these names."""
     if values.dtype == object:
-        return [str(value) for value in values]
+        return [_quoted(str(value)) for value in values]
     texts = orjson.loads(b'["' + dumps(values)[1:-1].replace(b",", b'","') + b'"]') if values.size else []
     return [str(float(v)) if text == "null" else text for text, v in zip(texts, values, strict=True)]

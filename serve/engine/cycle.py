@@ -100,6 +100,7 @@ class Cycle:
         self.closing = False
         self._listener = listener
         listener.setblocking(False)
+        self._listener_fd = listener.fileno()
         self._peers: dict[int, Peer] = {}  # by file descriptor
         self._peer_count = 0
         self._pending = Pending()
@@ -153,18 +154,18 @@ class Cycle:
     def take(self, wait_s: float) -> None:
         """Everything that has arrived: new fronts, requests, cancellations. Sleeps up to `wait_s` for the first."""
         writers = [fd for fd, p in self._peers.items() if p.channel.unsent]
-        ready, writable, _ = select.select([self._listener, *self._peers], writers, [], wait_s)
+        ready, writable, _ = select.select([self._listener_fd, *self._peers], writers, [], wait_s)
         for fd in writable:
             self._peers[fd].channel.flush()
-        for source in ready:
-            if source is self._listener:
+        for fd in ready:
+            if fd == self._listener_fd:
                 self._accept()
                 continue
-            peer = self._peers[source]
+            peer = self._peers[fd]
             try:
                 records = peer.channel.receive()
             except ChannelClosed:
-                self._forget(source)
+                self._forget(fd)
                 continue
             if records:
                 self._handle(peer, records)

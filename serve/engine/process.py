@@ -42,7 +42,7 @@ def main() -> None:
     settings = parse(EngineSettings, sys.argv[1])
     die_with_parent(os.getppid())
     setup(f"engine-{settings.place}", text=settings.log_text, fd=os.dup(1))
-    sys.stdout, sys.stderr = LogStream("stdout"), LogStream("stderr")  # type: ignore[assignment]
+    sys.stdout, sys.stderr = LogStream("stdout"), LogStream("stderr")
     page = StatusPage(settings.status_fd)
     life = Life(page.engine(settings.place))
     try:

@@ -233,5 +233,5 @@ def example_row(replica: Replica) -> list[Array]:
 def _ones(spec: TensorSpec, rows_axis: bool) -> Array:
     shape = [d if isinstance(d, int) else FREE_DIM_GUESS for d in spec.dims]
     dtype = numpy_dtype(spec.dtype)
-    full = np.full([1, *shape] if rows_axis else shape, "a" if dtype == object else 1, dtype)
+    full = np.full([1, *shape] if rows_axis else shape, "a" if dtype.hasobject else 1, dtype)
     return full

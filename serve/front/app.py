@@ -24,8 +24,8 @@ def build() -> FastAPI:
     async def refuse(request: Request, e: HTTPException) -> JSONResponse:
         path = request.url.path
         if e.status_code == 404 and path in ALLOWED:
-            return _error(MethodNotAllowed.status, MethodNotAllowed.code,
-                          f"{request.method} is not possible on {path}: use {ALLOWED[path]}", {"Allow": ALLOWED[path]})  # fmt: skip
+            message = f"{request.method} is not possible on {path}: use {ALLOWED[path]}"
+            return _error(MethodNotAllowed.status, MethodNotAllowed.code, message, {"Allow": ALLOWED[path]})
         if e.status_code == 404:
             return _error(404, NotFound.code, f"no such path: {path}; there are {', '.join(ALLOWED)}")
         return _error(e.status_code, "http_error", str(e.detail))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
+from serve.codec import Form
 from serve.contract.logline import log
 from serve.contract.status import Block, Engine, Front, StatusPage, bucket
 from serve.errors import (
@@ -64,6 +65,13 @@ class Invocation:
         "attempts", "body", "caller", "complete", "deadline_s", "form", "head", "id", "keep_alive", "link", "model",
         "refused", "response_complete", "rows", "slot", "started_s", "turn", "used",
     )  # fmt: skip
+
+    id: int
+    model: Model
+    rows: int
+    form: Form
+    used: int  # bytes of input in the slot
+    deadline_s: float
 
     def __init__(self, caller: Caller, head: Head) -> None:
         self.caller: Caller | None = caller  # None once answered or left: nobody waits any more

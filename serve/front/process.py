@@ -33,7 +33,7 @@ STUCK_S = 30  # a worker whose event loop stands still this long is replaced by 
 BACKLOG = 2048  # connections the kernel accepts for us: SageMaker gives a connect 250 ms
 
 
-class Application(BaseApplication):
+class Application(BaseApplication):  # type: ignore[misc]
     """gunicorn's settings, from ours."""
 
     def __init__(self, settings: FrontSettings) -> None:

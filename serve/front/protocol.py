@@ -33,6 +33,7 @@ LINGER_S = 2.0  # after a refusal in the middle of a body: time for the client t
 ROUTES = {b"/invocations": Route.INVOKE, b"/ping": Route.PING}
 METHODS = {Route.INVOKE: (b"POST",), Route.PING: (b"GET", b"POST", b"HEAD")}
 PING_OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+PING_OK_LAST = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _monotonic = time.monotonic
 
@@ -172,10 +173,12 @@ class FrontProtocol(HttpToolsProtocol):
         hot.body += body
         self.desk.receiving_bytes += len(body)
         if len(hot.body) > self.desk.limits.body_bytes_max:
-            limit = self.desk.limits.body_bytes_max
-            self._refuse_body(hot, BodyTooLarge(f"the body is over the limit of {limit} bytes (EVENKEEL_MAX_BODY_MB)"))
+            self._refuse_body(hot, self._too_large())
         elif self.desk.receiving_bytes > self.desk.limits.queue_bytes_max:
             self._refuse_body(hot, NotReady("too many large requests are being received at once", retry_after_s=1))
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body is over the limit of {self.desk.limits.body_bytes_max} bytes (EVENKEEL_MAX_BODY_MB)")
 
     def on_message_complete(self) -> None:
         self._receiving = False
@@ -262,9 +265,7 @@ class FrontProtocol(HttpToolsProtocol):
         invocation.started_s = _monotonic()
         verdict = self.desk.page.verdict()
         if verdict.ready:
-            self.transport.write(
-                PING_OK if invocation.keep_alive else PING_OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
-            )
+            self.transport.write(PING_OK if invocation.keep_alive else PING_OK_LAST)
         else:
             error = NotReady(f"waiting until {CLEARS[verdict.reason]}" if CLEARS[verdict.reason] else verdict.reason.code)
             error.code = verdict.reason.code

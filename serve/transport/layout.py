@@ -70,7 +70,7 @@ class Layout:
             self._table.pack_into(memory, offset, *table)
             at += aligned(self._table.size)
         for array in arrays:
-            raw = _string_bytes(array) if array.dtype == object else array.reshape(-1).view(np.uint8).data
+            raw = _string_bytes(array) if array.dtype.hasobject else array.reshape(-1).view(np.uint8).data
             memory[at : at + len(raw)] = raw
             at += aligned(len(raw))
         return at - offset
@@ -90,7 +90,7 @@ class Layout:
         arrays = []
         for (dims, size), dtype in zip(sizes, self.dtypes, strict=True):
             shape = self._shape(rows, dims)
-            if dtype == object:
+            if dtype.hasobject:
                 arrays.append(_strings(memory[at : at + size], shape))
             else:
                 arrays.append(np.frombuffer(memory, dtype, math.prod(shape), at).reshape(shape))
@@ -117,7 +117,7 @@ class Layout:
 
 
 def _array_bytes(array: Array) -> int:
-    if array.dtype != object:
+    if not array.dtype.hasobject:
         return array.nbytes
     return 4 * array.size + sum(len(s.encode()) for s in array.ravel().tolist())
 

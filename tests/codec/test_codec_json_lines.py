@@ -32,7 +32,10 @@ def test_a_line_is_a_row(name: str, body: bytes) -> None:
 def test_scalars_and_named_records_are_lines_too() -> None:
     assert values(decode(NAMES[0], b"1\n2\n", model(x("int64")))) == [1, 2]
     two = model(TensorSpec("a", "int8", ()), TensorSpec("b", "string", ()))
-    assert [a.tolist() for a in decode(NAMES[0], b'{"a":1,"b":"p"}\n{"b":"q","a":2}', two).arrays] == [[1, 2], ["p", "q"]]
+    assert [a.tolist() for a in decode(NAMES[0], b'{"a":1,"b":"p"}\n{"b":"q","a":2}', two).arrays] == [
+        [1, 2],
+        ["p", "q"],
+    ]
 
 
 def test_a_model_without_rows_takes_one_line() -> None:
@@ -47,7 +50,7 @@ def test_a_model_without_rows_takes_one_line() -> None:
     "body, words",
     [
         (b"", "empty"),
-        (b"\n", "empty"),
+        (b"\n", "line 1 is blank"),
         (b"[1,2,3]\n\n[4,5,6]", "line 2 is blank"),
         (b"[1,2,3]\n[4,5", "line 2 is not valid JSON"),
         (b"[1,2,3]\n[1,2,NaN]", "line 2 is not valid JSON"),

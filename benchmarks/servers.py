@@ -126,6 +126,7 @@ def peer_environment(job: Job) -> dict[str, str]:
         "BENCH_MODEL_DIR": str(job.folder),
         "BENCH_PORT": str(job.port),
         "BENCH_SCRATCH": str(job.scratch),
+        "TMPDIR": str(job.scratch),  # what a peer leaves there goes with it
         "BENCH_THREADS": "2" if heavy and not job.pinned else "1",
         "BENCH_ROWS_MAX": "8" if heavy else "64",
         "BENCH_WAIT_MS": "5" if heavy else "1",

@@ -14,14 +14,20 @@ from typing import Any
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One request in the engine. `placed` rows of it are in batches already; the rest waits."""
+    """One request in the engine. `placed` rows of it are in batches already; the rest waits.
+
+    `peer`, `offset`, `capacity` and `used` say where it came from and goes back to; they mean nothing here.
+    """
 
     id: int
     rows: int
     key: Hashable
     deadline_s: float
     arrived_s: float
-    origin: Any  # opaque here: where the item came from and goes back to
+    peer: Any = None
+    offset: int = 0
+    capacity: int = 0
+    used: int = 0
     placed: int = 0
     gone: bool = False  # cancelled, expired or failed: skipped when its turn comes
 
@@ -32,20 +38,20 @@ class Pending:
 
     rows: int = 0
     _queues: dict[Hashable, deque[Item]] = field(default_factory=dict)
-    _by_id: dict[tuple[int, int], Item] = field(default_factory=dict)
+    _by_id: dict[int, Item] = field(default_factory=dict)
 
-    def add(self, item: Item, owner: int) -> None:
-        """`owner` and the item's id together are unique: two fronts may choose the same id."""
+    def add(self, item: Item) -> None:
+        """Ids are unique among all fronts: each counts on from a start of its own."""
         queue = self._queues.get(item.key)
         if queue is None:
             queue = self._queues[item.key] = deque()
         queue.append(item)
-        self._by_id[owner, item.id] = item
+        self._by_id[item.id] = item
         self.rows += item.rows
 
-    def drop(self, owner: int, id: int) -> Item | None:
+    def drop(self, id: int) -> Item | None:
         """Take an item out because its caller has left. None when it is not here: unknown, or wholly placed."""
-        item = self._by_id.pop((owner, id), None)
+        item = self._by_id.pop(id, None)
         if item is None:
             return None
         self._forget(item)
@@ -55,13 +61,13 @@ class Pending:
         self.rows -= item.rows - item.placed
         item.gone = True
 
-    def fail(self, owner: int, item: Item) -> None:
+    def fail(self, item: Item) -> None:
         """The item failed in a batch: its waiting rows must not run."""
-        if not item.gone and self._by_id.pop((owner, item.id), None) is item:
+        if not item.gone and self._by_id.pop(item.id, None) is item:
             self._forget(item)
 
-    def placed_all(self, owner: int, item: Item) -> None:
-        self._by_id.pop((owner, item.id), None)
+    def placed_all(self, item: Item) -> None:
+        self._by_id.pop(item.id, None)
 
     def queues(self) -> Iterator[tuple[Hashable, deque[Item]]]:
         """Every key that has waiting items, heads valid: what has gone is swept from the front."""

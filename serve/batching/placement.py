@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from serve.batching.pending import Item
 
 BUCKET_MIN = 8  # below this size each length is a bucket of its own: padding would be mostly waste
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Rows `start` to `start + count` of a request, at the same place in the batch as in the list of segments."""
+class Segment(NamedTuple):
+    """Rows `start` to `start + rows` of a request, at the same place in the batch as in the list of segments."""
 
     item: Item
     start: int
-    count: int
+    rows: int
 
 
 def place(queue: deque[Item], rows: int, now_s: float) -> list[Segment]:

@@ -7,6 +7,8 @@ numbers. Values that were written as infinite stay infinite; whether a model wan
 
 from __future__ import annotations
 
+import struct
+import sys
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from serve.codec.codec import Array, Decoded, Form
-from serve.codec.plan import STORED, Plan
+from serve.codec.plan import PACK_CODES, STORED, Plan
 from serve.contract.signature import TensorSpec
 from serve.errors import BadRequest, BadShape, OutputNotFinite
 
@@ -124,10 +126,15 @@ def _strings(array: Array, spec: TensorSpec) -> Array:
     if array.dtype.kind not in "US":
         raise BadShape(f"input {spec.name!r} is string, which {array.dtype} does not convert to")
     try:
-        flat = array.reshape(-1).tolist()
         if array.dtype.kind == "S":
-            flat = [item.decode() for item in flat]
+            flat = [item.decode() for item in array.reshape(-1).tolist()]
         else:
+            codes = (
+                np.ascontiguousarray(array).reshape(-1).view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+            )
+            if codes.size and int(codes.max()) > sys.maxunicode:  # numpy would fail with an error of the interpreter
+                raise ValueError("a code point is out of range")
+            flat = array.reshape(-1).tolist()
             "".join(flat).encode()  # a lone surrogate is no text, and no reply could carry it back
     except ValueError as e:
         raise BadRequest(f"input {spec.name!r}: not valid Unicode text: {e}") from e
@@ -155,15 +162,25 @@ def from_leaves(leaves: list[Any], shape: tuple[int, ...], spec: TensorSpec, row
     if spec.dtype == "bool":
         leaves = [leaf if leaf in (0, 1) else 2 for leaf in leaves]  # so that any size of int fits the array below
         return convert(np.array(leaves, dtype=np.int64).reshape(shape), spec, rows_axis)
+    if spec.dtype == "bfloat16":
+        return convert(np.array(leaves, dtype=np.float64).reshape(shape), spec, rows_axis)
     try:
-        if float in allowed:
-            return convert(np.array(leaves, dtype=np.float64).reshape(shape), spec, rows_axis)
-        return np.array(leaves, dtype=STORED[spec.dtype]).reshape(shape)
-    except OverflowError as e:
-        info = np.iinfo(STORED[spec.dtype])
-        at = next(i for i, leaf in enumerate(leaves) if not info.min <= leaf <= info.max)
-        where = locate(spec, at, shape, rows_axis)
-        raise BadShape(f"{where}: {leaves[at]} is out of the range of {spec.dtype}, {info.min} to {info.max}") from e
+        packed = struct.pack(f"<{len(leaves)}{PACK_CODES[spec.dtype]}", *leaves)
+    except (struct.error, OverflowError) as e:
+        info = np.finfo(STORED[spec.dtype]) if float in allowed else np.iinfo(STORED[spec.dtype])
+        # The last half step above the largest float still rounds down, hence the packer decides and not a comparison.
+        at = next(i for i, leaf in enumerate(leaves) if not _fits(leaf, spec))
+        where, edges = locate(spec, at, shape, rows_axis), f"{info.min} to {info.max}"
+        raise BadShape(f"{where}: {leaves[at]} is out of the range of {spec.dtype}, {edges}") from e
+    return np.frombuffer(packed, STORED[spec.dtype]).reshape(shape)
+
+
+def _fits(leaf: Any, spec: TensorSpec) -> bool:
+    try:
+        struct.pack(f"<{PACK_CODES[spec.dtype]}", leaf)
+    except (struct.error, OverflowError):
+        return False
+    return True
 
 
 _FLOATS: frozenset[type] = frozenset({int, float})

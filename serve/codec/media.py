@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-# One part of a header up to the next `separator`: quoted strings may hold separators, and \ escapes inside them.
-_PART = {mark: re.compile(rf'((?:"(?:[^"\\]|\\.)*"|[^{mark}"]|")*){mark}?') for mark in ",;"}
+# Quoted strings may hold separators, and a backslash escapes inside them. An open quote runs to the end, so that every
+# alternative succeeds where it starts and hostile quotes cost no more than their length.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[^",;]++|.', re.DOTALL)
 HEADERS_REMEMBERED = 256
 
 
@@ -55,4 +56,10 @@ def _quality(text: str) -> float:
 def split(value: str, mark: str) -> list[str]:
     if '"' not in value:
         return value.split(mark) if value else []
-    return [part for part in (m[1] for m in _PART[mark].finditer(value)) if part.strip()]
+    parts: list[list[str]] = [[]]
+    for token in _TOKEN.findall(value):
+        if token == mark:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return ["".join(part) for part in parts]

@@ -33,7 +33,9 @@ class Plan:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     single: TensorSpec | None  # the input, when there is only one
-    view_dtype: np.dtype[Any] | None  # of the single input, when an array of that dtype needs no further look
+    # Of the single input, when an array of that dtype needs no further look; else object, which is never read. (It must
+    # not be None: to numpy, float64 == None.)
+    view_dtype: np.dtype[Any]
     single_dims: tuple[int | str, ...]
     input_names: frozenset[str]
     output_names: tuple[str, ...]
@@ -69,7 +71,7 @@ def _make(signature: Signature) -> Plan:
             row_dtype = np.dtype((STORED[single.dtype], single.dims))
     return Plan(
         signature=signature, inputs=inputs, outputs=outputs, single=single,
-        view_dtype=STORED[single.dtype] if single is not None and single.dtype in PACK_CODES else None,
+        view_dtype=STORED[single.dtype] if single is not None and single.dtype in PACK_CODES else STORED["string"],
         single_dims=() if single is None else single.dims,
         input_names=frozenset(spec.name for spec in inputs), output_names=tuple(spec.name for spec in outputs),
         shared_free=len(free) != len(set(free)), pack_row=pack_row, row_dtype=row_dtype,

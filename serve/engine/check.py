@@ -33,9 +33,7 @@ def main() -> int:
     except BadModel as e:
         print(f"NOT OK    {e.message}", file=sys.stderr)
         return 1
-    print(
-        f"memory    {_resident_mb():.0f} MB in this process, {_resident_mb() - before_mb:.0f} MB of it for the model"
-    )
+    print(f"memory    {_resident_mb():.0f} MB in this process, {_resident_mb() - before_mb:.0f} MB of it for the model")
     print("OK        it would serve")
     return 0
 

@@ -27,7 +27,7 @@ from serve.contract.logline import log
 from serve.contract.status import Block, Engine, bucket
 from serve.engine.backends.base import RawReply, RawRequest
 from serve.engine.replica import Replica
-from serve.engine.tensors import Array, SharedRows, all_finite, contiguous
+from serve.engine.tensors import Array, SharedRows, all_finite, contiguous, single_rows
 from serve.errors import NUMBER, Cancelled, DeadlineExceeded, EvenkeelError, ModelFailed, NotFinite
 from serve.transport import descriptor
 from serve.transport.arena import Arena, spill
@@ -44,6 +44,7 @@ MESSAGE_BYTES_MAX = 1000  # of a fault's message: fits the smallest slot
 
 _QUEUE_ROWS, _BATCHES, _ROWS = int(Engine.QUEUE_ROWS), int(Engine.BATCHES), int(Engine.ROWS)
 _BEAT, _STARTED, _PREDICTED = int(Engine.BEAT_S), int(Engine.RUN_STARTED_S), int(Engine.RUN_PREDICTED_S)
+_ANSWER = int(descriptor.ANSWER)
 _DEADLINE, _ROW_COST = int(Engine.RUN_DEADLINE_S), int(Engine.ROW_COST_S)
 _BATCH_ROWS, _RUN_TIME, _QUEUE_TIME = int(Engine.BATCH_ROWS), int(Engine.RUN_TIME), int(Engine.QUEUE_TIME)
 
@@ -51,25 +52,13 @@ _BATCH_ROWS, _RUN_TIME, _QUEUE_TIME = int(Engine.BATCH_ROWS), int(Engine.RUN_TIM
 class Peer:
     """One connected front: its channel, its arena once HELLO has come, and the replies waiting to go out."""
 
-    __slots__ = ("channel", "memory", "number", "outbox", "rows")
+    __slots__ = ("channel", "memory", "outbox", "rows")
 
-    def __init__(self, sock: socket.socket, number: int) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self.channel = Channel(sock)
-        self.number = number  # tells equal request ids of different fronts apart
         self.memory: memoryview = memoryview(b"")
         self.rows = SharedRows(self.memory)
         self.outbox = bytearray()
-
-
-@dataclass(slots=True)
-class Origin:
-    """Where an item lies: a slot in the arena of a front."""
-
-    peer: Peer
-    offset: int
-    capacity: int
-    used: int
-    submitted_s: float
 
 
 @dataclass(slots=True)
@@ -102,9 +91,9 @@ class Cycle:
         listener.setblocking(False)
         self._listener_fd = listener.fileno()
         self._peers: dict[int, Peer] = {}  # by file descriptor
-        self._peer_count = 0
         self._pending = Pending()
         self._arrivals = Arrivals()
+        self._one_shape = replica.inputs is None or replica.inputs.fixed  # then every request has the same key
         self._policy = Policy(replica.rows_max, replica.manifest.slo_s)
         self._parts: dict[Item, list[tuple[int, list[Array]]]] = {}
         self._expired_at_s = 0.0
@@ -147,7 +136,7 @@ class Cycle:
         self._held_since_s = 0.0
         segments = place(queue, step.rows, now_s)
         if segments:
-            self._pending.rows -= sum(s.count for s in segments)
+            self._pending.rows -= sum(s.rows for s in segments)
             self.run(segments, key)
         return 0.0
 
@@ -172,32 +161,30 @@ class Cycle:
 
     def _handle(self, peer: Peer, records: bytes) -> None:
         now_s, before = self._clock(), self._pending.rows
-        for fields in REQUEST.iter_unpack(records):
-            kind = fields[0]
+        fixed, pending = self._one_shape, self._pending
+        for kind, flags, _, rows, id, offset, capacity, used, _, deadline_s, _ in REQUEST.iter_unpack(records):
             if kind == descriptor.SUBMIT:
-                self._queue(peer, fields, now_s)
+                key = () if fixed else self._key(peer, offset)
+                pending.add(Item(id, rows, key, deadline_s, now_s, peer, offset, capacity, used))
             elif kind == descriptor.CANCEL:
-                item = self._pending.drop(peer.number, fields[4])
+                item = pending.drop(id)
                 if item is not None:
                     self._fault(item, Cancelled("the caller has left"))
             elif kind == descriptor.HELLO:
-                self._greet(peer, fields)
+                self._greet(peer, flags, capacity)
         self._arrivals.note(self._pending.rows - before, self._pending.rows, now_s)
         self.block.count[_QUEUE_ROWS] = self._pending.rows
 
-    def _queue(self, peer: Peer, fields: tuple[Any, ...], now_s: float) -> None:
-        origin = Origin(peer, fields[5], fields[6], fields[7], fields[10])
+    def _key(self, peer: Peer, offset: int) -> Hashable:
         gather, layout = self.replica.gather, self.replica.inputs
-        key: Hashable = ()
-        if gather is not None and layout is not None and not layout.fixed:
-            key = gather.key(layout.row_dims(peer.memory, origin.offset))
-        self._pending.add(Item(fields[4], fields[3], key, fields[9], now_s, origin), peer.number)
+        assert gather is not None and layout is not None, "only tensor replicas have several shapes"
+        return gather.key(layout.row_dims(peer.memory, offset))
 
     # ---- one batch -----------------------------------------------------------------------------------------------
 
     def run(self, segments: list[Segment], key: Hashable) -> None:
         """Run a batch and answer whoever is complete. A failing batch is halved until the bad request stands alone."""
-        rows = sum(s.count for s in segments)
+        rows = sum(s.rows for s in segments)
         started_s = self._stamp_start(segments, key, rows)
         try:
             if self.replica.signature is None:
@@ -215,7 +202,7 @@ class Cycle:
             self.run(segments[middle:], key)
         else:
             item = segments[0].item
-            self._pending.fail(item.origin.peer.number, item)
+            self._pending.fail(item)
             self._fault(item, failed)
 
     def _stamp_start(self, segments: Sequence[Segment], key: Hashable, rows: int) -> float:
@@ -231,7 +218,8 @@ class Cycle:
         """Gather, run, check, scatter. Returns what went wrong with the batch as a whole."""
         replica = self.replica
         assert replica.gather is not None and replica.signature is not None, "tensor replicas have both"
-        batch = replica.gather.batch(segments, key)
+        singles = single_rows(segments)
+        batch = replica.gather.batch(segments, key, singles)
         bad = replica.gather.not_finite(batch)
         if bad is not None:
             name = replica.signature.inputs[bad].name
@@ -249,7 +237,8 @@ class Cycle:
         if wrong:
             return ModelFailed(wrong)
         checked = [contiguous(a, s) for a, s in zip(outputs, replica.signature.outputs, strict=True)]
-        self._scatter(segments, checked, key, started_s, run_s, rows)
+        if not self._scatter_singles(segments, checked, singles, started_s, run_s):
+            self._scatter(segments, checked, key, started_s, run_s, rows)
         self._learn(key, rows, run_s, self._clock() - started_s)
         return None
 
@@ -266,26 +255,37 @@ class Cycle:
                 return f"output {spec.name!r} has shape {array.shape} for {rows} rows, expected {spec.describe(bool(skip))}"
         return None
 
+    def _scatter_singles(
+        self, segments: list[Segment], outputs: list[Array], singles: list[int] | None, started_s: float, run_s: float
+    ) -> bool:
+        """The common batch: one copy for all outputs, and as little as possible for each request."""
+        replica, layout = self.replica, self.replica.outputs
+        assert replica.scatter is not None and layout is not None and replica.signature is not None, "as above"
+        if not replica.scatter.vectorised(segments, outputs, singles):
+            return False
+        flags = FINITE if all_finite(replica.signature, outputs) else 0
+        first, rows, size, epoch = segments[0].item, len(segments), layout.single_bytes, self.epoch
+        shift, finished, pack = aligned(first.used), self._pending.placed_all, REPLY.pack
+        replies = []
+        for item, _, _ in segments:
+            finished(item)
+            queue_s = started_s - item.arrived_s
+            replies.append(pack(_ANSWER, flags, 0, 1, item.id, item.offset + shift, size, epoch, queue_s, run_s, rows))
+        first.peer.outbox += b"".join(replies)
+        self.block.count[_QUEUE_TIME + bucket((started_s - first.arrived_s) * 1e6)] += rows
+        return True
+
     def _scatter(
         self, segments: list[Segment], outputs: list[Array], key: Any, started_s: float, run_s: float, rows: int
     ) -> None:
-        replica, layout = self.replica, self.replica.outputs
-        assert replica.scatter is not None and layout is not None and replica.signature is not None, "as above"
-        flags = FINITE if all_finite(replica.signature, outputs) else 0
-        if replica.scatter.vectorised(segments, outputs):
-            size = layout.single_bytes
-            for s in segments:
-                item, origin = s.item, s.item.origin
-                self._pending.placed_all(origin.peer.number, item)
-                origin.peer.outbox += REPLY.pack(
-                    descriptor.ANSWER, flags, 0, 1, item.id, origin.offset + aligned(origin.used), size, self.epoch,
-                    started_s - item.arrived_s, run_s, rows)  # fmt: skip
-            self.block.count[_QUEUE_TIME + bucket((started_s - segments[0].item.arrived_s) * 1e6)] += len(segments)
-            return
+        """Any batch: each request's share of the outputs, cropped, and answered when its last part is done."""
+        signature = self.replica.signature
+        assert signature is not None, "tensor replicas have one"
+        flags = FINITE if all_finite(signature, outputs) else 0
         at = 0
         for s in segments:
-            mine = [a[at : at + s.count] for a in outputs] if replica.signature.rows_axis else outputs
-            at += s.count
+            mine = [a[at : at + s.rows] for a in outputs] if signature.rows_axis else outputs
+            at += s.rows
             whole = self._join(s, mine)
             if whole is not None:
                 self._answer(s.item, self._cropped(s.item, whole, key), flags, started_s, run_s, rows)
@@ -296,7 +296,7 @@ class Cycle:
         if item.gone:
             self._parts.pop(item, None)
             return None
-        if segment.count == item.rows:
+        if segment.rows == item.rows:
             return outputs
         parts = self._parts.setdefault(item, [])
         parts.append((segment.start, [a.copy() for a in outputs]))
@@ -311,15 +311,15 @@ class Cycle:
         assert layout is not None and scatter is not None, "tensor replicas have both"
         if layout.fixed:
             return outputs
-        return scatter.crop(outputs, layout.row_dims(item.origin.peer.memory, item.origin.offset), key)
+        return scatter.crop(outputs, layout.row_dims(item.peer.memory, item.offset), key)
 
     def _answer(self, item: Item, outputs: list[Array], flags: int, started_s: float, run_s: float, rows: int) -> None:
-        layout, origin = self.replica.outputs, item.origin
+        layout = self.replica.outputs
         assert layout is not None, "tensor replicas have one"
         size = layout.bytes_of(outputs, item.rows)
-        at = origin.offset + aligned(origin.used)
-        if at + size <= origin.offset + origin.capacity:
-            used = layout.pack(outputs, origin.peer.memory, at)
+        at = item.offset + aligned(item.used)
+        if at + size <= item.offset + item.capacity:
+            used = layout.pack(outputs, item.peer.memory, at)
             self._reply(item, flags, at, used, started_s, run_s, rows)
         else:
             room = memoryview(bytearray(size))
@@ -328,7 +328,7 @@ class Cycle:
 
     def _run_raw(self, segments: list[Segment], started_s: float) -> None:
         """Whole bodies through the user's handler. Each request has a result of its own."""
-        requests = [_raw_request(s.item.origin) for s in segments]
+        requests = [_raw_request(s.item) for s in segments]
         results = self.replica.backend.handle(requests)
         run_s = self._clock() - started_s
         self._learn((), len(segments), run_s, run_s)
@@ -340,16 +340,15 @@ class Cycle:
             if isinstance(known, ModelFailed):
                 trace = "".join(traceback.format_exception(known.__cause__ or result, limit=-8))
                 log("handler_error", known.message, request_id=request.request_id, traceback=trace)
-            self._pending.fail(s.item.origin.peer.number, s.item)
+            self._pending.fail(s.item)
             self._fault(s.item, known)
 
     def _answer_raw(self, item: Item, reply: RawReply, started_s: float, run_s: float, rows: int) -> None:
         meta = json.dumps({"content_type": reply.content_type, "custom_attributes": reply.custom_attributes}).encode()
         data = len(meta).to_bytes(4, "little") + meta + reply.body
-        origin = item.origin
-        at = origin.offset + aligned(origin.used)
-        if at + len(data) <= origin.offset + origin.capacity:
-            origin.peer.memory[at : at + len(data)] = data
+        at = item.offset + aligned(item.used)
+        if at + len(data) <= item.offset + item.capacity:
+            item.peer.memory[at : at + len(data)] = data
             self._reply(item, 0, at, len(data), started_s, run_s, rows)
         else:
             self._reply_spilled(item, 0, memoryview(data), started_s, run_s, rows)
@@ -357,16 +356,16 @@ class Cycle:
     # ---- replies -------------------------------------------------------------------------------------------------
 
     def _reply(self, item: Item, flags: int, at: int, size: int, started_s: float, run_s: float, rows: int) -> None:
-        peer = item.origin.peer
-        self._pending.placed_all(peer.number, item)
+        peer = item.peer
+        self._pending.placed_all(item)
         queue_s = started_s - item.arrived_s
         self.block.count[_QUEUE_TIME + bucket(queue_s * 1e6)] += 1
         peer.outbox += REPLY.pack(descriptor.ANSWER, flags, 0, item.rows, item.id, at, size, self.epoch, queue_s, run_s, rows)
 
     def _reply_spilled(self, item: Item, flags: int, data: memoryview, started_s: float, run_s: float, rows: int) -> None:
         """An answer larger than its slot goes in a file of its own, passed along with the record."""
-        peer = item.origin.peer
-        self._pending.placed_all(peer.number, item)
+        peer = item.peer
+        self._pending.placed_all(item)
         record = REPLY.pack(
             descriptor.ANSWER, flags | OVERFLOW, 0, item.rows, item.id, 0, len(data), self.epoch,
             started_s - item.arrived_s, run_s, rows)  # fmt: skip
@@ -382,15 +381,12 @@ class Cycle:
     def _fault(self, item: Item, error: EvenkeelError) -> None:
         """Give the slot back with an error in it."""
         self._parts.pop(item, None)
-        origin = item.origin
         message = error.message.encode("utf-8", "replace")[:MESSAGE_BYTES_MAX]
-        at = origin.offset
-        origin.peer.memory[at : at + len(message)] = message
+        at = item.offset
+        item.peer.memory[at : at + len(message)] = message
         family = NUMBER.get(type(error), NUMBER[ModelFailed])
         self.block.count[Engine.ERRORS + family] += 1
-        origin.peer.outbox += REPLY.pack(
-            descriptor.FAULT, 0, family, item.rows, item.id, at, len(message), self.epoch, 0.0, 0.0, 0
-        )
+        item.peer.outbox += REPLY.pack(descriptor.FAULT, 0, family, item.rows, item.id, at, len(message), self.epoch, 0.0, 0.0, 0)
 
     def _send(self) -> None:
         for peer in self._peers.values():
@@ -409,17 +405,16 @@ class Cycle:
             sock, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError):
             return
-        self._peer_count += 1
-        self._peers[sock.fileno()] = Peer(sock, self._peer_count)
+        self._peers[sock.fileno()] = Peer(sock)
 
-    def _greet(self, peer: Peer, fields: tuple[Any, ...]) -> None:
+    def _greet(self, peer: Peer, protocol: int, arena_bytes: int) -> None:
         """Map the arena that came with HELLO and tell the front what model this is."""
-        if fields[1] != PROTOCOL or not peer.channel.fds:
+        if protocol != PROTOCOL or not peer.channel.fds:
             log("bad_hello", "a front speaks another protocol; is an old process still running?")
             self._forget(peer.channel.sock.fileno())
             return
         fd = peer.channel.fds.popleft()
-        peer.memory = Arena(fd, fields[6]).memory
+        peer.memory = Arena(fd, arena_bytes).memory
         os.close(fd)
         peer.rows = SharedRows(peer.memory)
         text = json.dumps(self.replica.card()).encode()
@@ -432,8 +427,8 @@ class Cycle:
         peer = self._peers.pop(fd)
         for _, queue in self._pending.queues():
             for item in list(queue):
-                if item.origin.peer is peer:
-                    self._pending.drop(peer.number, item.id)
+                if item.peer is peer:
+                    self._pending.drop(item.id)
                     self._parts.pop(item, None)
         peer.channel.close()
         self.block.count[_QUEUE_ROWS] = self._pending.rows
@@ -443,7 +438,7 @@ class Cycle:
             return
         self._expired_at_s = now_s
         for item in self._pending.expired(now_s):
-            if item.placed < item.rows and self._pending.drop(item.origin.peer.number, item.id):
+            if item.placed < item.rows and self._pending.drop(item.id):
                 self._fault(item, DeadlineExceeded("the request waited in the queue until its deadline"))
 
     def _learn(self, key: Hashable, rows: int, run_s: float, took_s: float) -> None:
@@ -459,8 +454,8 @@ class Cycle:
             self.block.value[_ROW_COST] = cost.curve(key).cheapest_row()
 
 
-def _raw_request(origin: Origin) -> RawRequest:
-    data = origin.peer.memory[origin.offset : origin.offset + origin.used]
+def _raw_request(item: Item) -> RawRequest:
+    data = item.peer.memory[item.offset : item.offset + item.used]
     size = int.from_bytes(data[:4], "little")
     meta = json.loads(bytes(data[4 : 4 + size]))
     return RawRequest(bytes(data[4 + size :]), meta["content_type"], meta["accept"], meta["request_id"], meta["headers"])

@@ -70,31 +70,33 @@ class Gather:
             bucket_edge(size, self._waste) if name in self._padded else size for name, size in zip(spec.dims, dims, strict=True)
         )
 
-    def batch(self, segments: Sequence[Segment], key: Dims) -> list[Array]:
-        """Input arrays of (rows, *dims). One whole request is handed over as views of its slot, without a copy."""
-        if len(segments) == 1 and segments[0].count == segments[0].item.rows and not self._padded:
+    def batch(self, segments: Sequence[Segment], key: Dims, singles: list[int] | None) -> list[Array]:
+        """Input arrays of (rows, *dims). One whole request is handed over as views of its slot, without a copy.
+
+        `singles`: what `single_rows` says of the segments.
+        """
+        if len(segments) == 1 and segments[0].rows == segments[0].item.rows and not self._padded:
             return self._arrays(segments[0])
-        if self._vector_items and (rows := one_row_offsets(segments)) is not None:
-            origin = segments[0].item.origin
-            view = origin.peer.rows.view(0, self._vector_items, self.layout.dtypes[0])
-            return [view[rows].reshape(len(rows), *self._vector_shape)]
+        if self._vector_items and singles is not None:
+            view = segments[0].item.peer.rows.view(0, self._vector_items, self.layout.dtypes[0])
+            return [view[singles].reshape(len(singles), *self._vector_shape)]
         return self._by_request(segments, key)
 
     def _arrays(self, segment: Segment) -> list[Array]:
-        origin = segment.item.origin
-        return self.layout.unpack(origin.peer.memory, origin.offset, segment.item.rows)
+        item = segment.item
+        return self.layout.unpack(item.peer.memory, item.offset, item.rows)
 
     def _by_request(self, segments: Sequence[Segment], key: Dims) -> list[Array]:
         if not self.signature.rows_axis:
             return self._padded_alone(segments[0], key)
-        total = sum(s.count for s in segments)
+        total = sum(s.rows for s in segments)
         batch = [self._empty(spec, (total, *dims)) for spec, dims in zip(self.signature.inputs, key, strict=True)]
         at = 0
         for s in segments:
             for target, source in zip(batch, self._arrays(s), strict=True):
                 region = tuple(slice(0, n) for n in source.shape[1:])
-                target[(slice(at, at + s.count), *region)] = source[s.start : s.start + s.count]
-            at += s.count
+                target[(slice(at, at + s.rows), *region)] = source[s.start : s.start + s.rows]
+            at += s.rows
         return batch
 
     def _padded_alone(self, segment: Segment, key: Dims) -> list[Array]:
@@ -119,16 +121,12 @@ class Gather:
         return None
 
 
-def one_row_offsets(segments: Sequence[Segment]) -> list[int] | None:
-    """Arena rows of the slots, when every segment is a whole request of one row from one and the same front."""
-    peer = segments[0].item.origin.peer
-    rows = []
-    for s in segments:
-        origin = s.item.origin
-        if s.item.rows != 1 or origin.peer is not peer:
-            return None
-        rows.append(origin.offset // STEP)
-    return rows
+def single_rows(segments: Sequence[Segment]) -> list[int] | None:
+    """Arena rows of the slots, when every segment is a whole request of one row, all from one front and alike."""
+    first = segments[0].item
+    peer, used = first.peer, first.used
+    rows = [i.offset // STEP for i, _, _ in segments if i.rows == 1 and i.used == used and i.peer is peer]
+    return rows if len(rows) == len(segments) else None
 
 
 class Scatter:
@@ -138,19 +136,18 @@ class Scatter:
         self.signature, self.layout = signature, layout
         self._items = layout.single_bytes // max(1, layout.dtypes[0].itemsize) if layout.single else 0
 
-    def vectorised(self, segments: Sequence[Segment], outputs: Sequence[Array]) -> bool:
-        """One copy for the whole batch, if it is of the common kind and every slot has room. False: nothing done."""
-        if not self._items:
+    def vectorised(self, segments: Sequence[Segment], outputs: Sequence[Array], singles: list[int] | None) -> bool:
+        """One copy for the whole batch, if it is of the common kind. False: nothing done.
+
+        The slots have room: the front claims it by the same layout, and it is the same for all of them.
+        """
+        if not self._items or singles is None:
             return False
-        rows = one_row_offsets(segments)
-        if rows is None:
-            return False
-        first = segments[0].item.origin
+        first = segments[0].item
         shift = aligned(first.used)
-        if any(s.item.origin.used != first.used or s.item.origin.capacity < shift + self.layout.single_bytes for s in segments):
-            return False
+        assert first.capacity >= shift + self.layout.single_bytes, "a front claims room for an answer of fixed size"
         view = first.peer.rows.view(shift, self._items, self.layout.dtypes[0])
-        view[rows] = outputs[0].reshape(len(rows), self._items)
+        view[singles] = outputs[0].reshape(len(singles), self._items)
         return True
 
     def crop(self, arrays: Sequence[Array], actual: Dims, padded: Dims) -> list[Array]:

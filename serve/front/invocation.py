@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +19,7 @@ import orjson
 
 from serve.codec import Form
 from serve.contract.logline import log
-from serve.contract.status import Block, Engine, Front, StatusPage, bucket
+from serve.contract.status import Block, Engine, Front, StatusPage
 from serve.errors import (
     FAMILIES,
     NUMBER,
@@ -34,8 +35,8 @@ from serve.settings import Limits
 from serve.transport import descriptor
 from serve.transport.arena import Arena, read_spill
 from serve.transport.descriptor import FINITE, OVERFLOW, REPLY, REQUEST
-from serve.transport.layout import aligned
-from serve.transport.slots import Slot, Slots
+from serve.transport.layout import ALIGN, aligned
+from serve.transport.slots import RETURN_PAGES_FROM, Slot, Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,7 +105,7 @@ class Invocations:
         self._slots = Slots()
         self._pending: dict[int, Invocation] = {}
         self._held: list[Invocation] = []  # accepted while the only engine restarts
-        self._next_id = 0
+        self._next_id = os.getpid() << 32  # unique among all living fronts: an engine knows requests by their id alone
         self._rows = 0
         self._last_model: Model | None = None  # set from the first HELLO on
         self._links = [
@@ -142,6 +143,7 @@ class Invocations:
 
     def finish(self, link: EngineLink, records: bytes) -> None:
         """Replies of an engine: encode and answer each, and have the slots back."""
+        now_s = self._clock()
         for reply in REPLY.iter_unpack(records):
             invocation = self._pending.pop(reply[4], None)
             assert invocation is not None and invocation.link is link, "an engine replies once to each request"
@@ -150,12 +152,11 @@ class Invocations:
             fd = link.take_fd() if reply[1] & OVERFLOW else -1
             if invocation.caller is not None:
                 try:
-                    self._answer(invocation, reply, fd)
-                    fd = -1
+                    self._answer(invocation, reply, fd, now_s)
                 except EvenkeelError as error:
                     self._refuse(invocation, error)
             if fd >= 0:
-                read_spill(fd, 0)
+                os.close(fd)
             self._drop_slot(invocation)
 
     # ---- admit, decode, claim, submit ----------------------------------------------------------------------------
@@ -172,7 +173,7 @@ class Invocations:
         layout = model.inputs
         size = layout.single_bytes * rows if layout.single else layout.bytes_of(decoded.arrays, rows)
         room = model.outputs.fixed_bytes(rows) if model.outputs.fixed else size
-        slot = self._claim(invocation, aligned(size) + room)
+        slot = self._claim(invocation, -(-size // ALIGN) * ALIGN + room)
         invocation.used = layout.pack(decoded.arrays, self._memory, slot.offset)
 
     def _accept_raw(self, invocation: Invocation, model: Model, body: bytes | bytearray | memoryview) -> None:
@@ -228,7 +229,7 @@ class Invocations:
 
     # ---- encode, answer, release ---------------------------------------------------------------------------------
 
-    def _answer(self, invocation: Invocation, reply: tuple[Any, ...], fd: int) -> None:
+    def _answer(self, invocation: Invocation, reply: tuple[Any, ...], fd: int, now_s: float) -> None:
         """Encode one reply and hand it to the caller. Raises what the client is to be told instead."""
         kind, flags, family, rows, _, offset, size = reply[:7]
         memory = self._memory
@@ -238,16 +239,17 @@ class Invocations:
             raise FAMILIES[family](bytes(memory[offset : offset + size]).decode("utf-8", "replace"))
         caller, model, head = invocation.caller, invocation.model, invocation.head
         assert caller is not None, "only those who wait are answered"
+        extra = b""
         if model.signature is None:
             start, body, extra = _raw_answer(memory[offset : offset + size])
         else:
             assert head.encoder is not None, "a tensor request was decoded, so its head has codecs"
+            start = head.answer_start
             arrays = model.outputs.unpack(memory, offset, rows)
-            body = head.encoder.encode(arrays, model.signature, invocation.form, finite=bool(flags & FINITE))
-            start, extra = head.answer_start, b""
+            body = head.encoder.encode(arrays, model.signature, invocation.form, flags & FINITE != 0)
         count = self._count
         count[_OK] += 1
-        count[_LATENCY + bucket((self._clock() - invocation.started_s) * 1e6)] += 1
+        count[_LATENCY + int((now_s - invocation.started_s) * 1e6).bit_length()] += 1
         invocation.caller = None
         caller.answer(invocation, start, body, extra)
 
@@ -266,8 +268,9 @@ class Invocations:
 
     def _drop_slot(self, invocation: Invocation) -> None:
         if invocation.slot is not None:
+            if invocation.slot.capacity >= RETURN_PAGES_FROM:
+                self._arena.give_back(invocation.slot)
             self._slots.release(invocation.slot)
-            self._arena.give_back(invocation.slot)
             invocation.slot = None
 
     def _overloaded(self, message: str) -> Overloaded:

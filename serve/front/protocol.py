@@ -34,6 +34,7 @@ ROUTES = {b"/invocations": Route.INVOKE, b"/ping": Route.PING}
 METHODS = {Route.INVOKE: (b"POST",), Route.PING: (b"GET", b"POST", b"HEAD")}
 PING_OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 PING_OK_LAST = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+LENGTHS = tuple(b"%d\r\n\r\n" % i for i in range(4096))  # the end of a small answer's head, by its length
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _monotonic = time.monotonic
 
@@ -148,11 +149,8 @@ class FrontProtocol(HttpToolsProtocol):
         existing = self.cycle
         self.cycle = self._hot = invocation = Invocation(self, head)
         invocation.complete = False
-        limit = self.desk.limits.body_bytes_max
-        if (head.length or 0) > limit:
-            invocation.refused = BodyTooLarge(
-                f"the body of {head.length} bytes is over the limit of {limit} (EVENKEEL_MAX_BODY_MB)"
-            )
+        if (head.length or 0) > self.desk.limits.body_bytes_max:
+            invocation.refused = self._too_large()
         if existing is None or existing.response_complete:
             self._take_turn(invocation)
         else:
@@ -232,13 +230,13 @@ class FrontProtocol(HttpToolsProtocol):
 
     def answer(self, invocation: Invocation, start: bytes, body: bytes, extra: bytes = b"") -> None:
         """A 200. `start` ends where the value of Content-Length goes."""
-        if not invocation.keep_alive:
-            extra += b"connection: close\r\n"
-        head = b"%b%d\r\n%b\r\n" % (start, len(body), extra)
-        if len(body) <= JOIN_BYTES_MAX:
-            self.transport.write(head + body)
+        size = len(body)
+        if invocation.keep_alive and not extra and size < len(LENGTHS):
+            self.transport.write(start + LENGTHS[size] + body)
         else:
-            self.transport.writelines((head, body))
+            close = b"" if invocation.keep_alive else b"connection: close\r\n"
+            head = b"%b%d\r\n%b%b\r\n" % (start, size, extra, close)
+            self.transport.writelines((head, body)) if size > JOIN_BYTES_MAX else self.transport.write(head + body)
         self._done(invocation)
 
     def answer_error(self, invocation: Invocation, error: EvenkeelError) -> None:

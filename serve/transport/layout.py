@@ -18,6 +18,7 @@ from serve.contract.signature import TensorSpec
 from serve.errors import BadShape
 
 Array = np.ndarray[Any, Any]
+SMALL_BYTES = 4096
 ALIGN = 64  # a cache line, and what vectorised kernels like their inputs to start at
 
 
@@ -45,6 +46,7 @@ class Layout:
         self.single = self.fixed and len(self.specs) == 1
         self.single_bytes = self._row_bytes[0] if self.single else 0
         self._single_items = math.prod(self._dims[0]) if self.single else 0
+        self.row_room = sum(aligned(n) for n in self._row_bytes) if self.fixed else 0  # what one row takes
 
     def bytes_of(self, arrays: Sequence[Array], rows: int) -> int:
         """How much room these arrays take."""
@@ -55,14 +57,18 @@ class Layout:
     def fixed_bytes(self, rows: int) -> int:
         """Room for `rows` rows, when every shape is fixed."""
         assert self.fixed, "asked of fixed layouts only"
+        if rows == 1:
+            return self.row_room
         return sum(aligned(n * rows) for n in self._row_bytes)
 
     def pack(self, arrays: Sequence[Array], memory: memoryview, offset: int) -> int:
         """Copy the arrays to `offset` and return the bytes used. The caller made sure that they fit."""
         if self.single:
             array = arrays[0]
-            memory[offset : offset + array.nbytes] = array.reshape(-1).view(np.uint8).data
-            return array.nbytes
+            size = array.nbytes
+            # Copying a small array once more is cheaper than making a view of it.
+            memory[offset : offset + size] = array.tobytes() if size <= SMALL_BYTES else array.reshape(-1).view(np.uint8).data
+            return size
         at = offset
         if not self.fixed:
             skip = 1 if self.rows_axis else 0

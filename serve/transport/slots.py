@@ -7,8 +7,6 @@ rows of one strided array.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 STEP = 1024
 # (bytes, how many): 8 Ki small slots are a full queue of single rows; 4 huge ones bound a flood of 512 MiB answers.
 CLASSES: tuple[tuple[int, int], ...] = (
@@ -18,10 +16,14 @@ ARENA_BYTES = sum(size * count for size, count in CLASSES)
 RETURN_PAGES_FROM = 1 << 20  # freed slots of this size and more give their pages back to the machine
 
 
-@dataclass(frozen=True, slots=True)
 class Slot:
-    offset: int
-    capacity: int
+    """A span of the arena. Compared by identity; `held` while somebody has it."""
+
+    __slots__ = ("capacity", "held", "home", "offset")
+
+    def __init__(self, offset: int, capacity: int, home: list[Slot]) -> None:
+        self.offset, self.capacity, self.home = offset, capacity, home
+        self.held = False
 
 
 class Slots:
@@ -29,13 +31,15 @@ class Slots:
 
     def __init__(self, classes: tuple[tuple[int, int], ...] = CLASSES) -> None:
         self._free: list[tuple[int, list[Slot]]] = []
-        self._held: dict[int, Slot] = {}
+        self.held = 0
         self.held_bytes = 0
         at = 0
         for size, count in classes:
             assert size % STEP == 0, "engines address slots as rows of STEP bytes"
-            spans = [Slot(at + i * size, size) for i in range(count)]
-            self._free.append((size, spans[::-1]))  # the lowest offsets first, so that few pages are ever touched
+            free: list[Slot] = []
+            # The lowest offsets are handed out first, so that few pages are ever touched.
+            free.extend(Slot(at + i * size, size, free) for i in reversed(range(count)))
+            self._free.append((size, free))
             at += size * count
 
     def claim(self, size: int) -> Slot | None:
@@ -43,19 +47,15 @@ class Slots:
         for capacity, free in self._free:
             if size <= capacity and free:
                 slot = free.pop()
-                self._held[slot.offset] = slot
+                slot.held = True
+                self.held += 1
                 self.held_bytes += capacity
                 return slot
         return None
 
     def release(self, slot: Slot) -> None:
-        assert self._held.pop(slot.offset, None) is slot, "a slot is released once, by its holder"
+        assert slot.held, "a slot is released once, by its holder"
+        slot.held = False
+        self.held -= 1
         self.held_bytes -= slot.capacity
-        for capacity, free in self._free:
-            if capacity == slot.capacity:
-                free.append(slot)
-                return
-
-    @property
-    def held(self) -> int:
-        return len(self._held)
+        slot.home.append(slot)

@@ -110,6 +110,17 @@ def test_an_output_whose_first_axis_has_another_name_but_follows_the_rows_keeps_
     assert described(loaded(folder, identity(["N", 4], ["output_dim_0", 4])))[2] is True
 
 
+def test_when_no_trial_can_tell_whether_rows_are_kept_they_are_not_batched_unless_the_manifest_says_so(
+    folder: Folder,
+) -> None:
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [5, 2], [1.0] * 10)  # K is free in the file, but must be 5
+    graph = model([helper.make_node("MatMul", ["x", "w"], ["y"])], [tensor("x", ["N", "K"])], [tensor("y", ["M", 2])],
+                  constants=[weight])  # fmt: skip
+    assert loaded(folder, graph).signature.rows_axis is False
+    said = {"inputs": [{"name": "x", "shape": ["rows", "K"]}]}
+    assert described(loaded(folder, graph, said)) == (["x: float32[rows, K]"], ["y: float32[rows, 2]"], True)
+
+
 def test_pairs_of_rows_are_not_rows(folder: Folder) -> None:
     nodes = [helper.make_node("Transpose", ["x"], ["t"]), helper.make_node("MatMul", ["x", "t"], ["y"])]
     assert loaded(folder, model(nodes, [tensor("x", ["N", 4])], [tensor("y", ["N", "N"])])).signature.rows_axis is False
@@ -222,9 +233,7 @@ CONTRADICTIONS: list[tuple[Mapping[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("said", "message"), CONTRADICTIONS)
-def test_a_manifest_that_contradicts_the_file_is_refused_by_key(
-    folder: Folder, said: Mapping[str, Any], message: str
-) -> None:
+def test_a_manifest_that_contradicts_the_file_is_refused_by_key(folder: Folder, said: Mapping[str, Any], message: str) -> None:
     with pytest.raises(BadModel, match=message):
         loaded(folder, identity(["N", 4], ["N", 4]), {"inputs": [said]})
 

@@ -34,11 +34,6 @@ class Doubled(torch.nn.Module):  # type: ignore[misc]
         return x * 2, x.to(torch.int64)
 
 
-class Pool(torch.nn.Module):  # type: ignore[misc]
-    def forward(self, pictures: Any) -> Any:
-        return torch.nn.functional.avg_pool2d(pictures, 2)
-
-
 class Half(torch.nn.Module):  # type: ignore[misc]
     def forward(self, x: Any) -> tuple[Any, Any]:
         return x.to(torch.bfloat16), x.to(torch.float32)
@@ -67,7 +62,7 @@ def exported(folder: Folder, archives: Path, name: str, data: Mapping[str, Any] 
     return load(folder.manifest(data), ONE)
 
 
-def scripted(folder: Folder, module: Any, data: Mapping[str, Any] | None = None, **kw: Any) -> PytorchBackend:
+def scripted(folder: Folder, module: Any, data: Mapping[str, Any] | None = None) -> PytorchBackend:
     torch.jit.script(module.eval()).save(str(folder.path / "model.pt"))
     return load(folder.manifest(data), ONE)
 

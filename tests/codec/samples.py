@@ -30,16 +30,16 @@ def decode(mime: str, body: bytes, signature: Signature, **params: str) -> Decod
     return CODECS[mime].decode(body, signature, params)
 
 
-def values(decoded: Decoded) -> list[Any]:
+def values(decoded: Decoded) -> Any:
     """The first array as nested lists."""
-    return decoded.arrays[0].tolist()  # type: ignore[no-any-return]
+    return decoded.arrays[0].tolist()
 
 
 def same(left: Array, right: Array) -> bool:
     """Bit for bit, and of the same dtype and shape."""
     if left.dtype == object:
         return left.shape == right.shape and left.tolist() == right.tolist()
-    return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
+    return bool(left.dtype == right.dtype) and left.shape == right.shape and left.tobytes() == right.tobytes()
 
 
 @st.composite

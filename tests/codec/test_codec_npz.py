@@ -31,7 +31,7 @@ def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes
 
 def saved(*args: Array, **arrays: Array) -> bytes:
     file = io.BytesIO()
-    np.savez(file, *args, **arrays)
+    np.savez(file, *args, **arrays)  # type: ignore[arg-type]  # numpy's stub sees allow_pickle in any keyword
     return file.getvalue()
 
 

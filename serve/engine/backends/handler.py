@@ -17,37 +17,38 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import io
-import json
 import sys
 import traceback
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from serve.contract.manifest import Manifest
-from serve.engine.backends.base import Array, LoadOptions, RawReply, RawRequest
-from serve.errors import (
-    BadModel,
-    BadRequest,
-    EvenkeelError,
-    ModelFailed,
-    NotAcceptable,
-    OutputNotFinite,
-    UnsupportedMedia,
+from serve.engine.backends.base import LoadOptions, RawReply, RawRequest
+from serve.engine.backends.handler_context import Context, Facts, Processor
+from serve.engine.backends.handler_defaults import (
+    CSV,
+    JSON,
+    MESSAGE_CHARS_MAX,
+    as_tensors,
+    decoded,
+    encoded,
+    encoded_json,
+    first_type,
+    only_script,
+    predicted,
+    said,
+    torch_of,
 )
+from serve.errors import BadModel, BadRequest, EvenkeelError, ModelFailed
 
-JSON, CSV, NPY, NPZ = "application/json", "text/csv", "application/x-npy", "application/x-npz"
 TEXT = (JSON, CSV)  # these bodies reach input_fn as str
 ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
+FRAMEWORKS = ("torch", "sklearn", "transformers", "onnxruntime", "xgboost", "lightgbm", "tensorflow")
 MODULE_PREFIX = "evenkeel_handler_"
-MESSAGE_CHARS_MAX = 1000
-# A script may call sys.exit(), and a library may raise KeyboardInterrupt: neither may end an engine with other requests.
+# A script may call sys.exit(), a library may raise KeyboardInterrupt: neither may end an engine that holds requests.
 RAISED = (Exception, SystemExit, KeyboardInterrupt)
 
 
@@ -61,69 +62,72 @@ class HandlerBackend:
         return [self._alone(request) for request in requests]
 
     def describe(self) -> Mapping[str, Any]:
-        return {"framework": f"python {sys.version.split()[0]}", "device": "up to the handler",
+        loaded = [(name, sys.modules[name]) for name in FRAMEWORKS if name in sys.modules]
+        brought = [f"{name} {getattr(module, '__version__', '')}".strip() for name, module in loaded]
+        return {"framework": ", ".join(brought) or "python", "device": "up to the handler",
                 "batched": self._batched, "functions": sorted(self._script.own)}  # fmt: skip
 
     def _alone(self, request: RawRequest) -> RawReply | Exception:
-        context = Context(self._script.facts, [request])
+        script, processor = self._script, Processor(request)
+        context = Context(script.facts, [processor])
         try:
-            if self._script.transform_fn is not None:
-                result = self._script.transform_fn(self._model, *_read(request), _wanted(request), context=context)
-            else:
-                data = self._script.input_fn(*_read(request), context=context)
-                prediction = self._script.predict_fn(data, self._model, context=context)
-                result = self._script.output_fn(prediction, _wanted(request), context=context)
-            return _reply(result, _wanted(request), context, 0)
+            body, content_type = _read(request)
+            if script.transform_fn is not None:
+                result = script.transform_fn(self._model, body, content_type, _wanted(request), context=context)
+                return _reply(result, _wanted(request), processor)
+            data = script.input_fn(body, content_type, context=context)
+            prediction = script.predict_fn(data, self._model, context=context)
+            return self._written(prediction, request, processor)
         except EvenkeelError as e:
             return e
 
     def _together(self, requests: Sequence[RawRequest]) -> list[RawReply | Exception]:
         """One predict_fn call for all requests whose input_fn took their bodies."""
-        context = Context(self._script.facts, requests)
-        replies: list[RawReply | Exception | None] = [None] * len(requests)
-        read: list[tuple[int, Any]] = []
+        replies: dict[int, RawReply | Exception] = {}
+        items: dict[int, Any] = {}
+        processors = [Processor(request) for request in requests]
         for i, request in enumerate(requests):
             try:
-                read.append((i, self._script.input_fn(*_read(request), context=context.of(i))))
+                items[i] = self._script.input_fn(*_read(request), context=Context(self._script.facts, [processors[i]]))
             except EvenkeelError as e:
                 replies[i] = e
-        predictions = self._predict([data for _, data in read], context)
-        for (i, _), prediction in zip(read, predictions, strict=True):
-            replies[i] = self._encoded(prediction, requests[i], context, i)
-        return [reply if reply is not None else ModelFailed("no reply was made") for reply in replies]
+        predictions = self._predict(list(items.values()), [processors[i] for i in items])
+        for i, prediction in zip(items, predictions, strict=True):
+            replies[i] = self._written(prediction, requests[i], processors[i])
+        return [replies[i] for i in range(len(requests))]
 
-    def _predict(self, items: list[Any], context: Context) -> Sequence[Any]:
+    def _predict(self, items: list[Any], processors: Sequence[Processor]) -> Sequence[Any]:
         """A prediction or an EvenkeelError for each item. When the batch raises, each item is tried alone."""
         if not items:
             return []
         try:
-            return _counted(self._script.predict_fn(items, self._model, context=context), len(items))
-        except WrongCount as e:
-            return [e] * len(items)  # a bug of the script and no fault of an item: trying them alone would hide it
+            predictions = self._script.predict_fn(items, self._model, context=Context(self._script.facts, processors))
         except EvenkeelError as e:
-            return [e] if len(items) == 1 else [self._predict([item], context)[0] for item in items]
+            if len(items) == 1:
+                return [e]
+            return [self._predict([item], [p])[0] for item, p in zip(items, processors, strict=True)]
+        wrong = _wrong_count(predictions, len(items))
+        if wrong:  # a bug of the script and no fault of an item: trying them alone would hide it
+            return [ModelFailed(wrong) for _ in items]
+        return [predictions[i] for i in range(len(items))]
 
-    def _encoded(self, prediction: Any, request: RawRequest, context: Context, place: int) -> RawReply | Exception:
+    def _written(self, prediction: Any, request: RawRequest, processor: Processor) -> RawReply | Exception:
         if isinstance(prediction, EvenkeelError):
             return prediction
         try:
-            result = self._script.output_fn(prediction, _wanted(request), context=context.of(place))
-            return _reply(result, _wanted(request), context, place)
+            accept = _wanted(request)
+            result = self._script.output_fn(prediction, accept, context=Context(self._script.facts, [processor]))
+            return _reply(result, accept, processor)
         except EvenkeelError as e:
             return e
 
 
-class WrongCount(ModelFailed):
-    """A batched predict_fn gave another number of predictions than it was given items."""
-
-
-def _counted(predictions: Any, count: int) -> Sequence[Any]:
-    if predictions is None or isinstance(predictions, str | bytes | Mapping) or not hasattr(predictions, "__len__"):
-        raise WrongCount(f"predict_fn takes batches: it must return a list of {count} predictions, "
-                         f"not {type(predictions).__name__}")  # fmt: skip
+def _wrong_count(predictions: Any, count: int) -> str:
+    if not isinstance(predictions, Sized) or isinstance(predictions, str | bytes | Mapping):
+        return f"predict_fn takes batches: it must return a list of {count}, not {type(predictions).__name__}"
     if len(predictions) != count:
-        raise WrongCount(f"predict_fn takes batches: it returned {len(predictions)} predictions for {count} requests")
-    return [predictions[i] for i in range(count)]
+        return f"predict_fn takes batches: it returned {len(predictions)} predictions for {count} requests"
+    return ""
 
 
 # Loading --------------------------------------------------------------------------------------------------------------
@@ -142,15 +146,24 @@ def load(manifest: Manifest, options: LoadOptions) -> HandlerBackend:
         raise BadModel(f"{where}: a batched handler needs its own predict_fn(list_of_inputs, model)")
     calls = {name: _call(function, NAMES[name], where) for name, function in own.items()}
     try:
-        if "pre_model_fn" in calls:
-            calls["pre_model_fn"](facts.model_dir, context=Context(facts, []))
-        make = calls.get("model_fn", default_model_fn)
-        model = make(facts.model_dir, context=Context(facts, []))
-        if "model_warmup_fn" in calls:
-            calls["model_warmup_fn"](facts.model_dir, model, context=Context(facts, []))
-    except ModelFailed as e:
-        raise BadModel(f"{_place(e.__cause__, manifest)}: {e.message}") from e.__cause__
+        model = _made(calls, facts)
+    except BadModel:
+        raise
+    except EvenkeelError as e:
+        raise BadModel(f"{_frame(e.__cause__ or e, manifest.file, manifest.folder)}: {e.message}") from e.__cause__
     return HandlerBackend(_script(calls, model, facts), model, batched)
+
+
+def _made(calls: Mapping[str, Call], facts: Facts) -> Any:
+    """The model, by the script's functions in the toolkit's order."""
+    context = Context(facts)
+    if "pre_model_fn" in calls:
+        calls["pre_model_fn"](facts.model_dir, context=context)
+    model_fn = calls.get("model_fn")
+    model = only_script(facts.model_dir) if model_fn is None else model_fn(facts.model_dir, context=context)
+    if "model_warmup_fn" in calls:
+        calls["model_warmup_fn"](facts.model_dir, model, context=context)
+    return model
 
 
 # What the toolkit calls, and with how many arguments before the context.
@@ -171,28 +184,17 @@ class Script:
     facts: Facts
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    model_name: str
-    model_dir: str
-
-
 def _script(calls: Mapping[str, Call], model: Any, facts: Facts) -> Script:
-    torch = _torch_of(model)
-    if torch is not None and "predict_fn" not in calls and hasattr(model, "eval"):
+    torch = torch_of(model)
+    if torch is not None and "predict_fn" not in calls:
         model.eval()
-
-    def input_fn(body: str | bytes, content_type: str, context: Context) -> Any:
-        return _as_tensors(decoded(body, content_type), torch)
-
-    def predict_fn(data: Any, model: Any, context: Context) -> Any:
-        return _guarded("the model", _predicted, data, model, torch)
-
-    def output_fn(prediction: Any, accept: str, context: Context) -> Any:
-        return encoded(prediction, accept)
-
-    return Script(calls.get("input_fn", input_fn), calls.get("predict_fn", predict_fn), calls.get("output_fn", output_fn),
-                  calls.get("transform_fn"), frozenset(calls), facts)  # fmt: skip
+    defaults: dict[str, Call] = {
+        "input_fn": lambda body, kind, context: _guarded("input_fn", lambda: as_tensors(decoded(body, kind), torch)),
+        "predict_fn": lambda data, model, context: _guarded("the model", predicted, data, model, torch),
+        "output_fn": lambda prediction, accept, context: _guarded("output_fn", encoded, prediction, accept),
+    }
+    input_fn, predict_fn, output_fn = (calls.get(name, default) for name, default in defaults.items())
+    return Script(input_fn, predict_fn, output_fn, calls.get("transform_fn"), frozenset(calls), facts)
 
 
 def _call(function: Callable[..., Any], count: int, where: str) -> Call:
@@ -216,7 +218,12 @@ def _takes_context(function: Callable[..., Any], count: int, where: str) -> str:
     AWS passes it to any function with one argument more. A further argument that has a default and another name than
     context is not one: the script calls it itself.
     """
-    parameters = list(inspect.signature(function).parameters.values())
+    if inspect.iscoroutinefunction(function):
+        raise BadModel(f"{where} is async: handlers are called one after another, write it with a plain def")
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (ValueError, TypeError):  # something built in, which does not tell
+        return ""
     placed = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     needed = [p for p in placed if p.default is p.empty]
     open_ended = any(p.kind is p.VAR_POSITIONAL for p in parameters)
@@ -233,13 +240,7 @@ def _guarded(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     except EvenkeelError:
         raise
     except RAISED as e:
-        raise ModelFailed(f"{name} raised {_said(e)}") from e
-
-
-def _said(e: BaseException) -> str:
-    text = " ".join(str(e).split())
-    text = f"{type(e).__name__}: {text}" if text else type(e).__name__
-    return text if len(text) <= MESSAGE_CHARS_MAX else text[:MESSAGE_CHARS_MAX] + "…"
+        raise ModelFailed(f"{name} raised {said(e)}") from e
 
 
 def _imported(file: Path, folder: Path) -> ModuleType:
@@ -263,15 +264,10 @@ def _imported(file: Path, folder: Path) -> ModuleType:
         at = f"{_relative(Path(e.filename or file), folder)}:{e.lineno}"
         raise BadModel(f"{at}: SyntaxError: {e.msg}") from e
     except RAISED as e:
-        raise BadModel(f"{_frame(e, file, folder)}: import failed: {_said(e)}") from e
+        advice = "; install it in the image (a requirements.txt is not read at start)"
+        hint = advice if isinstance(e, ModuleNotFoundError) else ""
+        raise BadModel(f"{_frame(e, file, folder)}: import failed: {said(e)}{hint}") from e
     return module
-
-
-def _place(e: BaseException | None, manifest: Manifest) -> str:
-    assert manifest.file is not None, "a handler has a file"
-    if e is None:
-        return _relative(manifest.file, manifest.folder)
-    return _frame(e, manifest.file, manifest.folder)
 
 
 def _frame(e: BaseException, file: Path, folder: Path) -> str:
@@ -304,37 +300,27 @@ def _wanted(request: RawRequest) -> str:
     return JSON if accept in ("", "*/*") else accept
 
 
-def _accepted(accept: str) -> list[str]:
-    return [part.partition(";")[0].strip().lower() for part in accept.split(",") if part.strip()]
-
-
-def _reply(result: Any, accept: str, context: Context, place: int) -> RawReply:
-    """What output_fn or transform_fn may return: str, bytes, (body, content type), a response object as Flask has it
-    or anything that fits into JSON."""
-    code, phrase = context.status(place)
-    content_type = context.reply_headers(place).get("content-type") or _first_type(accept)
+def _reply(result: Any, accept: str, processor: Processor) -> RawReply:
+    """What output_fn or transform_fn may return: str, bytes, (body, content type), a response object as Flask has it,
+    or anything that fits into JSON. Raises for a status of 400 or more that the script has set."""
+    content_type, code = processor.headers.get("content-type") or first_type(accept), processor.code
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str):
         result, content_type = result
     elif hasattr(result, "mimetype") or hasattr(result, "media_type"):
         content_type = getattr(result, "mimetype", None) or getattr(result, "media_type", None) or content_type
-        code = _status_of(result, code)
-        result = _body_of(result)
+        result, code = _guarded("the response", _body_of, result), _status_of(result, code)
     if result is None:
         raise ModelFailed("the handler returned None: does output_fn or transform_fn lack a return?")
     if isinstance(result, str):
-        body = result.encode("utf-8")
+        body = result.encode("utf-8", "replace")
     elif isinstance(result, bytes | bytearray | memoryview):
         body = bytes(result)
     else:
-        body, content_type = encoded_json(result).encode("utf-8"), JSON
+        body, content_type = _guarded("the reply", encoded_json, result).encode("utf-8", "replace"), JSON
     if code >= 400:
-        text = phrase or body.decode("utf-8", "replace")[:MESSAGE_CHARS_MAX]
+        text = processor.phrase or body.decode("utf-8", "replace")[:MESSAGE_CHARS_MAX]
         raise BadRequest(text) if code < 500 else ModelFailed(text)
-    return RawReply(body, content_type, context.reply_headers(place).get(ATTRIBUTES))
-
-
-def _first_type(accept: str) -> str:
-    return next((kind for kind in _accepted(accept) if "*" not in kind), JSON)
+    return RawReply(body, content_type, processor.headers.get(ATTRIBUTES))
 
 
 def _status_of(response: Any, otherwise: int) -> int:
@@ -350,245 +336,3 @@ def _body_of(response: Any) -> Any:
     if isinstance(body, list | tuple):
         return b"".join(part.encode("utf-8") if isinstance(part, str) else bytes(part) for part in body)
     return body
-
-
-class Context:
-    """What a handler can ask about its request and say about its reply, as in the servers that AWS uses.
-
-    One object for the requests of a call: `idx` is the place in it, always 0 unless predict_fn takes batches.
-    """
-
-    def __init__(self, facts: Facts, requests: Sequence[RawRequest]) -> None:
-        self.model_name = facts.model_name
-        self.manifest: Mapping[str, Any] = {}
-        self.metrics = NoMetrics()
-        self.system_properties: Mapping[str, Any] = {
-            "model_dir": facts.model_dir, "gpu_id": None, "batch_size": max(1, len(requests)), "server_name": "evenkeel"}  # fmt: skip
-        self.request_ids = {i: request.request_id for i, request in enumerate(requests)}
-        self.request_processor = [Processor(request) for request in requests]
-
-    def of(self, place: int) -> Context:
-        """The context of one request of a batch; what it says of its reply is kept in both."""
-        own = object.__new__(Context)
-        own.__dict__.update(self.__dict__)
-        own.request_ids = {0: self.request_ids[place]}
-        own.request_processor = [self.request_processor[place]]
-        return own
-
-    @property
-    def request_id(self) -> str | None:
-        return self.request_ids.get(0)
-
-    def get_request_id(self, idx: int | None = 0) -> str | None:
-        return self.request_ids.get(idx or 0)
-
-    def get_request_header(self, idx: int | None, key: str) -> str | None:
-        return self.request_processor[idx or 0].get_request_property(key)
-
-    def get_all_request_header(self, idx: int | None = 0) -> Mapping[str, str]:
-        return self.request_processor[idx or 0].get_request_properties()
-
-    def set_response_header(self, idx: int | None, key: str, value: str) -> None:
-        """Kept of these: Content-Type and X-Amzn-SageMaker-Custom-Attributes. No other passes SageMaker's router."""
-        self.request_processor[idx or 0].add_response_property(key, value)
-
-    def set_response_content_type(self, idx: int | None, value: str) -> None:
-        self.set_response_header(idx, "content-type", value)
-
-    def get_response_content_type(self, idx: int | None = 0) -> str | None:
-        return self.get_response_headers(idx).get("content-type")
-
-    def get_response_headers(self, idx: int | None = 0) -> Mapping[str, str]:
-        return self.request_processor[idx or 0].headers
-
-    def set_response_status(self, code: int = 200, phrase: str = "", idx: int | None = 0) -> None:
-        self.request_processor[idx or 0].report_status(code, phrase)
-
-    def status(self, place: int) -> tuple[int, str]:
-        processor = self.request_processor[place]
-        return processor.code, processor.phrase
-
-    def reply_headers(self, place: int) -> Mapping[str, str]:
-        return self.request_processor[place].headers
-
-
-class Processor:
-    """One request and its reply under the names of the model servers' RequestProcessor."""
-
-    def __init__(self, request: RawRequest) -> None:
-        sent = {"content-type": request.content_type, "accept": request.accept}
-        self._properties = Headers({**{k: v for k, v in sent.items() if v}, **request.headers})
-        self.headers: dict[str, str] = {}
-        self.code, self.phrase = 200, ""
-
-    def get_request_property(self, key: str) -> str | None:
-        return self._properties.get(key)
-
-    def get_request_properties(self) -> Mapping[str, str]:
-        return self._properties
-
-    def add_response_property(self, key: str, value: str) -> None:
-        self.headers[key.lower()] = value
-
-    def report_status(self, code: int, reason_phrase: str | None = None) -> None:
-        self.code, self.phrase = code, reason_phrase or ""
-
-
-class Headers(dict[str, str]):
-    """Headers by lower-case name, found under any spelling."""
-
-    def __getitem__(self, key: str) -> str:
-        return super().__getitem__(key.lower())
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and super().__contains__(key.lower())
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return super().get(key.lower(), default)
-
-
-class NoMetrics:
-    """Takes `context.metrics.add_counter(...)` and its like, and forgets them."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: None
-
-
-# Defaults for the functions a script leaves out -------------------------------------------------------------------------
-
-
-def default_model_fn(model_dir: str, context: Context) -> Any:
-    """One TorchScript file in the folder, as the PyTorch container has it. No pickle: only the script may load one."""
-    files = sorted(p for p in Path(model_dir).iterdir() if p.suffix in (".pt", ".pth"))
-    if len(files) != 1:
-        found = "none" if not files else ", ".join(p.name for p in files)
-        raise BadModel("the handler has no model_fn(model_dir) that loads the model, and without one there must be exactly "
-                       f"one TorchScript .pt or .pth file in the model folder (found: {found})")  # fmt: skip
-    # The only file that may import torch is that of its backend.
-    from serve.engine.backends.pytorch import load_script
-
-    return load_script(files[0])
-
-
-def decoded(body: str | bytes, content_type: str) -> Any:
-    """Arrays from JSON, CSV, NPY and NPZ; other JSON (objects, strings) stays as Python has it."""
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind not in (JSON, CSV, NPY, NPZ):
-        raise UnsupportedMedia(f"Content-Type {content_type!r}: without an input_fn of its own the handler reads "
-                               f"{JSON}, {CSV}, {NPY} and {NPZ}")  # fmt: skip
-    if not body:
-        raise BadRequest("the body is empty")
-    try:
-        if kind == JSON:
-            data = json.loads(body, parse_constant=_no_constant)
-            return _floats(np.array(data)) if isinstance(data, list | int | float) else data
-        if kind == CSV:
-            text = body if isinstance(body, str) else body.decode("utf-8")
-            return np.loadtxt(io.StringIO(text), dtype=np.float32, delimiter=",", comments=None, ndmin=2)
-        return _loaded(body if isinstance(body, bytes) else body.encode("latin-1"))
-    except (ValueError, OSError, EOFError, RecursionError, zipfile.BadZipFile) as e:  # UnicodeDecodeError is a ValueError
-        raise BadRequest(f"the body is not {kind} that becomes an array: {_said(e)}") from e
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _floats(array: Array) -> Array:
-    """Numbers as float32, as in the AWS containers; anything else (strings, true and false) as it is."""
-    return array.astype(np.float32) if array.dtype.kind in "iuf" else array
-
-
-def _loaded(body: bytes) -> Any:
-    loaded = np.load(io.BytesIO(body), allow_pickle=False)
-    return {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else loaded
-
-
-def _torch_of(model: Any) -> Any:
-    """torch if the model is one of its modules, else None. Whoever made such a model has imported torch."""
-    torch = sys.modules.get("torch")
-    return torch if torch is not None and isinstance(model, torch.nn.Module) else None
-
-
-def _as_tensors(data: Any, torch: Any) -> Any:
-    if torch is None:
-        return data
-    if isinstance(data, dict):
-        return {key: _as_tensors(value, torch) for key, value in data.items()}
-    return torch.from_numpy(data) if isinstance(data, np.ndarray) and data.dtype.kind in "biuf" else data
-
-
-def _predicted(data: Any, model: Any, torch: Any) -> Any:
-    """A torch module is called, a scikit-learn estimator predicts, a Hugging Face pipeline takes its inputs."""
-    if torch is not None:
-        with torch.inference_mode():
-            return model(**data) if isinstance(data, dict) else model(data)
-    if hasattr(model, "predict"):
-        return model.predict(data)
-    if not callable(model):
-        raise TypeError(f"the model, a {type(model).__name__}, has no predict(): the handler needs a predict_fn(data, model)")
-    if isinstance(data, dict):
-        inputs, parameters = data.pop("inputs", data), data.pop("parameters", None) or {}
-        return model(inputs, **parameters)
-    return model(data)
-
-
-def encoded(prediction: Any, accept: str) -> tuple[bytes, str]:
-    """The first type of Accept that we can write."""
-    if isinstance(prediction, bytes | bytearray | memoryview):
-        return bytes(prediction), _first_type(accept)
-    for kind in _accepted(accept):
-        if kind in (JSON, "application/*", "*/*"):
-            return encoded_json(prediction).encode("utf-8"), JSON
-        if kind in (CSV, "text/*"):
-            return _encoded_csv(prediction), CSV
-        if kind == NPY:
-            return _encoded_npy(prediction), NPY
-    raise NotAcceptable(f"Accept {accept!r}: without an output_fn of its own the handler writes {JSON}, {CSV} and {NPY}")
-
-
-def encoded_json(value: Any) -> str:
-    try:
-        return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
-    except ValueError as e:
-        if "not JSON compliant" not in str(e):
-            raise ModelFailed(f"the prediction does not fit into JSON: {e}") from e
-        raise OutputNotFinite("the prediction holds NaN or an infinity, which JSON cannot carry") from e
-    except (TypeError, RecursionError) as e:
-        raise ModelFailed(f"the prediction does not fit into JSON: {_said(e)}") from e
-
-
-def _plain(value: Any) -> Any:
-    """Arrays, tensors and their scalars as Python lists and numbers; rows of a data frame likewise."""
-    value = _untensored(value)
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if hasattr(value, "to_dict"):
-        return value.to_dict(orient="records")
-    raise TypeError(f"{type(value).__name__} is not JSON")
-
-
-def _untensored(value: Any) -> Any:
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(value, torch.Tensor):
-        return value
-    value = value.detach().cpu()
-    return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
-
-
-def _encoded_csv(prediction: Any) -> bytes:
-    text = io.StringIO()
-    try:
-        np.savetxt(text, np.atleast_1d(np.asarray(_untensored(prediction))), delimiter=",", fmt="%s")
-    except (ValueError, TypeError) as e:
-        raise ModelFailed(f"the prediction does not fit into CSV: {_said(e)}") from e
-    return text.getvalue().encode("utf-8")
-
-
-def _encoded_npy(prediction: Any) -> bytes:
-    held = io.BytesIO()
-    try:
-        np.save(held, np.asarray(_untensored(prediction)), allow_pickle=False)
-    except ValueError as e:
-        raise ModelFailed(f"the prediction does not fit into NPY: {_said(e)}") from e
-    return held.getvalue()

@@ -97,8 +97,8 @@ def load(manifest: Manifest, options: LoadOptions) -> PytorchBackend:
         return PytorchBackend(scripted(manifest.file, manifest), manifest)
     if kind in ("checkpoint", "pickle"):
         raise BadModel(f"{manifest.file} is a pickled checkpoint, weights without a program: write code/inference.py "
-                       "whose model_fn builds the module and loads it with torch.load(..., weights_only=True), or export the "
-                       "module with torch.export to model.pt2")  # fmt: skip
+                       "whose model_fn builds the module and loads it with torch.load(..., weights_only=True), or "
+                       "export it with torch.export to model.pt2")  # fmt: skip
     but = f" but {text}" if text else ""
     raise BadModel(f"{manifest.file} is neither a torch.export archive nor TorchScript{but}")
 
@@ -155,7 +155,7 @@ def load_script(file: Path) -> Any:
 def scripted(file: Path, manifest: Manifest) -> Program:
     if manifest.inputs is None:
         raise BadModel(f"{file.name} is TorchScript, which does not say the shapes of its inputs: give them in "
-                       'model.toml, for example [[inputs]] name = "x", dtype = "float32", shape = ["rows", 3, 224, 224]; '
+                       'model.toml, for example [[inputs]] name = "x", dtype = "float32", shape = ["rows", 4]; '
                        "or use torch.export, model.pt2")  # fmt: skip
     for i, spec in enumerate(manifest.inputs):
         if spec.dtype not in DTYPES.values():

@@ -45,9 +45,7 @@ class Settled:
     batching: str  # why rows can be batched together or not, for people
 
 
-def settle(
-    ins: Sequence[Found], outs: Sequence[Found], manifest: Manifest, run: Callable[[Signature], Runs]
-) -> Settled:
+def settle(ins: Sequence[Found], outs: Sequence[Found], manifest: Manifest, run: Callable[[Signature], Runs]) -> Settled:
     """`run(signature)` gives the function that runs the model on inputs in that signature's order."""
     file = manifest.file.name if manifest.file else "the model"
     if not ins or not outs:
@@ -110,9 +108,7 @@ def _rows_name(ins: Sequence[Found], manifest: Manifest, file: str) -> tuple[str
     return axis, "on: the first axis of every tensor is free"
 
 
-def _renamed(
-    outs: Sequence[Found], ins: Sequence[Found], inputs: Sequence[TensorSpec], axis: str | None
-) -> list[Found]:
+def _renamed(outs: Sequence[Found], ins: Sequence[Found], inputs: Sequence[TensorSpec], axis: str | None) -> list[Found]:
     """The outputs with the names (or sizes) that the manifest gives to the free dims of the inputs."""
     said: dict[Dim, Dim] = {}
     by_name = {f.name: f for f in ins}

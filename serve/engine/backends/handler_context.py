@@ -1,0 +1,104 @@
+"""What a handler can ask about its request and say about its reply, as in the model servers that AWS uses.
+
+The names are those of Context and RequestProcessor in TorchServe and the multi-model server. Owns nothing but the reply
+headers and the status that the script sets for one request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serve.engine.backends.base import RawRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    model_name: str
+    model_dir: str
+
+
+class Context:
+    """`idx` is the place of a request in the call: always 0, unless predict_fn takes batches."""
+
+    def __init__(self, facts: Facts, processors: Sequence[Processor] = ()) -> None:
+        self.model_name = facts.model_name
+        self.manifest: Mapping[str, Any] = {}
+        self.metrics = NoMetrics()
+        self.system_properties: Mapping[str, Any] = {
+            "model_dir": facts.model_dir, "gpu_id": None, "batch_size": len(processors),
+            "server_name": "evenkeel"}  # fmt: skip
+        self.request_processor = processors
+
+    @property
+    def request_id(self) -> str | None:
+        return self.get_request_id()
+
+    def get_request_id(self, idx: int | None = 0) -> str | None:
+        return self.request_processor[idx or 0].request_id if self.request_processor else None
+
+    def get_request_header(self, idx: int | None, key: str) -> str | None:
+        return self.request_processor[idx or 0].get_request_property(key)
+
+    def get_all_request_header(self, idx: int | None = 0) -> Mapping[str, str]:
+        return self.request_processor[idx or 0].get_request_properties()
+
+    def set_response_header(self, idx: int | None, key: str, value: str) -> None:
+        """Kept of these: Content-Type and X-Amzn-SageMaker-Custom-Attributes. No other passes SageMaker's router."""
+        self.request_processor[idx or 0].add_response_property(key, value)
+
+    def set_response_content_type(self, idx: int | None, value: str) -> None:
+        self.set_response_header(idx, "content-type", value)
+
+    def get_response_content_type(self, idx: int | None = 0) -> str | None:
+        return self.get_response_headers(idx).get("content-type")
+
+    def get_response_headers(self, idx: int | None = 0) -> Mapping[str, str]:
+        return self.request_processor[idx or 0].headers
+
+    def set_response_status(self, code: int = 200, phrase: str = "", idx: int | None = 0) -> None:
+        self.request_processor[idx or 0].report_status(code, phrase)
+
+
+class Processor:
+    """One request and its reply under the names of the model servers' RequestProcessor."""
+
+    def __init__(self, request: RawRequest) -> None:
+        sent = {"content-type": request.content_type, "accept": request.accept}
+        self.request_id = request.request_id
+        self._properties = Headers({**{k: v for k, v in sent.items() if v}, **request.headers})
+        self.headers: dict[str, str] = {}  # of the reply, by lower-case name
+        self.code, self.phrase = 200, ""
+
+    def get_request_property(self, key: str) -> str | None:
+        return self._properties.get(key)
+
+    def get_request_properties(self) -> Mapping[str, str]:
+        return self._properties
+
+    def add_response_property(self, key: str, value: str) -> None:
+        self.headers[key.lower()] = value
+
+    def report_status(self, code: int, reason_phrase: str | None = None) -> None:
+        self.code, self.phrase = code, reason_phrase or ""
+
+
+class Headers(dict[str, str]):
+    """Headers by lower-case name, found under any spelling."""
+
+    def __getitem__(self, key: str) -> str:
+        return super().__getitem__(key.lower())
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and super().__contains__(key.lower())
+
+    def get(self, key: str, default: str | None = None) -> str | None:  # type: ignore[override]
+        return super().get(key.lower(), default)
+
+
+class NoMetrics:
+    """Takes `context.metrics.add_counter(...)` and its like, and forgets them."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None

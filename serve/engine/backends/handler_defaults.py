@@ -1,0 +1,191 @@
+"""What a handler does where the script has no function of its own: read, predict and write, as the AWS containers do.
+
+Bodies become arrays (tensors for a torch module), a model is called or asked to predict, and what it gives becomes
+JSON, CSV or NPY. Never unpickles. Imports no framework: it meets torch only where the script has brought it in.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serve.engine.backends.base import Array
+from serve.errors import BadModel, BadRequest, ModelFailed, NotAcceptable, OutputNotFinite, UnsupportedMedia
+
+JSON, CSV, NPY, NPZ = "application/json", "text/csv", "application/x-npy", "application/x-npz"
+UNREADABLE = (ValueError, OSError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error)
+
+
+def first_type(accept: str) -> str:
+    """The type of a reply whose script named none."""
+    return next((kind for kind in _accepted(accept) if "*" not in kind), JSON)
+
+
+def _accepted(accept: str) -> list[str]:
+    return [part.partition(";")[0].strip().lower() for part in accept.split(",") if part.strip()]
+
+
+# Model ----------------------------------------------------------------------------------------------------------------
+
+
+def only_script(model_dir: str) -> Any:
+    """One TorchScript file in the folder, as the PyTorch container has it. No pickle: only the script may load one."""
+    files = sorted(p for p in Path(model_dir).iterdir() if p.suffix in (".pt", ".pth"))
+    if len(files) != 1:
+        found = "none" if not files else ", ".join(p.name for p in files)
+        raise BadModel("the handler has no model_fn(model_dir) that loads the model, and without one there must be "
+                       f"exactly one TorchScript .pt or .pth file in the model folder (found: {found})")  # fmt: skip
+    # The only file that may import torch is that of its backend.
+    from serve.engine.backends.pytorch import load_script
+
+    return load_script(files[0])
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+def decoded(body: str | bytes, content_type: str) -> Any:
+    """Arrays from JSON, CSV, NPY and NPZ; other JSON (objects, strings) stays as Python has it."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in (JSON, CSV, NPY, NPZ):
+        raise UnsupportedMedia(f"Content-Type {content_type!r}: without an input_fn of its own the handler reads "
+                               f"{JSON}, {CSV}, {NPY} and {NPZ}")  # fmt: skip
+    if not body:
+        raise BadRequest("the body is empty")
+    try:
+        if kind == JSON:
+            data = json.loads(body, parse_constant=_no_constant)
+            return _floats(np.array(data)) if isinstance(data, list | int | float) else data
+        if kind == CSV:
+            text = body if isinstance(body, str) else body.decode("utf-8")
+            return np.loadtxt(io.StringIO(text), dtype=np.float32, delimiter=",", comments=None, ndmin=2)
+        return _loaded(body if isinstance(body, bytes) else body.encode("latin-1"))
+    except UNREADABLE as e:
+        raise BadRequest(f"the body is not {kind} that becomes an array: {said(e)}") from e
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _floats(array: Array) -> Array:
+    """Numbers as float32, as in the AWS containers; anything else (strings, true and false) as it is."""
+    return array.astype(np.float32) if array.dtype.kind in "iuf" else array
+
+
+def _loaded(body: bytes) -> Any:
+    loaded = np.load(io.BytesIO(body), allow_pickle=False)
+    return {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else loaded
+
+
+# Predicting -----------------------------------------------------------------------------------------------------------
+
+
+def torch_of(model: Any) -> Any:
+    """torch if the model is one of its modules, else None. Whoever made such a model has imported torch."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and isinstance(model, torch.nn.Module) else None
+
+
+def as_tensors(data: Any, torch: Any) -> Any:
+    if torch is None:
+        return data
+    if isinstance(data, dict):
+        return {key: as_tensors(value, torch) for key, value in data.items()}
+    return torch.from_numpy(data) if isinstance(data, np.ndarray) and data.dtype.kind in "biuf" else data
+
+
+def predicted(data: Any, model: Any, torch: Any) -> Any:
+    """A torch module is called, a scikit-learn estimator predicts, a Hugging Face pipeline takes its inputs."""
+    if torch is not None:
+        with torch.inference_mode():
+            return model(**data) if isinstance(data, dict) else model(data)
+    if hasattr(model, "predict"):
+        return model.predict(data)
+    if not callable(model):
+        raise TypeError(f"a {type(model).__name__} has no predict(): the handler needs a predict_fn(data, model)")
+    if isinstance(data, dict):
+        inputs, parameters = data.pop("inputs", data), data.pop("parameters", None) or {}
+        return model(inputs, **parameters)
+    return model(data)
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def encoded(prediction: Any, accept: str) -> tuple[bytes, str]:
+    """The first type of Accept that we can write."""
+    if isinstance(prediction, bytes | bytearray | memoryview):
+        return bytes(prediction), first_type(accept)
+    for kind in _accepted(accept):
+        if kind in (JSON, "application/*", "*/*"):
+            return encoded_json(prediction).encode("utf-8"), JSON
+        if kind in (CSV, "text/*"):
+            return _encoded_csv(prediction), CSV
+        if kind == NPY:
+            return _encoded_npy(prediction), NPY
+    raise NotAcceptable(f"Accept {accept!r}: without an output_fn the handler writes {JSON}, {CSV} and {NPY}")
+
+
+def encoded_json(value: Any) -> str:
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    except ValueError as e:
+        if "not JSON compliant" not in str(e):
+            raise ModelFailed(f"the prediction does not fit into JSON: {e}") from e
+        raise OutputNotFinite("the prediction holds NaN or an infinity, which JSON cannot carry") from e
+    except (TypeError, RecursionError) as e:
+        raise ModelFailed(f"the prediction does not fit into JSON: {said(e)}") from e
+
+
+def _plain(value: Any) -> Any:
+    """Arrays, tensors and their scalars as Python lists and numbers; rows of a data frame likewise."""
+    value = _untensored(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "to_dict"):
+        return value.to_dict(orient="records")
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _untensored(value: Any) -> Any:
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, torch.Tensor):
+        return value
+    value = value.detach().cpu()
+    return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
+
+
+def _encoded_csv(prediction: Any) -> bytes:
+    text = io.StringIO()
+    try:
+        np.savetxt(text, np.atleast_1d(np.asarray(_untensored(prediction))), delimiter=",", fmt="%s")
+    except (ValueError, TypeError) as e:
+        raise ModelFailed(f"the prediction does not fit into CSV: {said(e)}") from e
+    return text.getvalue().encode("utf-8")
+
+
+def _encoded_npy(prediction: Any) -> bytes:
+    held = io.BytesIO()
+    try:
+        np.save(held, np.asarray(_untensored(prediction)), allow_pickle=False)
+    except ValueError as e:
+        raise ModelFailed(f"the prediction does not fit into NPY: {said(e)}") from e
+    return held.getvalue()
+
+
+MESSAGE_CHARS_MAX = 1000
+
+
+def said(e: BaseException) -> str:
+    """An exception in one line: its type and its message."""
+    text = " ".join(str(e).split())
+    text = f"{type(e).__name__}: {text}" if text else type(e).__name__
+    return text if len(text) <= MESSAGE_CHARS_MAX else text[:MESSAGE_CHARS_MAX] + "…"

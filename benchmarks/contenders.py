@@ -30,6 +30,7 @@ from benchmarks.models import Array
 from benchmarks.servers import Job, Request, Server, clean_environment
 
 START_S_MAX = 90.0
+LINGER_S_MAX = 2.0
 REQUEST_S_MAX = 60
 SERVER_CORE, LOAD_CORE = "0", "1"
 
@@ -241,25 +242,30 @@ class RunningServer:
         return observed(cell, self.name, self.process.pid, lambda: wrk(cell, self.job.port, request, body, seconds))
 
     def stop(self) -> None:
-        """Ask it to end, then end what is left of its tree."""
+        """Ask it to end, then insist, then end what is left of its tree."""
         members = procs.tree(self.process.pid)
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(self.server.stop_s_max)
-        for member in {p.pid: p for p in [*members, *procs.tree(self.process.pid)]}.values():
-            end(member)
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(self.server.stop_s_max)
+        self.process.kill()
         self.process.wait()
+        rest = {p.pid: p for p in [*members, *procs.tree(self.process.pid)]}.values()
+        # Python's resource tracker ignores this, and removes semaphores once the others are gone: let it.
+        for member in rest:
+            tell(member, signal.SIGTERM)
+        end_s = time.monotonic() + LINGER_S_MAX
+        while time.monotonic() < end_s and any(procs.is_there(member) for member in rest):
+            time.sleep(0.05)
+        for member in rest:
+            tell(member, signal.SIGKILL)
         shutil.rmtree(self.job.scratch, ignore_errors=True)
 
 
-def end(process: procs.Process) -> None:
-    """Kill this very process, not another that got its number since."""
-    now = procs.read_process(process.pid)
-    if now is None or now.started != process.started:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGKILL)
+def tell(process: procs.Process, what: signal.Signals) -> None:
+    """Signal this very process, not another that got its number since."""
+    if procs.is_there(process):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, what)
 
 
 def free_port() -> int:

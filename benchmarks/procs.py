@@ -48,6 +48,11 @@ def read_process(pid: int) -> Process | None:
     )
 
 
+def is_there(process: Process) -> bool:
+    now = read_process(process.pid)
+    return now is not None and now.started == process.started
+
+
 def tree(root: int) -> list[Process]:
     """The process, all below it, and all in the session that it leads (orphans that its children left behind)."""
     everyone = list(processes())

@@ -93,7 +93,8 @@ class Cycle:
         self._peers: dict[int, Peer] = {}  # by file descriptor
         self._pending = Pending()
         self._arrivals = Arrivals()
-        self._one_shape = replica.inputs is None or replica.inputs.fixed  # then every request has the same key
+        # With fixed shapes (and with whole bodies) every request queues under the same key.
+        self._only_key: Hashable | None = () if replica.inputs is None else replica.inputs.dims if replica.inputs.fixed else None
         self._policy = Policy(replica.rows_max, replica.manifest.slo_s)
         self._parts: dict[Item, list[tuple[int, list[Array]]]] = {}
         self._expired_at_s = 0.0
@@ -161,10 +162,10 @@ class Cycle:
 
     def _handle(self, peer: Peer, records: bytes) -> None:
         now_s, before = self._clock(), self._pending.rows
-        fixed, pending = self._one_shape, self._pending
+        only_key, pending = self._only_key, self._pending
         for kind, flags, _, rows, id, offset, capacity, used, _, deadline_s, _ in REQUEST.iter_unpack(records):
             if kind == descriptor.SUBMIT:
-                key = () if fixed else self._key(peer, offset)
+                key = self._key(peer, offset) if only_key is None else only_key
                 pending.add(Item(id, rows, key, deadline_s, now_s, peer, offset, capacity, used))
             elif kind == descriptor.CANCEL:
                 item = pending.drop(id)

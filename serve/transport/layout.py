@@ -40,12 +40,12 @@ class Layout:
         self.fixed = all(s.row_bytes is not None for s in specs)
         self.dtypes = tuple(numpy_dtype(s.dtype) for s in specs)
         self._row_bytes = tuple(s.row_bytes or 0 for s in specs)
-        self._dims = tuple(tuple(int(d) for d in s.dims) if self.fixed else () for s in specs)
+        self.dims = tuple(tuple(int(d) for d in s.dims) if self.fixed else () for s in specs)
         self._table = struct.Struct("<" + "q" * sum(len(s.dims) + 1 for s in specs))
         # One fixed array is by far the most common case and has a path of its own.
         self.single = self.fixed and len(self.specs) == 1
         self.single_bytes = self._row_bytes[0] if self.single else 0
-        self._single_items = math.prod(self._dims[0]) if self.single else 0
+        self._single_items = math.prod(self.dims[0]) if self.single else 0
         self.row_room = sum(aligned(n) for n in self._row_bytes) if self.fixed else 0  # what one row takes
 
     def bytes_of(self, arrays: Sequence[Array], rows: int) -> int:
@@ -85,11 +85,11 @@ class Layout:
         """Views into `memory` (copies for strings), valid as long as the slot is held."""
         if self.single:
             flat = np.frombuffer(memory, self.dtypes[0], rows * self._single_items, offset)
-            return [flat.reshape(self._shape(rows, self._dims[0]))]
+            return [flat.reshape(self._shape(rows, self.dims[0]))]
         sizes: list[tuple[tuple[int, ...], int]]
         at = offset
         if self.fixed:
-            sizes = [(d, n * rows) for d, n in zip(self._dims, self._row_bytes, strict=True)]
+            sizes = [(d, n * rows) for d, n in zip(self.dims, self._row_bytes, strict=True)]
         else:
             sizes = self._read_table(memory, offset)
             at += aligned(self._table.size)
@@ -118,7 +118,7 @@ class Layout:
     def row_dims(self, memory: memoryview, offset: int) -> tuple[tuple[int, ...], ...]:
         """The dims of one row of each array: what decides which requests can share a batch."""
         if self.fixed:
-            return self._dims
+            return self.dims
         return tuple(dims for dims, _ in self._read_table(memory, offset))
 
 

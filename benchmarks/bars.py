@@ -109,9 +109,7 @@ class Judge:
             return Verdict(cell, bar, f"no process with the role {role}", None)
         cpu_us = ours.cpu_us if role is None else ours.cpu_us_by_role[role]
         parts = ", ".join(f"{name} {us:.1f}" for name, us in ours.cpu_us_by_role.items())
-        return Verdict(
-            cell, bar, f"{cpu_us:.1f} µs ({parts}){self.caveat(ours)}", cpu_us <= limit_us and not ours.failed
-        )
+        return Verdict(cell, bar, f"{cpu_us:.1f} µs ({parts}){self.caveat(ours)}", cpu_us <= limit_us and not ours.failed)
 
     @staticmethod
     def caveat(*summaries: Summary) -> str:

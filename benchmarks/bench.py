@@ -216,9 +216,7 @@ def measure_cell(plan: Plan, cell: Cell, contenders: Sequence[Contender], result
         results.runs[cell.name, name] = keep_least_disturbed(runs[name], plan.reps)
 
 
-def turn(
-    contender: Contender, cell: Cell, seconds: float, present: dict[str, Contender], results: Results
-) -> Run | None:
+def turn(contender: Contender, cell: Cell, seconds: float, present: dict[str, Contender], results: Results) -> Run | None:
     """One turn. A contender that fails leaves the cell; None then."""
     try:
         return contender.turn(cell, seconds)
@@ -325,9 +323,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--reps", type=int, help="runs that count for each server in a cell (default 3)")
     parser.add_argument("--seconds", type=float, help="length of a run (default 3; three times that for M)")
     parser.add_argument("--minutes", type=float, default=25, help="begin no other cell after this (default 25)")
-    parser.add_argument(
-        "--evenkeel", default=str(Path(sys.executable).with_name("evenkeel")), help="the program to measure"
-    )
+    parser.add_argument("--evenkeel", default=str(Path(sys.executable).with_name("evenkeel")), help="the program to measure")
     parser.add_argument("--out", default=str(HERE / "results"), help="folder of the report")
     return parser.parse_args()
 

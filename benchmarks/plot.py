@@ -78,9 +78,7 @@ def svg(panels: Sequence[Panel], caption: str) -> str:
     servers = [name for name in COLORS if any(name in panel.lines for panel in panels)]
     body = [legend(servers, caption, width)]
     for i, panel in enumerate(panels):
-        body.append(
-            f'<g transform="translate({i % columns * WIDTH} {HEADER + i // columns * HEIGHT})">{draw(panel)}</g>'
-        )
+        body.append(f'<g transform="translate({i % columns * WIDTH} {HEADER + i // columns * HEIGHT})">{draw(panel)}</g>')
     style = "text{font:11px sans-serif;fill:#333}.title{font-weight:bold;font-size:13px}.small{font-size:9px}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'

@@ -126,8 +126,5 @@ def spread(s: Spread) -> str:
 
 def raw_table(raw: Sequence[RawResult]) -> list[str]:
     best = max(raw, key=lambda r: r.rows_s)
-    rows = [
-        (r.call.describe(), number(r.rows_s) + (" (best)" if r is best else ""), number(r.p50_ms), str(r.calls))
-        for r in raw
-    ]
+    rows = [(r.call.describe(), number(r.rows_s) + (" (best)" if r is best else ""), number(r.p50_ms), str(r.calls)) for r in raw]
     return table(("call", "rows/s", "p50 of a call, ms", "calls"), rows)

@@ -69,9 +69,7 @@ def summarize(runs: Sequence[Run]) -> Summary:
     assert kept, "a cell without a kept run has no summary"
     requests = max(1, sum(run.requests for run in kept))
     roles = sorted({role for run in kept for role in run.cpu_us_by_role})
-    by_role = {
-        role: sum(r.cpu_us_by_role.get(role, 0.0) * max(1, r.requests) for r in kept) / requests for role in roles
-    }
+    by_role = {role: sum(r.cpu_us_by_role.get(role, 0.0) * max(1, r.requests) for r in kept) / requests for role in roles}
     return Summary(
         cell=kept[0].cell,
         server=kept[0].server,

@@ -41,7 +41,5 @@ if __name__ == "__main__":
     # A wait of 0 would mean Mosec's default of 10 ms, so 1 is the least there is.
     limits = {"max_batch_size": SETTINGS.rows_max, "max_wait_time": max(1, SETTINGS.wait_ms), "timeout": 60}
     server = Server()
-    server.register_runtime(
-        {"/json": [Runtime(JsonWorker, num=1, **limits)], "/npy": [Runtime(NpyWorker, num=1, **limits)]}
-    )
+    server.register_runtime({"/json": [Runtime(JsonWorker, num=1, **limits)], "/npy": [Runtime(NpyWorker, num=1, **limits)]})
     server.run()

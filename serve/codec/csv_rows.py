@@ -49,9 +49,9 @@ class CsvRows:
             raise BadRequest("the body is empty: send one line a row")
         content = bytes(body)
         if not header and charset != "utf-16":
-            table = _quick(content, plan, columns)
-            if table is not None:
-                return table
+            found = _quick(content, plan, columns)
+            if found is not None:
+                return found
         return _by_cell(content, plan, columns, charset, header)
 
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
@@ -77,7 +77,9 @@ def _columns(plan: Plan) -> int | None:
         if spec.free:
             if len(plan.inputs) == 1 and len(spec.dims) == 1:
                 return None
-            raise UnsupportedMedia(f"text/csv cannot carry {spec.describe(plan.signature.rows_axis)}: use application/json")
+            raise UnsupportedMedia(
+                f"text/csv cannot carry {spec.describe(plan.signature.rows_axis)}: use application/json"
+            )
         total += math.prod(d for d in spec.dims if isinstance(d, int))
     return total
 
@@ -168,7 +170,7 @@ def _by_cell(content: bytes, plan: Plan, columns: int | None, charset: str, head
     try:
         for cells in reader:
             line = reader.line_num
-            if header and line >= 1:
+            if header:
                 header = False
                 continue
             if columns is None:

@@ -31,7 +31,9 @@ def finish(arrays: Sequence[Array], plan: Plan, form: Form) -> Decoded:
         rows = len(arrays[0])
         for spec, array in zip(plan.inputs, arrays, strict=True):
             if len(array) != rows:
-                raise BadShape(f"inputs disagree on rows: {plan.inputs[0].name!r} has {rows}, {spec.name!r} {len(array)}")
+                raise BadShape(
+                    f"inputs disagree on rows: {plan.inputs[0].name!r} has {rows}, {spec.name!r} {len(array)}"
+                )
         if rows == 0:
             raise BadRequest("the request holds no rows: send at least one")
     if plan.shared_free:
@@ -45,7 +47,9 @@ def _check_free_dims(arrays: Sequence[Array], plan: Plan) -> None:
         for dim, size in zip(spec.dims, array.shape[plan.signature.rows_axis :], strict=True):
             if isinstance(dim, str) and known.setdefault(dim, (size, spec.name))[0] != size:
                 other = known[dim]
-                raise BadShape(f"input {spec.name!r}: dimension {dim!r} is {size}, but {other[0]} in input {other[1]!r}")
+                raise BadShape(
+                    f"input {spec.name!r}: dimension {dim!r} is {size}, but {other[0]} in input {other[1]!r}"
+                )
 
 
 def place(array: Array, spec: TensorSpec, rows_axis: bool) -> Array:
@@ -100,14 +104,14 @@ def _narrowed(array: Array, target: np.dtype[Any], spec: TensorSpec, rows_axis: 
 
 def to_bfloat16(array: Array, spec: TensorSpec) -> Array:
     """float32 to bfloat16 bit patterns, rounding to nearest even. Adding the half carries into the exponent."""
-    bits = np.ascontiguousarray(array).view(np.uint32).reshape(array.shape)
+    shape, array = array.shape, np.ascontiguousarray(array).reshape(-1)  # a scalar would warn when the sum wraps
+    bits = array.view(np.uint32)
     rounded = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype(np.uint16)
     # A NaN must neither carry into infinity nor wrap around: keep its sign and make it quiet.
-    nans = np.isnan(array)
-    rounded = np.where(nans, ((bits >> 16) | 0x7FC0).astype(np.uint16), rounded)
+    rounded = np.where(np.isnan(array), ((bits >> 16) | 0x7FC0).astype(np.uint16), rounded)
     if ((rounded & 0x7FFF == 0x7F80) & np.isfinite(array)).any():
         raise BadShape(f"input {spec.name!r}: a value is too large for bfloat16")
-    return rounded
+    return rounded.reshape(shape)
 
 
 def shown(array: Array, spec: TensorSpec) -> Array:
@@ -125,7 +129,9 @@ def _strings(array: Array, spec: TensorSpec) -> Array:
         if array.dtype.kind == "S":
             flat = [item.decode() for item in array.reshape(-1).tolist()]
         else:
-            codes = np.ascontiguousarray(array).reshape(-1).view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+            codes = (
+                np.ascontiguousarray(array).reshape(-1).view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+            )
             if codes.size and int(codes.max()) > sys.maxunicode:  # numpy would fail with an error of the interpreter
                 raise ValueError("a code point is out of range")
             flat = array.reshape(-1).tolist()
@@ -186,9 +192,9 @@ _ALLOWED: dict[str, frozenset[type]] = {name: frozenset({int}) for name in STORE
 
 def from_nested(value: Any, spec: TensorSpec, rows_axis: bool) -> Array:
     """Nested lists as the array of one input, with or without the rows axis in front."""
-    expected: tuple[int | str, ...] = (("rows", *spec.dims) if rows_axis else spec.dims)  # fmt: skip
-    level, shape = [value], ()  # type: tuple[list[Any], tuple[int, ...]]
-    for dim in expected:
+    level: list[Any] = [value]  # all values at one depth, in C order
+    shape: tuple[int, ...] = ()
+    for dim in ("rows", *spec.dims) if rows_axis else spec.dims:
         if set(map(type, level)) - {list}:
             at = next(i for i, item in enumerate(level) if type(item) is not list)
             raise BadShape(f"{locate(spec, at, shape, rows_axis)}: expected {spec.describe(rows_axis)}, "

@@ -38,8 +38,8 @@ def values(decoded: Decoded) -> Any:
 def same(left: Array, right: Array) -> bool:
     """Bit for bit, and of the same dtype and shape."""
     if left.dtype == object:
+        return left.shape == right.shape and bool(left.tolist() == right.tolist())
     return (left.dtype.str, left.shape, left.tobytes()) == (right.dtype.str, right.shape, right.tobytes())
-    return bool(left.dtype == right.dtype) and left.shape == right.shape and left.tobytes() == right.tobytes()
 
 
 @st.composite

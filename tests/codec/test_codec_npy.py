@@ -121,6 +121,7 @@ def test_bfloat16_travels_as_float32_and_rounds_to_even() -> None:
     spec = model(x("bfloat16"))
     sent = np.array([1, 1.00390625, 1.01171875, -2, np.nan, np.inf], np.float32)
     bits = decode(NPY, npy(sent), spec).arrays[0]
+    assert decode(NPY, npy(np.float32(np.nan)), model(x("bfloat16"), rows_axis=False)).arrays[0].tolist() == 0x7FC0
     assert bits.tolist() == [0x3F80, 0x3F80, 0x3F82, 0xC000, 0x7FC0, 0x7F80]
     back = np.load(io.BytesIO(CODECS[NPY].encode((bits,), spec, Form.BARE)))
     assert np.array_equal(back, np.array([1, 1, 1.015625, -2, np.nan, np.inf], np.float32), equal_nan=True)

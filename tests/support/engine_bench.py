@@ -1,0 +1,178 @@
+"""A Cycle on a bench: real socket, real arena, a manual clock, and the front's end in the hands of the test."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serve.contract.status import StatusPage
+from serve.engine.cycle import Cycle
+from serve.engine.replica import Replica
+from serve.errors import FAMILIES
+from serve.transport import descriptor
+from serve.transport.arena import Arena, read_spill
+from serve.transport.channel import Channel
+from serve.transport.descriptor import FINITE, OVERFLOW, PROTOCOL, RECORD_BYTES, REPLY, REQUEST, Reply
+from serve.transport.slots import Slot, Slots
+from tests.support.clock import ManualClock
+
+SMALL = ((1 << 10, 256), (1 << 16, 32), (1 << 20, 4))
+SMALL_BYTES = sum(size * count for size, count in SMALL)
+
+
+@dataclass
+class Answer:
+    arrays: list[Any]
+    finite: bool
+    spilled: bool
+    raw: bytes
+
+
+@dataclass
+class Fault:
+    code: str
+    message: str
+
+
+class FrontEnd:
+    """What a front does, by hand. Replies are read with `replies`, each slot is released as its reply comes."""
+
+    def __init__(self, bench: Bench, slot_bytes: int = 0) -> None:
+        self.bench = bench
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(bench.path)
+        self.channel = Channel(self.sock)
+        self.arena = Arena.create(SMALL_BYTES)
+        self.slots = Slots(SMALL)
+        self.held: dict[int, Slot] = {}
+        self.slot_bytes = slot_bytes  # least size of a slot; more makes room for larger answers
+        self._next_id = 0
+        hello = REQUEST.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, SMALL_BYTES, 0, 0, 0.0, 0.0)
+        self.channel.send(hello, (self.arena.fd,))
+        bench.turn()
+        greeting = self.channel.receive()
+        first = Reply(*REPLY.unpack_from(greeting))
+        assert first.kind == descriptor.HELLO
+        self.epoch = first.epoch
+        self.card = json.loads(greeting[RECORD_BYTES : RECORD_BYTES + first.bytes])
+
+    def submit(self, *arrays: Any, rows: int | None = None, within_s: float = 60.0) -> int:
+        """Put the arrays into a slot and send the record. Returns the request's id."""
+        layout = self.bench.replica.inputs
+        assert layout is not None
+        made = [np.asarray(a, t) for a, t in zip(arrays, layout.dtypes, strict=True)]
+        count = rows if rows is not None else (len(made[0]) if layout.rows_axis else 1)
+        slot = self.claim(layout.bytes_of(made, count) + 64)
+        used = layout.pack(made, self.arena.memory, slot.offset)
+        return self.send(slot, used, count, within_s)
+
+    def submit_raw(self, body: bytes, **meta: Any) -> int:
+        head = json.dumps({"content_type": "", "accept": "", "headers": {}, "request_id": "r", **meta}).encode()
+        data = len(head).to_bytes(4, "little") + head + body
+        slot = self.claim(len(data))
+        self.arena.memory[slot.offset : slot.offset + len(data)] = data
+        return self.send(slot, len(data), 1, 60.0)
+
+    def claim(self, size: int) -> Slot:
+        slot = self.slots.claim(max(size, self.slot_bytes))
+        assert slot is not None, "the test holds too much"
+        return slot
+
+    def send(self, slot: Slot, used: int, rows: int, within_s: float) -> int:
+        self._next_id += 1
+        self.held[self._next_id] = slot
+        now_s = self.bench.clock()
+        self.channel.send(REQUEST.pack(
+            descriptor.SUBMIT, 0, 0, rows, self._next_id, slot.offset, slot.capacity, used, self.epoch,
+            now_s + within_s, now_s))  # fmt: skip
+        return self._next_id
+
+    def cancel(self, id: int) -> None:
+        self.channel.send(REQUEST.pack(descriptor.CANCEL, 0, 0, 0, id, 0, 0, 0, self.epoch, 0.0, 0.0))
+
+    def replies(self) -> dict[int, Answer | Fault]:
+        """Everything that has been answered since the last call; fails when a request is answered twice."""
+        found: dict[int, Answer | Fault] = {}
+        while data := self.channel.receive():
+            for record in REPLY.iter_unpack(data):
+                reply = Reply(*record)
+                slot = self.held.pop(reply.id, None)
+                assert slot is not None, f"request {reply.id} was answered twice"
+                found[reply.id] = self._read(reply)
+                self.slots.release(slot)
+        return found
+
+    def _read(self, reply: Reply) -> Answer | Fault:
+        memory, at, spilled = self.arena.memory, reply.offset, bool(reply.flags & OVERFLOW)
+        if spilled:
+            memory, at = memoryview(read_spill(self.channel.fds.popleft(), reply.bytes)), 0
+        raw = bytes(memory[at : at + reply.bytes])
+        if reply.kind == descriptor.FAULT:
+            return Fault(FAMILIES[reply.family].code, raw.decode())
+        layout = self.bench.replica.outputs
+        arrays = [np.array(a) for a in layout.unpack(memory, at, reply.rows)] if layout is not None else []
+        return Answer(arrays, bool(reply.flags & FINITE), spilled, raw)
+
+    def close(self) -> None:
+        self.channel.close()
+        os.close(self.arena.fd)
+
+
+class Bench:
+    """The engine's side. `with Bench(replica) as bench: front = bench.front(); ...; bench.turn()`."""
+
+    def __init__(self, replica: Replica, epoch: int = 1) -> None:
+        self.replica = replica
+        self.clock = ManualClock()
+        self.page = StatusPage.create()
+        self.block = self.page.engine(0)
+        self._folder = tempfile.TemporaryDirectory()
+        self.path = str(Path(self._folder.name) / "e")
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(self.path)
+        self.listener.listen(8)
+        self.cycle = Cycle(replica, self.listener, self.block, epoch, self.clock)
+        self._fronts: list[FrontEnd] = []
+
+    def front(self, slot_bytes: int = 0) -> FrontEnd:
+        front = FrontEnd(self, slot_bytes)
+        self._fronts.append(front)
+        return front
+
+    def turn(self, times: int = 4) -> None:
+        """Enough turns for whatever lies in the sockets; never sleeps."""
+        for _ in range(times):
+            self.cycle.turn(0)
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for front in self._fronts:
+            front.close()
+        for peer in list(self.cycle._peers.values()):
+            peer.channel.close()
+        self.listener.close()
+        self._folder.cleanup()
+        os.close(self.page.fd)
+
+
+def only(replies: dict[int, Answer | Fault]) -> Answer | Fault:
+    """The one reply there is."""
+    assert len(replies) == 1
+    return next(iter(replies.values()))
+
+
+def answer(replies: dict[int, Answer | Fault], id: int) -> Sequence[Any]:
+    """The arrays of an answer; fails with the fault's words when it is one."""
+    reply = replies[id]
+    assert isinstance(reply, Answer), reply
+    return reply.arrays

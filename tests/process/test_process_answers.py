@@ -122,7 +122,7 @@ def test_a_csv_body_may_end_with_a_newline_or_without(digits: Tree) -> None:
 def test_json_answers_mirror_the_shape_of_their_requests(digits: Tree) -> None:
     want = model.answers(ROWS)
     given, given_out = model.names()
-    nested, flat = ROWS.tolist(), ROWS.reshape(len(ROWS), 64).tolist()
+    nested = ROWS.tolist()
     with digits.wire() as wire:
         wrapped = wire.post(json.dumps({"instances": nested}).encode()).json()
         assert list(wrapped) == ["predictions"] and model.close(np.array(wrapped["predictions"]), want)
@@ -130,10 +130,16 @@ def test_json_answers_mirror_the_shape_of_their_requests(digits: Tree) -> None:
         assert model.close(np.array(bare), want)
         named = wire.post(json.dumps({"inputs": {given: nested}}).encode()).json()
         assert list(named) == ["outputs"] and model.close(np.array(named["outputs"][given_out]), want)
-        featured = wire.post(json.dumps({"instances": [{"features": row} for row in flat]}).encode()).json()
+        featured = wire.post(json.dumps({"instances": [{"features": row} for row in nested]}).encode()).json()
         assert model.close(np.array(featured["predictions"]), want)
-        nested_features = {"instances": [{"data": {"features": {"values": row}}} for row in flat]}
-        assert model.close(np.array(wire.post(json.dumps(nested_features).encode()).json()["predictions"]), want)
+
+
+def test_the_feature_shapes_of_the_built_in_algorithms_are_understood(wine: Tree) -> None:
+    rows = np.loadtxt(ARTIFACTS / "wine/samples/five.csv", delimiter=",", dtype=np.float32).tolist()
+    with wine.wire() as wire:
+        plain = wire.post(json.dumps({"instances": rows}).encode())
+        for instances in ([{"features": row} for row in rows], [{"data": {"features": {"values": row}}} for row in rows]):
+            assert wire.post(json.dumps({"instances": instances, "configuration": {}}).encode()).raw == plain.raw
 
 
 def test_json_without_a_content_type_is_recognised(digits: Tree) -> None:

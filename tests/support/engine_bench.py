@@ -54,7 +54,7 @@ class FrontEnd:
         self.slots = Slots(SMALL)
         self.held: dict[int, Slot] = {}
         self.slot_bytes = slot_bytes  # least size of a slot; more makes room for larger answers
-        self._next_id = 0
+        self._next_id = bench.next_front() << 32  # as fronts do: ids are unique among all of them
         hello = REQUEST.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, SMALL_BYTES, 0, 0, 0.0, 0.0)
         self.channel.send(hello, (self.arena.fd,))
         bench.turn()
@@ -113,7 +113,9 @@ class FrontEnd:
     def _read(self, reply: Reply) -> Answer | Fault:
         memory, at, spilled = self.arena.memory, reply.offset, bool(reply.flags & OVERFLOW)
         if spilled:
-            memory, at = memoryview(read_spill(self.channel.fds.popleft(), reply.bytes)), 0
+            fd = self.channel.fds.popleft()
+            memory, at = memoryview(read_spill(fd, reply.bytes)), 0
+            os.close(fd)
         raw = bytes(memory[at : at + reply.bytes])
         if reply.kind == descriptor.FAULT:
             return Fault(FAMILIES[reply.family].code, raw.decode())
@@ -141,6 +143,9 @@ class Bench:
         self.listener.listen(8)
         self.cycle = Cycle(replica, self.listener, self.block, epoch, self.clock)
         self._fronts: list[FrontEnd] = []
+
+    def next_front(self) -> int:
+        return len(self._fronts) + 1
 
     def front(self, slot_bytes: int = 0) -> FrontEnd:
         front = FrontEnd(self, slot_bytes)

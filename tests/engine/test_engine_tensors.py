@@ -1,0 +1,221 @@
+"""Gather and scatter: the fast path must be exact, not only fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve.batching.pending import Item
+from serve.batching.placement import Segment
+from serve.contract.signature import Signature
+from serve.engine.tensors import Gather, Scatter, SharedRows, all_finite, contiguous, single_rows
+from serve.transport.layout import Layout, aligned
+from tests.support.models import Array, signature, spec
+
+ARENA = 64 * 1024
+DTYPES = ["float32", "float64", "int64", "uint8", "bool", "float16", "bfloat16", "int16"]
+
+
+@dataclass(eq=False)
+class FakePeer:
+    memory: memoryview = field(default_factory=lambda: memoryview(bytearray(ARENA)))
+
+    def __post_init__(self) -> None:
+        self.rows = SharedRows(self.memory)
+
+
+def put(peer: FakePeer, layout: Layout, arrays: list[Array], offset: int, rows: int, capacity: int = 1024) -> Item:
+    used = layout.pack(arrays, peer.memory, offset)
+    return Item(offset, rows, (), 0.0, 0.0, peer, offset, capacity, used)
+
+
+def batch_of(gather: Gather, segments: list[Segment], key: Any) -> list[Array]:
+    return gather.batch(segments, key, single_rows(segments))
+
+
+def whole(items: list[Item]) -> list[Segment]:
+    return [Segment(i, 0, i.rows) for i in items]
+
+
+def gather_for(sig: Signature, waste: float = 0.25) -> Gather:
+    return Gather(sig, Layout(sig.inputs, sig.rows_axis), waste)
+
+
+def random_rows(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    return rng.integers(0, 2 if dtype == bool else 100, shape).astype(dtype)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(DTYPES), st.integers(1, 6), st.integers(1, 4), st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_one_vectorised_copy_gathers_what_copying_one_by_one_would(
+    seed: int, dtype: str, a: int, b: int, count: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    sig = signature([spec("x", a, b, dtype=dtype)], [spec("y", 1)])
+    layout, gather, peer = Layout(sig.inputs, True), gather_for(sig), FakePeer()
+    offsets = rng.permutation(ARENA // 1024)[:count] * 1024
+    rows = [random_rows(rng, layout.dtypes[0], (1, a, b)) for _ in range(count)]
+    items = [put(peer, layout, [r], int(o), 1) for r, o in zip(rows, offsets, strict=True)]
+    segments = whole(items)
+    fast = batch_of(gather, segments, ((a, b),))
+    slow = gather._by_request(segments, ((a, b),))
+    assert np.array_equal(fast[0], np.concatenate(rows))
+    assert np.array_equal(fast[0], slow[0]) and fast[0].dtype == slow[0].dtype
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(DTYPES), st.integers(1, 6), st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_one_vectorised_copy_scatters_what_packing_one_by_one_would(seed: int, dtype: str, dim: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    sig = signature([spec("x", 3)], [spec("y", dim, dtype=dtype)])
+    inputs, outputs, peer = Layout(sig.inputs, True), Layout(sig.outputs, True), FakePeer()
+    offsets = rng.permutation(ARENA // 1024)[:count] * 1024
+    items = [put(peer, inputs, [np.ones((1, 3), np.float32)], int(o), 1) for o in offsets]
+    result = random_rows(rng, outputs.dtypes[0], (count, dim))
+    before = bytes(peer.memory)
+    assert Scatter(sig, outputs).vectorised(whole(items), [result], single_rows(whole(items)))
+    expected = memoryview(bytearray(before))
+    for i, item in enumerate(items):
+        outputs.pack([result[i : i + 1]], expected, item.offset + aligned(item.used))
+    assert bytes(peer.memory) == bytes(expected)
+
+
+def test_scatter_is_not_vectorised_when_inputs_end_at_different_places() -> None:
+    sig = signature([spec("x", "n")], [spec("y", 2)])
+    inputs, outputs, peer = Layout(sig.inputs, True), Layout(sig.outputs, True), FakePeer()
+    items = [put(peer, inputs, [np.ones((1, n), np.float32)], o, 1) for o, n in ((0, 1), (1024, 100))]
+    before = bytes(peer.memory)
+    result = [np.zeros((2, 2), np.float32)]
+    assert not Scatter(sig, outputs).vectorised(whole(items), result, single_rows(whole(items)))
+    assert bytes(peer.memory) == before
+
+
+def test_the_fast_path_is_for_single_rows_of_one_front_only() -> None:
+    left, right = FakePeer(), FakePeer()
+    one, two = Item(1, 1, (), 0, 0, left, 0, 1024, 4), Item(2, 1, (), 0, 0, right, 1024, 1024, 4)
+    many = Item(3, 2, (), 0, 0, left, 2048, 1024, 4)
+    assert single_rows(whole([one])) == [0]
+    assert single_rows(whole([one, two])) is None
+    assert single_rows(whole([one, many])) is None
+    assert single_rows([Segment(many, 1, 1)]) is None
+
+
+def test_the_last_slot_of_an_arena_is_within_the_strided_view() -> None:
+    peer = FakePeer()
+    view = peer.rows.view(512, 128, np.dtype("float32"))
+    assert view.shape == (ARENA // 1024, 128)
+    view[-1] = 1.0
+    assert bytes(peer.memory[-4:]) == np.float32(1.0).tobytes()
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(9, 10)), min_size=1, max_size=5), st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_padding_and_cropping_give_each_request_its_own_numbers_back(shapes: list[tuple[int, int]], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sig = signature([spec("x", "n", pad=-1.0)], [spec("y", "n"), spec("z", 1)])
+    layout, gather, peer = Layout(sig.inputs, True), gather_for(sig), FakePeer()
+    scatter = Scatter(sig, Layout(sig.outputs, True))
+    arrays = [rng.random((rows, n)).astype(np.float32) for rows, n in shapes]
+    items = [put(peer, layout, [a], 4096 * i, len(a), 4096) for i, a in enumerate(arrays)]
+    keys = {gather.key(((n,),)) for _, n in shapes}
+    assert len(keys) == 1
+    key = keys.pop()
+    batch = batch_of(gather, whole(items), key)[0]
+    at = 0
+    for array in arrays:
+        mine = batch[at : at + len(array)]
+        assert np.array_equal(mine[:, : array.shape[1]], array)
+        assert (mine[:, array.shape[1] :] == -1.0).all()
+        cropped = scatter.crop([mine * 2, mine[:, :1]], ((array.shape[1],),), key)
+        assert np.array_equal(cropped[0], array * 2) and cropped[1].shape == (len(array), 1)
+        at += len(array)
+
+
+def test_an_output_dim_of_another_size_than_the_padded_input_is_not_cropped() -> None:
+    sig = signature([spec("x", "n", pad=0.0)], [spec("y", "n")])
+    scatter = Scatter(sig, Layout(sig.outputs, True))
+    pooled = np.ones((1, 3), np.float32)
+    assert scatter.crop([pooled], ((9,),), ((12,),))[0].shape == (1, 3)
+
+
+def test_a_free_dim_that_one_of_its_inputs_cannot_pad_is_not_padded_at_all() -> None:
+    sig = signature([spec("ids", "n", pad=0.0), spec("mask", "n")], [spec("y", 1)])
+    assert gather_for(sig).key(((9,), (9,))) == ((9,), (9,))
+
+
+def test_an_item_without_rows_axis_is_padded_and_cropped_alone() -> None:
+    sig = signature([spec("x", "n", pad=0.0)], [spec("y", "n")], rows_axis=False)
+    layout, gather, peer = Layout(sig.inputs, False), gather_for(sig), FakePeer()
+    item = put(peer, layout, [np.ones(9, np.float32)], 0, 1)
+    batch = batch_of(gather, whole([item]), gather.key(((9,),)))
+    assert batch[0].tolist() == [1.0] * 9 + [0.0]
+
+
+def test_strings_of_several_requests_are_gathered() -> None:
+    sig = signature([spec("s", 2, dtype="string")], [spec("y", 1)])
+    layout, gather, peer = Layout(sig.inputs, True), gather_for(sig), FakePeer()
+    items = [put(peer, layout, [np.array([t], object)], 1024 * i, 1) for i, t in enumerate([["a", "é"], ["", "日本"]])]
+    assert batch_of(gather, whole(items), ((2,),))[0].tolist() == [["a", "é"], ["", "日本"]]
+
+
+def test_parts_of_a_request_are_gathered_from_their_start() -> None:
+    sig = signature([spec("x", 1)], [spec("y", 1)])
+    layout, gather, peer = Layout(sig.inputs, True), gather_for(sig), FakePeer()
+    first = put(peer, layout, [np.arange(5, dtype=np.float32).reshape(5, 1)], 0, 5)
+    second = put(peer, layout, [np.full((2, 1), 9, np.float32)], 1024, 2)
+    batch = batch_of(gather, [Segment(first, 3, 2), Segment(second, 0, 1)], ((1,),))
+    assert batch[0].tolist() == [[3.0], [4.0], [9.0]]
+
+
+@pytest.mark.parametrize("pad", [float("-inf"), float("inf")])
+def test_infinite_padding_is_not_taken_for_a_bad_input(pad: float) -> None:
+    """An attention bias is padded with minus infinity."""
+    sig = signature([spec("bias", "n", pad=pad)], [spec("y", 1)])
+    layout, gather, peer = Layout(sig.inputs, True), gather_for(sig), FakePeer()
+    item = put(peer, layout, [np.ones((1, 9), np.float32)], 0, 1)
+    assert gather.not_finite(batch_of(gather, whole([item]), gather.key(((9,),)))) is None
+
+
+def test_bfloat16_is_padded_with_the_number_and_not_with_its_bits() -> None:
+    sig = signature([spec("x", "n", dtype="bfloat16", pad=1.0)], [spec("y", 1)])
+    layout, gather, peer = Layout(sig.inputs, True), gather_for(sig), FakePeer()
+    item = put(peer, layout, [np.zeros((1, 9), np.uint16)], 0, 1)
+    assert batch_of(gather, whole([item]), gather.key(((9,),)))[0][0, 9] == 0x3F80
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.floats(0.05, 0.6))
+def test_padding_of_two_free_dims_together_stays_within_the_waste(a: int, b: int, waste: float) -> None:
+    sig = signature([spec("x", "h", "w", pad=0.0)], [spec("y", 1)])
+    ((high, wide),) = gather_for(sig, waste).key(((a, b),))
+    assert high >= a and wide >= b
+    assert 1 - (a * b) / (high * wide) <= waste + 1e-9
+
+
+def test_the_first_input_that_is_not_finite_is_named_by_its_place() -> None:
+    sig = signature([spec("a", 1), spec("n", 1, dtype="int64"), spec("b", 1), spec("c", 1, allow_nan=True)], [spec("y", 1)])
+    good, bad = np.ones((2, 1), np.float32), np.array([[1], [np.inf]], np.float32)
+    ints = np.ones((2, 1), np.int64)
+    assert gather_for(sig).not_finite([good, ints, good, bad]) is None
+    assert gather_for(sig).not_finite([good, ints, bad, good]) == 2
+    assert gather_for(sig).not_finite([bad, ints, bad, good]) == 0
+
+
+def test_outputs_are_made_contiguous_and_of_their_dtype_only_when_they_are_not() -> None:
+    y = spec("y", 2)
+    right = np.ones((3, 2), np.float32)
+    assert contiguous(right, y) is right
+    turned = contiguous(np.ones((2, 3), np.float64).T, y)
+    assert turned.flags.c_contiguous and turned.dtype == np.float32 and turned.shape == (3, 2)
+
+
+def test_whether_all_outputs_are_finite_leaves_bfloat16_to_the_front() -> None:
+    sig = signature([spec("x", 1)], [spec("a", 1), spec("b", 1, dtype="int32")])
+    assert all_finite(sig, [np.ones((1, 1), np.float32), np.ones((1, 1), np.int32)])
+    assert not all_finite(sig, [np.full((1, 1), np.nan, np.float32), np.ones((1, 1), np.int32)])
+    half = signature([spec("x", 1)], [spec("a", 1, dtype="bfloat16")])
+    assert not all_finite(half, [np.ones((1, 1), np.uint16)])

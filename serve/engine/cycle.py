@@ -265,7 +265,7 @@ class Cycle:
         if not replica.scatter.vectorised(segments, outputs, singles):
             return False
         flags = FINITE if all_finite(replica.signature, outputs) else 0
-        first, rows, size, epoch = segments[0].item, len(segments), layout.single_bytes, self.epoch
+        first, rows, size, epoch = segments[0].item, len(segments), layout.row_bytes, self.epoch
         shift, finished, pack = aligned(first.used), self._pending.placed_all, REPLY.pack
         replies = []
         for item, _, _ in segments:

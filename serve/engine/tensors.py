@@ -50,7 +50,7 @@ class Gather:
     def __init__(self, signature: Signature, layout: Layout, pad_waste: float) -> None:
         self.signature, self.layout, self._waste = signature, layout, pad_waste
         spec = signature.inputs[0]
-        self._vector_items = layout.single_bytes // max(1, layout.dtypes[0].itemsize) if layout.single else 0
+        self._vector_items = layout.row_bytes // max(1, layout.dtypes[0].itemsize) if layout.single else 0
         self._vector_shape = tuple(int(d) for d in spec.dims) if layout.single else ()
         # A free dim is padded only when every input that has it says with what.
         bare = {d for s in signature.inputs if s.pad is None for d in s.dims if isinstance(d, str)}
@@ -134,7 +134,7 @@ class Scatter:
 
     def __init__(self, signature: Signature, layout: Layout) -> None:
         self.signature, self.layout = signature, layout
-        self._items = layout.single_bytes // max(1, layout.dtypes[0].itemsize) if layout.single else 0
+        self._items = layout.row_bytes // max(1, layout.dtypes[0].itemsize) if layout.single else 0
 
     def vectorised(self, segments: Sequence[Segment], outputs: Sequence[Array], singles: list[int] | None) -> bool:
         """One copy for the whole batch, if it is of the common kind. False: nothing done.
@@ -145,7 +145,7 @@ class Scatter:
             return False
         first = segments[0].item
         shift = aligned(first.used)
-        assert first.capacity >= shift + self.layout.single_bytes, "a front claims room for an answer of fixed size"
+        assert first.capacity >= shift + self.layout.row_bytes, "a front claims room for an answer of fixed size"
         view = first.peer.rows.view(shift, self._items, self.layout.dtypes[0])
         view[singles] = outputs[0].reshape(len(singles), self._items)
         return True

@@ -36,9 +36,9 @@ class Head:
     keep_alive: bool
     content_type: str
     accept: str
-    media: codec.Media
-    decoder: codec.Codec | None
-    encoder: codec.Codec | None
+    params: Mapping[str, str]  # of the Content-Type
+    decoder: codec.Codec  # these two mean nothing when `wrong` is set
+    encoder: codec.Codec
     wrong: EvenkeelError | None
     request_id: str
     answer_start: bytes  # of a 200, up to the value of Content-Length
@@ -46,6 +46,7 @@ class Head:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+_JSON = codec.decoder_for("application/json")
 _numbers = itertools.count(1)
 
 
@@ -58,8 +59,7 @@ def build(
     accept = (values.get(b"accept") or values.get(b"x-amzn-sagemaker-accept") or b"").decode("latin-1")
     if accept.strip() == "*/*" and b"x-amzn-sagemaker-accept" in values:
         accept = values[b"x-amzn-sagemaker-accept"].decode("latin-1")  # a generic client's default beside a real wish
-    media = codec.parse_media(content_type)
-    decoder = encoder = wrong = None
+    decoder, encoder, wrong = _JSON, _JSON, None
     if route is Route.INVOKE:
         try:
             _refuse_encodings(values.get(b"content-encoding", b""))
@@ -69,9 +69,10 @@ def build(
             wrong = e
     length = values.get(b"content-length")
     return Head(
-        route=route, is_head=method == b"HEAD", keep_alive=keep_alive, content_type=content_type, accept=accept, media=media,
+        route=route, is_head=method == b"HEAD", keep_alive=keep_alive, content_type=content_type, accept=accept,
+        params=codec.parse_media(content_type).params,
         length=None if b"transfer-encoding" in values else int(length or 0), decoder=decoder, encoder=encoder, wrong=wrong,
-        request_id=values.get(_ID, b"").decode("latin-1"), answer_start=ok_start(encoder.mime) if encoder else b"",
+        request_id=values.get(_ID, b"").decode("latin-1"), answer_start=ok_start(encoder.mime),
         expects_continue=values.get(b"expect", b"").lower() == b"100-continue",
         headers={k.decode("latin-1"): v.decode("latin-1") for k, v in headers if k.startswith(AMZN)})  # fmt: skip
 

@@ -13,13 +13,13 @@ import json
 import math
 import os
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import orjson
 
 from serve.codec import Form
 from serve.contract.logline import log
-from serve.contract.status import Block, Engine, Front, StatusPage
+from serve.contract.status import Block, Engine, Front, StatusPage, bucket
 from serve.errors import (
     FAMILIES,
     NUMBER,
@@ -35,7 +35,7 @@ from serve.settings import Limits
 from serve.transport import descriptor
 from serve.transport.arena import Arena, read_spill
 from serve.transport.descriptor import FINITE, OVERFLOW, REPLY, REQUEST
-from serve.transport.layout import ALIGN, aligned
+from serve.transport.layout import aligned
 from serve.transport.slots import RETURN_PAGES_FROM, Slot, Slots
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ ATTEMPTS_MAX = 2  # a request runs again once after a crash; one that was in two
 RAW_ROOM = 16 * 1024  # room for the answer of a handler beside its input; longer answers come in a file of their own
 CHECK_WAIT_FROM_ROWS = 64  # below this many rows ahead the predicted wait cannot matter
 
+_ANSWER = int(descriptor.ANSWER)
 _OK, _LATENCY, _ERRORS = int(Front.OK), int(Front.LATENCY), int(Front.ERRORS)
 _IN_FLIGHT, _QUEUE_ROWS, _SLOT_BYTES = int(Front.IN_FLIGHT), int(Front.QUEUE_ROWS), int(Front.SLOT_BYTES)
 _ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
@@ -107,28 +108,48 @@ class Invocations:
         self._held: list[Invocation] = []  # accepted while the only engine restarts
         self._next_id = os.getpid() << 32  # unique among all living fronts: an engine knows requests by their id alone
         self._rows = 0
-        self._last_model: Model | None = None  # set from the first HELLO on
+        self._rows_max, self._bytes_max = limits.queue_rows_max, limits.queue_bytes_max
+        self._timeout_s = limits.request_timeout_s
+        self._model: Model | None = None  # set from the first HELLO on
+        self._only_up: EngineLink | None = None  # the engine that is up, when exactly one is
         self._links = [
             EngineLink(path, page.engine(i), self._arena, self.finish, self._engine_up, self._engine_lost)
             for i, path in enumerate(sockets)
         ]
 
     # ---- the story -----------------------------------------------------------------------------------------------
+    # begin and finish are the hot path. They are written out in one piece: a call costs more here than its work.
 
     def begin(self, invocation: Invocation, body: bytes | bytearray | memoryview) -> None:
         """Admit, decode, claim, submit. Any refusal is answered here and now."""
         invocation.started_s = now_s = self._clock()
         try:
-            if self._rows >= self.limits.queue_rows_max:
-                raise self._overloaded(f"{self._rows} rows are waiting already, the limit is {self.limits.queue_rows_max}")
-            model = self._last_model
-            if model is None:
-                raise NotReady("the model is still loading or warming; /ping turns 200 when it is ready", retry_after_s=1)
+            model = self._model
+            if model is None or self._rows >= self._rows_max:
+                raise self._closed()
             if model.signature is None:
                 self._accept_raw(invocation, model, body)
             else:
-                self._accept_tensors(invocation, model, body)
-            self._admit(invocation, now_s)
+                head = invocation.head
+                if head.wrong is not None:
+                    raise head.wrong
+                decoded = head.decoder.decode(body, model.signature, head.params)
+                invocation.rows = rows = decoded.rows
+                invocation.form = decoded.form
+                layout = model.inputs
+                if layout.single and rows == 1:
+                    size, room = layout.row_bytes, model.slot_bytes
+                else:
+                    size = layout.bytes_of(decoded.arrays, rows)
+                    room = aligned(size) + (model.outputs.fixed_bytes(rows) if model.outputs.fixed else size)
+                slot = self._slots.claim(room)
+                if slot is None or self._slots.held_bytes > self._bytes_max:
+                    raise self._full(slot)
+                invocation.slot = slot
+                invocation.used = layout.pack(decoded.arrays, self._memory, slot.offset)
+            link = self._only_up
+            if link is None or link.rows >= CHECK_WAIT_FROM_ROWS:
+                link = self._choose()
         except EvenkeelError as error:
             self._drop_slot(invocation)
             self._refuse(invocation, error)
@@ -136,45 +157,44 @@ class Invocations:
         self._next_id += 1
         invocation.id = self._next_id
         invocation.model = model
-        invocation.deadline_s = now_s + self.limits.request_timeout_s
+        invocation.link = link
+        invocation.deadline_s = now_s + self._timeout_s
         self._pending[invocation.id] = invocation
         self._rows += invocation.rows
         self._submit(invocation)
 
     def finish(self, link: EngineLink, records: bytes) -> None:
         """Replies of an engine: encode and answer each, and have the slots back."""
-        now_s = self._clock()
-        for reply in REPLY.iter_unpack(records):
-            invocation = self._pending.pop(reply[4], None)
-            assert invocation is not None and invocation.link is link, "an engine replies once to each request"
-            self._rows -= invocation.rows
-            link.rows -= invocation.rows
-            fd = link.take_fd() if reply[1] & OVERFLOW else -1
-            if invocation.caller is not None:
+        now_s, count, take, release = self._clock(), self._count, self._pending.pop, self._slots.release
+        for kind, flags, family, rows, id, offset, size, _, _, _, _ in REPLY.iter_unpack(records):
+            invocation = take(id)
+            assert invocation.link is link, "an engine replies once to each request that it was given"
+            self._rows -= rows
+            link.rows -= rows
+            caller, head, model = invocation.caller, invocation.head, invocation.model
+            if caller is not None:
                 try:
-                    self._answer(invocation, reply, fd, now_s)
+                    if kind != _ANSWER or flags & OVERFLOW or model.signature is None:
+                        self._answer_otherwise(invocation, kind, flags, family, offset, size)
+                    else:
+                        arrays = model.outputs.unpack(self._memory, offset, rows)
+                        body = head.encoder.encode(arrays, model.signature, invocation.form, flags & FINITE != 0)
+                        invocation.caller = None
+                        count[_OK] += 1
+                        count[_LATENCY + int((now_s - invocation.started_s) * 1e6).bit_length()] += 1
+                        caller.answer(invocation, head.answer_start, body)
                 except EvenkeelError as error:
                     self._refuse(invocation, error)
-            if fd >= 0:
-                os.close(fd)
-            self._drop_slot(invocation)
+            elif flags & OVERFLOW:
+                os.close(link.take_fd())
+            slot = invocation.slot
+            assert slot is not None, "the engine had it until now"
+            if slot.capacity >= RETURN_PAGES_FROM:
+                self._arena.give_back(slot)
+            release(slot)
+            invocation.slot = None
 
     # ---- admit, decode, claim, submit ----------------------------------------------------------------------------
-
-    def _accept_tensors(self, invocation: Invocation, model: Model, body: bytes | bytearray | memoryview) -> None:
-        """Decode, and put the arrays into a slot that also has room for the answer."""
-        head = invocation.head
-        if head.wrong is not None:
-            raise head.wrong
-        assert head.decoder is not None and model.signature is not None, "a head without codecs carries its error"
-        decoded = head.decoder.decode(body, model.signature, head.media.params)
-        invocation.rows = rows = decoded.rows
-        invocation.form = decoded.form
-        layout = model.inputs
-        size = layout.single_bytes * rows if layout.single else layout.bytes_of(decoded.arrays, rows)
-        room = model.outputs.fixed_bytes(rows) if model.outputs.fixed else size
-        slot = self._claim(invocation, -(-size // ALIGN) * ALIGN + room)
-        invocation.used = layout.pack(decoded.arrays, self._memory, slot.offset)
 
     def _accept_raw(self, invocation: Invocation, model: Model, body: bytes | bytearray | memoryview) -> None:
         """The user's handler decodes: the body goes as it came, behind what the handler may ask about it."""
@@ -193,27 +213,40 @@ class Invocations:
         invocation.used = size
 
     def _claim(self, invocation: Invocation, size: int) -> Slot:
-        slot = self._slots.claim(size) if self._slots.held_bytes < self.limits.queue_bytes_max else None
-        if slot is None:
-            raise self._overloaded(f"{self._slots.held_bytes >> 20} MiB of requests are waiting already")
+        slot = self._slots.claim(size)
+        if slot is None or self._slots.held_bytes > self._bytes_max:
+            raise self._full(slot)
         invocation.slot = slot
         return slot
 
-    def _admit(self, invocation: Invocation, now_s: float) -> None:
-        """Choose the least loaded engine. Refuse now what could only be answered after its deadline."""
+    def _closed(self) -> EvenkeelError:
+        """Why nothing is admitted just now."""
+        if self._model is None:
+            return NotReady("the model is still loading or warming; /ping turns 200 when it is ready", retry_after_s=1)
+        return self._overloaded(f"{self._rows} rows are waiting already, the limit is {self._rows_max} (EVENKEEL_QUEUE_ROWS)")
+
+    def _full(self, slot: Slot | None) -> EvenkeelError:
+        if slot is not None:
+            self._slots.release(slot)
+        return self._overloaded(f"{self._slots.held_bytes >> 20} MiB of requests are waiting already (EVENKEEL_QUEUE_MB)")
+
+    def _choose(self) -> EngineLink | None:
+        """The least loaded engine. Refuses now what could only be answered after its deadline.
+
+        None: no engine is up; the request is held until one is back, within its deadline.
+        """
         up = [link for link in self._links if link.model is not None]
         if not up:
-            invocation.link = None  # held until an engine is back, within the deadline
-            return
-        link = min(up, key=_rows_of) if len(up) > 1 else up[0]
-        invocation.link = link
+            return None
+        link = min(up, key=_rows_of)
         if link.rows >= CHECK_WAIT_FROM_ROWS:
             ahead = max(link.rows, link.block.count[_ENGINE_ROWS])
             wait_s = ahead * link.block.value[_ROW_COST]
-            if wait_s > self.limits.request_timeout_s:
+            if wait_s > self._timeout_s:
                 raise self._overloaded(
-                    f"the wait would be about {wait_s:.1f} s, longer than the deadline of {self.limits.request_timeout_s:g} s"
+                    f"the wait would be about {wait_s:.1f} s, longer than the deadline of {self._timeout_s:g} s"
                 )
+        return link
 
     def _submit(self, invocation: Invocation) -> None:
         link, slot = invocation.link, invocation.slot
@@ -229,28 +262,30 @@ class Invocations:
 
     # ---- encode, answer, release ---------------------------------------------------------------------------------
 
-    def _answer(self, invocation: Invocation, reply: tuple[Any, ...], fd: int, now_s: float) -> None:
-        """Encode one reply and hand it to the caller. Raises what the client is to be told instead."""
-        kind, flags, family, rows, _, offset, size = reply[:7]
-        memory = self._memory
-        if fd >= 0:
+    def _answer_otherwise(self, invocation: Invocation, kind: int, flags: int, family: int, offset: int, size: int) -> None:
+        """The less common answers: faults, answers larger than their slot, and those that a handler encoded.
+
+        Raises what the client is to be told instead of an answer.
+        """
+        memory, link = self._memory, invocation.link
+        if flags & OVERFLOW:
+            assert link is not None, "the reply came over a link"
+            fd = link.take_fd()
             memory, offset = memoryview(read_spill(fd, size)), 0
+            os.close(fd)
         if kind == descriptor.FAULT:
             raise FAMILIES[family](bytes(memory[offset : offset + size]).decode("utf-8", "replace"))
-        caller, model, head = invocation.caller, invocation.model, invocation.head
+        caller, model, head, extra = invocation.caller, invocation.model, invocation.head, b""
         assert caller is not None, "only those who wait are answered"
-        extra = b""
         if model.signature is None:
             start, body, extra = _raw_answer(memory[offset : offset + size])
         else:
-            assert head.encoder is not None, "a tensor request was decoded, so its head has codecs"
-            start = head.answer_start
-            arrays = model.outputs.unpack(memory, offset, rows)
+            arrays = model.outputs.unpack(memory, offset, invocation.rows)
             body = head.encoder.encode(arrays, model.signature, invocation.form, flags & FINITE != 0)
-        count = self._count
-        count[_OK] += 1
-        count[_LATENCY + int((now_s - invocation.started_s) * 1e6).bit_length()] += 1
+            start = head.answer_start
         invocation.caller = None
+        self._count[_OK] += 1
+        self._count[_LATENCY + bucket((self._clock() - invocation.started_s) * 1e6)] += 1
         caller.answer(invocation, start, body, extra)
 
     def _refuse(self, invocation: Invocation, error: EvenkeelError) -> None:
@@ -301,7 +336,7 @@ class Invocations:
         now_s = self._clock()
         late = [i for i in self._pending.values() if i.deadline_s <= now_s and i.caller is not None]
         for invocation in late:
-            seconds = self.limits.request_timeout_s
+            seconds = self._timeout_s
             self._refuse(invocation, DeadlineExceeded(f"no answer within {seconds:g} s (EVENKEEL_REQUEST_TIMEOUT_S)"))
             self._cancel(invocation)
         self._count[_IN_FLIGHT] = len(self._pending)
@@ -310,7 +345,8 @@ class Invocations:
 
     def _engine_up(self, link: EngineLink) -> None:
         assert link.model is not None, "called after HELLO"
-        self._last_model = link.model
+        self._model = link.model
+        self._note_up()
         held, self._held = self._held, []
         for invocation in held:
             invocation.link = link
@@ -318,6 +354,7 @@ class Invocations:
 
     def _engine_lost(self, link: EngineLink) -> None:
         """Run its requests again, once: the inputs are still in their slots, and nobody else can write there now."""
+        self._note_up()
         orphans = [i for i in self._pending.values() if i.link is link]
         up = [other for other in self._links if other.model is not None]
         for invocation in orphans:
@@ -331,6 +368,10 @@ class Invocations:
             self._count[Front.RESUBMITTED] += 1
             invocation.link = min(up, key=_rows_of) if up else None
             self._submit(invocation)
+
+    def _note_up(self) -> None:
+        up = [link for link in self._links if link.model is not None]
+        self._only_up = up[0] if len(up) == 1 else None
 
     async def keep_sweeping(self) -> None:
         while True:

@@ -35,13 +35,15 @@ class Model:
     signature: Signature | None
     inputs: Layout
     outputs: Layout
+    slot_bytes: int  # room for one row and its answer, when both have a fixed size
 
     @staticmethod
     def from_card(card: dict[str, Any]) -> Model:
         sig = Signature.from_json(card["signature"]) if card["signature"] else None
         inputs = Layout(sig.inputs if sig else (), bool(sig and sig.rows_axis))
         outputs = Layout(sig.outputs if sig else (), bool(sig and sig.rows_axis))
-        return Model(card["name"], card["version"], card["rows_max"], sig, inputs, outputs)
+        room = inputs.row_room + (outputs.row_room if outputs.fixed else inputs.row_room)
+        return Model(card["name"], card["version"], card["rows_max"], sig, inputs, outputs, room)
 
 
 OnReplies = Callable[["EngineLink", bytes], None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import os
 import signal
 import sys
@@ -103,6 +104,11 @@ class FrontWorker(Worker):  # type: ignore[misc]
             signal.signal(s, signal.SIG_DFL)  # uvicorn sets its own for TERM and INT
 
     async def _serve(self) -> None:
+        # What was imported lives for ever: the collector need not look at it again. Requests make no cycles, so
+        # looking seldom is enough; each full look over the frozen rest would stop the event loop for milliseconds.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
         settings = self.app.settings
         page = StatusPage(settings.status_fd)
         place = min(self.place, FRONTS_MAX - 1)

@@ -14,7 +14,7 @@ from collections import deque
 
 from serve.transport.framing import Framing
 
-RECEIVE_BYTES = 256 * 1024
+RECEIVE_BYTES = 64 * 1024  # below the size from which malloc maps and unmaps memory at each call
 FDS_MAX = 16  # file descriptors taken from one message
 
 

@@ -44,7 +44,7 @@ class Layout:
         self._table = struct.Struct("<" + "q" * sum(len(s.dims) + 1 for s in specs))
         # One fixed array is by far the most common case and has a path of its own.
         self.single = self.fixed and len(self.specs) == 1
-        self.single_bytes = self._row_bytes[0] if self.single else 0
+        self.row_bytes = self._row_bytes[0] if self.single else 0  # of the single array
         self._single_items = math.prod(self.dims[0]) if self.single else 0
         self.row_room = sum(aligned(n) for n in self._row_bytes) if self.fixed else 0  # what one row takes
 

@@ -1,0 +1,158 @@
+"""Cutting a batch out of the queue, and the buckets of free dims."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.batching.pending import Item, Pending
+from serve.batching.placement import BUCKET_MIN, bucket_edge, place
+
+
+def item(id: int, rows: int, deadline_s: float = 100.0) -> Item:
+    return Item(id, rows, "k", deadline_s, 0.0)
+
+
+def cut(queue: deque[Item], rows: int, now_s: float = 0.0) -> list[tuple[int, int, int]]:
+    return [(s.item.id, s.start, s.rows) for s in place(queue, rows, now_s)]
+
+
+def test_whole_requests_are_taken_in_order_of_arrival() -> None:
+    queue = deque([item(1, 2), item(2, 3), item(3, 1)])
+    assert cut(queue, 5) == [(1, 0, 2), (2, 0, 3)]
+    assert [i.id for i in queue] == [3]
+
+
+def test_a_request_that_does_not_fit_is_split_and_stays_at_the_head() -> None:
+    queue = deque([item(1, 2), item(2, 5)])
+    assert cut(queue, 4) == [(1, 0, 2), (2, 0, 2)]
+    assert queue[0].id == 2 and queue[0].placed == 2
+    assert cut(queue, 4) == [(2, 2, 3)]
+    assert not queue
+
+
+def test_a_request_larger_than_any_batch_takes_as_many_as_it_needs() -> None:
+    queue = deque([item(1, 10)])
+    assert [cut(queue, 4) for _ in range(4)] == [[(1, 0, 4)], [(1, 4, 4)], [(1, 8, 2)], []]
+
+
+def test_a_request_past_its_deadline_is_left_out() -> None:
+    queue = deque([item(1, 1, deadline_s=5.0), item(2, 1)])
+    assert cut(queue, 4, now_s=5.0) == [(2, 0, 1)]
+
+
+def test_a_request_that_has_gone_is_left_out() -> None:
+    queue = deque([item(1, 1), item(2, 1)])
+    queue[0].gone = True
+    assert cut(queue, 4) == [(2, 0, 1)]
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=20), st.lists(st.integers(1, 16), min_size=400, max_size=400))
+def test_every_row_is_placed_exactly_once_and_in_order(sizes: list[int], batches: list[int]) -> None:
+    queue = deque(item(i, rows) for i, rows in enumerate(sizes))
+    placed: list[tuple[int, int]] = []
+    for rows in batches:
+        segments = cut(queue, rows)
+        assert sum(s[2] for s in segments) <= rows
+        assert sum(s[2] for s in segments) == rows or not queue, "a batch is only short when the queue is empty"
+        placed += [(id, start + i) for id, start, count in segments for i in range(count)]
+    assert placed == [(i, row) for i, rows in enumerate(sizes) for row in range(rows)]
+
+
+# ---- the queue -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_queue_counts_rows_that_wait() -> None:
+    pending = Pending()
+    pending.add(item(1, 3))
+    pending.add(item(2, 2))
+    assert (pending.rows, len(pending)) == (5, 2)
+
+
+def test_dropping_a_partly_placed_request_gives_back_only_what_still_waited() -> None:
+    pending = Pending()
+    one = item(1, 10)
+    pending.add(one)
+    (_, queue), *_ = pending.queues()
+    place(queue, 4, 0.0)
+    pending.rows -= 4
+    assert pending.drop(1) is one and one.gone
+    assert (pending.rows, len(pending)) == (0, 0)
+    assert list(pending.queues()) == []
+
+
+def test_dropping_twice_or_a_stranger_does_nothing() -> None:
+    pending = Pending()
+    pending.add(item(1, 1))
+    assert pending.drop(7) is None
+    assert pending.drop(1) is not None
+    assert pending.drop(1) is None
+    assert pending.rows == 0
+
+
+def test_a_request_wholly_placed_and_answered_cannot_be_dropped() -> None:
+    pending = Pending()
+    one = item(1, 1)
+    pending.add(one)
+    pending.placed_all(one)
+    assert pending.drop(1) is None
+
+
+def test_shapes_queue_apart_and_empty_queues_vanish() -> None:
+    pending = Pending()
+    for id, key in ((1, "a"), (2, "b"), (3, "a")):
+        pending.add(Item(id, 1, key, 9.0, 0.0))
+    assert {k: [i.id for i in q] for k, q in pending.queues()} == {"a": [1, 3], "b": [2]}
+    pending.drop(2)
+    assert [k for k, _ in pending.queues()] == ["a"]
+
+
+def test_what_expired_is_listed_and_the_rest_is_not() -> None:
+    pending = Pending()
+    pending.add(item(1, 1, deadline_s=5.0))
+    pending.add(item(2, 1, deadline_s=6.0))
+    assert [i.id for i in pending.expired(5.0)] == [1]
+    assert Pending().expired(5.0) == []
+
+
+def test_failing_a_request_keeps_its_other_rows_from_running() -> None:
+    pending = Pending()
+    one = item(1, 10)
+    pending.add(one)
+    (_, queue), *_ = pending.queues()
+    place(queue, 4, 0.0)
+    pending.rows -= 4
+    pending.fail(one)
+    pending.fail(one)
+    assert pending.rows == 0 and len(pending) == 0 and list(pending.queues()) == []
+
+
+# ---- buckets --------------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 100_000), st.floats(0, 0.9))
+def test_padding_to_a_bucket_wastes_at_most_what_is_allowed(size: int, waste: float) -> None:
+    edge = bucket_edge(size, waste)
+    assert edge >= size
+    assert edge == size or (edge - size) / edge <= waste
+
+
+@given(st.integers(1, 5000), st.floats(0.01, 0.9))
+def test_a_bucket_edge_is_its_own_bucket_and_edges_rise_with_size(size: int, waste: float) -> None:
+    edge = bucket_edge(size, waste)
+    assert bucket_edge(edge, waste) == edge
+    assert bucket_edge(size + 1, waste) >= edge
+
+
+def test_small_sizes_are_not_padded_at_all() -> None:
+    assert [bucket_edge(n, 0.5) for n in range(BUCKET_MIN + 1)] == list(range(BUCKET_MIN + 1))
+
+
+def test_no_waste_means_no_padding() -> None:
+    assert [bucket_edge(n, 0.0) for n in (9, 100, 1000)] == [9, 100, 1000]
+
+
+def test_buckets_are_few() -> None:
+    assert len({bucket_edge(n, 0.25) for n in range(1, 4097)}) < 40

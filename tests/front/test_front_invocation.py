@@ -1,0 +1,395 @@
+"""STORY 1 by example: Invocations against a real Cycle in the same process. Failures first."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve.contract.status import Engine, Front
+from serve.engine.backends.base import RawReply, RawRequest
+from serve.engine.replica import Replica
+from serve.errors import NUMBER, BadShape, DeadlineExceeded
+from serve.settings import Limits
+from tests.support.front_bench import FrontBench, codes, head
+from tests.support.models import Array, raw_replica, replica, signature, spec, twice_plus_one
+
+PAIR = signature([spec("x", 2)], [spec("y", 2)])
+FREE = signature([spec("x", "n")], [spec("y", "m")])
+
+
+def plain() -> Replica:
+    return replica(PAIR)
+
+
+def body(*rows: Sequence[float]) -> bytes:
+    return json.dumps({"instances": rows}).encode()
+
+
+def npy(array: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.asarray(array, np.float32))
+    return file.getvalue()
+
+
+def predictions(raw: bytes | None) -> Any:
+    assert raw is not None
+    return json.loads(raw)["predictions"]
+
+
+# ---- refusals ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_before_any_engine_was_ready_is_not_ready() -> None:
+    with FrontBench(plain, started=False) as bench:
+        caller = bench.ask(body([1, 2]))
+        assert caller.code == "not_ready" and caller.error is not None and caller.error.retry_after_s == 1
+        bench.assert_clean()
+
+
+def test_a_body_that_does_not_fit_is_refused_and_holds_nothing() -> None:
+    with FrontBench(plain) as bench:
+        caller = bench.ask(body([1, 2, 3]))
+        assert caller.code == "bad_shape"
+        assert bench.page.front(0).count[Front.ERRORS + NUMBER[BadShape]] == 1
+        bench.assert_clean()
+
+
+@pytest.mark.parametrize(
+    ("the_head", "code"),
+    [
+        (head("image/png"), "unsupported_media_type"),
+        (head(accept="image/png"), "not_acceptable"),
+        (head(content_encoding="gzip"), "unsupported_media_type"),
+    ],
+)
+def test_what_the_head_asks_in_vain_is_refused_only_when_the_model_needs_codecs(the_head: Any, code: str) -> None:
+    with FrontBench(plain) as bench:
+        assert bench.ask(body([1, 2]), the_head).code == code
+        bench.assert_clean()
+
+
+def test_a_full_queue_refuses_and_names_the_limit() -> None:
+    with FrontBench(plain, limits=Limits(queue_rows_max=3)) as bench:
+        first = [bench.ask(body([i, i])) for i in range(3)]
+        refused = bench.ask(body([9, 9]))
+        assert refused.code == "overloaded" and refused.error is not None
+        assert "limit is 3" in refused.error.message and refused.error.retry_after_s is not None
+        bench.settle()
+        assert codes(first) == ["ok"] * 3
+        assert bench.ask(body([9, 9])).code == "waits"
+        bench.settle()
+        bench.assert_clean()
+
+
+def test_a_full_arena_refuses_in_bytes() -> None:
+    with FrontBench(plain, limits=Limits(queue_bytes_max=2048)) as bench:
+        taken = [bench.ask(body([1, 2])) for _ in range(2)]
+        assert bench.ask(body([1, 2])).code == "overloaded"
+        bench.settle()
+        assert codes(taken) == ["ok", "ok"]
+        bench.assert_clean()
+
+
+def test_a_wait_that_would_outlast_the_deadline_is_refused_at_once() -> None:
+    with FrontBench(plain, limits=Limits(request_timeout_s=1.0)) as bench:
+        bench.page.engine(0).value[Engine.ROW_COST_S] = 0.01
+        ahead = bench.ask(body(*[[1, 2]] * 200))
+        refused = bench.ask(body([1, 2]))
+        assert refused.code == "overloaded" and refused.error is not None and "2.0 s" in refused.error.message
+        assert refused.error.retry_after_s == 2
+        bench.settle(30)
+        assert ahead.code == "ok"
+        bench.assert_clean()
+
+
+def test_an_answer_that_would_need_more_room_than_any_slot_is_not_called_overload() -> None:
+    """A retry can never help, so 429 would make clients come back for ever."""
+    huge = signature([spec("x", 1)], [spec("y", 1 << 27)])
+    with FrontBench(lambda: replica(huge)) as bench:
+        caller = bench.ask(body([1]))
+        assert caller.code != "overloaded"
+
+
+# ---- answers --------------------------------------------------------------------------------------------------------------
+
+
+def test_each_caller_gets_the_answer_to_its_own_request() -> None:
+    with FrontBench(plain) as bench:
+        callers = [bench.ask(body([i, -i])) for i in range(20)]
+        bench.settle()
+        assert [predictions(c.body) for c in callers] == [[[2.0 * i + 1, 1.0 - 2 * i]] for i in range(20)]
+        assert bench.page.front(0).count[Front.OK] == 20
+        bench.assert_clean()
+
+
+def test_a_reply_in_another_format_than_the_request() -> None:
+    with FrontBench(plain) as bench:
+        caller = bench.ask(npy([[1, 2]]), head("application/x-npy", "text/csv"))
+        bench.settle()
+        assert caller.body == b"3.0,5.0\n" and b"text/csv" in caller.start
+        bench.assert_clean()
+
+
+def logarithm(inputs: Sequence[Array]) -> list[Array]:
+    with np.errstate(all="ignore"):
+        return [np.log(inputs[0])]
+
+
+def test_a_nan_in_an_output_is_an_error_that_names_it_in_json_and_a_number_in_npy() -> None:
+    with FrontBench(lambda: replica(PAIR, logarithm)) as bench:
+        strict, binary = bench.ask(body([-1, 1])), bench.ask(npy([[-1, 1]]), head("application/x-npy"))
+        bench.settle()
+        assert strict.code == "not_finite_output" and strict.error is not None and "'y'" in strict.error.message
+        assert binary.body is not None and np.isnan(np.load(io.BytesIO(binary.body))[0, 0])
+        bench.assert_clean()
+
+
+def test_a_nan_in_the_first_part_of_a_split_request_is_found_too() -> None:
+    with FrontBench(lambda: replica(PAIR, logarithm, rows_max=2)) as bench:
+        caller = bench.ask(body([-1, 1], [1, 1], [1, 1], [1, 1]))
+        bench.settle()
+        assert caller.code == "not_finite_output"
+        bench.assert_clean()
+
+
+def wide(inputs: Sequence[Array]) -> list[Array]:
+    return [np.tile(inputs[0], 1000)]
+
+
+def test_an_answer_larger_than_its_slot_arrives_whole() -> None:
+    with FrontBench(lambda: replica(FREE, wide)) as bench:
+        callers = [bench.ask(body([i, i + 1])) for i in range(3)]
+        bench.settle()
+        assert [predictions(c.body) for c in callers] == [[[float(i), i + 1.0] * 1000] for i in range(3)]
+        bench.assert_clean()
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_large_answer_that_cannot_be_encoded_closes_its_file_once() -> None:
+    with FrontBench(lambda: replica(FREE, lambda inputs: wide(logarithm(inputs)))) as bench:
+        before = open_files()
+        bad, good = bench.ask(body([-1, 1])), bench.ask(body([1, 1]))
+        bench.settle()
+        assert codes([bad, good]) == ["not_finite_output", "ok"]
+        bench.assert_clean()
+        assert open_files() == before
+
+
+def test_a_large_answer_whose_caller_has_left_closes_its_file() -> None:
+    with FrontBench(lambda: replica(FREE, wide)) as bench:
+        before = open_files()
+        _, invocation = bench.begin(body([1, 1]))
+        bench.step_front()
+        bench.engines[0].turn()
+        bench.front.abandon(invocation)
+        bench.settle()
+        bench.assert_clean()
+        assert open_files() == before
+
+
+def test_a_handler_gets_the_body_as_it_came_and_its_reply_goes_out_as_it_is() -> None:
+    def handle(requests: Sequence[RawRequest]) -> list[Any]:
+        return [RawReply(r.content_type.encode() + b"|" + r.body, "x/y", "a\r\nb: c") for r in requests]
+
+    with FrontBench(lambda: raw_replica(handle)) as bench:
+        caller = bench.ask(b"\x00\x01", head("image/png", x_amzn_sagemaker_custom_attributes="q"))
+        long = bench.ask(b"z" * 100_000, head("text/plain"))
+        bench.settle()
+        assert caller.body == b"image/png|\x00\x01"
+        assert caller.start.startswith(b"HTTP/1.1 200 OK\r\ncontent-type: x/y\r\n")
+        assert caller.extra.count(b"\r\n") == 1, "a handler cannot add headers"
+        assert long.body == b"text/plain|" + b"z" * 100_000
+        bench.assert_clean()
+
+
+# ---- callers leave, deadlines pass -----------------------------------------------------------------------------------------
+
+
+def test_a_caller_that_leaves_frees_its_place_and_is_never_answered() -> None:
+    with FrontBench(plain) as bench:
+        caller, invocation = bench.begin(body([1, 2]))
+        mate = bench.ask(body([3, 4]))
+        bench.front.abandon(invocation)
+        bench.settle()
+        assert caller.code == "waits"
+        assert predictions(mate.body) == [[7.0, 9.0]]
+        assert bench.page.front(0).count[Front.ABANDONED] == 1
+        bench.assert_clean()
+
+
+def test_a_slot_of_a_caller_that_left_stays_claimed_until_the_engine_gives_it_back() -> None:
+    with FrontBench(plain) as bench:
+        _, invocation = bench.begin(body([1, 2]))
+        bench.step_front()
+        bench.front.abandon(invocation)
+        assert not bench.front.idle
+        bench.settle()
+        bench.assert_clean()
+
+
+def test_a_deadline_is_answered_once_even_when_the_answer_comes_later() -> None:
+    with FrontBench(plain, limits=Limits(request_timeout_s=2.0)) as bench:
+        caller = bench.ask(body([1, 2]))
+        bench.step_front()
+        bench.engines[0].turn()
+        bench.clock.advance(3.0)
+        bench.front.sweep()
+        assert caller.code == "deadline_exceeded" and caller.error is not None and "2 s" in caller.error.message
+        assert bench.page.front(0).count[Front.ERRORS + NUMBER[DeadlineExceeded]] == 1
+        bench.settle()
+        bench.assert_clean()
+
+
+def test_the_sweep_leaves_those_alone_who_still_have_time() -> None:
+    with FrontBench(plain, limits=Limits(request_timeout_s=2.0)) as bench:
+        caller = bench.ask(body([1, 2]))
+        bench.clock.advance(1.9)
+        bench.front.sweep()
+        assert caller.code == "waits" and bench.page.front(0).count[Front.IN_FLIGHT] == 1
+        bench.settle()
+        assert caller.code == "ok"
+        bench.front.sweep()
+        assert bench.page.front(0).count[Front.IN_FLIGHT] == 0
+        bench.assert_clean()
+
+
+# ---- engines come and go ----------------------------------------------------------------------------------------------------
+
+
+def crash_in_the_middle(bench: FrontBench) -> None:
+    """Engine 0 greets the front and reads its requests, and dies before it answers."""
+    cycle = bench.engines[0].cycle
+    assert cycle is not None
+    for _ in range(6):
+        bench.step_front()
+        cycle.take(0)
+    assert len(cycle._pending) > 0
+    bench.engines[0].crash()
+    bench.step_front()
+
+
+def test_a_crash_costs_no_request() -> None:
+    with FrontBench(plain) as bench:
+        callers = [bench.ask(body([i, i])) for i in range(5)]
+        crash_in_the_middle(bench)
+        bench.settle()
+        assert codes(callers) == ["waits"] * 5
+        bench.engines[0].start()
+        bench.settle()
+        assert [predictions(c.body) for c in callers] == [[[2.0 * i + 1] * 2] for i in range(5)]
+        assert bench.page.front(0).count[Front.RESUBMITTED] == 5
+        bench.assert_clean()
+
+
+def test_a_request_that_saw_two_crashes_is_not_tried_a_third_time() -> None:
+    with FrontBench(plain) as bench:
+        caller = bench.ask(body([1, 2]))
+        crash_in_the_middle(bench)
+        bench.engines[0].start()
+        crash_in_the_middle(bench)
+        assert caller.code == "engine_lost"
+        bench.engines[0].start()
+        bench.settle()
+        assert bench.page.front(0).count[Front.RESUBMITTED] == 1
+        bench.assert_clean()
+
+
+def test_a_request_runs_on_another_replica_when_its_own_crashes() -> None:
+    with FrontBench(plain, plain) as bench:
+        callers = [bench.ask(body([i, i])) for i in range(4)]
+        crash_in_the_middle(bench)
+        bench.settle()
+        assert [predictions(c.body) for c in callers] == [[[2.0 * i + 1] * 2] for i in range(4)]
+        bench.assert_clean()
+
+
+def test_requests_are_held_while_the_only_engine_restarts_but_not_beyond_their_deadline() -> None:
+    with FrontBench(plain, limits=Limits(request_timeout_s=2.0)) as bench:
+        bench.engines[0].crash()
+        bench.settle()
+        early = bench.ask(body([1, 2]))
+        bench.clock.advance(1.5)
+        late = bench.ask(body([3, 4]))
+        bench.clock.advance(1.0)
+        bench.front.sweep()
+        assert codes([early, late]) == ["deadline_exceeded", "waits"]
+        bench.engines[0].start()
+        bench.settle()
+        assert predictions(late.body) == [[7.0, 9.0]]
+        bench.assert_clean()
+
+
+def test_a_held_request_whose_caller_leaves_is_over_at_once() -> None:
+    with FrontBench(plain) as bench:
+        bench.engines[0].crash()
+        bench.settle()
+        _, invocation = bench.begin(body([1, 2]))
+        bench.front.abandon(invocation)
+        bench.assert_clean()
+
+
+def test_a_caller_that_left_before_the_crash_is_not_run_again() -> None:
+    with FrontBench(plain) as bench:
+        _, invocation = bench.begin(body([1, 2]))
+        bench.step_front()
+        bench.front.abandon(invocation)
+        bench.engines[0].crash()
+        bench.settle()
+        bench.assert_clean()
+        assert bench.page.front(0).count[Front.RESUBMITTED] == 0
+
+
+def test_an_answer_written_before_the_crash_is_still_good() -> None:
+    with FrontBench(plain) as bench:
+        caller = bench.ask(body([1, 2]))
+        bench.step_front()
+        bench.step_front()
+        bench.engines[0].turn()
+        bench.engines[0].crash()
+        bench.settle()
+        assert predictions(caller.body) == [[3.0, 5.0]]
+        bench.assert_clean()
+
+
+def test_a_request_that_failed_just_before_the_crash_runs_again_on_its_own_input() -> None:
+    """The first engine dies after it has found request 0 bad and before it could say so."""
+
+    class Died(BaseException):
+        pass
+
+    def first(inputs: Sequence[Array]) -> list[Array]:
+        if len(inputs[0]) > 1 or inputs[0][0, 0] == 1.0:
+            raise ValueError("out of memory")
+        raise Died
+
+    runs: list[Callable[[Sequence[Array]], list[Array]]] = [first, twice_plus_one]
+    with FrontBench(lambda: replica(PAIR, runs.pop(0))) as bench:
+        callers = [bench.ask(body([1, 2])), bench.ask(body([3, 4]))]
+        bench.step_front()
+        with pytest.raises(Died):
+            bench.settle()
+        bench.engines[0].crash()
+        bench.settle()
+        bench.engines[0].start()
+        bench.settle()
+        assert [predictions(c.body) for c in callers] == [[[3.0, 5.0]], [[7.0, 9.0]]]
+        bench.assert_clean()
+
+
+def test_new_requests_go_to_the_engine_with_the_fewest_rows() -> None:
+    with FrontBench(plain, plain) as bench:
+        bench.ask(body([1, 1], [2, 2], [3, 3]))
+        for i in range(3):
+            bench.ask(body([i, i]))
+        assert [link.rows for link in bench.front._links] == [3, 3]
+        bench.settle()
+        bench.assert_clean()

@@ -1,0 +1,283 @@
+"""Starts that cannot work end with a non-zero exit code and one clear line; `evenkeel check` and `pack` say the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.tree import ARTIFACTS, Tree, eventually, run_command
+
+DIGITS, WINE = ARTIFACTS / "digits", ARTIFACTS / "wine"
+
+
+def folder_of(source: Path, to: Path, *names: str) -> Path:
+    to.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copy(source / name, to / name)
+    return to
+
+
+def toml(folder: Path, text: str) -> Path:
+    (folder / "model.toml").write_text(text)
+    return folder
+
+
+def missing(tmp: Path) -> Path:
+    return tmp / "nowhere"
+
+
+def empty(tmp: Path) -> Path:
+    return tmp
+
+
+def truncated_onnx(tmp: Path) -> Path:
+    folder_of(DIGITS, tmp, "model.onnx")
+    whole = (tmp / "model.onnx").read_bytes()
+    (tmp / "model.onnx").write_bytes(whole[: len(whole) // 2])
+    return tmp
+
+
+def empty_onnx(tmp: Path) -> Path:
+    (tmp / "model.onnx").touch()
+    return tmp
+
+
+def onnx_of_another_format(tmp: Path) -> Path:
+    (tmp / "model.onnx").write_bytes((WINE / "model.pt2").read_bytes())
+    return tmp
+
+
+def truncated_pt2(tmp: Path) -> Path:
+    (tmp / "model.pt2").write_bytes((WINE / "model.pt2").read_bytes()[:9000])
+    return tmp
+
+
+def handler_with_a_syntax_error(tmp: Path) -> Path:
+    (tmp / "code").mkdir()
+    (tmp / "code/inference.py").write_text("def model_fn(model_dir:\n    pass\n")
+    return tmp
+
+
+def handler_that_cannot_load(tmp: Path) -> Path:
+    (tmp / "code").mkdir()
+    (tmp / "code/inference.py").write_text("def model_fn(model_dir):\n    raise RuntimeError('weights are missing')\n")
+    return tmp
+
+
+def handler_that_exits(tmp: Path) -> Path:
+    (tmp / "code").mkdir()
+    (tmp / "code/inference.py").write_text("import sys\n\ndef model_fn(model_dir):\n    sys.exit('no license')\n")
+    return tmp
+
+
+def manifest(text: str) -> Callable[[Path], Path]:
+    return lambda tmp: toml(folder_of(DIGITS, tmp, "model.onnx"), text)
+
+
+def wrong_golden(tmp: Path) -> Path:
+    folder_of(DIGITS, tmp, "model.onnx")
+    shutil.copytree(DIGITS / "samples", tmp / "samples")
+    shutil.copy(tmp / "samples/sixteen.expected.json", tmp / "samples/three.expected.json")
+    return toml(tmp, '[[samples]]\ninput = "samples/three.csv"\noutput = "samples/three.expected.json"\n')
+
+
+BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "missing folder": (missing, "does not exist"),
+    "empty folder": (empty, "model.onnx"),
+    "truncated ONNX": (truncated_onnx, "model.onnx"),
+    "empty ONNX": (empty_onnx, "model.onnx"),
+    "ONNX of another format": (onnx_of_another_format, "model.onnx"),
+    "truncated pt2": (truncated_pt2, "model.pt2"),
+    "handler with a syntax error": (handler_with_a_syntax_error, "code/inference.py:1"),
+    "handler that cannot load": (handler_that_cannot_load, "weights are missing"),
+    "handler that exits": (handler_that_exits, "no license"),
+    "manifest that is no TOML": (manifest("name = digits\n"), "not valid TOML"),
+    "manifest with an unknown key": (manifest("bachend = 'onnx'\n"), "bachend"),
+    "manifest with an unknown backend": (manifest("backend = 'tensorflow'\n"), "tensorflow"),
+    "manifest that names no file": (manifest("backend = 'onnx'\nfile = 'other.onnx'\n"), "other.onnx"),
+    "manifest with a file outside": (manifest("file = '../model.onnx'\n"), "inside"),
+    "manifest with a wrong type": (manifest("[batching]\nrows_max = 'many'\n"), "batching.rows_max"),
+    "manifest out of range": (manifest("[batching]\nrows_max = 0\n"), "batching.rows_max"),
+    "backend against file": (manifest("backend = 'pytorch'\nfile = 'model.onnx'\n"), "model.onnx"),
+    "handler table for onnx": (manifest("[handler]\nbatched = true\n"), "[handler]"),
+    "input that the model lacks": (
+        manifest('[[inputs]]\nname = "no_such_input"\ndtype = "float32"\nshape = ["rows", 8, 8]\n'), "no_such_input"),
+    "shape against the model": (
+        manifest('[[inputs]]\nname = "image"\ndtype = "float32"\nshape = ["rows", 9, 9]\n'), "9"),
+    "sample that is missing": (manifest("[[samples]]\ninput = 'samples/none.json'\n"), "samples/none.json"),
+    "golden answer that differs": (wrong_golden, "golden check failed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_a_model_that_cannot_be_served_stops_the_start_with_one_line(tmp_path: Path, name: str) -> None:
+    make, expected = BROKEN[name]
+    folder = make(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        checking = pool.submit(run_command, "check", folder)
+        tree = Tree(folder)
+        try:
+            code = tree.process.wait(60)
+            tree.assert_nothing_left()
+            log, errors = tree.log(), tree.err.read_text()
+        finally:
+            tree.kill()
+        checked = checking.result()
+    assert code not in (0, -6, -11), "a clean refusal, not a crash"
+    reasons = [r["message"] for r in log if expected in r.get("message", "")]
+    reasons += [line for line in errors.splitlines() if expected in line]
+    assert len(reasons) == 1 and "\n" not in reasons[0] and len(reasons[0]) < 600, (reasons, log, errors)
+    assert "Traceback" not in errors
+    assert not [r for r in log if r["event"] == "restart"], "another start could not help"
+    assert checked.returncode == 1
+    assert expected in checked.stderr and "Traceback" not in checked.stderr
+    assert len([line for line in checked.stderr.splitlines() if expected in line]) == 1
+    assert "it would serve" not in checked.stdout
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("SAGEMAKER_BIND_TO_PORT", "eighty"),
+        ("SAGEMAKER_BIND_TO_PORT", "70000"),
+        ("EVENKEEL_REQUEST_TIMEOUT_S", "-1"),
+        ("EVENKEEL_QUEUE_ROWS", "0"),
+        ("EVENKEEL_SIDECAR_ADDRESS", "nonsense"),
+        ("SAGEMAKER_SAFE_PORT_RANGE", "20000-10000"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(setting: str, value: str) -> None:
+    ended = run_command("serve", EVENKEEL_MODEL_DIR=str(ARTIFACTS / "echo"), **{setting: value})
+    assert ended.returncode == 1
+    lines = [line for line in (ended.stdout + ended.stderr).splitlines() if setting in line]
+    assert len(lines) == 1 and value in lines[0], ended
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ended = run_command("serve", EVENKEEL_MODEL_DIR=str(ARTIFACTS / "echo"), EVENKEEL_HOST="127.0.0.1",
+                            SAGEMAKER_BIND_TO_PORT=port, EVENKEEL_SIDECAR_ADDRESS="127.0.0.1:0")  # fmt: skip
+    assert ended.returncode == 1
+    assert port in ended.stderr and "SAGEMAKER_BIND_TO_PORT" in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("source", [DIGITS, WINE])
+def test_a_bare_model_file_serves_without_any_manifest(tmp_path: Path, source: Path) -> None:
+    model = next(source.glob("model.[op]*[!l]"))
+    shutil.copy(model, tmp_path / model.name)
+    ended = run_command("check", tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "it would serve" in ended.stdout
+
+
+@pytest.mark.parametrize("name", ["digits", "echo"])
+def test_check_says_what_the_model_is_and_what_it_costs(name: str) -> None:
+    ended = run_command("check", ARTIFACTS / name)
+    assert ended.returncode == 0, ended.stderr
+    found = {line.split()[0] for line in ended.stdout.splitlines() if line and not line.startswith(" ")}
+    assert {"model", "inputs", "outputs", "sample", "cost", "memory", "OK"} <= found, ended.stdout
+    assert name in ended.stdout and "rows/s" in ended.stdout
+
+
+def test_check_leaves_the_model_folder_as_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(DIGITS, folder)
+    before = {p.relative_to(folder) for p in folder.rglob("*")}
+    assert run_command("check", folder).returncode == 0
+    assert {p.relative_to(folder) for p in folder.rglob("*")} == before
+
+
+def test_pack_makes_the_tarball_that_sagemaker_wants(tmp_path: Path) -> None:
+    output = tmp_path / "model.tar.gz"
+    ended = run_command("pack", DIGITS, "-o", output)
+    assert ended.returncode == 0, ended.stderr
+    with tarfile.open(output) as archive:
+        members = {m.name: m for m in archive.getmembers()}
+        assert all(m.isfile() for m in members.values())
+        expected = {p.relative_to(DIGITS).as_posix() for p in DIGITS.rglob("*") if p.is_file()}
+        assert set(members) == expected | {"evenkeel-manifest.json"}
+        contents = {name: archive.extractfile(member).read() for name, member in members.items()}  # type: ignore[union-attr]
+    record = json.loads(contents.pop("evenkeel-manifest.json"))
+    assert (record["name"], record["backend"]) == ("digits", "onnx")
+    assert {n: f["sha256"] for n, f in record["files"].items()} == {n: hashlib.sha256(c).hexdigest() for n, c in contents.items()}
+    assert {n: f["bytes"] for n, f in record["files"].items()} == {n: len(c) for n, c in contents.items()}
+
+
+def test_a_packed_model_unpacks_to_one_that_serves_and_packs_to_the_same_bytes(tmp_path: Path) -> None:
+    first, second, unpacked = tmp_path / "first.tar.gz", tmp_path / "second.tar.gz", tmp_path / "model"
+    assert run_command("pack", DIGITS, "-o", first).returncode == 0
+    with tarfile.open(first) as archive:
+        archive.extractall(unpacked, filter="data")
+    assert run_command("check", unpacked).returncode == 0
+    assert run_command("pack", unpacked, "-o", second).returncode == 0
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_pack_refuses_links_and_what_is_no_model_and_leaves_no_file(tmp_path: Path) -> None:
+    folder = folder_of(DIGITS, tmp_path / "model", "model.onnx")
+    (folder / "alias.onnx").symlink_to("model.onnx")
+    output = tmp_path / "model.tar.gz"
+    for wrong, expected in ((folder, "alias.onnx"), (tmp_path / "none", "does not exist")):
+        ended = run_command("pack", wrong, "-o", output)
+        assert ended.returncode == 1
+        assert expected in ended.stderr and "Traceback" not in ended.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_the_model_is_still_loading_ends_at_once_and_leaves_nothing(signum: int) -> None:
+    tree = Tree("wine")
+    eventually(lambda: any(b"serve.engine.process" in Path(f"/proc/{p}/cmdline").read_bytes() for p in tree.pids()), "an engine")
+    tree.stop(signum)
+
+
+def test_before_the_model_is_ready_ping_says_503_and_why() -> None:
+    tree = Tree("wine")
+    try:
+        def early() -> tuple[int, str] | None:
+            with tree.wire(5.0) as wire:
+                reply = wire.get("/ping")
+                return (reply.status, reply.code) if reply.status != 200 else (200, "")
+
+        status, code = eventually(early, "an answer to /ping")
+        assert (status, code) in {(503, "starting"), (503, "loading"), (503, "warming")}
+        with tree.wire(5.0) as wire:
+            refused = wire.post(b"[[1]]")
+        assert (refused.status, refused.code) == (503, "not_ready")
+        assert int(refused.headers["retry-after"]) >= 1
+        tree.wait_ready()
+    except BaseException:
+        tree.kill()
+        raise
+    tree.stop()
+
+
+def test_serve_writes_nothing_into_the_model_folder_nor_into_the_home_of_the_user(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(DIGITS, folder)
+    before = {p.relative_to(folder) for p in folder.rglob("*")}
+    tree = Tree(folder).wait_ready()
+    written = sorted(str(p.relative_to(tree.tmp)) for p in (tree.tmp / "home").rglob("*"))
+    tree.stop()
+    assert written == []
+    assert {p.relative_to(folder) for p in folder.rglob("*")} == before
+
+
+def test_the_command_without_arguments_explains_itself() -> None:
+    ended = run_command()
+    assert ended.returncode == 2 and "serve" in ended.stderr
+    assert isinstance(ended, subprocess.CompletedProcess)

@@ -1,0 +1,161 @@
+"""Invocations on a bench: an event loop stepped by hand, a manual clock, callers that remember what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from serve.contract.status import StatusPage
+from serve.engine.cycle import Cycle
+from serve.engine.replica import Replica
+from serve.errors import EvenkeelError
+from serve.front.heads import Head, Route, build
+from serve.front.invocation import Invocation, Invocations
+from serve.settings import Limits
+from tests.support.clock import ManualClock
+
+
+class Caller:
+    """The connection that waits. Fails on the spot when it is answered a second time."""
+
+    def __init__(self) -> None:
+        self.body: bytes | None = None
+        self.error: EvenkeelError | None = None
+        self.extra = b""
+        self.start = b""
+
+    @property
+    def answered(self) -> bool:
+        return self.body is not None or self.error is not None
+
+    def answer(self, invocation: Invocation, start: bytes, body: bytes, extra: bytes = b"") -> None:
+        assert not self.answered, "a request is answered once"
+        self.start, self.body, self.extra = start, bytes(body), extra
+
+    def answer_error(self, invocation: Invocation, error: EvenkeelError) -> None:
+        assert not self.answered, "a request is answered once"
+        self.error = error
+
+    @property
+    def code(self) -> str:
+        """`ok`, the error's code, or `waits`."""
+        if self.error is not None:
+            return self.error.code
+        return "waits" if self.body is None else "ok"
+
+
+def head(content_type: str = "application/json", accept: str = "", **headers: str) -> Head:
+    pairs = [(b"content-type", content_type.encode()), (b"content-length", b"1")]
+    pairs += [(b"accept", accept.encode())] if accept else []
+    pairs += [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
+    return build(Route.INVOKE, b"POST", pairs, True, None)
+
+
+class EnginePlace:
+    """One engine place: the listening socket that the supervisor keeps, and the Cycle behind it, if it lives."""
+
+    def __init__(self, bench: FrontBench, number: int, make: Callable[[], Replica]) -> None:
+        self.bench, self.number, self._make = bench, number, make
+        self.path = str(Path(bench.folder.name) / f"engine-{number}")
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(self.path)
+        self.listener.listen(16)
+        self.epoch = 0
+        self.cycle: Cycle | None = None
+
+    def start(self) -> Cycle:
+        self.epoch += 1
+        block = self.bench.page.engine(self.number)
+        self.cycle = Cycle(self._make(), self.listener.dup(), block, self.epoch, self.bench.clock)
+        return self.cycle
+
+    def crash(self) -> None:
+        """As the kernel does it when the process dies: every socket closes, nothing else is said."""
+        cycle, self.cycle = self.cycle, None
+        assert cycle is not None, "only a living engine crashes"
+        for peer in cycle._peers.values():
+            peer.channel.close()
+        cycle._listener.close()
+
+    def turn(self) -> None:
+        if self.cycle is not None:
+            self.cycle.turn(0)
+
+
+class FrontBench:
+    """`with FrontBench(make_replica) as bench: caller = bench.ask(...); bench.settle(); caller.code`."""
+
+    def __init__(self, *replicas: Callable[[], Replica], limits: Limits | None = None, started: bool = True) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.clock = ManualClock()
+        self.page = StatusPage.create()
+        self.limits = limits or Limits()
+        self.loop = asyncio.new_event_loop()
+        self.engines = [EnginePlace(self, i, make) for i, make in enumerate(replicas)]
+        self.errors: list[dict[str, object]] = []
+        self.loop.set_exception_handler(lambda _, context: self.errors.append(context))
+        self.front = self.loop.run_until_complete(self._make())
+        if started:
+            for engine in self.engines:
+                engine.start()
+            self.settle()
+
+    async def _make(self) -> Invocations:
+        return Invocations(self.page, 0, [e.path for e in self.engines], self.limits, self.clock)
+
+    def ask(self, body: bytes, the_head: Head | None = None) -> Caller:
+        caller, _ = self.begin(body, the_head)
+        return caller
+
+    def begin(self, body: bytes, the_head: Head | None = None) -> tuple[Caller, Invocation]:
+        caller = Caller()
+        invocation = Invocation(caller, the_head or head())
+        self.front.begin(invocation, body)
+        return caller, invocation
+
+    def step_front(self) -> None:
+        """One turn of the event loop: what is readable is read, what was called soon is called."""
+        self.loop.call_soon(self.loop.stop)
+        self.loop.run_forever()
+
+    def settle(self, times: int = 5) -> None:
+        """Let records go to and fro until both sides have said everything."""
+        for _ in range(times):
+            self.step_front()
+            self.step_front()
+            for engine in self.engines:
+                engine.turn()
+        self.step_front()
+
+    def assert_clean(self) -> None:
+        """Nothing in flight, no slot held, nothing queued, on either side; and no callback of the loop has failed."""
+        assert self.errors == []
+        assert self.front.idle and self.front._rows == 0 and not self.front._held
+        assert all(link.rows == 0 for link in self.front._links)
+        for engine in self.engines:
+            if engine.cycle is not None:
+                pending = engine.cycle._pending
+                assert len(pending) == 0 and pending.rows == 0 and not engine.cycle._parts
+                assert list(pending.queues()) == []
+
+    def __enter__(self) -> FrontBench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.front.close()
+        for engine in self.engines:
+            if engine.cycle is not None:
+                engine.crash()
+            engine.listener.close()
+        self.loop.close()
+        self.folder.cleanup()
+        os.close(self.front._arena.fd)
+        os.close(self.page.fd)
+
+
+def codes(callers: Sequence[Caller]) -> list[str]:
+    return [c.code for c in callers]

@@ -6,6 +6,7 @@ between it is a straight line; beyond the last point it goes on with the last sl
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
@@ -39,15 +40,16 @@ class Curve:
 
     def observe(self, rows: int, took_s: float) -> None:
         """Move the points around `rows` towards what was just seen, keeping the curve from falling."""
-        ratio = min(max(took_s / self.predict(rows), 1 / STEP_LIMIT), STEP_LIMIT)
-        factor = 1 + GAIN * (ratio - 1)
         sizes, seconds = self.sizes, self.seconds
-        above = next((i for i, n in enumerate(sizes) if n >= rows), len(sizes) - 1)
-        for i in {above, max(0, above - 1) if sizes[above] != rows else above}:
+        factor = 1 + GAIN * (min(max(took_s / self.predict(rows), 1 / STEP_LIMIT), STEP_LIMIT) - 1)
+        above = min(bisect_left(sizes, rows), len(sizes) - 1)
+        below = above if sizes[above] == rows else max(0, above - 1)
+        for i in {below, above}:
             seconds[i] *= factor
-        for i in range(1, len(seconds)):
-            if seconds[i] < seconds[i - 1]:
-                seconds[i] = seconds[i - 1]
+        for i in range(above, 0, -1):  # points to the left are not above these, points to the right not below
+            seconds[i - 1] = min(seconds[i - 1], seconds[i])
+        for i in range(above + 1, len(seconds)):
+            seconds[i] = max(seconds[i], seconds[i - 1])
 
 
 @dataclass(slots=True)
@@ -90,8 +92,13 @@ def best_rows(curve: Curve, rows_max: int, within_s: float) -> int:
     batch would only make everybody wait for everybody. Sizes that take longer than `within_s` are out, unless even
     one row does.
     """
-    candidates = [n for n in curve.sizes if n < rows_max] + [rows_max]
-    fitting = [n for n in candidates if curve.predict(n) <= within_s] or candidates[:1]
-    rates = [(n, n / curve.predict(n)) for n in fitting]
-    enough = SAME_RATE * max(rate for _, rate in rates)
-    return next(n for n, rate in rates if rate >= enough)
+    if rows_max == 1:
+        return 1
+    fitting = [(n, n / s) for n, s in zip(curve.sizes, curve.seconds, strict=True) if n < rows_max and s <= within_s]
+    whole_s = curve.predict(rows_max)
+    if whole_s <= within_s:
+        fitting.append((rows_max, rows_max / whole_s))
+    if not fitting:
+        return min(rows_max, curve.sizes[0])
+    enough = SAME_RATE * max([rate for _, rate in fitting])
+    return next(n for n, rate in fitting if rate >= enough)

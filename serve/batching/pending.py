@@ -7,9 +7,12 @@ shapes (after padding to a bucket) and may share a batch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serve.batching.placement import Segment
 
 
 @dataclass(slots=True, eq=False)
@@ -62,23 +65,50 @@ class Pending:
         item.gone = True
 
     def fail(self, item: Item) -> None:
-        """The item failed in a batch: its waiting rows must not run."""
-        if not item.gone and self._by_id.pop(item.id, None) is item:
-            self._forget(item)
-
-    def placed_all(self, item: Item) -> None:
+        """The item failed in a batch: if rows of it still wait, they must not run."""
         self._by_id.pop(item.id, None)
+        self._forget(item)
 
-    def queues(self) -> Iterator[tuple[Hashable, deque[Item]]]:
-        """Every key that has waiting items, heads valid: what has gone is swept from the front."""
+    def placed(self, segments: Iterable[Segment]) -> None:
+        """These rows are in a batch now. An item whose last row is placed is here no more."""
+        for item, _, rows in segments:
+            self.rows -= rows
+            if item.placed == item.rows:
+                del self._by_id[item.id]
+
+    def oldest(self) -> tuple[Hashable, deque[Item]] | None:
+        """The queue whose head has waited longest, that head valid; None when nothing waits."""
+        chosen: tuple[Hashable, deque[Item]] | None = None
         for key in list(self._queues):
             queue = self._queues[key]
             while queue and (queue[0].gone or queue[0].placed == queue[0].rows):
                 queue.popleft()
-            if queue:
-                yield key, queue
-            else:
+            if not queue:
                 del self._queues[key]
+            elif chosen is None or queue[0].arrived_s < chosen[1][0].arrived_s:
+                chosen = key, queue
+        return chosen
+
+    def items(self) -> Iterable[Item]:
+        """Everything that waits, in whole or in part."""
+        return self._by_id.values()
+
+    def replace(self, item: Item, by: Sequence[Item]) -> None:
+        """Put other items with the same waiting rows in an item's place in the queue."""
+        queue = self._queues[item.key]
+        at = queue.index(item)
+        del queue[at]
+        del self._by_id[item.id]
+        for offset, each in enumerate(by):
+            queue.insert(at + offset, each)
+            self._by_id[each.id] = each
+
+    def drop_peer(self, peer: Any) -> list[Item]:
+        """Take out everything that came from one front."""
+        found = [item for item in self._by_id.values() if item.peer is peer]
+        for item in found:
+            self.drop(item.id)
+        return found
 
     def expired(self, now_s: float) -> list[Item]:
         """Items whose deadline has passed while they waited. The caller drops and answers them."""

@@ -77,9 +77,7 @@ def _columns(plan: Plan) -> int | None:
         if spec.free:
             if len(plan.inputs) == 1 and len(spec.dims) == 1:
                 return None
-            raise UnsupportedMedia(
-                f"text/csv cannot carry {spec.describe(plan.signature.rows_axis)}: use application/json"
-            )
+            raise UnsupportedMedia(f"text/csv cannot carry {spec.describe(plan.signature.rows_axis)}: use application/json")
         total += math.prod(d for d in spec.dims if isinstance(d, int))
     return total
 

@@ -31,9 +31,7 @@ def finish(arrays: Sequence[Array], plan: Plan, form: Form) -> Decoded:
         rows = len(arrays[0])
         for spec, array in zip(plan.inputs, arrays, strict=True):
             if len(array) != rows:
-                raise BadShape(
-                    f"inputs disagree on rows: {plan.inputs[0].name!r} has {rows}, {spec.name!r} {len(array)}"
-                )
+                raise BadShape(f"inputs disagree on rows: {plan.inputs[0].name!r} has {rows}, {spec.name!r} {len(array)}")
         if rows == 0:
             raise BadRequest("the request holds no rows: send at least one")
     if plan.shared_free:
@@ -47,9 +45,7 @@ def _check_free_dims(arrays: Sequence[Array], plan: Plan) -> None:
         for dim, size in zip(spec.dims, array.shape[plan.signature.rows_axis :], strict=True):
             if isinstance(dim, str) and known.setdefault(dim, (size, spec.name))[0] != size:
                 other = known[dim]
-                raise BadShape(
-                    f"input {spec.name!r}: dimension {dim!r} is {size}, but {other[0]} in input {other[1]!r}"
-                )
+                raise BadShape(f"input {spec.name!r}: dimension {dim!r} is {size}, but {other[0]} in input {other[1]!r}")
 
 
 def place(array: Array, spec: TensorSpec, rows_axis: bool) -> Array:
@@ -129,9 +125,7 @@ def _strings(array: Array, spec: TensorSpec) -> Array:
         if array.dtype.kind == "S":
             flat = [item.decode() for item in array.reshape(-1).tolist()]
         else:
-            codes = (
-                np.ascontiguousarray(array).reshape(-1).view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
-            )
+            codes = np.ascontiguousarray(array).reshape(-1).view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
             if codes.size and int(codes.max()) > sys.maxunicode:  # numpy would fail with an error of the interpreter
                 raise ValueError("a code point is out of range")
             flat = array.reshape(-1).tolist()

@@ -55,9 +55,7 @@ class JsonDocument:
             return dumps({"outputs": dict(zip(plan.output_names, columns, strict=True))})
         values = columns[0]
         if len(columns) > 1:
-            values = (
-                named_rows(columns, plan) if signature.rows_axis else dict(zip(plan.output_names, columns, strict=True))
-            )
+            values = named_rows(columns, plan) if signature.rows_axis else dict(zip(plan.output_names, columns, strict=True))
         return dumps({"predictions": values} if form == INSTANCES else values)
 
 

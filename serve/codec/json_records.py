@@ -57,9 +57,7 @@ def _unwrap(record: Any, spec: TensorSpec, where: str) -> Any:
         found = [key for key in WRAPPERS if key in record]
         if len(found) != 1 or record.keys() - {found[0], "configuration"}:
             keys = ", ".join(sorted(record))[:80]
-            raise BadShape(
-                f'{where}: expected a value, {{"{spec.name}": ...}} or {{"features": [...]}}, got keys: {keys}'
-            )
+            raise BadShape(f'{where}: expected a value, {{"{spec.name}": ...}} or {{"features": [...]}}, got keys: {keys}')
         record = record[found[0]]
     return record
 
@@ -112,9 +110,7 @@ def _dense(values: list[Any], spec: TensorSpec, noun: Noun) -> Array:
 
 def _sparse_size(record: dict[str, Any], where: str) -> int:
     if record.keys() != SPARSE:
-        raise BadShape(
-            f'{where}: expected {{"keys": [...], "shape": [n], "values": [...]}}, got: {", ".join(record)[:80]}'
-        )
+        raise BadShape(f'{where}: expected {{"keys": [...], "shape": [n], "values": [...]}}, got: {", ".join(record)[:80]}')
     shape = record["shape"]
     if type(shape) is not list or len(shape) != 1 or type(shape[0]) is not int or shape[0] < 0:
         raise BadShape(f'{where}: "shape" of a sparse record must be one size, like [784]')

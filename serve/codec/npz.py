@@ -81,25 +81,16 @@ def _dense(arrays: Mapping[str, Array], plan: Plan) -> Array:
     values, first, second, shape = (arrays[name] for name in ("data", *parts, "shape"))
     if any(part.dtype.kind not in "iu" for part in (first, second, shape)) or shape.shape != (2,) \
             or not first.ndim == second.ndim == values.ndim == 1 or values.dtype.kind not in "biuf":  # fmt: skip
-        raise BadRequest(
-            "the sparse matrix is malformed: one-dimensional data and indices and a shape of two are needed"
-        )
+        raise BadRequest("the sparse matrix is malformed: one-dimensional data and indices and a shape of two are needed")
     rows, columns = int(shape[0]), int(shape[1])
     if rows < 0 or columns < 0 or rows * columns * max(values.itemsize, 8) > DENSE_BYTES_MAX:
-        raise BadRequest(
-            f"the sparse matrix of shape [{rows}, {columns}] unfolds to more than {DENSE_BYTES_MAX >> 20} MiB"
-        )
+        raise BadRequest(f"the sparse matrix of shape [{rows}, {columns}] unfolds to more than {DENSE_BYTES_MAX >> 20} MiB")
     if kind == "coo":
         row, column = first, second
     else:
         outer = rows if kind == "csr" else columns
         pointers = second.astype(np.int64)
-        if (
-            len(pointers) != outer + 1
-            or pointers[0] != 0
-            or pointers[-1] != len(values)
-            or (np.diff(pointers) < 0).any()
-        ):
+        if len(pointers) != outer + 1 or pointers[0] != 0 or pointers[-1] != len(values) or (np.diff(pointers) < 0).any():
             raise BadRequest("the sparse matrix is malformed: indptr does not fit the data")
         expanded = np.repeat(np.arange(outer), np.diff(pointers))
         row, column = (expanded, first) if kind == "csr" else (first, expanded)

@@ -38,9 +38,7 @@ class Raw:
         rows, rest = divmod(len(body), row_bytes)
         if rest or (rows != 1 and not signature.rows_axis):
             times = " or a multiple of it" if signature.rows_axis else ""
-            raise BadShape(
-                f"expected {spec.describe(signature.rows_axis)}, so {row_bytes} bytes{times}; got {len(body)}"
-            )
+            raise BadShape(f"expected {spec.describe(signature.rows_axis)}, so {row_bytes} bytes{times}; got {len(body)}")
         dims = tuple(dim for dim in spec.dims if isinstance(dim, int))
         array = np.frombuffer(body, STORED[spec.dtype]).reshape((rows, *dims) if signature.rows_axis else dims)
         if spec.dtype == "bool":
@@ -49,7 +47,5 @@ class Raw:
 
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
         if len(arrays) != 1 or signature.outputs[0].dtype == "string":
-            raise NotAcceptable(
-                f"{self.mime} carries one array of numbers: ask for application/json or application/x-npz"
-            )
+            raise NotAcceptable(f"{self.mime} carries one array of numbers: ask for application/json or application/x-npz")
         return arrays[0].tobytes()

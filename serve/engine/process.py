@@ -88,6 +88,7 @@ def run(settings: EngineSettings, page: StatusPage, life: Life) -> None:
     life.become(State.READY)
     log("ready", f"{replica.manifest.name} is warm and proven", import_s=round(imported_s - started_s, 3),
         load_s=round(loaded_s - imported_s, 3), warm_s=round(ready_s - loaded_s, 3))  # fmt: skip
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     gc.collect()
     gc.freeze()  # models and frameworks live for ever; batches make no cycles
     gc.set_threshold(50_000, 20, 100)

@@ -7,6 +7,7 @@ is one NumPy call for the whole batch. Everything else is copied request by requ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from serve.batching.pending import Item
 from serve.batching.placement import Segment, bucket_edge
 from serve.contract.signature import Signature, TensorSpec
+from serve.engine.blocks import OFFSET, Block
 from serve.transport.layout import Layout, aligned, numpy_dtype
 from serve.transport.slots import STEP
+
+np.seterr(over="ignore", invalid="ignore")  # `finite` looks at the result; a warning would cost more than the sum
 
 Array = np.ndarray[Any, Any]
 Dims = tuple[tuple[int, ...], ...]
@@ -70,7 +75,7 @@ class Gather:
             bucket_edge(size, self._waste) if name in self._padded else size for name, size in zip(spec.dims, dims, strict=True)
         )
 
-    def batch(self, segments: Sequence[Segment], key: Dims, singles: list[int] | None) -> list[Array]:
+    def batch(self, segments: Sequence[Segment], key: Dims, singles: Array | None) -> list[Array]:
         """Input arrays of (rows, *dims). One whole request is handed over as views of its slot, without a copy.
 
         `singles`: what `single_rows` says of the segments.
@@ -116,17 +121,26 @@ class Gather:
     def not_finite(self, batch: Sequence[Array]) -> int | None:
         """The first input that holds a NaN or an infinity although its spec does not allow it."""
         for i in self._checked:
-            if not np.isfinite(batch[i]).all():
+            if not finite(batch[i]):
                 return i
         return None
 
 
-def single_rows(segments: Sequence[Segment]) -> list[int] | None:
-    """Arena rows of the slots, when every segment is a whole request of one row, all from one front and alike."""
+def single_rows(segments: Sequence[Segment]) -> Array | None:
+    """Arena rows of the slots, when every segment holds whole requests of one row, all from one front and alike."""
     first = segments[0].item
     peer, used = first.peer, first.used
-    rows = [i.offset // STEP for i, _, _ in segments if i.rows == 1 and i.used == used and i.peer is peer]
-    return rows if len(rows) == len(segments) else None
+    found = []
+    for item, start, rows in segments:
+        if item.peer is not peer or item.used != used:
+            return None
+        if isinstance(item, Block):
+            found.append(item.table[start : start + rows, OFFSET] // STEP)
+        elif item.rows == 1:
+            found.append(np.array((item.offset // STEP,), np.uint64))
+        else:
+            return None
+    return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 class Scatter:
@@ -136,19 +150,30 @@ class Scatter:
         self.signature, self.layout = signature, layout
         self._items = layout.row_bytes // max(1, layout.dtypes[0].itemsize) if layout.single else 0
 
-    def vectorised(self, segments: Sequence[Segment], outputs: Sequence[Array], singles: list[int] | None) -> bool:
-        """One copy for the whole batch, if it is of the common kind. False: nothing done.
+    def checked(self, outputs: Sequence[Array], rows: int) -> list[Array] | str:
+        """The outputs as the layout wants them, or what is wrong with them."""
+        signature, dtypes = self.signature, self.layout.dtypes
+        if len(outputs) != len(dtypes):
+            return f"the model gave {len(outputs)} outputs, its signature has {len(dtypes)}"
+        out = []
+        for spec, dtype, array in zip(signature.outputs, dtypes, outputs, strict=True):
+            shape = array.shape
+            want: tuple[int | str, ...] = (rows, *spec.dims) if signature.rows_axis else spec.dims
+            if shape != want and not _fits(shape, want):
+                return f"output {spec.name!r} has shape {shape} for {rows} rows, expected {spec.describe(signature.rows_axis)}"
+            plain = array.dtype == dtype and array.flags.c_contiguous
+            out.append(array if plain else np.ascontiguousarray(array, dtype))
+        return out
 
-        The slots have room: the front claims it by the same layout, and it is the same for all of them.
+    def singles(self, first: Item, output: Array, singles: Array) -> None:
+        """One copy for a whole batch of single rows; `first` is any of its items, since they are alike.
+
+        The slots have room: the front claims it by the same layout.
         """
-        if not self._items or singles is None:
-            return False
-        first = segments[0].item
         shift = aligned(first.used)
         assert first.capacity >= shift + self.layout.row_bytes, "a front claims room for an answer of fixed size"
         view = first.peer.rows.view(shift, self._items, self.layout.dtypes[0])
-        view[singles] = outputs[0].reshape(len(singles), self._items)
-        return True
+        view[singles] = output.reshape(len(singles), self._items)
 
     def crop(self, arrays: Sequence[Array], actual: Dims, padded: Dims) -> list[Array]:
         """Cut padding off the outputs: an output dim named like a padded input dim gets that input's true size."""
@@ -168,15 +193,18 @@ class Scatter:
         return out
 
 
-def contiguous(array: Array, spec: TensorSpec) -> Array:
-    """The output as the layout wants it: C order and the dtype of its spec."""
-    dtype = numpy_dtype(spec.dtype)
-    return np.ascontiguousarray(array, dtype) if array.dtype != dtype or not array.flags.c_contiguous else array
+def _fits(shape: tuple[int, ...], want: tuple[int | str, ...]) -> bool:
+    return len(shape) == len(want) and all(isinstance(w, str) or w == n for w, n in zip(want, shape, strict=True))
+
+
+def finite(array: Array) -> bool:
+    """Whether every element is finite. A finite sum proves it in one pass; only a sum that is not needs a second."""
+    return math.isfinite(np.add.reduce(array, axis=None)) or bool(np.isfinite(array).all())
 
 
 def all_finite(signature: Signature, outputs: Sequence[Array]) -> bool:
     """Whether every float output is finite, so that the front need not look again. bfloat16 is left to the front."""
     for spec, array in zip(signature.outputs, outputs, strict=True):
-        if spec.dtype == "bfloat16" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+        if spec.dtype == "bfloat16" or (array.dtype.kind == "f" and not finite(array)):
             return False
     return True

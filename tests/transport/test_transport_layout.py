@@ -81,7 +81,7 @@ def test_a_single_fixed_array_is_its_own_bytes(rows: int) -> None:
     layout = Layout([TensorSpec("x", "float32", (3,))], True)
     array = np.arange(3 * rows, dtype=np.float32).reshape(rows, 3)
     memory = memoryview(bytearray(1024))
-    assert layout.single and layout.single_bytes == 12
+    assert layout.single and layout.row_bytes == layout.fixed_bytes(1) - 52 == 12
     assert layout.pack([array], memory, 0) == 12 * rows
     assert bytes(memory[: 12 * rows]) == array.tobytes()
 

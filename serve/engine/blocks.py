@@ -1,0 +1,69 @@
+"""Many small requests as one: the records of single rows that came together stay together, as a table.
+
+At tens of thousands of requests a second the work per request is what an engine costs, so requests of one row and of
+one fixed shape are queued, gathered and answered by columns: a few NumPy calls for all of them. A Block is an Item
+whose rows are requests of their own. Whatever is out of the ordinary (a caller leaves, a deadline passes, a batch
+fails) breaks the block up into plain items, or answers a single row of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from serve.batching.pending import Item
+from serve.transport.descriptor import RECORD_BYTES, REPLY, REQUEST, SUBMIT
+
+Table = np.ndarray[Any, np.dtype[np.uint64]]
+ROWS_MIN = 6  # with fewer records the columns cost more than they save
+WORDS = RECORD_BYTES // 8
+# A record as 8-byte words, in the order of the structs in transport/descriptor.py.
+FIRST, ID, OFFSET, CAPACITY, USED, DEADLINE = 0, 1, 2, 3, 4, 6
+SINGLE = int.from_bytes(REQUEST.pack(SUBMIT, 0, 0, 1, 0, 0, 0, 0, 0, 0.0, 0.0)[:8], "little")  # SUBMIT of one row
+
+
+@dataclass(slots=True, eq=False)
+class Block(Item):
+    """`table` has one record a row. `id` is the first record's, `deadline_s` the earliest."""
+
+    table: Table = field(default_factory=lambda: np.empty((0, WORDS), np.uint64))
+
+    def single(self, row: int) -> Item:
+        """One row as an item of its own."""
+        words = self.table[row]
+        deadline_s = float(words[DEADLINE : DEADLINE + 1].view(np.float64)[0])
+        return Item(
+            int(words[ID]), 1, self.key, deadline_s, self.arrived_s, self.peer, int(words[OFFSET]), int(words[CAPACITY]),
+            int(words[USED]))  # fmt: skip
+
+    def waiting(self) -> list[Item]:
+        """What has not been placed yet, as items."""
+        return [self.single(row) for row in range(self.placed, self.rows)]
+
+    def holds(self, id: int) -> bool:
+        return bool((self.table[self.placed :, ID] == id).any())
+
+
+def block_of(records: bytes, peer: Any, key: Hashable, now_s: float, used: int) -> Block | None:
+    """A block of these records if every one is a SUBMIT of one row with `used` bytes of input, else None."""
+    table = np.frombuffer(records, np.uint64).reshape(-1, WORDS)
+    if not ((table[:, FIRST] == SINGLE).all() and (table[:, USED] == used).all()):
+        return None
+    deadline_s = float(table.view(np.float64)[:, DEADLINE].min())
+    return Block(int(table[0, ID]), len(table), key, deadline_s, now_s, peer, int(table[0, OFFSET]),
+                 int(table[:, CAPACITY].min()), used, table=table)  # fmt: skip
+
+
+def replies(table: Table, reply: bytes, shift: int) -> bytes:
+    """One reply for each record of the table: `reply` with the record's id, and its offset moved by `shift`."""
+    out = np.empty((len(table), WORDS), np.uint64)
+    out[:] = np.frombuffer(reply, np.uint64)
+    out[:, ID] = table[:, ID]
+    out[:, OFFSET] = table[:, OFFSET] + np.uint64(shift)
+    return out.tobytes()
+
+
+assert REPLY.size == REQUEST.size and REPLY.unpack(b"\0" * 8 + b"\1" + b"\0" * 55)[4] == 1, "ids share a place in both"

@@ -1,0 +1,116 @@
+"""The fronts that are connected to this engine: accepting, greeting, receiving, sending, forgetting.
+
+Owner of the sockets. Knows records only as bytes, but for HELLO.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from serve.contract.logline import log
+from serve.engine.tensors import SharedRows
+from serve.transport import descriptor
+from serve.transport.arena import Arena
+from serve.transport.channel import Channel, ChannelClosed
+from serve.transport.descriptor import PROTOCOL, RECORD_BYTES, REPLY
+
+
+class Peer:
+    """One connected front: its channel, its arena once HELLO has come, and the replies waiting to go out."""
+
+    __slots__ = ("channel", "memory", "outbox", "rows")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.channel = Channel(sock)
+        self.memory: memoryview = memoryview(b"")
+        self.rows = SharedRows(self.memory)
+        self.outbox = bytearray()
+
+    def send(self) -> None:
+        """Everything that waits, in one system call."""
+        if self.outbox:
+            self.channel.send(bytes(self.outbox))
+            self.outbox.clear()
+
+
+class Peers:
+    """All of them, and the listening socket, which belongs to the supervisor and outlives this process."""
+
+    def __init__(self, listener: socket.socket, card: dict[str, Any], epoch: int) -> None:
+        self._card, self._epoch = card, epoch
+        listener.setblocking(False)
+        self._listener = listener
+        self._by_fd: dict[int, Peer] = {}
+        self._poll = select.epoll()
+        self._poll.register(listener.fileno(), select.EPOLLIN)
+
+    def receive(self, wait_s: float) -> Iterator[tuple[Peer, bytes | None]]:
+        """Whole records by peer; None once for a peer that has gone. Sleeps up to `wait_s` for the first."""
+        for fd, events in self._ready(wait_s):
+            peer = self._by_fd.get(fd)
+            if peer is None:
+                self._accept()
+                continue
+            if events & select.EPOLLOUT and peer.channel.flush():
+                self._poll.modify(fd, select.EPOLLIN)
+            try:
+                records = peer.channel.receive()
+            except ChannelClosed:
+                self.forget(peer)
+                yield peer, None
+                continue
+            if records:
+                yield peer, records
+
+    def _ready(self, wait_s: float) -> list[tuple[int, int]]:
+        if 0 < wait_s < 0.005:  # epoll counts in milliseconds; select waits exactly, and an epoll is a file like others
+            select.select([self._poll.fileno()], [], [], wait_s)
+            wait_s = 0
+        return self._poll.poll(wait_s)
+
+    def send(self) -> None:
+        """All outboxes. What a peer's socket does not take now goes out when it can."""
+        for fd, peer in self._by_fd.items():
+            if peer.outbox:
+                peer.send()
+                if peer.channel.unsent:
+                    self._poll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError):
+            return
+        self._by_fd[sock.fileno()] = Peer(sock)
+        self._poll.register(sock.fileno(), select.EPOLLIN)
+
+    def greet(self, peer: Peer, protocol: int, arena_bytes: int) -> None:
+        """Map the arena that came with HELLO and tell the front what model this is."""
+        if protocol != PROTOCOL or not peer.channel.fds:
+            log("bad_hello", "a front speaks another protocol; is an old process still running?")
+            self.forget(peer)
+            return
+        fd = peer.channel.fds.popleft()
+        peer.memory = Arena(fd, arena_bytes).memory
+        os.close(fd)
+        peer.rows = SharedRows(peer.memory)
+        text = json.dumps(self._card).encode()
+        text += b" " * (-len(text) % RECORD_BYTES)
+        peer.channel.send(REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(text), self._epoch, 0.0, 0.0, 0) + text)
+
+    def forget(self, peer: Peer) -> None:
+        """Its arena is unmapped when the last view of it is gone."""
+        fd = peer.channel.sock.fileno()
+        if self._by_fd.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+            peer.channel.close()
+
+    def close(self) -> None:
+        for peer in list(self._by_fd.values()):
+            self.forget(peer)
+        self._poll.close()

@@ -1,0 +1,122 @@
+"""Puts results where the front finds them, and the record that says so into the peer's outbox.
+
+Every SUBMIT is replied to exactly once, here. Owner of the parts of requests that are larger than one batch, until the
+last part is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from serve.batching.pending import Item
+from serve.batching.placement import Segment
+from serve.contract.status import Block as Cells
+from serve.contract.status import Engine, bucket
+from serve.engine.backends.base import RawReply
+from serve.engine.blocks import Block, replies
+from serve.engine.tensors import Array
+from serve.errors import NUMBER, EvenkeelError
+from serve.transport import descriptor
+from serve.transport.arena import spill
+from serve.transport.descriptor import OVERFLOW, REPLY
+from serve.transport.layout import Layout, aligned
+
+MESSAGE_BYTES_MAX = 1000  # of a fault's message: fits the smallest slot
+_QUEUE_TIME, _ERRORS = int(Engine.QUEUE_TIME), int(Engine.ERRORS)
+_ANSWER = int(descriptor.ANSWER)
+
+
+class Replies:
+    """One engine's way of answering. Records wait in the peers' outboxes until the cycle sends them."""
+
+    def __init__(self, cells: Cells, epoch: int) -> None:
+        self._count, self._epoch = cells.count, epoch
+        self._parts: dict[Item, list[tuple[int, list[Array]]]] = {}
+
+    def singles(self, segments: Sequence[Segment], size: int, flags: int, started_s: float, run_s: float, rows: int) -> None:
+        """Answers of `size` bytes that lie in their slots already, behind the inputs: whole requests of one row."""
+        for item, start, count in segments:
+            shift, queue_s = aligned(item.used), started_s - item.arrived_s
+            record = REPLY.pack(_ANSWER, flags, 0, 1, item.id, item.offset + shift, size, self._epoch, queue_s, run_s, rows)
+            if isinstance(item, Block):
+                record = replies(item.table[start : start + count], record, shift)
+            item.peer.outbox += record
+            self._count[_QUEUE_TIME + bucket(queue_s * 1e6)] += count
+
+    def join(self, segment: Segment, outputs: list[Array]) -> list[Array] | None:
+        """The outputs of the whole request once its last part is here, else None."""
+        item = segment.item
+        if item.gone:
+            self._parts.pop(item, None)
+            return None
+        if segment.rows == item.rows:
+            return outputs
+        parts = self._parts.setdefault(item, [])
+        parts.append((segment.start, [a.copy() for a in outputs]))
+        if sum(len(arrays[0]) for _, arrays in parts) < item.rows:
+            return None
+        del self._parts[item]
+        parts.sort(key=lambda part: part[0])
+        return [np.concatenate([arrays[i] for _, arrays in parts]) for i in range(len(outputs))]
+
+    def tensors(
+        self, item: Item, layout: Layout, outputs: list[Array], flags: int, started_s: float, run_s: float, rows: int
+    ) -> None:
+        """The outputs of one whole request."""
+        size = layout.bytes_of(outputs, item.rows)
+        at = item.offset + aligned(item.used)
+        if at + size <= item.offset + item.capacity:
+            used = layout.pack(outputs, item.peer.memory, at)
+            self._answer(item, flags, at, used, started_s, run_s, rows)
+        else:
+            room = memoryview(bytearray(size))
+            layout.pack(outputs, room, 0)
+            self._answer_spilled(item, flags, room, started_s, run_s, rows)
+
+    def raw(self, item: Item, reply: RawReply, started_s: float, run_s: float, rows: int) -> None:
+        """A handler's answer: what it says of itself, and its body."""
+        meta = json.dumps({"content_type": reply.content_type, "custom_attributes": reply.custom_attributes}).encode()
+        data = len(meta).to_bytes(4, "little") + meta + reply.body
+        at = item.offset + aligned(item.used)
+        if at + len(data) <= item.offset + item.capacity:
+            item.peer.memory[at : at + len(data)] = data
+            self._answer(item, 0, at, len(data), started_s, run_s, rows)
+        else:
+            self._answer_spilled(item, 0, memoryview(data), started_s, run_s, rows)
+
+    def fault(self, item: Item, error: EvenkeelError) -> None:
+        """Give the slot back with an error in it."""
+        self._parts.pop(item, None)
+        message = error.message.encode("utf-8", "replace")[:MESSAGE_BYTES_MAX]
+        item.peer.memory[item.offset : item.offset + len(message)] = message
+        family = next(NUMBER[kind] for kind in type(error).__mro__ if kind in NUMBER)
+        self._count[_ERRORS + family] += 1
+        item.peer.outbox += REPLY.pack(
+            descriptor.FAULT, 0, family, item.rows, item.id, item.offset, len(message), self._epoch, 0.0, 0.0, 0)  # fmt: skip
+
+    def forget(self, item: Item) -> None:
+        """Its front has gone: there is nobody to reply to."""
+        self._parts.pop(item, None)
+
+    def _answer(self, item: Item, flags: int, at: int, size: int, started_s: float, run_s: float, rows: int) -> None:
+        queue_s = started_s - item.arrived_s
+        self._count[_QUEUE_TIME + bucket(queue_s * 1e6)] += 1
+        item.peer.outbox += REPLY.pack(_ANSWER, flags, 0, item.rows, item.id, at, size, self._epoch, queue_s, run_s, rows)
+
+    def _answer_spilled(self, item: Item, flags: int, data: memoryview, started_s: float, run_s: float, rows: int) -> None:
+        """An answer larger than its slot goes in a file of its own, passed along with the record."""
+        queue_s = started_s - item.arrived_s
+        record = REPLY.pack(
+            _ANSWER, flags | OVERFLOW, 0, item.rows, item.id, 0, len(data), self._epoch, queue_s, run_s, rows)  # fmt: skip
+        fd = spill(data)
+        try:
+            item.peer.send()
+            item.peer.channel.send(record, (fd,))
+        except OSError:
+            pass  # the front is gone; receiving from it says so next
+        finally:
+            os.close(fd)

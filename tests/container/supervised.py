@@ -1,0 +1,49 @@
+"""Runs the real Supervisor on tiny shell children, as a process of its own: it reaps whatever ends, so it must not
+share a process with the tests. One JSON argument; one JSON line on stdout at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from container.supervise import Child, Supervisor
+from serve.contract import logline
+from serve.contract.status import Engine, Main, StatusPage
+
+
+def main() -> None:
+    told: dict[str, Any] = json.loads(sys.argv[1])
+    logline.setup("supervisor", text=False, fd=2)
+    page = StatusPage.create()
+    page.main.count[Main.ENGINES] = 1
+    children = [_child(role, place, script) for role, place, script in told["children"]]
+    supervisor = Supervisor(page, children, told.get("limit", 5), told.get("drain_s", 5.0), told.get("quiet_s", 0.0))
+    if "stuck_after_s" in told:
+        supervisor.on_tick = lambda: _pretend_stuck(page)
+    if told.get("was_ready"):
+        page.engine(0).count[Engine.WAS_READY] = 1
+    code = supervisor.run()
+    count = page.main.count
+    print(json.dumps({
+        "code": code, "draining": count[Main.DRAINING], "verdict": page.verdict().reason.code,
+        "restarts": [count[Main.RESTARTS_FRONT], count[Main.RESTARTS_ENGINE], count[Main.RESTARTS_SIDECAR]],
+        "epochs": [c.epoch for c in children], "engine_epoch": page.engine(0).count[Engine.EPOCH],
+    }))  # fmt: skip
+
+
+def _child(role: str, place: int, script: str) -> Child:
+    return Child(role, place, lambda epoch: ["/bin/sh", "-c", f"EPOCH={epoch}; {script}"], ())
+
+
+def _pretend_stuck(page: StatusPage) -> None:
+    """The first engine says that it began a batch whose deadline was long ago."""
+    if page.engine(0).count[Engine.EPOCH] == 1:
+        page.engine(0).value[Engine.RUN_DEADLINE_S] = 1.0
+        page.engine(0).value[Engine.RUN_STARTED_S] = 0.5
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)

@@ -1,0 +1,129 @@
+"""Settings: read once, validated one by one, each with its origin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from container import environment
+from container.environment import VARIABLES, Setting
+from serve.errors import BadSetting
+from serve.settings import MIB
+
+NUMBERS = [v for v in VARIABLES if v.kind in (int, float)]
+TEXTS = [v for v in VARIABLES if v.kind not in (int, float)]
+
+
+def test_without_any_variable_everything_has_its_default() -> None:
+    env = environment.read({})
+    assert {n: s for n, s in env.settings.items()} == {v.name: Setting(v.default, "default") for v in VARIABLES}
+    assert env["SAGEMAKER_BIND_TO_PORT"] == 8080 and env.model_dir == Path("/opt/ml/model")
+    assert env.sidecar == ("127.0.0.1", 9090)
+
+
+@pytest.mark.parametrize("variable", NUMBERS, ids=lambda v: v.name)
+def test_a_number_is_taken_at_both_ends_of_its_range_with_its_origin(variable: environment.Variable) -> None:
+    for value in (variable.low, variable.high):
+        env = environment.read({variable.name: f"{value:g}" if variable.kind is float else str(int(value))})
+        assert env.settings[variable.name] == Setting(variable.kind(value), variable.name)
+
+
+@pytest.mark.parametrize("variable", NUMBERS, ids=lambda v: v.name)
+def test_a_number_out_of_range_is_refused_with_its_name_and_its_range(variable: environment.Variable) -> None:
+    for value in (int(variable.low) - 1, int(variable.high) + 1):
+        with pytest.raises(BadSetting) as e:
+            environment.read({variable.name: str(value)})
+        assert variable.name in e.value.message and f"{variable.high:g}" in e.value.message
+
+
+@pytest.mark.parametrize("variable", NUMBERS, ids=lambda v: v.name)
+@pytest.mark.parametrize("value", ["many", "1,5", "0x10", "nan", "inf", "1 2", "--1"])
+def test_what_is_no_number_is_refused_with_its_name_and_value(variable: environment.Variable, value: str) -> None:
+    with pytest.raises(BadSetting) as e:
+        environment.read({variable.name: value})
+    assert variable.name in e.value.message and value in e.value.message and "\n" not in e.value.message
+
+
+@pytest.mark.parametrize("variable", [v for v in NUMBERS if v.kind is int], ids=lambda v: v.name)
+def test_a_whole_number_has_no_point(variable: environment.Variable) -> None:
+    with pytest.raises(BadSetting, match=variable.name):
+        environment.read({variable.name: "1.5"})
+
+
+@pytest.mark.parametrize("variable", VARIABLES, ids=lambda v: v.name)
+def test_an_empty_variable_is_an_unset_one(variable: environment.Variable) -> None:
+    assert environment.read({variable.name: "  "}).settings[variable.name] == Setting(variable.default, "default")
+
+
+@pytest.mark.parametrize(("variable", "alias"), [(v, a) for v in VARIABLES for a in v.also], ids=str)
+def test_a_name_of_the_platform_means_the_same_and_ours_wins(variable: environment.Variable, alias: str) -> None:
+    value = "7" if variable in NUMBERS else "/models/a"
+    ours = "8" if variable in NUMBERS else "/models/b"
+    assert environment.read({alias: value}).settings[variable.name] == Setting(variable.kind(value), alias)
+    both = environment.read({alias: value, variable.name: ours})
+    assert both.settings[variable.name] == Setting(variable.kind(ours), variable.name)
+
+
+def test_a_wrong_alias_is_named_as_it_was_written() -> None:
+    with pytest.raises(BadSetting, match="SAGEMAKER_MODEL_SERVER_TIMEOUT"):
+        environment.read({"SAGEMAKER_MODEL_SERVER_TIMEOUT": "soon"})
+
+
+def test_an_alias_that_nobody_reads_is_not_checked() -> None:
+    assert environment.read({"EVENKEEL_REPLICAS": "2", "SAGEMAKER_MODEL_SERVER_WORKERS": "x"})["EVENKEEL_REPLICAS"] == 2
+
+
+@pytest.mark.parametrize("value", ["9090", ":9090", "localhost:", "localhost:http", "localhost:70000", "localhost:-1"])
+def test_an_address_needs_host_and_port(value: str) -> None:
+    with pytest.raises(BadSetting, match="EVENKEEL_SIDECAR_ADDRESS.*HOST:PORT"):
+        environment.read({"EVENKEEL_SIDECAR_ADDRESS": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "address"), [("0.0.0.0:0", ("0.0.0.0", 0)), ("[::1]:9090", ("::1", 9090)), ("side:65535", ("side", 65535))]
+)
+def test_an_address_is_taken_apart(value: str, address: tuple[str, int]) -> None:
+    assert environment.read({"EVENKEEL_SIDECAR_ADDRESS": value}).sidecar == address
+
+
+def test_the_form_of_the_log_is_one_of_three() -> None:
+    for value in ("json", "text", "auto"):
+        assert environment.read({"EVENKEEL_LOG": value})["EVENKEEL_LOG"] == value
+    with pytest.raises(BadSetting, match="EVENKEEL_LOG='xml' must be json, text or auto"):
+        environment.read({"EVENKEEL_LOG": "xml"})
+
+
+@pytest.mark.parametrize("value", ["8000", "9000-8000", "a-b", "-", "8000-"])
+def test_a_port_range_has_two_ends(value: str) -> None:
+    with pytest.raises(BadSetting, match="SAGEMAKER_SAFE_PORT_RANGE"):
+        environment.read({"SAGEMAKER_SAFE_PORT_RANGE": value})
+
+
+def test_the_sidecar_port_must_lie_in_the_platforms_range() -> None:
+    given = {"SAGEMAKER_SAFE_PORT_RANGE": "21000-22000"}
+    with pytest.raises(BadSetting, match="EVENKEEL_SIDECAR_ADDRESS=127.0.0.1:9090.*21000-22000"):
+        environment.read(given)
+    for port in ("21000", "22000", "0"):
+        environment.read({**given, "EVENKEEL_SIDECAR_ADDRESS": f"127.0.0.1:{port}"})
+
+
+def test_a_quiet_time_longer_than_the_drain_is_a_contradiction() -> None:
+    """Nothing would be told to end before everything is killed."""
+    with pytest.raises(BadSetting, match="EVENKEEL_QUIET_S"):
+        environment.read({"EVENKEEL_QUIET_S": "10", "EVENKEEL_DRAIN_S": "5"})
+
+
+def test_the_limits_have_the_units_that_their_names_say() -> None:
+    limits = environment.read({
+        "EVENKEEL_REQUEST_TIMEOUT_S": "7", "EVENKEEL_MAX_BODY_MB": "2.5", "EVENKEEL_BODY_TIMEOUT_S": "3",
+        "EVENKEEL_KEEP_ALIVE_S": "9", "EVENKEEL_QUEUE_ROWS": "11", "EVENKEEL_QUEUE_MB": "13",
+    }).limits()  # fmt: skip
+    assert (limits.request_timeout_s, limits.body_timeout_s, limits.keep_alive_s) == (7.0, 3.0, 9.0)
+    assert (limits.body_bytes_max, limits.queue_rows_max, limits.queue_bytes_max) == (int(2.5 * MIB), 11, 13 * MIB)
+
+
+def test_every_variable_is_in_the_table_for_the_docs() -> None:
+    table = environment.table()
+    for variable in VARIABLES:
+        assert all(f"`{name}`" in table for name in (variable.name, *variable.also)) and variable.meaning in table

@@ -1,0 +1,105 @@
+"""The table of states, pair by pair, and the verdict with its reason."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from serve.contract.lifecycle import CLEARS, NEXT, Reason, ReplicaView, State, Verdict, diagram, readiness, step
+
+LEGAL = {
+    "NEW": "LOADING FAILED CLOSED",
+    "LOADING": "WARMING FAILED CLOSED",
+    "WARMING": "READY FAILED CLOSED",
+    "READY": "DRAINING FAILED",
+    "DRAINING": "CLOSED FAILED",
+    "FAILED": "CLOSED",
+    "CLOSED": "",
+}
+
+
+@pytest.mark.parametrize(("state", "target"), itertools.product(State, State), ids=lambda s: s.name)
+def test_a_step_is_legal_exactly_when_the_table_has_it(state: State, target: State) -> None:
+    if target.name in LEGAL[state.name].split():
+        assert step(state, target) is target
+    else:
+        with pytest.raises(ValueError, match=f"illegal transition {state.name} -> {target.name}"):
+            step(state, target)
+
+
+def test_every_state_leads_to_the_end_and_only_the_end_leads_nowhere() -> None:
+    for state in State:
+        reached, edge = {state}, {state}
+        while edge:
+            edge = {t for s in edge for t in NEXT[s]} - reached
+            reached |= edge
+        assert State.CLOSED in reached
+        assert bool(NEXT[state]) == (state is not State.CLOSED)
+
+
+def test_the_diagram_draws_every_step_of_the_table_once() -> None:
+    lines = diagram().splitlines()
+    assert lines[0] == "stateDiagram-v2"
+    drawn = [line.strip() for line in lines[1:] if "[*]" not in line]
+    assert sorted(drawn) == sorted(f"{s.name} --> {t.name}" for s in State for t in NEXT[s])
+
+
+def test_every_reason_says_what_clears_it() -> None:
+    assert set(CLEARS) == set(Reason)
+    assert all(CLEARS[r] for r in Reason if r is not Reason.READY)
+
+
+def view(state: State = State.READY, alive: bool = True, was_ready: bool = False, overdue: bool = False) -> ReplicaView:
+    return ReplicaView(state, alive, was_ready, overdue)
+
+
+READY = view(was_ready=True)
+LOST = view(alive=False, was_ready=True)
+STUCK = view(was_ready=True, overdue=True)
+FAILED = view(State.FAILED)
+LOADING, WARMING, NEW = view(State.LOADING), view(State.WARMING), view(State.NEW)
+RESTARTED = view(State.LOADING, was_ready=True)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "reason"),
+    [
+        ([], "starting"),
+        ([NEW], "starting"),
+        ([LOADING], "loading"),
+        ([WARMING], "warming"),
+        ([READY], "ready"),
+        ([LOST], "engine_lost"),
+        ([RESTARTED], "engine_lost"),
+        ([STUCK], "stuck"),
+        ([FAILED], "failed"),
+        ([view(State.DRAINING, was_ready=True)], "engine_lost"),
+        # One good replica is enough, whatever the others do.
+        ([READY, LOST], "ready"),
+        ([STUCK, READY], "ready"),
+        ([FAILED, READY], "ready"),
+        ([LOADING, READY], "ready"),
+        # Trouble is named before progress, and the worst trouble first.
+        ([LOST, STUCK], "stuck"),
+        ([STUCK, FAILED], "failed"),
+        ([LOADING, LOST], "engine_lost"),
+    ],
+)
+def test_the_verdict_names_its_reason(replicas: list[ReplicaView], reason: str) -> None:
+    verdict = readiness(replicas, draining=False)
+    assert (verdict.reason.code, verdict.ready) == (reason, reason == "ready")
+
+
+def test_the_least_advanced_replica_names_the_reason_while_all_of_them_start() -> None:
+    assert readiness([WARMING, LOADING], draining=False).reason is Reason.LOADING
+    assert readiness([NEW, WARMING], draining=False).reason is Reason.STARTING
+
+
+@pytest.mark.parametrize("replicas", [[], [READY], [FAILED]])
+def test_draining_outranks_everything(replicas: list[ReplicaView]) -> None:
+    assert readiness(replicas, draining=True) == Verdict(False, Reason.DRAINING)
+
+
+def test_ready_in_name_only_is_not_ready() -> None:
+    assert not readiness([view(State.READY, alive=False)], draining=False).ready

@@ -1,0 +1,408 @@
+"""Clients that leave, processes that die, signals, overload: nobody else notices, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import digits_model as model
+from tests.support.handler_model import asking, handler_folder
+from tests.support.tree import Tree, eventually, serving
+from tests.support.wire import Closed, Wire, request
+
+PING = request(None, method="GET", path="/ping")
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[Tree]:
+    """A handler that takes as long as it is asked to, and says when it begins."""
+    with serving(handler_folder(tmp_path / "model"), EVENKEEL_RESTART_LIMIT="20") as tree:
+        yield tree
+
+
+def begin(tree: Tree, x: int, seconds: float) -> Wire:
+    """A request that keeps the engine busy, and is known to be running when this returns."""
+    wire = tree.wire()
+    wire.send(request(asking(x, "wait", s=seconds)))
+    eventually(lambda: x in begun(tree), "the request runs", 10)
+    return wire
+
+
+def begun(tree: Tree) -> list[int]:
+    """Which requests the handler has begun to work on, in order."""
+    lines = [r.get("message", "") for r in tree.events("user_output")]
+    return [int(line.split()[1]) for line in lines if line.startswith("begun ")]
+
+
+def front_of(tree: Tree) -> dict[str, int]:
+    found: dict[str, int] = tree.status()["fronts"][0]
+    return found
+
+
+def hang_up(wire: Wire, *, reset: bool = False) -> None:
+    if reset:
+        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wire.close()
+
+
+def assert_idle(tree: Tree) -> None:
+    def idle() -> bool:
+        front = front_of(tree)
+        return front["in_flight"] == front["queue_rows"] == front["slot_bytes"] == 0
+
+    eventually(idle, "nothing in flight, no slot held")
+
+
+# Clients leave --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_client_that_hangs_up_while_queued_is_never_served_and_the_others_are(slow: Tree, reset: bool) -> None:
+    running = begin(slow, 100, 0.5)
+    queued = [slow.wire() for _ in range(5)]
+    for i, wire in enumerate(queued):
+        wire.send(request(asking(i, "wait", s=0.01)))
+    eventually(lambda: front_of(slow)["in_flight"] == 6, "all are accepted", 5)
+    for i in (1, 3):
+        hang_up(queued[i], reset=reset)
+    assert running.read().json()["x"] == 200
+    for i in (0, 2, 4):
+        assert queued[i].read().json()["x"] == 2 * i
+    assert_idle(slow)
+    assert begun(slow) == [100, 0, 2, 4]
+    assert front_of(slow)["abandoned"] == 2
+    for wire in (running, *queued):
+        wire.close()
+
+
+def test_a_client_that_hangs_up_while_its_request_runs_strands_nobody(slow: Tree) -> None:
+    running, behind = begin(slow, 1, 0.4), slow.wire()
+    behind.send(request(asking(2)))
+    hang_up(running)
+    assert behind.read().json()["x"] == 4
+    behind.close()
+    assert_idle(slow)
+
+
+def test_one_that_leaves_a_pipeline_takes_all_its_requests_along(slow: Tree) -> None:
+    running, pipeline, other = begin(slow, 50, 0.4), slow.wire(), slow.wire()
+    pipeline.send(b"".join(request(asking(i, "wait", s=0.01)) + PING for i in range(6)))
+    other.send(request(asking(70, "wait", s=0.01)))
+    eventually(lambda: front_of(slow)["in_flight"] >= 3, "they are accepted", 5)
+    hang_up(pipeline)
+    assert running.read().json()["x"] == 100
+    assert other.read().json()["x"] == 140
+    assert_idle(slow)
+    assert begun(slow) == [50, 70]
+    running.close()
+    other.close()
+
+
+def test_cancelled_clients_do_not_strand_their_batch_mates(digits: Tree) -> None:
+    """Many rounds of many clients; a third leaves right after asking, the others get their own right answers."""
+    rows = model.some_rows(np.random.default_rng(8), 60)
+    want = model.answers(rows)
+    with ThreadPoolExecutor(6) as pool:
+
+        def some(part: int) -> None:
+            for turn in range(12):
+                mine = range(part, 60, 6)
+                wires = [digits.wire(20.0) for _ in mine]
+                for wire, i in zip(wires, mine, strict=True):
+                    wire.send(request(model.to_npy(rows[i : i + 1]), "application/x-npy"))
+                for wire, i in zip(wires, mine, strict=True):
+                    if (i // 6 + turn) % 3 == 0:
+                        hang_up(wire, reset=turn % 2 == 0)
+                for wire, i in zip(wires, mine, strict=True):
+                    if (i // 6 + turn) % 3:
+                        assert model.close(model.from_npy(wire.read().body), want[i : i + 1])
+                        wire.close()
+
+        for job in [pool.submit(some, part) for part in range(6)]:
+            job.result(60)
+    assert_idle(digits)
+
+
+def test_a_client_that_does_not_read_its_answers_is_not_read_from_for_ever(echo: Tree) -> None:
+    """Its answers pile up somewhere: in the kernel and in a bounded buffer, then it must wait."""
+    body = model.to_npy(np.ones((250, 1000), np.float32))  # 1 MB
+    sent = request(body, "application/x-npy")
+    count = 0
+    with echo.wire(3.0) as wire:
+        try:
+            while count < 300:
+                wire.send(sent)
+                count += 1
+        except TimeoutError:
+            pass
+        with echo.wire() as other:
+            assert other.ask(sent).body == body
+        assert count < 60, f"{count} MB of requests were read while no answer was"
+        wire.sock.settimeout(20.0)
+        for _ in range(count):
+            assert wire.read().body == body
+
+
+# Processes die --------------------------------------------------------------------------------------------------------
+
+
+def test_when_the_engine_is_killed_under_load_every_request_is_answered(digits: Tree) -> None:
+    rows = model.some_rows(np.random.default_rng(9), 40)
+    want = model.answers(rows)
+    ended = threading.Event()
+    before = digits.status()
+
+    def ask(part: int) -> int:
+        count = 0
+        with digits.wire() as wire:
+            while not ended.is_set():
+                i = (part * 7 + count) % 36
+                reply = wire.post(model.to_npy(rows[i : i + 1 + part % 4]), "application/x-npy")
+                assert reply.status == 200, reply.raw[:300]
+                assert model.close(model.from_npy(reply.body), want[i : i + 1 + part % 4])
+                count += 1
+        return count
+
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(ask, part) for part in range(8)]
+        try:
+            for _ in range(2):
+                time.sleep(0.3)
+                killed = digits.pid_of("engine")
+                os.kill(killed, signal.SIGKILL)
+                eventually(lambda k=killed: digits.pid_of("engine") != k and digits.status()["ready"], "another engine serves")  # type: ignore[misc]
+            time.sleep(0.2)
+        finally:
+            ended.set()
+        assert all(job.result(60) > 0 for job in jobs)
+    after = digits.status()
+    assert after["restarts"]["engine"] - before["restarts"]["engine"] == 2
+    assert after["fronts"][0]["errors"] == before["fronts"][0]["errors"]
+    assert_idle(digits)
+
+
+def test_requests_in_a_killed_engine_run_again_the_one_that_ran_and_those_that_waited(slow: Tree) -> None:
+    running = begin(slow, 1, 0.5)
+    queued = [slow.wire() for _ in range(4)]
+    for i, wire in enumerate(queued):
+        wire.send(request(asking(10 + i)))
+    eventually(lambda: front_of(slow)["in_flight"] == 5, "all are accepted", 5)
+    os.kill(slow.pid_of("engine"), signal.SIGKILL)
+    assert running.read().json()["x"] == 2
+    assert [wire.read().json()["x"] for wire in queued] == [20, 22, 24, 26]
+    assert front_of(slow)["resubmitted"] == 5
+    assert begun(slow) == [1, 1]
+    for wire in (running, *queued):
+        wire.close()
+    assert_idle(slow)
+
+
+def test_requests_that_come_while_the_engine_restarts_wait_for_it(slow: Tree) -> None:
+    os.kill(slow.pid_of("engine"), signal.SIGKILL)
+    with slow.wire() as wire:
+        assert wire.post(asking(4)).json()["x"] == 8
+
+
+def test_when_a_front_is_killed_another_takes_its_place_on_the_same_port(digits: Tree) -> None:
+    rows = model.some_rows(np.random.default_rng(10), 2)
+    killed = digits.pid_of("front")
+    with digits.wire() as wire:
+        assert wire.post(model.to_npy(rows), "application/x-npy").status == 200
+        os.kill(killed, signal.SIGKILL)
+        with pytest.raises(Closed):
+            wire.read()
+    with digits.wire() as wire:  # accepted by the kernel at once: the port was never closed
+        reply = wire.post(model.to_npy(rows), "application/x-npy")
+        assert model.close(model.from_npy(reply.body), model.answers(rows))
+    eventually(lambda: digits.pid_of("front") not in (0, killed), "the new front shows itself")
+    assert digits.status()["replicas"][0]["state"] == "READY"
+
+
+def test_when_a_front_is_killed_its_running_requests_do_not_block_the_next_one(slow: Tree) -> None:
+    running = begin(slow, 1, 0.4)
+    for i in range(5):
+        slow.wire().send(request(asking(10 + i, "wait", s=5)))
+    eventually(lambda: front_of(slow)["in_flight"] == 6, "all are accepted", 5)
+    os.kill(slow.pid_of("front"), signal.SIGKILL)
+    with slow.wire(10.0) as wire:
+        assert wire.post(asking(3)).json()["x"] == 6
+    assert begun(slow) == [1], "nobody waits for the five others any more"
+    running.close()
+
+
+def test_when_the_sidecar_is_killed_traffic_goes_on_and_another_comes(digits: Tree) -> None:
+    killed = digits.pid_of("sidecar")
+    before = digits.status()["restarts"]["sidecar"]
+    os.kill(killed, signal.SIGKILL)
+    rows = model.some_rows(np.random.default_rng(11), 1)
+    for _ in range(20):
+        assert digits.ping() == 200
+        with digits.wire() as wire:
+            assert wire.post(model.to_npy(rows), "application/x-npy").status == 200
+    assert eventually(digits.status, "/status is back")["restarts"]["sidecar"] == before + 1
+    assert digits.pid_of("sidecar") != killed
+
+
+def test_a_process_that_ends_again_and_again_ends_the_container_with_an_error(tmp_path: Path) -> None:
+    tree = Tree("echo", EVENKEEL_RESTART_LIMIT="1").wait_ready()
+    try:
+        for _ in range(2):
+            ready = eventually(lambda: tree.status()["ready"] and tree.pid_of("engine"), "ready")
+            os.kill(ready, signal.SIGKILL)
+            eventually(lambda r=ready: tree.process.poll() is not None or tree.pid_of("engine") not in (0, r), "noticed")  # type: ignore[misc]
+        assert tree.process.wait(30) == 1
+        tree.assert_nothing_left()
+        assert [r for r in tree.events("giving_up") if "engine" in r["message"]]
+    finally:
+        tree.kill()
+
+
+def test_when_the_supervisor_itself_is_killed_nothing_stays_behind(tmp_path: Path) -> None:
+    tree = Tree("echo").wait_ready()
+    try:
+        tree.process.kill()
+        tree.process.wait()
+        eventually(lambda: not tree.pids(), "every process has followed it", 15)
+    finally:
+        tree.kill()
+
+
+# Leaving --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_answers_what_was_accepted_and_leaves_nothing(tmp_path: Path, signum: int) -> None:
+    tree = Tree(handler_folder(tmp_path / "model")).wait_ready()
+    idle, used = tree.wire(), tree.wire()
+    assert used.ask(PING).status == 200
+    wires = [begin(tree, 0, 0.6)] + [tree.wire() for _ in range(5)]
+    for i, wire in enumerate(wires[1:], start=1):
+        wire.send(request(asking(i, "wait", s=0.05)))
+    eventually(lambda: front_of(tree)["in_flight"] == 6, "all are accepted", 5)
+    stopping = threading.Thread(target=tree.tell, args=(signum,))
+    stopping.start()
+    for i, wire in enumerate(wires):
+        reply = wire.read()
+        assert (reply.status, reply.json()["x"]) == (200, 2 * i)
+        assert wire.closed_by_server()
+    assert idle.closed_by_server() and used.closed_by_server(), "connections without a request are closed"
+    assert tree.process.wait(30) == 0
+    tree.assert_nothing_left()
+    assert tree.log()[-1]["event"] == "stopped"
+    tree.kill()
+
+
+def test_a_request_that_is_still_arriving_at_the_stop_is_answered_and_holds_nobody_up(tmp_path: Path) -> None:
+    """One in the middle of its head, one of its body, one behind another request; all complete a moment later."""
+    tree = Tree(handler_folder(tmp_path / "model")).wait_ready()
+    sent = request(asking(3))
+    cuts = [25, len(sent) - 5]
+    wires = [tree.wire() for _ in range(4)]
+    for wire, cut in zip(wires, [*cuts, *cuts], strict=True):
+        wire.send(sent[:cut])
+    for wire in wires[2:]:
+        wire.close()  # and two that never complete
+    running = begin(tree, 1, 0.5)
+    tree.tell(signal.SIGTERM)
+    time.sleep(0.2)
+    for wire, cut in zip(wires[:2], cuts, strict=True):
+        wire.send(sent[cut:])
+    assert running.read().json()["x"] == 2
+    for wire in wires[:2]:
+        reply = wire.read()
+        assert (reply.status, reply.json()["x"], reply.headers.get("connection")) == (200, 6, "close")
+        assert wire.closed_by_server()
+    assert tree.process.wait(20) == 0, "within the drain time"
+    tree.assert_nothing_left()
+    tree.kill()
+
+
+def test_during_the_quiet_time_ping_is_503_and_requests_are_still_answered(tmp_path: Path) -> None:
+    tree = Tree("echo", EVENKEEL_QUIET_S="1").wait_ready()
+    tree.tell(signal.SIGTERM)
+    eventually(lambda: tree.ping() == 503, "/ping says 503", 0.9)
+    with tree.wire() as wire:
+        assert wire.get("/ping").code == "draining"
+        assert wire.post(b"[[1]]").status == 200
+    assert tree.process.wait(30) == 0
+    tree.assert_nothing_left()
+    tree.kill()
+
+
+def test_a_request_that_outlasts_the_drain_is_cut_off_and_the_exit_says_so(tmp_path: Path) -> None:
+    tree = Tree(handler_folder(tmp_path / "model"), EVENKEEL_DRAIN_S="1").wait_ready()
+    wire = begin(tree, 1, 30)
+    tree.tell(signal.SIGTERM)
+    assert tree.process.wait(15) == 1
+    tree.assert_nothing_left()
+    with pytest.raises(Closed):
+        wire.read()
+    tree.kill()
+
+
+# Overload -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
+    with serving(handler_folder(tmp_path_factory.mktemp("narrow")), EVENKEEL_QUEUE_ROWS="4") as tree:
+        yield tree
+
+
+def test_a_full_queue_refuses_with_429_and_serves_what_it_has(narrow: Tree) -> None:
+    before = narrow.errors().get("overloaded", 0)
+    wires = [begin(narrow, 0, 0.4)] + [narrow.wire() for _ in range(11)]
+    for i, wire in enumerate(wires[1:], start=1):
+        wire.send(request(asking(i)))
+    replies = [wire.read() for wire in wires]
+    good = [(i, r) for i, r in enumerate(replies) if r.status == 200]
+    refused = [r for r in replies if r.status != 200]
+    assert [r.json()["x"] for _, r in good] == [2 * i for i, _ in good]
+    assert (len(good), len(refused)) == (4, 8)
+    for reply in refused:
+        assert (reply.status, reply.code) == (429, "overloaded")
+        assert int(reply.headers["retry-after"]) >= 1
+        assert "connection" not in reply.headers
+    assert narrow.errors()["overloaded"] == before + 8
+    assert wires[-1].post(asking(5)).json()["x"] == 10, "the refused connection goes on"
+    for wire in wires:
+        wire.close()
+    assert_idle(narrow)
+
+
+def test_a_client_that_hangs_up_frees_its_place_in_a_full_queue(narrow: Tree) -> None:
+    running = begin(narrow, 20, 0.5)
+    queued = [narrow.wire() for _ in range(3)]
+    for i, wire in enumerate(queued):
+        wire.send(request(asking(30 + i, "wait", s=0.5)))
+    eventually(lambda: front_of(narrow)["in_flight"] == 4, "the queue is full", 5)
+    with narrow.wire() as late:
+        assert late.post(asking(1)).code == "overloaded"
+        hang_up(queued[2])
+        assert running.read().status == 200
+        reply = late.post(asking(40))  # the first queued one runs now, the second waits, the third has left
+        assert reply.status == 200, reply.raw[:300]
+    assert [wire.read().status for wire in queued[:2]] == [200, 200]
+    assert 32 not in begun(narrow)
+    for wire in (running, *queued):
+        wire.close()
+
+
+def test_ping_is_200_while_requests_are_refused(narrow: Tree) -> None:
+    wires = [begin(narrow, 60, 0.3)] + [narrow.wire() for _ in range(8)]
+    for wire in wires[1:]:
+        wire.send(request(asking(1)))
+    assert narrow.ping() == 200
+    assert {wire.read().status for wire in wires} == {200, 429}
+    for wire in wires:
+        wire.close()

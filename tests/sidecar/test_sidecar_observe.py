@@ -1,0 +1,129 @@
+"""What the sidecar makes of the status page."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from serve.contract.lifecycle import Reason, State, Verdict, readiness
+from serve.contract.status import Engine, EngineView, Front, Main, StatusPage, read_engine
+from serve.errors import NUMBER, BadShape, ModelFailed
+from sidecar import observe
+from sidecar.settings import SidecarSettings, dump, parse
+
+
+@pytest.fixture
+def page() -> Iterator[StatusPage]:
+    page = StatusPage.create()
+    yield page
+    os.close(page.fd)
+
+
+def engine(page: StatusPage, place: int = 0, **cells: Any) -> EngineView:
+    block = page.engine(place)
+    for name, value in cells.items():
+        (block.value if isinstance(value, float) else block.count)[Engine[name]] = value
+    return read_engine(page, place)
+
+
+ME = os.getpid()
+
+
+def test_only_engines_of_the_plan_are_looked_at(page: StatusPage) -> None:
+    page.main.count[Main.ENGINES] = 2
+    assert [e.place for e in observe.engines(page)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("now_s", "overdue"), [(10.0, False), (20.9, False), (21.1, True)]
+)
+def test_a_batch_is_overdue_a_second_after_its_last_deadline(page: StatusPage, now_s: float, overdue: bool) -> None:
+    seen = engine(page, PID=ME, STATE=int(State.READY), RUN_STARTED_S=9.0, RUN_DEADLINE_S=20.0)
+    assert observe.replica_view(seen, now_s).overdue is overdue
+
+
+def test_an_idle_engine_is_never_overdue(page: StatusPage) -> None:
+    seen = engine(page, PID=ME, STATE=int(State.READY), RUN_STARTED_S=0.0, RUN_DEADLINE_S=20.0)
+    assert not observe.replica_view(seen, 1e6).overdue
+
+
+def test_a_process_that_is_gone_is_not_alive() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    assert observe.alive(child.pid)
+    child.wait()
+    assert not observe.alive(child.pid)
+    assert not observe.alive(0)
+    assert observe.alive(ME)
+
+
+def test_a_ready_engine_whose_process_died_makes_the_verdict_engine_lost(page: StatusPage) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    seen = engine(page, PID=child.pid, STATE=int(State.READY), WAS_READY=1)
+    assert readiness([observe.replica_view(seen, 1.0)], False) == Verdict(False, Reason.ENGINE_LOST)
+
+
+def test_the_status_tells_what_is_on_the_page(page: StatusPage) -> None:
+    main, front = page.main, page.front(0)
+    main.count[Main.ENGINES], main.count[Main.FRONTS], main.count[Main.RESTARTS_ENGINE] = 1, 1, 3
+    main.value[Main.STARTED_S] = 100.0
+    page.write_verdict(Verdict(False, Reason.WARMING), 104.0)
+    engine(page, PID=ME, EPOCH=4, STATE=int(State.WARMING), WARM_DONE=2, WARM_TOTAL=5)
+    page.engine(0).count[Engine.BATCH_ROWS + 3] = 9
+    page.engine(0).count[Engine.ERRORS + NUMBER[ModelFailed]] = 2
+    page.write_text(0, {"model": {"name": "digits"}})
+    front.count[Front.OK], front.count[Front.ERRORS + NUMBER[BadShape]] = 12, 1
+    front.count[Front.LATENCY + 10] = 12
+    told = observe.status(page, 110.0)
+    assert (told["ready"], told["reason"], told["for_s"], told["uptime_s"]) == (False, "warming", 6.0, 10.0)
+    assert told["clears_when"] and told["restarts"] == {"front": 0, "engine": 3, "sidecar": 0}
+    (replica,) = told["replicas"]
+    assert (replica["pid"], replica["epoch"], replica["state"], replica["warm"]) == (ME, 4, "WARMING", "2 of 5")
+    assert replica["batch_rows"] == {"<8": 9} and replica["faults"] == {"model_error": 2}
+    assert replica["model"] == {"name": "digits"}
+    (shown,) = told["fronts"]
+    assert (shown["ok"], shown["errors"], shown["latency_us"]) == (12, {"bad_shape": 1}, {"<1024": 12})
+
+
+def test_the_settings_survive_their_way_through_the_command_line() -> None:
+    settings = SidecarSettings(listen_fd=5, status_fd=6, log_text=True)
+    assert parse(dump(settings)) == settings
+
+
+# ---- over HTTP, without a socket ---------------------------------------------------------------------------------------
+
+
+async def get(app: Any, path: str) -> tuple[int, bytes]:
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": [],
+             "http_version": "1.1", "scheme": "http", "server": ("test", 80), "client": ("test", 1), "root_path": ""}  # fmt: skip
+    await app(scope, receive, send)
+    return sent[0]["status"], b"".join(m.get("body", b"") for m in sent[1:])
+
+
+def test_readyz_follows_the_verdict_and_livez_does_not(page: StatusPage) -> None:
+    import asyncio
+    import json
+
+    from sidecar.http import build
+
+    app = build(page)
+    status, body = asyncio.run(get(app, "/readyz"))
+    assert (status, json.loads(body)) == (503, {"ready": False, "reason": "starting"})
+    assert asyncio.run(get(app, "/livez"))[0] == 200
+    page.write_verdict(Verdict(True, Reason.READY), 1.0)
+    assert asyncio.run(get(app, "/readyz"))[0] == 200
+    status, body = asyncio.run(get(app, "/status"))
+    assert status == 200 and json.loads(body)["reason"] == "ready"

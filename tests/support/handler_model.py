@@ -1,0 +1,93 @@
+"""A model folder whose handler does what its requests ask for: answer, wait, raise, print, exit, hang, die."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+INFERENCE = '''
+import json, logging, os, subprocess, sys, time
+
+def model_fn(model_dir):
+    print("loading from", os.path.basename(model_dir))
+    return 2
+
+def input_fn(body, content_type):
+    data = json.loads(body)
+    if data.get("do") == "raise in input_fn":
+        raise KeyError("no such field")
+    return data
+
+def act(data):
+    do, say = data.get("do"), data.get("say", "")
+    if do == "wait":
+        print("begun", data["x"])
+        time.sleep(data["s"])
+    elif do == "raise":
+        raise ValueError(say)
+    elif do == "raise from":
+        try:
+            1 / 0
+        except ZeroDivisionError as e:
+            raise RuntimeError(say) from e
+    elif do == "print":
+        print(say)
+        print(say, file=sys.stderr)
+        sys.stdout.write("no newline at the end")
+        sys.stdout.flush()
+        logging.getLogger("mine").warning("a warning: %s", say)
+    elif do == "print below":
+        os.write(1, b"written to descriptor 1\\n")
+        os.write(2, b"written to descriptor 2\\n")
+        subprocess.run(["echo", "from a child"])
+    elif do == "exit":
+        sys.exit(data.get("code", 0))
+    elif do == "interrupt":
+        raise KeyboardInterrupt
+    elif do == "die":
+        os._exit(7)
+    elif do == "abort":
+        os.abort()
+    elif do == "hang":
+        print("hanging", data["x"])
+        while True:
+            time.sleep(1)
+    elif do == "busy hang":
+        while True:
+            pass
+    elif do == "nan":
+        return float("nan")
+    elif do == "none":
+        return None
+    elif do == "object":
+        return object()
+    elif do == "large":
+        return "v" * data["size"]
+    return data["x"] * 2
+'''
+ALONE = """
+def predict_fn(data, model):
+    return {"x": act(data)}
+
+def output_fn(prediction, accept):
+    return json.dumps(prediction, allow_nan=prediction["x"] == prediction["x"]) if prediction["x"] is not None else None
+"""
+BATCHED = """
+PREDICT_TAKES_BATCH = True
+
+def predict_fn(items, model):
+    print("batch of", len(items))
+    if any(i.get("do") == "too few" for i in items):
+        return []
+    return [{"x": act(i), "together": len(items)} for i in items]
+"""
+
+
+def handler_folder(to: Path, *, batched: bool = False) -> Path:
+    (to / "code").mkdir(parents=True)
+    (to / "code" / "inference.py").write_text(INFERENCE + (BATCHED if batched else ALONE))
+    return to
+
+
+def asking(x: int, do: str = "", **more: object) -> bytes:
+    return json.dumps({"x": x, "do": do, **more}).encode()

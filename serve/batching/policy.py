@@ -9,6 +9,7 @@ the latency objective still hold. There is no fixed wait to set.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from serve.batching.cost import Curve, best_rows
 
@@ -26,8 +27,7 @@ class Policy:
     slo_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class QueueView:
+class QueueView(NamedTuple):
     """A snapshot of one shape's queue."""
 
     rows: int
@@ -38,13 +38,11 @@ class QueueView:
     waited_s: float  # how long this batch has been held back already
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     until_s: float
 
 

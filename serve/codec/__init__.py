@@ -1,7 +1,7 @@
 """Bytes <-> named arrays: one file per format, a registry by MIME type. Pure, and free of any framework."""
 
-from serve.codec.codec import Codec, Decoded, Form
+from serve.codec.codec import Body, Codec, Decoded, Form
 from serve.codec.media import Media, parse_media
 from serve.codec.registry import decoder_for, negotiate
 
-__all__ = ["Codec", "Decoded", "Form", "Media", "decoder_for", "negotiate", "parse_media"]
+__all__ = ["Body", "Codec", "Decoded", "Form", "Media", "decoder_for", "negotiate", "parse_media"]

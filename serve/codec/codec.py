@@ -7,7 +7,6 @@ beyond the MIME type, nothing of slots, engines or frameworks, and it never unpi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
 
@@ -27,17 +26,34 @@ class Form(IntEnum):
     COLUMNS = 2  # {"inputs": {name: array}} -> {"outputs": {name: array}}
 
 
-@dataclass(slots=True)
 class Decoded:
     """One request as arrays. They may be read-only views of the body, so the body must outlive them.
 
-    In signature order, C-contiguous, of exactly the spec's dtype (bfloat16: uint16 bit patterns; string: objects of
-    str) and of shape (rows, *dims); without a rows axis of shape dims, and `rows` is 1.
+    `arrays`: in signature order, C-contiguous, of exactly the spec's dtype (bfloat16: uint16 bit patterns; string:
+    objects of str) and of shape (rows, *dims); without a rows axis of shape dims, and `rows` is 1.
+    `packed`: the bytes of the only array, when the codec has them anyway; the array is then made only if asked for.
     """
 
-    rows: int
-    arrays: tuple[Array, ...]
-    form: Form
+    __slots__ = ("_arrays", "_dtype", "form", "packed", "rows")
+
+    def __init__(
+        self,
+        rows: int,
+        arrays: tuple[Array, ...] | None,
+        form: Form,
+        packed: Body | None = None,
+        dtype: np.dtype[Any] | None = None,
+    ) -> None:
+        """Either `arrays`, or `packed` with the dtype of one whole row."""
+        self.rows, self.form, self.packed = rows, form, packed
+        self._arrays, self._dtype = arrays, dtype
+
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        if self._arrays is None:
+            assert self.packed is not None and self._dtype is not None, "bytes come with the dtype of a row"
+            self._arrays = (np.frombuffer(self.packed, self._dtype),)
+        return self._arrays
 
 
 class Codec(Protocol):

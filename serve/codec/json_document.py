@@ -85,7 +85,7 @@ def _quick(document: Any, body: Body, plan: Plan) -> Decoded | None:
         packed = pack(*rows[0]) if len(rows) == 1 else b"".join([pack(*row) for row in rows])
     except (struct.error, TypeError, OverflowError):
         return None
-    return Decoded(len(rows), (np.frombuffer(packed, plan.row_dtype),), form)
+    return Decoded(len(rows), None, form, packed, plan.row_dtype)
 
 
 def decode_document(document: Any, plan: Plan) -> Decoded:

@@ -6,7 +6,6 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import orjson
 
 from serve.codec.codec import Array, Body, Decoded, Form
@@ -69,7 +68,7 @@ def _quick(records: list[Any], plan: Plan) -> Decoded | None:
         packed = b"".join([pack(*record) for record in records])
     except (struct.error, TypeError, OverflowError):
         return None
-    return Decoded(len(records), (np.frombuffer(packed, plan.row_dtype),), Form.INSTANCES)
+    return Decoded(len(records), None, Form.INSTANCES, packed, plan.row_dtype)
 
 
 def _whole(records: list[Any], plan: Plan) -> Decoded:

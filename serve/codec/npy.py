@@ -24,6 +24,7 @@ from serve.errors import BadRequest, BadShape, NotAcceptable, UnsupportedMedia
 MAGIC = b"\x93NUMPY"
 HEADER_BYTES_MAX = 64 << 10  # numpy writes 128 bytes for a plain array
 HEADERS_REMEMBERED = 256
+SLICED_BYTES = 4096  # up to here copying the data out of the body is cheaper than making an array over it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Npy:
         layout = read_layout(body)
         shape = layout.shape
         if layout.plain and layout.dtype == plan.view_dtype and shape[1:] == plan.single_dims and signature.rows_axis:
+            if plan.row_dtype is not None and type(body) is bytes and len(body) <= SLICED_BYTES:
+                return Decoded(shape[0], None, Form.INSTANCES, body[layout.offset :], plan.row_dtype)
             return Decoded(shape[0], (np.ndarray(shape, layout.dtype, body, layout.offset),), Form.INSTANCES)
         return decode_array(as_array(body, layout), plan)
 

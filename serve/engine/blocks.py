@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from serve.batching.pending import Item
+from serve.batching.placement import Segment
 from serve.transport.descriptor import RECORD_BYTES, REPLY, REQUEST, SUBMIT
 
 Table = np.ndarray[Any, np.dtype[np.uint64]]
@@ -55,6 +56,19 @@ def block_of(records: bytes, peer: Any, key: Hashable, now_s: float, used: int) 
     deadline_s = float(table.view(np.float64)[:, DEADLINE].min())
     return Block(int(table[0, ID]), len(table), key, deadline_s, now_s, peer, int(table[0, OFFSET]),
                  int(table[:, CAPACITY].min()), used, table=table)  # fmt: skip
+
+
+def broken_up(segments: list[Segment]) -> list[Segment]:
+    """The same rows in the same order, with the rows of blocks as requests of their own."""
+    if not any(isinstance(s.item, Block) for s in segments):
+        return segments
+    out: list[Segment] = []
+    for s in segments:
+        if isinstance(s.item, Block):
+            out += [Segment(s.item.single(row), 0, 1) for row in range(s.start, s.start + s.rows)]
+        else:
+            out.append(s)
+    return out
 
 
 def replies(table: Table, reply: bytes, shift: int) -> bytes:

@@ -23,7 +23,7 @@ from serve.contract.logline import log
 from serve.contract.status import Block as Cells
 from serve.contract.status import Engine, bucket
 from serve.engine.backends.base import RawReply, RawRequest
-from serve.engine.blocks import ROWS_MIN, Block, block_of
+from serve.engine.blocks import ROWS_MIN, Block, block_of, broken_up
 from serve.engine.peers import Peer, Peers
 from serve.engine.replica import Replica
 from serve.engine.replies import Replies
@@ -124,7 +124,7 @@ class Cycle:
         if segments:
             pending.placed(segments)
             self._run(segments, key)
-        return 0.0
+        return 0.0 if pending.rows else IDLE_S
 
     # ---- take ----------------------------------------------------------------------------------------------------
 
@@ -228,6 +228,8 @@ class Cycle:
         gather, scatter, signature, layout = replica.gather, replica.scatter, replica.signature, replica.outputs
         assert gather and scatter and signature and layout, "tensor replicas have them all"
         singles = single_rows(segments) if self._block_row_bytes else None
+        if singles is None:
+            segments = broken_up(segments)
         batch = gather.batch(segments, key, singles)
         bad = gather.not_finite(batch)
         if bad is not None:

@@ -80,9 +80,11 @@ class Gather:
 
         `singles`: what `single_rows` says of the segments.
         """
-        if len(segments) == 1 and segments[0].rows == segments[0].item.rows and not self._padded:
-            return self._arrays(segments[0])
-        if self._vector_items and singles is not None:
+        first = segments[0]
+        alone = len(segments) == 1 and first.rows == first.item.rows
+        if alone and not self._padded and (singles is None or len(singles) == 1):
+            return self._arrays(first)
+        if singles is not None:
             view = segments[0].item.peer.rows.view(0, self._vector_items, self.layout.dtypes[0])
             return [view[singles].reshape(len(singles), *self._vector_shape)]
         return self._by_request(segments, key)

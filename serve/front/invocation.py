@@ -13,11 +13,12 @@ import json
 import math
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 import orjson
 
-from serve.codec import Form
+from serve.codec import Body, Decoded, Form
 from serve.contract.logline import log
 from serve.contract.status import Block, Engine, Front, StatusPage, bucket
 from serve.errors import (
@@ -41,8 +42,11 @@ from serve.transport.slots import RETURN_PAGES_FROM, Slot, Slots
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from serve.contract.signature import Signature
+
 SWEEP_S = 0.05  # how late a deadline may be noticed
 ATTEMPTS_MAX = 2  # a request runs again once after a crash; one that was in two crashes is suspect
+DECODED_ASIDE_FROM = 1 << 20  # bytes of body from which decoding would hold up other requests noticeably
 RAW_ROOM = 16 * 1024  # room for the answer of a handler beside its input; longer answers come in a file of their own
 CHECK_WAIT_FROM_ROWS = 64  # below this many rows ahead the predicted wait cannot matter
 
@@ -108,6 +112,9 @@ class Invocations:
         self._held: list[Invocation] = []  # accepted while the only engine restarts
         self._next_id = os.getpid() << 32  # unique among all living fronts: an engine knows requests by their id alone
         self._rows = 0
+        self._thread = ThreadPoolExecutor(1, "decode")
+        self._aside: set[asyncio.Task[None]] = set()
+        self._aside_bytes = 0
         self._rows_max, self._bytes_max = limits.queue_rows_max, limits.queue_bytes_max
         self._timeout_s = limits.request_timeout_s
         self._model: Model | None = None  # set from the first HELLO on
@@ -120,9 +127,14 @@ class Invocations:
     # ---- the story -----------------------------------------------------------------------------------------------
     # begin and finish are the hot path. They are written out in one piece: a call costs more here than its work.
 
-    def begin(self, invocation: Invocation, body: bytes | bytearray | memoryview) -> None:
-        """Admit, decode, claim, submit. Any refusal is answered here and now."""
-        invocation.started_s = now_s = self._clock()
+    def begin(self, invocation: Invocation, body: Body, decoded: Decoded | None = None) -> None:
+        """Admit, decode, claim, submit. Any refusal is answered here and now.
+
+        A large body is decoded aside, and comes back here with `decoded`.
+        """
+        now_s = self._clock()
+        if decoded is None:
+            invocation.started_s = now_s
         try:
             model = self._model
             if model is None or self._rows >= self._rows_max:
@@ -133,12 +145,19 @@ class Invocations:
                 head = invocation.head
                 if head.wrong is not None:
                     raise head.wrong
-                decoded = head.decoder.decode(body, model.signature, head.params)
+                if decoded is None:
+                    if len(body) > DECODED_ASIDE_FROM:
+                        self._decode_aside(invocation, body, model.signature)
+                        return
+                    decoded = head.decoder.decode(body, model.signature, head.params)
                 invocation.rows = rows = decoded.rows
                 invocation.form = decoded.form
                 layout = model.inputs
                 if layout.single and rows == 1:
                     size, room = layout.row_bytes, model.slot_bytes
+                elif decoded.packed is not None:
+                    size = len(decoded.packed)
+                    room = aligned(size) + (model.outputs.fixed_bytes(rows) if model.outputs.fixed else size)
                 else:
                     size = layout.bytes_of(decoded.arrays, rows)
                     room = aligned(size) + (model.outputs.fixed_bytes(rows) if model.outputs.fixed else size)
@@ -146,7 +165,12 @@ class Invocations:
                 if slot is None or self._slots.held_bytes > self._bytes_max:
                     raise self._full(slot)
                 invocation.slot = slot
-                invocation.used = layout.pack(decoded.arrays, self._memory, slot.offset)
+                packed, at = decoded.packed, slot.offset
+                if packed is not None:
+                    self._memory[at : at + size] = packed
+                    invocation.used = size
+                else:
+                    invocation.used = layout.pack(decoded.arrays, self._memory, at)
             link = self._only_up
             if link is None or link.rows >= CHECK_WAIT_FROM_ROWS:
                 link = self._choose()
@@ -196,7 +220,28 @@ class Invocations:
 
     # ---- admit, decode, claim, submit ----------------------------------------------------------------------------
 
-    def _accept_raw(self, invocation: Invocation, model: Model, body: bytes | bytearray | memoryview) -> None:
+    def _decode_aside(self, invocation: Invocation, body: Body, signature: Signature) -> None:
+        """Decode in a thread: a body of 25 MB takes most of a second, and /ping must not wait for it."""
+        if self._aside_bytes > self._bytes_max:
+            raise self._overloaded(f"{self._aside_bytes >> 20} MiB of requests are being decoded already (EVENKEEL_QUEUE_MB)")
+        self._aside_bytes += len(body)
+        task = asyncio.get_running_loop().create_task(self._decode(invocation, body, signature))
+        self._aside.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._aside.discard)
+
+    async def _decode(self, invocation: Invocation, body: Body, signature: Signature) -> None:
+        head, loop = invocation.head, asyncio.get_running_loop()
+        try:
+            decoded = await loop.run_in_executor(self._thread, head.decoder.decode, body, signature, head.params)
+        except EvenkeelError as error:
+            self._refuse(invocation, error)
+        else:
+            if invocation.caller is not None:
+                self.begin(invocation, body, decoded)
+        finally:
+            self._aside_bytes -= len(body)
+
+    def _accept_raw(self, invocation: Invocation, model: Model, body: Body) -> None:
         """The user's handler decodes: the body goes as it came, behind what the handler may ask about it."""
         head = invocation.head
         meta = orjson.dumps({
@@ -381,9 +426,10 @@ class Invocations:
     @property
     def idle(self) -> bool:
         """Nothing in flight and no slot held."""
-        return not self._pending and self._slots.held == 0
+        return not self._pending and not self._aside and self._slots.held == 0
 
     def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
         for link in self._links:
             link.close()
 

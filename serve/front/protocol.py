@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from serve.contract.lifecycle import CLEARS
 from serve.contract.status import Block, Front, StatusPage
 from serve.errors import BadRequest, BodyTimeout, BodyTooLarge, EvenkeelError, HeadersTooLarge, NotReady
-from serve.front.heads import HEAD_BYTES_REMEMBERED, Heads, Route, build
+from serve.front.heads import HEAD_BYTES_REMEMBERED, Head, Heads, Route, build
 from serve.front.invocation import Invocation, Invocations
 from serve.settings import Limits
 
@@ -75,6 +75,9 @@ class FrontProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._hot: Invocation | None = None  # the hot request whose bytes are arriving
         self._raw_head = b""  # of the message that starts with the current data, when it is all there
+        # The head of the last request, its bytes, and the length of the whole: most clients repeat all three.
+        self._usual, self._usual_length = b"", -1
+        self._usual_head: Head
         self._heard_s = _monotonic()
         self._lingering = False  # refused for good; what still comes is thrown away
 
@@ -89,13 +92,18 @@ class FrontProtocol(HttpToolsProtocol):
             self._unset_keepalive_if_required()
         cycle = self.cycle
         resting = not self._receiving and (cycle is None or cycle.response_complete)
-        if resting:
+        if resting and not self._lingering:
+            if len(data) == self._usual_length and data.startswith(self._usual):
+                self.cycle = invocation = Invocation(self, self._usual_head)
+                self._begin(invocation, data[len(self._usual) :])
+                return
             end = data.find(b"\r\n\r\n", 0, HEAD_BYTES_REMEMBERED) + 4
             if end > 4:
                 head = self._known(data[:end])
-                if head is not None and len(data) == end + head.length and not self._lingering:  # type: ignore[operator]
+                if head is not None and len(data) == end + head.length:  # type: ignore[operator]
                     self.cycle = invocation = Invocation(self, head)
                     if head.route is Route.INVOKE:
+                        self._usual, self._usual_head, self._usual_length = data[:end], head, len(data)
                         self._begin(invocation, data[end:])
                     else:
                         self._ping(invocation)

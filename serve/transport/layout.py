@@ -45,7 +45,6 @@ class Layout:
         # One fixed array is by far the most common case and has a path of its own.
         self.single = self.fixed and len(self.specs) == 1
         self.row_bytes = self._row_bytes[0] if self.single else 0  # of the single array
-        self._single_items = math.prod(self.dims[0]) if self.single else 0
         self.row_room = sum(aligned(n) for n in self._row_bytes) if self.fixed else 0  # what one row takes
 
     def bytes_of(self, arrays: Sequence[Array], rows: int) -> int:
@@ -84,8 +83,8 @@ class Layout:
     def unpack(self, memory: memoryview, offset: int, rows: int) -> list[Array]:
         """Views into `memory` (copies for strings), valid as long as the slot is held."""
         if self.single:
-            flat = np.frombuffer(memory, self.dtypes[0], rows * self._single_items, offset)
-            return [flat.reshape(self._shape(rows, self.dims[0]))]
+            shape = (rows, *self.dims[0]) if self.rows_axis else self.dims[0]
+            return [np.ndarray(shape, self.dtypes[0], memory, offset)]
         sizes: list[tuple[tuple[int, ...], int]]
         at = offset
         if self.fixed:

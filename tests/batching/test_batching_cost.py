@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -55,7 +56,7 @@ def test_the_chosen_size_is_allowed_and_nearly_as_fast_as_any(curve: Curve, queu
 @given(curves(), st.lists(st.integers(1, 500), min_size=2, max_size=6))
 def test_more_rows_never_cost_less(curve: Curve, rows: list[int]) -> None:
     costs = [curve.predict(n) for n in sorted(rows)]
-    assert all(a <= b + 1e-12 for a, b in zip(costs, costs[1:], strict=False))
+    assert all(a <= b + 1e-12 for a, b in itertools.pairwise(costs))
 
 
 def test_between_two_points_the_cost_is_a_line_and_beyond_the_last_it_goes_on() -> None:
@@ -68,9 +69,7 @@ def test_a_curve_of_one_point_is_proportional() -> None:
 
 
 @given(curves(), st.lists(st.tuples(st.integers(1, 300), st.floats(1e-7, 10)), max_size=50))
-def test_whatever_is_observed_the_curve_never_falls_and_stays_positive(
-    curve: Curve, seen: list[tuple[int, float]]
-) -> None:
+def test_whatever_is_observed_the_curve_never_falls_and_stays_positive(curve: Curve, seen: list[tuple[int, float]]) -> None:
     for rows, took_s in seen:
         curve.observe(rows, took_s)
     assert all(a <= b for a, b in zip(curve.seconds, curve.seconds[1:], strict=False))

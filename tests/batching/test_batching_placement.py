@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.batching.pending import Item, Pending
-from serve.batching.placement import BUCKET_MIN, bucket_edge, place
+from serve.batching.placement import BUCKET_MIN, Segment, bucket_edge, place
 
 
 def item(id: int, rows: int, deadline_s: float = 100.0) -> Item:
@@ -61,6 +61,15 @@ def test_every_row_is_placed_exactly_once_and_in_order(sizes: list[int], batches
     assert placed == [(i, row) for i, rows in enumerate(sizes) for row in range(rows)]
 
 
+def take(pending: Pending, rows: int) -> list[Segment]:
+    """What an engine does: place a batch from the oldest queue, and say so."""
+    chosen = pending.oldest()
+    assert chosen is not None
+    segments = place(chosen[1], rows, 0.0)
+    pending.placed(segments)
+    return segments
+
+
 # ---- the queue -----------------------------------------------------------------------------------------------------------
 
 
@@ -75,12 +84,10 @@ def test_dropping_a_partly_placed_request_gives_back_only_what_still_waited() ->
     pending = Pending()
     one = item(1, 10)
     pending.add(one)
-    (_, queue), *_ = pending.queues()
-    place(queue, 4, 0.0)
-    pending.rows -= 4
+    take(pending, 4)
     assert pending.drop(1) is one and one.gone
     assert (pending.rows, len(pending)) == (0, 0)
-    assert list(pending.queues()) == []
+    assert pending.oldest() is None
 
 
 def test_dropping_twice_or_a_stranger_does_nothing() -> None:
@@ -96,17 +103,36 @@ def test_a_request_wholly_placed_and_answered_cannot_be_dropped() -> None:
     pending = Pending()
     one = item(1, 1)
     pending.add(one)
-    pending.placed_all(one)
-    assert pending.drop(1) is None
+    take(pending, 1)
+    assert pending.drop(1) is None and pending.oldest() is None
 
 
-def test_shapes_queue_apart_and_empty_queues_vanish() -> None:
+def test_shapes_queue_apart_and_the_one_that_has_waited_longest_is_next() -> None:
     pending = Pending()
-    for id, key in ((1, "a"), (2, "b"), (3, "a")):
-        pending.add(Item(id, 1, key, 9.0, 0.0))
-    assert {k: [i.id for i in q] for k, q in pending.queues()} == {"a": [1, 3], "b": [2]}
-    pending.drop(2)
-    assert [k for k, _ in pending.queues()] == ["a"]
+    for id, key, arrived_s in ((1, "b", 2.0), (2, "a", 1.0), (3, "b", 3.0)):
+        pending.add(Item(id, 1, key, 9.0, arrived_s))
+    assert [s.item.id for s in take(pending, 4)] == [2]
+    assert [s.item.id for s in take(pending, 4)] == [1, 3]
+    assert pending.oldest() is None
+
+
+def test_a_front_that_has_gone_takes_its_requests_along() -> None:
+    pending = Pending()
+    for id, peer in ((1, "left"), (2, "right"), (3, "left")):
+        pending.add(Item(id, 2, "k", 9.0, 0.0, peer))
+    assert [i.id for i in pending.drop_peer("left")] == [1, 3]
+    assert pending.rows == 2 and [s.item.id for s in take(pending, 9)] == [2]
+
+
+def test_an_item_is_replaced_in_its_place_by_others_with_the_same_rows() -> None:
+    pending = Pending()
+    items = [item(1, 1), item(2, 3), item(5, 1)]
+    for each in items:
+        pending.add(each)
+    pending.replace(items[1], [item(2, 1), item(3, 1), item(4, 1)])
+    assert pending.rows == 5 and len(pending) == 5
+    assert [s.item.id for s in take(pending, 9)] == [1, 2, 3, 4, 5]
+    assert (pending.rows, len(pending)) == (0, 0)
 
 
 def test_what_expired_is_listed_and_the_rest_is_not() -> None:
@@ -121,12 +147,9 @@ def test_failing_a_request_keeps_its_other_rows_from_running() -> None:
     pending = Pending()
     one = item(1, 10)
     pending.add(one)
-    (_, queue), *_ = pending.queues()
-    place(queue, 4, 0.0)
-    pending.rows -= 4
+    take(pending, 4)
     pending.fail(one)
-    pending.fail(one)
-    assert pending.rows == 0 and len(pending) == 0 and list(pending.queues()) == []
+    assert (pending.rows, len(pending)) == (0, 0) and pending.oldest() is None
 
 
 # ---- buckets --------------------------------------------------------------------------------------------------------------

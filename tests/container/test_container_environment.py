@@ -17,7 +17,7 @@ TEXTS = [v for v in VARIABLES if v.kind not in (int, float)]
 
 def test_without_any_variable_everything_has_its_default() -> None:
     env = environment.read({})
-    assert {n: s for n, s in env.settings.items()} == {v.name: Setting(v.default, "default") for v in VARIABLES}
+    assert dict(env.settings.items()) == {v.name: Setting(v.default, "default") for v in VARIABLES}
     assert env["SAGEMAKER_BIND_TO_PORT"] == 8080 and env.model_dir == Path("/opt/ml/model")
     assert env.sidecar == ("127.0.0.1", 9090)
 
@@ -76,7 +76,7 @@ def test_an_alias_that_nobody_reads_is_not_checked() -> None:
 
 @pytest.mark.parametrize("value", ["9090", ":9090", "localhost:", "localhost:http", "localhost:70000", "localhost:-1"])
 def test_an_address_needs_host_and_port(value: str) -> None:
-    with pytest.raises(BadSetting, match="EVENKEEL_SIDECAR_ADDRESS.*HOST:PORT"):
+    with pytest.raises(BadSetting, match=r"EVENKEEL_SIDECAR_ADDRESS.*HOST:PORT"):
         environment.read({"EVENKEEL_SIDECAR_ADDRESS": value})
 
 
@@ -102,7 +102,7 @@ def test_a_port_range_has_two_ends(value: str) -> None:
 
 def test_the_sidecar_port_must_lie_in_the_platforms_range() -> None:
     given = {"SAGEMAKER_SAFE_PORT_RANGE": "21000-22000"}
-    with pytest.raises(BadSetting, match="EVENKEEL_SIDECAR_ADDRESS=127.0.0.1:9090.*21000-22000"):
+    with pytest.raises(BadSetting, match=r"EVENKEEL_SIDECAR_ADDRESS=127.0.0.1:9090.*21000-22000"):
         environment.read(given)
     for port in ("21000", "22000", "0"):
         environment.read({**given, "EVENKEEL_SIDECAR_ADDRESS": f"127.0.0.1:{port}"})

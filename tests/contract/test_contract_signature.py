@@ -15,8 +15,8 @@ SPECS = st.builds(
     TensorSpec, name=st.text(min_size=1), dtype=st.sampled_from(sorted(ITEM_BYTES)),
     dims=st.lists(st.integers(1, 10**6) | st.text(min_size=1), max_size=5).map(tuple), allow_nan=st.booleans(),
     pad=st.none() | st.floats(allow_nan=False))  # fmt: skip
-SIGNATURES = st.builds(
-    Signature, st.lists(SPECS, min_size=1, max_size=4).map(tuple), st.lists(SPECS, min_size=1, max_size=4).map(tuple), st.booleans())  # fmt: skip
+SIDES = st.lists(SPECS, min_size=1, max_size=4).map(tuple)
+SIGNATURES = st.builds(Signature, SIDES, SIDES, st.booleans())
 
 
 @given(SIGNATURES)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from serve.batching.pending import Item
 from serve.batching.placement import Segment
 from serve.contract.signature import Signature
-from serve.engine.tensors import Gather, Scatter, SharedRows, all_finite, contiguous, single_rows
+from serve.engine.tensors import Gather, Scatter, SharedRows, all_finite, finite, single_rows
 from serve.transport.layout import Layout, aligned
 from tests.support.models import Array, signature, spec
 
@@ -35,7 +35,9 @@ def put(peer: FakePeer, layout: Layout, arrays: list[Array], offset: int, rows: 
 
 
 def batch_of(gather: Gather, segments: list[Segment], key: Any) -> list[Array]:
-    return gather.batch(segments, key, single_rows(segments))
+    """As the cycle does it: by columns only where each row is one fixed array."""
+    plain = gather.layout.single and gather.signature.rows_axis
+    return gather.batch(segments, key, single_rows(segments) if plain else None)
 
 
 def whole(items: list[Item]) -> list[Segment]:
@@ -47,14 +49,12 @@ def gather_for(sig: Signature, waste: float = 0.25) -> Gather:
 
 
 def random_rows(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    return rng.integers(0, 2 if dtype == bool else 100, shape).astype(dtype)
+    return rng.integers(0, 2 if dtype.kind == "b" else 100, shape).astype(dtype)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(DTYPES), st.integers(1, 6), st.integers(1, 4), st.integers(1, 12))
 @settings(max_examples=60, deadline=None)
-def test_one_vectorised_copy_gathers_what_copying_one_by_one_would(
-    seed: int, dtype: str, a: int, b: int, count: int
-) -> None:
+def test_one_vectorised_copy_gathers_what_copying_one_by_one_would(seed: int, dtype: str, a: int, b: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     sig = signature([spec("x", a, b, dtype=dtype)], [spec("y", 1)])
     layout, gather, peer = Layout(sig.inputs, True), gather_for(sig), FakePeer()
@@ -78,28 +78,22 @@ def test_one_vectorised_copy_scatters_what_packing_one_by_one_would(seed: int, d
     items = [put(peer, inputs, [np.ones((1, 3), np.float32)], int(o), 1) for o in offsets]
     result = random_rows(rng, outputs.dtypes[0], (count, dim))
     before = bytes(peer.memory)
-    assert Scatter(sig, outputs).vectorised(whole(items), [result], single_rows(whole(items)))
+    rows = single_rows(whole(items))
+    assert rows is not None
+    Scatter(sig, outputs).singles(items[0], result, rows)
     expected = memoryview(bytearray(before))
     for i, item in enumerate(items):
         outputs.pack([result[i : i + 1]], expected, item.offset + aligned(item.used))
     assert bytes(peer.memory) == bytes(expected)
 
 
-def test_scatter_is_not_vectorised_when_inputs_end_at_different_places() -> None:
-    sig = signature([spec("x", "n")], [spec("y", 2)])
-    inputs, outputs, peer = Layout(sig.inputs, True), Layout(sig.outputs, True), FakePeer()
-    items = [put(peer, inputs, [np.ones((1, n), np.float32)], o, 1) for o, n in ((0, 1), (1024, 100))]
-    before = bytes(peer.memory)
-    result = [np.zeros((2, 2), np.float32)]
-    assert not Scatter(sig, outputs).vectorised(whole(items), result, single_rows(whole(items)))
-    assert bytes(peer.memory) == before
-
-
 def test_the_fast_path_is_for_single_rows_of_one_front_only() -> None:
     left, right = FakePeer(), FakePeer()
     one, two = Item(1, 1, (), 0, 0, left, 0, 1024, 4), Item(2, 1, (), 0, 0, right, 1024, 1024, 4)
-    many = Item(3, 2, (), 0, 0, left, 2048, 1024, 4)
-    assert single_rows(whole([one])) == [0]
+    many, longer = Item(3, 2, (), 0, 0, left, 2048, 1024, 4), Item(4, 1, (), 0, 0, left, 3072, 1024, 8)
+    rows = single_rows(whole([one]))
+    assert rows is not None and rows.tolist() == [0]
+    assert single_rows(whole([one, longer])) is None
     assert single_rows(whole([one, two])) is None
     assert single_rows(whole([one, many])) is None
     assert single_rows([Segment(many, 1, 1)]) is None
@@ -206,11 +200,26 @@ def test_the_first_input_that_is_not_finite_is_named_by_its_place() -> None:
 
 
 def test_outputs_are_made_contiguous_and_of_their_dtype_only_when_they_are_not() -> None:
-    y = spec("y", 2)
+    sig = signature([spec("x", 1)], [spec("y", 2)])
+    scatter = Scatter(sig, Layout(sig.outputs, True))
     right = np.ones((3, 2), np.float32)
-    assert contiguous(right, y) is right
-    turned = contiguous(np.ones((2, 3), np.float64).T, y)
+    assert scatter.checked([right], 3)[0] is right
+    turned = scatter.checked([np.ones((2, 3), np.float64).T], 3)[0]
+    assert isinstance(turned, np.ndarray)
     assert turned.flags.c_contiguous and turned.dtype == np.float32 and turned.shape == (3, 2)
+
+
+@given(st.lists(st.floats(width=32), max_size=8), st.sampled_from(["float16", "float32", "float64"]))
+def test_finite_says_what_looking_at_every_element_says(values: list[float], dtype: str) -> None:
+    with np.errstate(over="ignore"):
+        array = np.array(values, dtype)
+    assert finite(array) == bool(np.isfinite(array).all())
+
+
+def test_large_finite_numbers_whose_sum_is_not_are_finite() -> None:
+    assert finite(np.full(4, np.finfo(np.float32).max, np.float32))
+    assert finite(np.zeros((0, 3), np.float32))
+    assert not finite(np.array([np.inf, -np.inf], np.float32))
 
 
 def test_whether_all_outputs_are_finite_leaves_bfloat16_to_the_front() -> None:

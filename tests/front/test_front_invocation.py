@@ -271,7 +271,7 @@ def crash_in_the_middle(bench: FrontBench) -> None:
     assert cycle is not None
     for _ in range(6):
         bench.step_front()
-        cycle.take(0)
+        cycle._take(0)
     assert len(cycle._pending) > 0
     bench.engines[0].crash()
     bench.step_front()

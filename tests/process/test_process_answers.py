@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support import digits_model as model
-from tests.support.tree import ARTIFACTS, Tree, serving
+from tests.support.tree import ARTIFACTS, Tree, eventually, serving
 from tests.support.wire import request
 
 FORMATS = list(model.ENCODE)
@@ -19,6 +19,9 @@ ROWS = model.some_rows(np.random.default_rng(1), 5)
 @pytest.fixture(scope="module")
 def wine() -> Iterator[Tree]:
     with serving("wine") as tree:
+        with tree.wire() as wire:  # that /ping told the truth is a test of its own, in test_process_start.py
+            body = (ARTIFACTS / "wine/samples/one_of_each.json").read_bytes()
+            eventually(lambda: wire.post(body).status == 200, "the first answer", 10)
         yield tree
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.handler_model import asking, handler_folder
 from tests.support.tree import Tree, eventually, serving
-from tests.support.wire import Response
+from tests.support.wire import Response, request
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,8 @@ def test_an_output_that_is_not_a_number_is_an_error(handler: Tree) -> None:
 
 @pytest.mark.parametrize(
     "say",
-    ["plain", 'with "quotes" and \\ backslashes', "two\nlines\n\nand blanks", "\x00\x1b[31mcontrol\x7f", "höher → ∞ 😀", "é" * 5000, "x" * 20_000,
-     '{"looks": "like JSON"}', "\ud800 alone", "😀" * 3000],
+    ["plain", 'with "quotes" and \\ backslashes', "two\nlines\n\nand blanks", "\x00\x1b[31mcontrol\x7f", "höher → ∞ 😀",
+     "é" * 5000, "x" * 20_000, '{"looks": "like JSON"}', "\ud800 alone", "😀" * 3000],
     ids=["plain", "quotes", "lines", "control", "unicode", "two-byte", "long", "json", "surrogate", "four-byte"],
 )  # fmt: skip
 @pytest.mark.parametrize("do", ["print", "raise", "raise from"])
@@ -137,11 +137,11 @@ def test_a_compressed_body_is_refused_for_handlers_too(handler: Tree) -> None:
 
 def test_a_batched_handler_gets_several_requests_at_once_and_each_gets_its_own_answer(batched: Tree) -> None:
     first = batched.wire()
-    first.send(_post(asking(0, "wait", s=0.3)))
+    first.send(request(asking(0, "wait", s=0.3)))
     eventually(lambda: [r for r in batched.events("user_output") if r.get("message") == "begun 0"], "the engine is busy", 10)
     wires = [batched.wire() for _ in range(12)]
     for i, wire in enumerate(wires):
-        wire.send(_post(asking(i)))
+        wire.send(request(asking(i)))
     answers = [wire.read().json() for wire in wires]
     assert [a["x"] for a in answers] == [2 * i for i in range(12)]
     assert max(a["together"] for a in answers) > 1
@@ -152,11 +152,11 @@ def test_a_batched_handler_gets_several_requests_at_once_and_each_gets_its_own_a
 
 def test_one_bad_request_in_a_batch_fails_alone(batched: Tree) -> None:
     with batched.wire() as first:
-        first.send(_post(asking(0, "wait", s=0.3)))
+        first.send(request(asking(0, "wait", s=0.3)))
         wires = [batched.wire() for _ in range(10)]
         for i, wire in enumerate(wires):
             what = {2: "raise", 5: "raise in input_fn", 7: "exit"}.get(i, "")
-            wire.send(_post(asking(i, what, say=f"number {i}")))
+            wire.send(request(asking(i, what, say=f"number {i}")))
         for i, wire in enumerate(wires):
             reply = wire.read()
             if i in (2, 5, 7):
@@ -172,12 +172,6 @@ def test_a_batched_handler_that_returns_too_few_answers_is_told_so(batched: Tree
     reply = ask(batched, asking(1, "too few"))
     assert (reply.status, reply.code) == (500, "model_error") and "0 predictions" in reply.message
     assert_good(batched)
-
-
-def _post(body: bytes) -> bytes:
-    from tests.support.wire import request
-
-    return request(body)
 
 
 # Handlers that never return, or take the whole process with them ------------------------------------------------------
@@ -197,7 +191,7 @@ def good_again(tree: Tree) -> None:
 
     def idle() -> bool:
         front = tree.status()["fronts"][0]
-        return front["in_flight"] == front["queue_rows"] == front["slot_bytes"] == 0
+        return bool(front["in_flight"] == front["queue_rows"] == front["slot_bytes"] == 0)
 
     eventually(good, "requests are answered again")
     eventually(lambda: tree.ping() == 200, "/ping is 200 again")

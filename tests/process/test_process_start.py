@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import socket
-import subprocess
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +61,10 @@ def truncated_pt2(tmp: Path) -> Path:
     return tmp
 
 
+def backend_against_file(tmp: Path) -> Path:
+    return toml(folder_of(WINE, tmp, "model.pt2"), "backend = 'onnx'\nfile = 'model.pt2'\n")
+
+
 def handler_with_a_syntax_error(tmp: Path) -> Path:
     (tmp / "code").mkdir()
     (tmp / "code/inference.py").write_text("def model_fn(model_dir:\n    pass\n")
@@ -108,7 +111,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "manifest with a file outside": (manifest("file = '../model.onnx'\n"), "inside"),
     "manifest with a wrong type": (manifest("[batching]\nrows_max = 'many'\n"), "batching.rows_max"),
     "manifest out of range": (manifest("[batching]\nrows_max = 0\n"), "batching.rows_max"),
-    "backend against file": (manifest("backend = 'pytorch'\nfile = 'model.onnx'\n"), "model.onnx"),
+    "backend against file": (backend_against_file, "model.pt2"),
     "handler table for onnx": (manifest("[handler]\nbatched = true\n"), "[handler]"),
     "input that the model lacks": (
         manifest('[[inputs]]\nname = "no_such_input"\ndtype = "float32"\nshape = ["rows", 8, 8]\n'), "no_such_input"),
@@ -175,11 +178,8 @@ def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
     assert port in ended.stderr and "SAGEMAKER_BIND_TO_PORT" in ended.stderr and "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("source", [DIGITS, WINE])
-def test_a_bare_model_file_serves_without_any_manifest(tmp_path: Path, source: Path) -> None:
-    model = next(source.glob("model.[op]*[!l]"))
-    shutil.copy(model, tmp_path / model.name)
-    ended = run_command("check", tmp_path)
+def test_a_bare_model_file_serves_without_any_manifest(tmp_path: Path) -> None:
+    ended = run_command("check", folder_of(DIGITS, tmp_path, "model.onnx"))
     assert ended.returncode == 0, ended.stderr
     assert "it would serve" in ended.stdout
 
@@ -238,32 +238,56 @@ def test_pack_refuses_links_and_what_is_no_model_and_leaves_no_file(tmp_path: Pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
 
 
+def slow_to_load(tmp: Path, seconds: float) -> Path:
+    (tmp / "code").mkdir()
+    (tmp / "code/inference.py").write_text(
+        "import time\n\ndef model_fn(model_dir):\n    print('begun to load', flush=True)\n"
+        f"    time.sleep({seconds})\n    return 2\n\n"
+        "def predict_fn(data, model):\n    return data * model\n"
+    )
+    return tmp
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_while_the_model_is_still_loading_ends_at_once_and_leaves_nothing(signum: int) -> None:
-    tree = Tree("wine")
-    eventually(lambda: any(b"serve.engine.process" in Path(f"/proc/{p}/cmdline").read_bytes() for p in tree.pids()), "an engine")
+def test_a_stop_while_the_model_is_still_loading_ends_at_once_and_leaves_nothing(tmp_path: Path, signum: int) -> None:
+    tree = Tree(slow_to_load(tmp_path, 20))
+    eventually(lambda: tree.events("user_output"), "the model begins to load")
     tree.stop(signum)
 
 
-def test_before_the_model_is_ready_ping_says_503_and_why() -> None:
-    tree = Tree("wine")
+def test_before_the_model_is_ready_ping_says_503_and_why(tmp_path: Path) -> None:
+    tree = Tree(slow_to_load(tmp_path, 1.5))
     try:
-        def early() -> tuple[int, str] | None:
-            with tree.wire(5.0) as wire:
-                reply = wire.get("/ping")
-                return (reply.status, reply.code) if reply.status != 200 else (200, "")
-
-        status, code = eventually(early, "an answer to /ping")
-        assert (status, code) in {(503, "starting"), (503, "loading"), (503, "warming")}
+        eventually(lambda: tree.events("user_output"), "the model begins to load")
+        eventually(lambda: tree.ping() == 503, "an answer to /ping", 1.4)
         with tree.wire(5.0) as wire:
+            reply = wire.get("/ping")
+            assert (reply.status, reply.code) == (503, "loading")
             refused = wire.post(b"[[1]]")
-        assert (refused.status, refused.code) == (503, "not_ready")
-        assert int(refused.headers["retry-after"]) >= 1
+            assert (refused.status, refused.code) == (503, "not_ready")
+            assert int(refused.headers["retry-after"]) >= 1
         tree.wait_ready()
+        with tree.wire() as wire:
+            assert wire.post(b"[[1, 2]]").json() == [[2, 4]]
     except BaseException:
         tree.kill()
         raise
     tree.stop()
+
+
+@pytest.mark.parametrize(("name", "sample"), [("wine", "one_of_each.json"), ("digits", "seven.json")])
+def test_from_the_first_200_on_ping_every_request_is_answered(name: str, sample: str) -> None:
+    """No client may meet a 503 after the platform has been told that traffic can come."""
+    body = (ARTIFACTS / name / "samples" / sample).read_bytes()
+    tree = Tree(name, EVENKEEL_FRONTS="2", EVENKEEL_REPLICAS="2")
+    try:
+        eventually(lambda: tree.ping() == 200, "/ping says 200", 60)
+        for _ in range(40):
+            with tree.wire() as wire:
+                reply = wire.post(body)
+                assert reply.status == 200, reply.raw[:300]
+    finally:
+        tree.kill()
 
 
 def test_serve_writes_nothing_into_the_model_folder_nor_into_the_home_of_the_user(tmp_path: Path) -> None:
@@ -280,4 +304,3 @@ def test_serve_writes_nothing_into_the_model_folder_nor_into_the_home_of_the_use
 def test_the_command_without_arguments_explains_itself() -> None:
     ended = run_command()
     assert ended.returncode == 2 and "serve" in ended.stderr
-    assert isinstance(ended, subprocess.CompletedProcess)

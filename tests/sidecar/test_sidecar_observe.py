@@ -39,9 +39,7 @@ def test_only_engines_of_the_plan_are_looked_at(page: StatusPage) -> None:
     assert [e.place for e in observe.engines(page)] == [0, 1]
 
 
-@pytest.mark.parametrize(
-    ("now_s", "overdue"), [(10.0, False), (20.9, False), (21.1, True)]
-)
+@pytest.mark.parametrize(("now_s", "overdue"), [(10.0, False), (20.9, False), (21.1, True)])
 def test_a_batch_is_overdue_a_second_after_its_last_deadline(page: StatusPage, now_s: float, overdue: bool) -> None:
     seen = engine(page, PID=ME, STATE=int(State.READY), RUN_STARTED_S=9.0, RUN_DEADLINE_S=20.0)
     assert observe.replica_view(seen, now_s).overdue is overdue

@@ -97,7 +97,9 @@ class World:
         makers = [self._replica] * self.engines
         self.rows_max = self.random.choice([1, 4, 16, 64])
         self.free_rows = self.random.random() < 0.7
-        limits = Limits(request_timeout_s=TIMEOUT_S, queue_rows_max=2000)
+        # Crowds of single rows in half of the worlds: engines handle those that arrive together by columns.
+        self.crowds = self.random.random() < 0.5
+        limits = Limits(request_timeout_s=TIMEOUT_S, queue_rows_max=400)
         self.bench = FrontBench(*makers, limits=limits, started=self.random.random() < 0.5)
         self.down = [e for e in self.bench.engines if e.cycle is None]
 
@@ -122,25 +124,28 @@ class World:
 
     def live(self, steps: int) -> None:
         acts: list[tuple[float, Callable[[], None]]] = [
-            (6, self.ask), (6, self.front_turns), (6, self.engine_turns), (1, self.leave), (0.5, self.crash),
-            (1.5, self.restart), (2, self.time_passes), (0.15, self.long_time_passes), (1, self.bench.front.sweep),
+            (2 if self.crowds else 6, self.ask), (6, self.front_turns), (9, self.engine_turns), (1, self.leave),
+            (0.5, self.crash), (1.5, self.restart), (2, self.time_passes),
+            (0.15, self.long_time_passes), (1, self.bench.front.sweep),
         ]  # fmt: skip
         for _ in range(steps):
             self.random.choices([a for _, a in acts], [w for w, _ in acts])[0]()
             self.check_answers()
 
     def ask(self) -> None:
-        for _ in range(self.random.choice([1, 1, 1, 5])):
+        for _ in range(self.random.choice([1, 6, 12, 24] if self.crowds else [1, 1, 1, 5])):
             self.ask_once()
 
     def ask_once(self) -> None:
         number = len(self.requests) + 1
         rows = self.random.choice([1, 1, 1, 1, self.random.randint(2, 10), self.random.randint(1, 200)])
+        if self.crowds and self.random.random() < 0.95:
+            rows = 1
         shape = (rows, *self.model.dims(self.random))
         array = (number * 1000.0 + np.arange(rows))[:, None] + np.zeros(shape)
         mark: float | str = PLAIN
         as_json = self.random.random() < 0.5
-        if self.random.random() < 0.25:
+        if self.random.random() < (0.03 if self.crowds else 0.25):
             mark = self.random.choice([RAISES, GIVES_NAN, CRASHES, IS_NAN])
             at = self.random.randrange(rows)
             if mark == IS_NAN:
@@ -189,7 +194,7 @@ class World:
             engine = self.random.choice(alive)
             assert engine.cycle is not None
             if self.random.random() < 0.5:
-                engine.cycle.take(0)  # it dies with records that it has read
+                engine.cycle._take(0)  # it dies with records that it has read
             engine.crash()
             self.crashes += 1
             self.down.append(engine)

@@ -64,7 +64,7 @@ def to_npy(rows: Array) -> bytes:
 
 def to_npz(rows: Array, name: str | None = None) -> bytes:
     file = io.BytesIO()
-    np.savez(file, **{name or names()[0]: rows})
+    np.savez(file, allow_pickle=False, **{name or names()[0]: rows})
     return file.getvalue()
 
 

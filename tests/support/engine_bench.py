@@ -64,36 +64,52 @@ class FrontEnd:
         self.epoch = first.epoch
         self.card = json.loads(greeting[RECORD_BYTES : RECORD_BYTES + first.bytes])
 
-    def submit(self, *arrays: Any, rows: int | None = None, within_s: float = 60.0) -> int:
+    def submit(self, *arrays: Any, within_s: float = 60.0) -> int:
         """Put the arrays into a slot and send the record. Returns the request's id."""
+        (id,) = self.submit_all([arrays], within_s)
+        return id
+
+    def submit_all(self, requests: Sequence[Sequence[Any]], within_s: float | Sequence[float] = 60.0) -> list[int]:
+        """Several requests whose records arrive together, in one message."""
+        spans = [within_s] * len(requests) if isinstance(within_s, float | int) else within_s
+        ids, records = [], b""
+        for arrays, span in zip(requests, spans, strict=True):
+            id, record = self._place(*arrays, within_s=span)
+            ids.append(id)
+            records += record
+        self.channel.send(records)
+        return ids
+
+    def _place(self, *arrays: Any, within_s: float) -> tuple[int, bytes]:
         layout = self.bench.replica.inputs
         assert layout is not None
         made = [np.asarray(a, t) for a, t in zip(arrays, layout.dtypes, strict=True)]
-        count = rows if rows is not None else (len(made[0]) if layout.rows_axis else 1)
+        count = len(made[0]) if layout.rows_axis else 1
         slot = self.claim(layout.bytes_of(made, count) + 64)
         used = layout.pack(made, self.arena.memory, slot.offset)
-        return self.send(slot, used, count, within_s)
+        return self._record(slot, used, count, within_s)
 
     def submit_raw(self, body: bytes, **meta: Any) -> int:
         head = json.dumps({"content_type": "", "accept": "", "headers": {}, "request_id": "r", **meta}).encode()
         data = len(head).to_bytes(4, "little") + head + body
         slot = self.claim(len(data))
         self.arena.memory[slot.offset : slot.offset + len(data)] = data
-        return self.send(slot, len(data), 1, 60.0)
+        id, record = self._record(slot, len(data), 1, 60.0)
+        self.channel.send(record)
+        return id
 
     def claim(self, size: int) -> Slot:
         slot = self.slots.claim(max(size, self.slot_bytes))
         assert slot is not None, "the test holds too much"
         return slot
 
-    def send(self, slot: Slot, used: int, rows: int, within_s: float) -> int:
+    def _record(self, slot: Slot, used: int, rows: int, within_s: float) -> tuple[int, bytes]:
         self._next_id += 1
         self.held[self._next_id] = slot
         now_s = self.bench.clock()
-        self.channel.send(REQUEST.pack(
+        return self._next_id, REQUEST.pack(
             descriptor.SUBMIT, 0, 0, rows, self._next_id, slot.offset, slot.capacity, used, self.epoch,
-            now_s + within_s, now_s))  # fmt: skip
-        return self._next_id
+            now_s + within_s, now_s)  # fmt: skip
 
     def cancel(self, id: int) -> None:
         self.channel.send(REQUEST.pack(descriptor.CANCEL, 0, 0, 0, id, 0, 0, 0, self.epoch, 0.0, 0.0))
@@ -163,8 +179,7 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         for front in self._fronts:
             front.close()
-        for peer in list(self.cycle._peers.values()):
-            peer.channel.close()
+        self.cycle._peers.close()
         self.listener.close()
         self._folder.cleanup()
         os.close(self.page.fd)

@@ -77,9 +77,8 @@ class EnginePlace:
         """As the kernel does it when the process dies: every socket closes, nothing else is said."""
         cycle, self.cycle = self.cycle, None
         assert cycle is not None, "only a living engine crashes"
-        for peer in cycle._peers.values():
-            peer.channel.close()
-        cycle._listener.close()
+        cycle._peers.close()
+        cycle._peers._listener.close()
 
     def turn(self) -> None:
         if self.cycle is not None:
@@ -139,8 +138,8 @@ class FrontBench:
         for engine in self.engines:
             if engine.cycle is not None:
                 pending = engine.cycle._pending
-                assert len(pending) == 0 and pending.rows == 0 and not engine.cycle._parts
-                assert list(pending.queues()) == []
+                assert len(pending) == 0 and pending.rows == 0 and pending.oldest() is None
+                assert not engine.cycle._replies._parts
 
     def __enter__(self) -> FrontBench:
         return self

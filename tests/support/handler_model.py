@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-INFERENCE = '''
+INFERENCE = """
 import json, logging, os, subprocess, sys, time
 
 def model_fn(model_dir):
@@ -64,7 +64,7 @@ def act(data):
     elif do == "large":
         return "v" * data["size"]
     return data["x"] * 2
-'''
+"""
 ALONE = """
 def predict_fn(data, model):
     return {"x": act(data)}

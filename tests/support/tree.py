@@ -55,7 +55,7 @@ def eventually(look: Callable[[], T], what: str, within_s: float = 30.0) -> T:
 
 def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
     """The environment without the settings of whoever runs the tests."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("EVENKEEL_", "SAGEMAKER_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("EVENKEEL_", "SAGEMAKER_", "ORT_", "TORCH"))}
     return {**kept, **settings}
 
 
@@ -83,7 +83,7 @@ class Tree:
             "EVENKEEL_SIDECAR_ADDRESS": f"127.0.0.1:{self.side}", "EVENKEEL_LOG": "json", "EVENKEEL_QUIET_S": "0",
             "TMPDIR": str(self.tmp / "tmp"), "HOME": str(self.tmp / "home"), MARK: self.mark, **settings,
         }  # fmt: skip
-        with self.out.open("wb") as out, self.err.open("wb") as err:
+        with self.out.open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
                 [str(EVENKEEL), "serve"], env=clean_environment(self.settings), stdout=out, stderr=err, cwd=ROOT,
                 start_new_session=True,

@@ -46,8 +46,8 @@ class Closed(ConnectionError):
 
 
 def request(
-    body: bytes | None = b"", content_type: str | None = "application/json", accept: str | None = None, *, path: str = "/invocations",
-    method: str = "POST", headers: tuple[str, ...] = (), version: str = "1.1", length: bool = True,
+    body: bytes | None = b"", content_type: str | None = "application/json", accept: str | None = None, *,
+    path: str = "/invocations", method: str = "POST", headers: tuple[str, ...] = (), version: str = "1.1", length: bool = True,
 ) -> bytes:  # fmt: skip
     """One request as bytes. `headers` are lines as they go out."""
     lines = [f"{method} {path} HTTP/{version}", "Host: test"]
@@ -93,7 +93,9 @@ class Wire:
         self.send(data)
         return self.read(head=head)
 
-    def post(self, body: bytes, content_type: str | None = "application/json", accept: str | None = None, *headers: str) -> Response:
+    def post(
+        self, body: bytes, content_type: str | None = "application/json", accept: str | None = None, *headers: str
+    ) -> Response:
         return self.ask(request(body, content_type, accept, headers=headers))
 
     def get(self, path: str) -> Response:
@@ -127,7 +129,8 @@ class Wire:
         return Response(status, headers, body, start + raw_body, interim)
 
     def _chunks(self) -> tuple[bytes, bytes]:
-        parts, raw = [], bytearray()
+        parts: list[bytes] = []
+        raw = bytearray()
         while True:
             line = self._take(self._until(b"\r\n"))
             size = int(line.split(b";")[0], 16)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +24,7 @@ def test_records_come_out_whole_when_fed_byte_by_byte() -> None:
 def test_records_come_out_whole_however_the_stream_is_cut(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(THREE)]
     framing = Framing()
-    out = [framing.feed(THREE[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    out = [framing.feed(THREE[a:b]) for a, b in itertools.pairwise(edges)]
     assert all(len(piece) % RECORD_BYTES == 0 for piece in out)
     assert b"".join(out) == THREE
     assert framing.pending_bytes == 0

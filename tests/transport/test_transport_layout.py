@@ -23,7 +23,7 @@ def fill(dtype: str, shape: tuple[int, ...], seed: int) -> Array:
     if dtype == "string":
         words = ["", "a", "é", "日本語", "x" * 100, "\x00\n"]
         return np.array([words[i] for i in rng.integers(0, len(words), int(np.prod(shape)))], object).reshape(shape)
-    return rng.integers(0, 2, shape).astype(numpy_dtype(dtype)) if dtype == "bool" else rng.integers(0, 100, shape).astype(numpy_dtype(dtype))  # fmt: skip
+    return rng.integers(0, 2 if dtype == "bool" else 100, shape).astype(numpy_dtype(dtype))
 
 
 @st.composite

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -86,7 +88,7 @@ class Ownership(RuleBasedStateMachine):
     @invariant()
     def no_byte_has_two_owners(self) -> None:
         spans = sorted((s.offset, s.offset + s.capacity) for s in self.held)
-        assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
         assert not spans or (spans[0][0] >= 0 and spans[-1][1] <= FEW_BYTES)
 
     @invariant()

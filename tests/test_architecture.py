@@ -1,0 +1,250 @@
+"""The architecture, kept by a test: who may import whom, where the outside world enters, what stays light.
+
+The tables below are the rules of shared/design.md. A new package needs a line here before it can be imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PRODUCT = ("container", "serve", "sidecar")
+
+# part -> what it may import of ours, beside itself. The longest name that fits a module is its part.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "container": ("serve.settings", "serve.errors", "serve.contract", "sidecar.settings"),
+    "sidecar": ("serve.contract", "serve.errors"),
+    "serve.settings": ("serve.errors", "serve.contract"),
+    "serve.errors": ("serve.settings", "serve.contract"),
+    "serve.contract": ("serve.settings", "serve.errors"),
+    "serve.codec": ("serve.contract", "serve.errors"),
+    "serve.transport": ("serve.contract", "serve.errors"),
+    "serve.batching": (),
+    "serve.engine": ("serve.contract", "serve.errors", "serve.settings", "serve.codec", "serve.transport", "serve.batching"),
+    "serve.front": ("serve.contract", "serve.errors", "serve.settings", "serve.codec", "serve.transport"),
+}
+# parts that use nothing but the standard library
+STANDARD_ONLY = ("container", "serve.settings", "serve.errors", "serve.contract", "serve.batching")
+# a framework -> the only files that may import it
+FRAMEWORKS = {
+    "onnxruntime": "serve/engine/backends/onnx.py",
+    "torch": "serve/engine/backends/pytorch.py",
+}
+# what a pure part must not even have in its hands
+IMPURE = {"time", "socket", "threading", "asyncio", "os", "random", "select", "selectors", "subprocess", "multiprocessing",
+          "signal", "datetime", "io", "pathlib", "numpy"}  # fmt: skip
+READS_ENVIRONMENT = ("container/environment.py", "container/__main__.py")
+
+
+def files(*packages: str) -> list[Path]:
+    return [p for package in packages for p in sorted((ROOT / package).rglob("*.py"))]
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(p): p for p in files(*PRODUCT)}
+
+
+def for_types_only(path: Path) -> set[ast.AST]:
+    """What lies under `if TYPE_CHECKING:` and is never executed."""
+    blocks = [n for n in ast.walk(parsed(path)) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    return {inner for block in blocks for statement in block.body for inner in ast.walk(statement)}
+
+
+def imports(path: Path, executed_only: bool = False) -> Iterator[tuple[str, int]]:
+    """Every module that a file imports, wherever in the file, with the line. `from a import b` gives a.b if that is one."""
+    skipped = for_types_only(path) if executed_only else set()
+    for node in ast.walk(parsed(path)):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield (whole if whole in MODULES else node.module), node.lineno
+
+
+def is_in(module: str, part: str) -> bool:
+    return module == part or module.startswith(part + ".")
+
+
+def part_of(module: str) -> str | None:
+    fitting = [part for part in MAY_IMPORT if is_in(module, part)]
+    return max(fitting, key=len, default=None)
+
+
+def ours(module: str) -> bool:
+    return module.partition(".")[0] in (*PRODUCT, "tests", "benchmarks", "model_artifacts", "endpoint")
+
+
+def test_every_module_belongs_to_a_part() -> None:
+    homeless = [m for m in MODULES if part_of(m) is None and m != "serve"]
+    assert homeless == []
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_a_part_imports_only_what_the_table_allows(part: str) -> None:
+    allowed = (part, *MAY_IMPORT[part])
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for module, path in MODULES.items() if part_of(module) == part
+        for name, line in imports(path) if ours(name) and not any(is_in(name, a) for a in allowed)
+    ]  # fmt: skip
+    assert wrong == []
+
+
+@pytest.mark.parametrize("part", STANDARD_ONLY)
+def test_a_light_part_uses_the_standard_library_alone(part: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for module, path in MODULES.items() if part_of(module) == part
+        for name, line in imports(path) if not ours(name) and name.partition(".")[0] not in sys.stdlib_module_names
+    ]  # fmt: skip
+    assert wrong == []
+
+
+def test_batching_is_pure() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in files("serve/batching") for name, line in imports(path) if name.partition(".")[0] in IMPURE
+    ]  # fmt: skip
+    assert wrong == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count too: a circle there is only a circle in hiding."""
+    graph = {m: {n for n, _ in imports(p, executed_only=True) if n in MODULES and n != m} for m, p in MODULES.items()}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for target in sorted(graph[module]):
+                visit(target, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_the_pieces_inside_serve_have_an_order_without_circles() -> None:
+    order = {p: {q for q in MAY_IMPORT[p] if q.startswith("serve.") and q.count(".") == 1} for p in MAY_IMPORT}
+    light = {"serve.settings", "serve.errors", "serve.contract"}
+    placed: set[str] = set(light)
+    rest = {p for p in order if p not in light}
+    while rest:
+        ready = {p for p in rest if order[p] <= placed | {"sidecar.settings"}}
+        assert ready, f"a circle among {sorted(rest)}"
+        placed |= ready
+        rest -= ready
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_only_one_file_imports_each_framework(framework: str) -> None:
+    importers = [str(p.relative_to(ROOT)) for p in MODULES.values() if any(is_in(n, framework) for n, _ in imports(p))]
+    assert importers == [FRAMEWORKS[framework]]
+
+
+def names_used(path: Path, *wanted: str) -> list[int]:
+    """Lines on which one of the dotted names (`os.environ`, `time.sleep`) is used, also when imported by name."""
+    lines = []
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and f"{node.value.id}.{node.attr}" in wanted:
+            lines.append(node.lineno)
+        if isinstance(node, ast.ImportFrom) and any(f"{node.module}.{a.name}" in wanted for a in node.names):
+            lines.append(node.lineno)
+    return lines
+
+
+def test_only_the_container_reads_the_environment() -> None:
+    readers = ("os.environ", "os.getenv", "os.environb", "os.getenvb", "os.putenv")
+    found = {str(p.relative_to(ROOT)): names_used(p, *readers) for p in MODULES.values()}
+    assert {path: lines for path, lines in found.items() if lines and path not in READS_ENVIRONMENT} == {}
+    assert any(found[path] for path in READS_ENVIRONMENT)
+
+
+def test_nothing_is_ever_unpickled() -> None:
+    picklers = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in MODULES.values() for name, line in imports(path) if name.partition(".")[0] in picklers
+    ]  # fmt: skip
+    assert wrong == []
+    for path in MODULES.values():
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "weights_only"):
+                safe = node.arg == "weights_only"
+                where = f"{path.relative_to(ROOT)}:{node.value.lineno}"
+                assert isinstance(node.value, ast.Constant) and node.value.value is safe, where
+
+
+def test_the_front_sleeps_in_asyncio_only() -> None:
+    found = {str(p.relative_to(ROOT)): names_used(p, "time.sleep") for p in files("serve/front")}
+    assert {path: lines for path, lines in found.items() if lines} == {}
+
+
+def test_nothing_runs_with_assertions_switched_off() -> None:
+    """Our own bugs are found by assert; python -O would hide them."""
+    wrong = [str(p.relative_to(ROOT)) for p in MODULES.values() if "PYTHONOPTIMIZE" in p.read_text() or '"-O"' in p.read_text()]
+    assert wrong == []
+
+
+def loaded_by(module: str, *suspects: str) -> str:
+    code = f"import {module}, sys; print(sorted(set(sys.modules) & set({suspects!r})))"
+    return subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip()
+
+
+def test_the_front_never_loads_a_framework() -> None:
+    assert loaded_by("serve.front.process", "torch", "onnxruntime", "onnx", "pandas", "sklearn", "scipy", "numpy.random") == "[]"
+
+
+def test_the_supervisor_stays_light() -> None:
+    heavy = (
+        "numpy",
+        "fastapi",
+        "uvicorn",
+        "gunicorn",
+        "asyncio",
+        "orjson",
+        "torch",
+        "onnxruntime",
+        "serve.front",
+        "serve.engine",
+    )
+    assert loaded_by("container.serve", *heavy) == "[]"
+
+
+def test_the_command_line_knows_its_command_before_it_loads_one() -> None:
+    assert loaded_by("container.__main__", "container.serve", "container.pack", "container.check", "numpy") == "[]"
+
+
+def test_the_contract_costs_nothing_to_import() -> None:
+    parts = [m for m in MODULES if is_in(m, "serve.contract")]
+    code = f"import sys, {', '.join(parts)}; print({{m.partition('.')[0] for m in sys.modules}})"
+    tops = ast.literal_eval(subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip())
+    clean = ast.literal_eval(
+        subprocess.check_output([sys.executable, "-c", code.replace(", " + ", ".join(parts), "")], text=True)
+    )
+    assert {m for m in tops - clean if m not in sys.stdlib_module_names} == {"serve"}
+
+
+def test_the_sidecars_watch_runs_before_any_web_framework_is_loaded() -> None:
+    assert loaded_by("sidecar.process", "fastapi", "uvicorn", "numpy", "asyncio") == "[]"

@@ -110,6 +110,9 @@ def read(environ: Mapping[str, str]) -> Environment:
     found = {v.name: _one(v, environ) for v in VARIABLES}
     environment = Environment(found)
     _check_ports(environment)
+    if environment["EVENKEEL_QUIET_S"] >= environment["EVENKEEL_DRAIN_S"]:
+        quiet_s, drain_s = environment["EVENKEEL_QUIET_S"], environment["EVENKEEL_DRAIN_S"]
+        raise BadSetting(f"EVENKEEL_QUIET_S={quiet_s:g} must be less than EVENKEEL_DRAIN_S={drain_s:g}")
     return environment
 
 

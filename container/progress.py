@@ -23,7 +23,7 @@ class Progress:
         self._done = False
 
     def look(self) -> None:
-        if self._done or self._page.main.count[Main.DRAINING]:
+        if self._done or self._page.main.count[Main.LEAVING]:
             return
         if self._page.verdict().ready:
             self._done = True

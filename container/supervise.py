@@ -84,8 +84,9 @@ class Supervisor:
             return
         self._exit_code = code
         self._stop_asked_s = time.monotonic()
-        self._page.main.count[Main.DRAINING] = 1
-        self._page.write_verdict(Verdict(False, Reason.DRAINING if code == 0 else Reason.FAILED), self._stop_asked_s)
+        reason = Reason.DRAINING if code == 0 else Reason.FAILED
+        self._page.main.count[Main.LEAVING] = reason
+        self._page.write_verdict(Verdict(False, reason), self._stop_asked_s)
         log("draining" if code == 0 else "giving_up", why)
 
     # ---- children ----------------------------------------------------------------------------------------------------
@@ -127,6 +128,7 @@ class Supervisor:
     def _ended(self, child: Child, code: int, now_s: float) -> None:
         assert child.process is not None, "only running children end"
         child.process.returncode = code  # reaped here, so Popen must not wait for it again
+        _signal_group(child, signal.SIGKILL)  # whatever it had started must not outlive it
         child.process = None
         if self._stop_asked_s:
             return
@@ -153,7 +155,7 @@ class Supervisor:
             view = read_engine(self._page, child.place)
             if view.run_started_s > 0 and now_s > view.run_deadline_s + STUCK_GRACE_S:
                 log("stuck", f"{child.label} has run one batch for {now_s - view.run_started_s:.1f} s, beyond its deadline")
-                child.process.kill()
+                _signal_group(child, signal.SIGKILL)
 
     # ---- leaving -----------------------------------------------------------------------------------------------------
 

@@ -39,8 +39,9 @@ def alive(pid: int) -> bool:
     return True
 
 
-def draining(page: StatusPage) -> bool:
-    return bool(page.main.count[Main.DRAINING])
+def leaving(page: StatusPage) -> Reason | None:
+    """Why the container is stopping, if it is."""
+    return Reason(page.main.count[Main.LEAVING]) if page.main.count[Main.LEAVING] else None
 
 
 def status(page: StatusPage, now_s: float) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def watch(page: StatusPage) -> None:
     while True:
         now_s = time.monotonic()
         replicas = [observe.replica_view(e, now_s) for e in observe.engines(page)]
-        verdict = readiness(replicas, observe.draining(page))
+        verdict = readiness(replicas, observe.leaving(page))
         if page.write_verdict(verdict, now_s):
             log("verdict", f"{'ready' if verdict.ready else 'not ready'}: {verdict.reason.code}", ready=verdict.ready)
         time.sleep(TICK_S)

@@ -89,15 +89,19 @@ class Pending:
                 chosen = key, queue
         return chosen
 
+    def head_is_late(self, now_s: float) -> bool:
+        return any(queue and queue[0].deadline_s <= now_s for queue in self._queues.values())
+
     def items(self) -> Iterable[Item]:
         """Everything that waits, in whole or in part."""
         return self._by_id.values()
 
     def replace(self, item: Item, by: Sequence[Item]) -> None:
         """Put other items with the same waiting rows in an item's place in the queue."""
-        queue = self._queues[item.key]
-        at = queue.index(item)
-        del queue[at]
+        queue = self._queues.setdefault(item.key, deque())
+        at = queue.index(item) if item in queue else 0
+        if at < len(queue) and queue[at] is item:
+            del queue[at]
         del self._by_id[item.id]
         for offset, each in enumerate(by):
             queue.insert(at + offset, each)

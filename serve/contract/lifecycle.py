@@ -84,15 +84,19 @@ class ReplicaView:
     overdue: bool  # a batch runs beyond every deadline in it
 
 
-def readiness(replicas: Sequence[ReplicaView], draining: bool) -> Verdict:
-    """Ready when at least one replica is READY and runs; otherwise the least advanced replica names the reason."""
-    if draining:
-        return Verdict(False, Reason.DRAINING)
+# Of several reasons the first of these is told: what is broken before what only takes time, the slowest first.
+WORST_FIRST = (Reason.FAILED, Reason.STUCK, Reason.ENGINE_LOST, Reason.STARTING, Reason.LOADING, Reason.WARMING)
+
+
+def readiness(replicas: Sequence[ReplicaView], leaving: Reason | None) -> Verdict:
+    """Ready when at least one replica is READY and runs; otherwise the worst off replica names the reason."""
+    if leaving is not None:
+        return Verdict(False, leaving)
     if any(r.alive and r.state == State.READY and not r.overdue for r in replicas):
         return Verdict(True, Reason.READY)
     if not replicas:
         return Verdict(False, Reason.STARTING)
-    return Verdict(False, max(_reason(r) for r in replicas))
+    return Verdict(False, min((_reason(r) for r in replicas), key=WORST_FIRST.index))
 
 
 def _reason(r: ReplicaView) -> Reason:

@@ -27,12 +27,26 @@ def setup(process: str, *, text: bool, fd: int = 1) -> None:
 
 def log(event: str, message: str = "", **fields: Any) -> None:
     """Write one event. `event` is a stable name; `message` is for people."""
-    line = _as_text(event, message, fields) if _text else _as_json(event, message, fields)
-    data = line.encode("utf-8", "replace")
+    shape = _as_text if _text else _as_json
+    data = shape(event, message, fields).encode("utf-8", "replace")
+    while len(data) > LINE_BYTES_MAX and _shorten(fields):
+        data = shape(event, message[: LINE_BYTES_MAX // 4], fields).encode("utf-8", "replace")
+    if len(data) > LINE_BYTES_MAX:
+        data = shape(event, message[: LINE_BYTES_MAX // 8], {}).encode("utf-8", "replace")
     try:
-        os.write(_fd, data[:LINE_BYTES_MAX] + b"\n")
+        os.write(_fd, data + b"\n")
     except OSError:
         pass  # a full or closed log must never stop the service; there is nowhere left to say so
+
+
+def _shorten(fields: dict[str, Any]) -> bool:
+    """Halve the longest text among the fields, keeping its end, where a traceback says what happened."""
+    longest = max(fields, key=lambda k: len(str(fields[k])), default=None)
+    if longest is None or len(str(fields[longest])) < 64:
+        return False
+    text = str(fields[longest])
+    fields[longest] = "…" + text[-(len(text) // 2) :]
+    return True
 
 
 def _as_json(event: str, message: str, fields: dict[str, Any]) -> str:

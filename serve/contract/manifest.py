@@ -69,17 +69,18 @@ def load(folder: Path) -> Manifest:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise BadModel(f"{path}: not valid TOML: {e}") from e
+    except OSError as e:
+        raise BadModel(f"{path} cannot be read: {e.strerror}") from e
     return parse(data, folder)
 
 
 def parse(data: Mapping[str, Any], folder: Path) -> Manifest:
     """Check the tables of a manifest. Every message starts with the key that is wrong."""
     top = _Table(data, "", {"name", "version", "backend", "file", "inputs", "outputs", "batching", "samples", "handler",
-                            "onnx"})  # fmt: skip
+                            "threads"})  # fmt: skip
     backend, file = _backend_and_file(top, folder)
     batching = top.table("batching", {"rows_max", "slo_ms", "pad_waste", "enabled"})
     handler = top.table("handler", {"batched"})
-    onnx = top.table("onnx", {"threads"})
     if handler.data and backend != "handler":
         raise BadModel(f"model.toml: [handler] makes no sense with backend = {backend!r}")
     inputs, rows_in = _specs(top, "inputs")
@@ -97,7 +98,7 @@ def parse(data: Mapping[str, Any], folder: Path) -> Manifest:
         folder=folder, name=top.text("name", folder.resolve().name or "model"), version=top.text("version", "1"),
         backend=backend, file=file, inputs=inputs, outputs=outputs, rows_axis=rows_in if inputs is not None else rows_out,
         rows_max=rows_max, slo_s=None if slo_ms is None else slo_ms / 1e3, pad_waste=pad_waste,
-        batched_handler=handler.boolean("batched", False), threads=onnx.integer("threads", None, 1, 1024),
+        batched_handler=handler.boolean("batched", False), threads=top.integer("threads", None, 1, 1024),
         samples=_samples(top, folder))  # fmt: skip
 
 
@@ -109,6 +110,8 @@ def _backend_and_file(top: _Table, folder: Path) -> tuple[str, Path | None]:
     if backend and backend not in BACKENDS:
         raise BadModel(f"model.toml: backend = {backend!r} is not one of {', '.join(BACKENDS)}")
     if backend == "echo":
+        if file_name:
+            raise BadModel(f"model.toml: file = {file_name!r} makes no sense with backend = 'echo', which has no model")
         return backend, None
     for name, kind in [(file_name, backend)] if file_name else BARE_FILES:
         if backend and kind and kind != backend:
@@ -147,8 +150,7 @@ def _specs(top: _Table, key: str) -> tuple[tuple[TensorSpec, ...] | None, bool |
         dims = tuple(shape[1:] if leading else shape)
         if ROWS in dims:
             raise BadModel(f"model.toml: {table.path}.shape: {ROWS!r} can only be the first dimension")
-        specs.append(TensorSpec(table.text("name", ""), dtype, dims, table.boolean("allow_nan", False),
-                                table.number("pad", None, -math.inf, math.inf)))  # fmt: skip
+        specs.append(TensorSpec(table.text("name", ""), dtype, dims, table.boolean("allow_nan", False), _pad(table, dtype)))
         if not specs[-1].name:
             raise BadModel(f"model.toml: {table.path}.name is missing")
     if len({s.name for s in specs}) != len(specs):
@@ -156,6 +158,20 @@ def _specs(top: _Table, key: str) -> tuple[tuple[TensorSpec, ...] | None, bool |
     if len(rows) > 1:
         raise BadModel(f"model.toml: either all [[{key}]] shapes start with {ROWS!r}, or none")
     return tuple(specs), rows.pop()
+
+
+def _pad(table: _Table, dtype: str) -> float | None:
+    """The padding value, which must be a value of the dtype."""
+    pad = table.number("pad", None, -math.inf, math.inf)
+    if pad is None or "float" in dtype:
+        return pad
+    if dtype == "string":
+        raise BadModel(f"model.toml: {table.path}.pad: strings cannot be padded")
+    bits = 1 if dtype == "bool" else 8 * (ITEM_BYTES[dtype] or 0)
+    low, high = (0, 2**bits - 1) if dtype[0] in "ub" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    if not math.isfinite(pad) or pad != int(pad) or not low <= pad <= high:
+        raise BadModel(f"model.toml: {table.path}.pad = {pad:g} is not a value of {dtype}")
+    return pad
 
 
 def _is_dim(d: object) -> bool:

@@ -38,7 +38,7 @@ class Main(_Cells):
     """Written by the supervisor, but for the verdict, which is the sidecar's."""
 
     STARTED_S = auto()
-    DRAINING = auto()
+    LEAVING = auto()  # the Reason why the container is stopping, 0 while it is not
     FRONTS = auto()
     ENGINES = auto()
     RESTARTS_FRONT = auto()
@@ -141,7 +141,7 @@ class StatusPage:
             raw = json.dumps({"truncated": f"{len(raw)} bytes do not fit in {TEXT_BYTES - 16}"}).encode()
         at = _TEXT_AT + engine * TEXT_BYTES
         head = self._view[at : at + 16].cast("Q")
-        head[0] += 1
+        head[0] |= 1  # odd: being written. A writer that died half-way has left it odd already
         head[1] = len(raw)
         self._view[at + 16 : at + 16 + len(raw)] = raw
         head[0] += 1

@@ -28,7 +28,10 @@ SINGLE = int.from_bytes(REQUEST.pack(SUBMIT, 0, 0, 1, 0, 0, 0, 0, 0, 0.0, 0.0)[:
 
 @dataclass(slots=True, eq=False)
 class Block(Item):
-    """`table` has one record a row. `id` is the first record's, `deadline_s` the earliest."""
+    """`table` has one record a row, `deadline_s` is the earliest.
+
+    `id` is the first record's, negated: no front asks for it, and the rows keep their own.
+    """
 
     table: Table = field(default_factory=lambda: np.empty((0, WORDS), np.uint64))
 
@@ -54,7 +57,7 @@ def block_of(records: bytes, peer: Any, key: Hashable, now_s: float, used: int) 
     if not ((table[:, FIRST] == SINGLE).all() and (table[:, USED] == used).all()):
         return None
     deadline_s = float(table.view(np.float64)[:, DEADLINE].min())
-    return Block(int(table[0, ID]), len(table), key, deadline_s, now_s, peer, int(table[0, OFFSET]),
+    return Block(-int(table[0, ID]), len(table), key, deadline_s, now_s, peer, int(table[0, OFFSET]),
                  int(table[:, CAPACITY].min()), used, table=table)  # fmt: skip
 
 

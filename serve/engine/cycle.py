@@ -89,14 +89,23 @@ class Cycle:
     def serve(self) -> None:
         """Until told to close, and then until everything accepted has been answered."""
         wait_s = IDLE_S
-        while not self.closing or len(self._pending):
+        while not self.closing or not self.idle:
             wait_s = self.turn(wait_s)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is queued, and every reply is out."""
+        return not len(self._pending) and not self._peers.unsent
+
+    def close(self) -> None:
+        """Leave all fronts. What they gave us and we have not answered is theirs again."""
+        self._peers.close()
 
     def turn(self, wait_s: float) -> float:
         """Take what has come, run at most one batch, send the replies. Returns how long the next turn may sleep."""
         self._take(wait_s)
         now_s = self._clock()
-        if now_s - self._expired_at_s >= EXPIRE_EVERY_S:
+        if now_s - self._expired_at_s >= EXPIRE_EVERY_S or self._pending.head_is_late(now_s):
             self._expire(now_s)
         wait_s = self._advance(now_s)
         self._peers.send()
@@ -227,7 +236,7 @@ class Cycle:
         replica = self.replica
         gather, scatter, signature, layout = replica.gather, replica.scatter, replica.signature, replica.outputs
         assert gather and scatter and signature and layout, "tensor replicas have them all"
-        singles = single_rows(segments) if self._block_row_bytes else None
+        singles = single_rows(segments, layout.row_bytes) if self._block_row_bytes else None
         if singles is None:
             segments = broken_up(segments)
         batch = gather.batch(segments, key, singles)
@@ -260,14 +269,18 @@ class Cycle:
         self, segments: list[Segment], outputs: list[Array], key: Any, flags: int, started_s: float, run_s: float, rows: int
     ) -> None:
         """Each request's share of the outputs, without padding, answered when its last part is done."""
-        inputs, layout, scatter = self.replica.inputs, self.replica.outputs, self.replica.scatter
-        assert inputs is not None and layout is not None and scatter is not None, "tensor replicas have them all"
-        at = 0
+        replica = self.replica
+        inputs, layout, scatter, signature = replica.inputs, replica.outputs, replica.scatter, replica.signature
+        assert inputs and layout and scatter and signature, "tensor replicas have them all"
+        at, flags_of_batch = 0, flags
         for s in segments:
+            flags = flags_of_batch
             mine = [a[at : at + s.rows] for a in outputs] if layout.rows_axis else outputs
             at += s.rows
             whole = self._replies.join(s, mine)
             if whole is not None:
+                if s.rows != s.item.rows:  # other parts of it ran in other batches
+                    flags = FINITE if all_finite(signature, whole) else 0
                 if not inputs.fixed:
                     whole = scatter.crop(whole, inputs.row_dims(s.item.peer.memory, s.item.offset), key)
                 self._replies.tensors(s.item, layout, whole, flags, started_s, run_s, rows)

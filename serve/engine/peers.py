@@ -81,6 +81,10 @@ class Peers:
                 if peer.channel.unsent:
                     self._poll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
 
+    @property
+    def unsent(self) -> bool:
+        return any(peer.outbox or peer.channel.unsent for peer in self._by_fd.values())
+
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()

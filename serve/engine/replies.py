@@ -41,7 +41,7 @@ class Replies:
         """Answers of `size` bytes that lie in their slots already, behind the inputs: whole requests of one row."""
         for item, start, count in segments:
             shift, queue_s = aligned(item.used), started_s - item.arrived_s
-            record = REPLY.pack(_ANSWER, flags, 0, 1, item.id, item.offset + shift, size, self._epoch, queue_s, run_s, rows)
+            record = REPLY.pack(_ANSWER, flags, 0, 1, abs(item.id), item.offset + shift, size, self._epoch, queue_s, run_s, rows)
             if isinstance(item, Block):
                 record = replies(item.table[start : start + count], record, shift)
             item.peer.outbox += record
@@ -89,14 +89,25 @@ class Replies:
             self._answer_spilled(item, 0, memoryview(data), started_s, run_s, rows)
 
     def fault(self, item: Item, error: EvenkeelError) -> None:
-        """Give the slot back with an error in it."""
+        """Give the slot back with an error in it.
+
+        The message goes behind the input, never over it: if this engine dies before the record is out, the front runs
+        the request again from that input.
+        """
         self._parts.pop(item, None)
         message = error.message.encode("utf-8", "replace")[:MESSAGE_BYTES_MAX]
-        item.peer.memory[item.offset : item.offset + len(message)] = message
         family = next(NUMBER[kind] for kind in type(error).__mro__ if kind in NUMBER)
         self._count[_ERRORS + family] += 1
-        item.peer.outbox += REPLY.pack(
-            descriptor.FAULT, 0, family, item.rows, item.id, item.offset, len(message), self._epoch, 0.0, 0.0, 0)  # fmt: skip
+        at = item.offset + aligned(item.used)
+        fits = at + len(message) <= item.offset + item.capacity
+        flags = 0 if fits else OVERFLOW
+        record = REPLY.pack(
+            descriptor.FAULT, flags, family, item.rows, item.id, at, len(message), self._epoch, 0.0, 0.0, 0)  # fmt: skip
+        if fits:
+            item.peer.memory[at : at + len(message)] = message
+            item.peer.outbox += record
+        else:
+            self._spilled(item, record, memoryview(message))
 
     def forget(self, item: Item) -> None:
         """Its front has gone: there is nobody to reply to."""
@@ -112,11 +123,12 @@ class Replies:
         queue_s = started_s - item.arrived_s
         record = REPLY.pack(
             _ANSWER, flags | OVERFLOW, 0, item.rows, item.id, 0, len(data), self._epoch, queue_s, run_s, rows)  # fmt: skip
+        self._spilled(item, record, data)
+
+    def _spilled(self, item: Item, record: bytes, data: memoryview) -> None:
         fd = spill(data)
         try:
             item.peer.send()
             item.peer.channel.send(record, (fd,))
-        except OSError:
-            pass  # the front is gone; receiving from it says so next
         finally:
             os.close(fd)

@@ -22,8 +22,6 @@ from serve.engine.blocks import OFFSET, Block
 from serve.transport.layout import Layout, aligned, numpy_dtype
 from serve.transport.slots import STEP
 
-np.seterr(over="ignore", invalid="ignore")  # `finite` looks at the result; a warning would cost more than the sum
-
 Array = np.ndarray[Any, Any]
 Dims = tuple[tuple[int, ...], ...]
 
@@ -53,15 +51,20 @@ class Gather:
     """Builds the input arrays of a batch. `key` says which requests may share one."""
 
     def __init__(self, signature: Signature, layout: Layout, pad_waste: float) -> None:
-        self.signature, self.layout, self._waste = signature, layout, pad_waste
+        self.signature, self.layout = signature, layout
         spec = signature.inputs[0]
         self._vector_items = layout.row_bytes // max(1, layout.dtypes[0].itemsize) if layout.single else 0
         self._vector_shape = tuple(int(d) for d in spec.dims) if layout.single else ()
         # A free dim is padded only when every input that has it says with what.
         bare = {d for s in signature.inputs if s.pad is None for d in s.dims if isinstance(d, str)}
         self._padded = {d for s in signature.inputs for d in s.dims if isinstance(d, str)} - bare
+        # The waste of several padded dims multiplies, so each gets its root of what is left.
+        together = max([sum(d in self._padded for d in s.dims) for s in signature.inputs])
+        self._waste = 1 - (1 - pad_waste) ** (1 / max(1, together))
         self._checked = [
-            i for i, s in enumerate(signature.inputs) if not s.allow_nan and s.dtype in ("float16", "float32", "float64")
+            i
+            for i, s in enumerate(signature.inputs)
+            if not s.allow_nan and s.dtype in ("float16", "float32", "float64") and math.isfinite(s.pad or 0.0)
         ]
 
     def key(self, dims: Dims) -> Dims:
@@ -118,6 +121,8 @@ class Gather:
         dtype = numpy_dtype(spec.dtype)
         if spec.pad is None or not spec.free:
             return np.empty(shape, dtype)
+        if spec.dtype == "bfloat16":  # its bits: the upper half of a float32
+            return np.full(shape, np.float32(spec.pad).view(np.uint32) >> 16, dtype)
         return np.full(shape, spec.pad, dtype)
 
     def not_finite(self, batch: Sequence[Array]) -> int | None:
@@ -128,13 +133,16 @@ class Gather:
         return None
 
 
-def single_rows(segments: Sequence[Segment]) -> Array | None:
-    """Arena rows of the slots, when every segment holds whole requests of one row, all from one front and alike."""
+def single_rows(segments: Sequence[Segment], answer_bytes: int) -> Array | None:
+    """Arena rows of the slots, when every segment holds whole requests of one row, all from one front and alike.
+
+    None otherwise, and when some slot has no room for an answer of `answer_bytes` behind its input.
+    """
     first = segments[0].item
-    peer, used = first.peer, first.used
+    peer, used, capacity = first.peer, first.used, aligned(first.used) + answer_bytes
     found = []
     for item, start, rows in segments:
-        if item.peer is not peer or item.used != used:
+        if item.peer is not peer or item.used != used or item.capacity < capacity:
             return None
         if isinstance(item, Block):
             found.append(item.table[start : start + rows, OFFSET] // STEP)
@@ -158,22 +166,25 @@ class Scatter:
         if len(outputs) != len(dtypes):
             return f"the model gave {len(outputs)} outputs, its signature has {len(dtypes)}"
         out = []
-        for spec, dtype, array in zip(signature.outputs, dtypes, outputs, strict=True):
+        for spec, dtype, output in zip(signature.outputs, dtypes, outputs, strict=True):
+            array = np.asarray(output)
             shape = array.shape
             want: tuple[int | str, ...] = (rows, *spec.dims) if signature.rows_axis else spec.dims
             if shape != want and not _fits(shape, want):
                 return f"output {spec.name!r} has shape {shape} for {rows} rows, expected {spec.describe(signature.rows_axis)}"
-            plain = array.dtype == dtype and array.flags.c_contiguous
-            out.append(array if plain else np.ascontiguousarray(array, dtype))
+            if array.dtype != dtype or not array.flags.c_contiguous:
+                try:
+                    array = np.ascontiguousarray(array, dtype).reshape(shape)
+                except (TypeError, ValueError, OverflowError):
+                    return f"output {spec.name!r} is of dtype {array.dtype}, which cannot become {spec.dtype}"
+            if spec.dtype == "string" and not all(_is_text(value) for value in array.ravel().tolist()):
+                return f"output {spec.name!r} holds something that is not text"
+            out.append(array)
         return out
 
     def singles(self, first: Item, output: Array, singles: Array) -> None:
-        """One copy for a whole batch of single rows; `first` is any of its items, since they are alike.
-
-        The slots have room: the front claims it by the same layout.
-        """
+        """One copy for a whole batch of single rows; `first` is any of its items, since they are alike."""
         shift = aligned(first.used)
-        assert first.capacity >= shift + self.layout.row_bytes, "a front claims room for an answer of fixed size"
         view = first.peer.rows.view(shift, self._items, self.layout.dtypes[0])
         view[singles] = output.reshape(len(singles), self._items)
 
@@ -195,13 +206,22 @@ class Scatter:
         return out
 
 
+def _is_text(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
+
+
 def _fits(shape: tuple[int, ...], want: tuple[int | str, ...]) -> bool:
     return len(shape) == len(want) and all(isinstance(w, str) or w == n for w, n in zip(want, shape, strict=True))
 
 
 def finite(array: Array) -> bool:
-    """Whether every element is finite. A finite sum proves it in one pass; only a sum that is not needs a second."""
-    return math.isfinite(np.add.reduce(array, axis=None)) or bool(np.isfinite(array).all())
+    return bool(np.isfinite(array).all())
 
 
 def all_finite(signature: Signature, outputs: Sequence[Array]) -> bool:

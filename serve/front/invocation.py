@@ -24,6 +24,7 @@ from serve.contract.status import Block, Engine, Front, StatusPage, bucket
 from serve.errors import (
     FAMILIES,
     NUMBER,
+    BodyTooLarge,
     DeadlineExceeded,
     EngineLost,
     EvenkeelError,
@@ -37,7 +38,7 @@ from serve.transport import descriptor
 from serve.transport.arena import Arena, read_spill
 from serve.transport.descriptor import FINITE, OVERFLOW, REPLY, REQUEST
 from serve.transport.layout import aligned
-from serve.transport.slots import RETURN_PAGES_FROM, Slot, Slots
+from serve.transport.slots import RETURN_PAGES_FROM, SLOT_BYTES_MAX, Slot, Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,7 +70,7 @@ class Invocation:
 
     __slots__ = (
         "attempts", "body", "caller", "complete", "deadline_s", "form", "head", "id", "keep_alive", "link", "model",
-        "refused", "response_complete", "rows", "slot", "started_s", "turn", "used",
+        "received", "refused", "response_complete", "rows", "slot", "started_s", "turn", "used",
     )  # fmt: skip
 
     id: int
@@ -88,6 +89,7 @@ class Invocation:
         self.turn = True  # every earlier request of the connection has been answered
         self.refused: EvenkeelError | None = None
         self.body: bytearray | None = None
+        self.received = 0  # bytes of `body` that have come
 
         self.started_s = 0.0
         self.attempts = 0
@@ -99,7 +101,13 @@ class Invocations:
     """All requests of one front worker."""
 
     def __init__(
-        self, page: StatusPage, place: int, sockets: Sequence[str], limits: Limits, clock: Callable[[], float] = time.monotonic
+        self,
+        page: StatusPage,
+        place: int,
+        sockets: Sequence[str],
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+        first_id: int | None = None,
     ) -> None:
         self.limits = limits
         self._clock = clock
@@ -110,7 +118,9 @@ class Invocations:
         self._slots = Slots()
         self._pending: dict[int, Invocation] = {}
         self._held: list[Invocation] = []  # accepted while the only engine restarts
-        self._next_id = os.getpid() << 32  # unique among all living fronts: an engine knows requests by their id alone
+        self._next_id = (
+            os.getpid() << 32 if first_id is None else first_id
+        )  # unique among all living fronts: an engine knows requests by their id alone
         self._rows = 0
         self._thread = ThreadPoolExecutor(1, "decode")
         self._aside: set[asyncio.Task[None]] = set()
@@ -163,7 +173,7 @@ class Invocations:
                     room = aligned(size) + (model.outputs.fixed_bytes(rows) if model.outputs.fixed else size)
                 slot = self._slots.claim(room)
                 if slot is None or self._slots.held_bytes > self._bytes_max:
-                    raise self._full(slot)
+                    slot = self._claim_without_room(slot, size)
                 invocation.slot = slot
                 packed, at = decoded.packed, slot.offset
                 if packed is not None:
@@ -250,19 +260,15 @@ class Invocations:
         })  # fmt: skip
         size = 4 + len(meta) + len(body)
         invocation.rows = 1
-        slot = self._claim(invocation, aligned(size) + RAW_ROOM)
+        slot = self._slots.claim(aligned(size) + RAW_ROOM)
+        if slot is None or self._slots.held_bytes > self._bytes_max:
+            slot = self._claim_without_room(slot, size)
+        invocation.slot = slot
         at = slot.offset
         self._memory[at : at + 4] = len(meta).to_bytes(4, "little")
         self._memory[at + 4 : at + 4 + len(meta)] = meta
         self._memory[at + 4 + len(meta) : at + size] = body
         invocation.used = size
-
-    def _claim(self, invocation: Invocation, size: int) -> Slot:
-        slot = self._slots.claim(size)
-        if slot is None or self._slots.held_bytes > self._bytes_max:
-            raise self._full(slot)
-        invocation.slot = slot
-        return slot
 
     def _closed(self) -> EvenkeelError:
         """Why nothing is admitted just now."""
@@ -270,10 +276,17 @@ class Invocations:
             return NotReady("the model is still loading or warming; /ping turns 200 when it is ready", retry_after_s=1)
         return self._overloaded(f"{self._rows} rows are waiting already, the limit is {self._rows_max} (EVENKEEL_QUEUE_ROWS)")
 
-    def _full(self, slot: Slot | None) -> EvenkeelError:
-        if slot is not None:
+    def _claim_without_room(self, slot: Slot | None, size: int) -> Slot:
+        """No slot with room for the answer too: one for the input alone will do, since an answer can come in a file."""
+        if slot is not None:  # there was one, but it is more than may be held
             self._slots.release(slot)
-        return self._overloaded(f"{self._slots.held_bytes >> 20} MiB of requests are waiting already (EVENKEEL_QUEUE_MB)")
+        elif size > SLOT_BYTES_MAX:
+            raise BodyTooLarge(f"the decoded request takes {size} bytes, over the limit of {SLOT_BYTES_MAX}")
+        elif (slot := self._slots.claim(size)) is not None and self._slots.held_bytes <= self._bytes_max:
+            return slot
+        elif slot is not None:
+            self._slots.release(slot)
+        raise self._overloaded(f"{self._slots.held_bytes >> 20} MiB of requests are waiting already (EVENKEEL_QUEUE_MB)")
 
     def _choose(self) -> EngineLink | None:
         """The least loaded engine. Refuses now what could only be answered after its deadline.

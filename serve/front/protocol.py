@@ -175,10 +175,13 @@ class FrontProtocol(HttpToolsProtocol):
         if hot.refused is not None or hot.response_complete:
             return
         if hot.body is None:
-            hot.body = bytearray()
-        hot.body += body
+            # Untouched pages of a large block take no memory, so a lying Content-Length costs nothing.
+            hot.body = bytearray(hot.head.length or 0)
+        end = hot.received + len(body)
+        hot.body[hot.received : end] = body
+        hot.received = end
         self.desk.receiving_bytes += len(body)
-        if len(hot.body) > self.desk.limits.body_bytes_max:
+        if end > self.desk.limits.body_bytes_max:
             self._refuse_body(hot, self._too_large())
         elif self.desk.receiving_bytes > self.desk.limits.queue_bytes_max:
             self._refuse_body(hot, NotReady("too many large requests are being received at once", retry_after_s=1))
@@ -212,7 +215,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def _start(self, invocation: Invocation) -> None:
         body, invocation.body = invocation.body or b"", None
-        self.desk.receiving_bytes -= len(body)
+        self.desk.receiving_bytes -= invocation.received
         if invocation.head.route is Route.INVOKE:
             self._begin(invocation, body)
         else:
@@ -282,7 +285,7 @@ class FrontProtocol(HttpToolsProtocol):
         """Refuse a request whose body is still coming: answer in its turn, then close."""
         invocation.refused = error
         if invocation.body is not None:
-            self.desk.receiving_bytes -= len(invocation.body)
+            self.desk.receiving_bytes -= invocation.received
             invocation.body = None
         if invocation.turn:
             invocation.caller = None
@@ -348,7 +351,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def _leave(self, invocation: Invocation) -> None:
         if invocation.body is not None:
-            self.desk.receiving_bytes -= len(invocation.body)
+            self.desk.receiving_bytes -= invocation.received
             invocation.body = None
         if not invocation.response_complete:
             invocation.response_complete = True

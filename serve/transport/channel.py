@@ -1,8 +1,8 @@
 """One end of the socket between a front and an engine: send and receive runs of records, and descriptors of files.
 
-Both ends are non-blocking. What cannot be sent at once waits in `unsent`, which is bounded by the number of slots,
-since every record but HELLO and CANCEL travels with one. The peer is a process of ours, but it may die in the middle of
-a record: then `receive` says so once and the broken record is dropped.
+Both ends are non-blocking. What cannot be sent at once waits here in order, descriptors included; that queue is
+bounded by the number of slots, since every record but HELLO and CANCEL travels with one. The peer is a process of
+ours, but it may die in the middle of a record: then `receive` says so once and the broken record is dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self.unsent = bytearray()
+        self._unsent: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self.fds: deque[int] = deque()
         self._framing = Framing()
 
@@ -54,60 +54,57 @@ class Channel:
                 self.fds.extend(numbers)
 
     def send(self, records: bytes | bytearray, fds: tuple[int, ...] = ()) -> bool:
-        """Send now what the socket takes, keep the rest. Returns whether everything is out.
+        """Send now what the socket takes, keep the rest for `flush`. Returns whether everything is out.
 
-        Descriptors go out with the first byte of `records`; if older bytes wait, they are pushed out first, waiting
-        for the peer at most as long as the socket's own buffer takes to drain.
+        Descriptors go out with the first byte of `records`; the caller may close its own right away.
         """
-        if fds:
-            self._flush_blocking()
-            try:
-                sent = self.sock.sendmsg([records], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
-            except (BlockingIOError, InterruptedError):
-                self.sock.settimeout(5.0)
-                sent = self.sock.sendmsg([records], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
-                self.sock.setblocking(False)
-            self.unsent += records[sent:]
-            return not self.unsent
-        if self.unsent:
-            self.unsent += records
+        if self._unsent:
+            self._keep(records, fds)
             return self.flush()
-        try:
-            sent = self.sock.send(records)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
-            return True  # the peer is gone; `receive` will say so, and its slots come back then
+        sent = self._try(records, fds)
         if sent < len(records):
-            self.unsent += records[sent:]
-            return False
-        return True
+            self._keep(bytes(records[sent:]), fds if sent == 0 else ())
+        return not self._unsent
 
     def flush(self) -> bool:
         """Try again to send what waits. Returns whether everything is out."""
-        while self.unsent:
-            try:
-                sent = self.sock.send(self.unsent)
-            except (BlockingIOError, InterruptedError):
+        while self._unsent:
+            records, fds = self._unsent[0]
+            sent = self._try(records, fds)
+            if sent == 0:
                 return False
-            except OSError:
-                self.unsent.clear()
-                return True
-            del self.unsent[:sent]
+            for fd in fds:
+                os.close(fd)
+            if sent < len(records):
+                self._unsent[0] = (records[sent:], ())
+            else:
+                self._unsent.popleft()
         return True
 
-    def _flush_blocking(self) -> None:
-        if not self.unsent:
-            return
-        self.sock.settimeout(5.0)
+    def _try(self, records: bytes | bytearray, fds: tuple[int, ...]) -> int:
+        """Bytes sent. A peer that is gone takes everything: `receive` will say so, and its slots come back then."""
         try:
-            self.sock.sendall(self.unsent)
+            if fds:
+                return self.sock.sendmsg([records], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+            return self.sock.send(records)
+        except (BlockingIOError, InterruptedError):
+            return 0
         except OSError:
-            pass  # the peer is gone or frozen; the records would never be read
-        self.unsent.clear()
-        self.sock.setblocking(False)
+            return len(records)
+
+    def _keep(self, records: bytes | bytearray, fds: tuple[int, ...]) -> None:
+        self._unsent.append((bytes(records), tuple(os.dup(fd) for fd in fds)))
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the peer to read."""
+        return sum(len(records) for records, _ in self._unsent)
 
     def close(self) -> None:
         self.sock.close()
+        for _, fds in self._unsent:
+            for fd in fds:
+                os.close(fd)
+        self._unsent.clear()
         while self.fds:
             os.close(self.fds.popleft())

@@ -124,7 +124,7 @@ class Layout:
 def _array_bytes(array: Array) -> int:
     if not array.dtype.hasobject:
         return array.nbytes
-    return 4 * array.size + sum(len(s.encode()) for s in array.ravel().tolist())
+    return len(_string_bytes(array))
 
 
 def _string_bytes(array: Array) -> bytes:

@@ -13,6 +13,7 @@ CLASSES: tuple[tuple[int, int], ...] = (
     (1 << 10, 8192), (1 << 13, 4096), (1 << 16, 2048), (1 << 19, 1024), (1 << 22, 256), (1 << 25, 64), (1 << 28, 16),
 )  # fmt: skip
 ARENA_BYTES = sum(size * count for size, count in CLASSES)
+SLOT_BYTES_MAX = max(size for size, _ in CLASSES)
 RETURN_PAGES_FROM = 1 << 20  # freed slots of this size and more give their pages back to the machine
 
 

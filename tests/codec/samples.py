@@ -66,9 +66,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), max_s
 
 
 @st.composite
-def requests(
-    draw: st.DrawFn, dtypes: list[str], inputs_max: int = 3, free: bool = True
-) -> tuple[Signature, list[Array]]:
+def requests(draw: st.DrawFn, dtypes: list[str], inputs_max: int = 3, free: bool = True) -> tuple[Signature, list[Array]]:
     """A signature and arrays that fit it."""
     rows = draw(st.integers(1, 4))
     sizes = {"n": draw(st.integers(1, 3)), "m": draw(st.integers(1, 3))}

@@ -177,11 +177,7 @@ def test_a_reply_that_is_not_finite_needs_permission() -> None:
     assert np.array_equal(decode(CSV, text, allowed).arrays[0], array, equal_nan=True)
 
 
-@given(
-    st.lists(
-        st.lists(st.text(st.characters(codec="utf-8"), max_size=5), min_size=2, max_size=2), min_size=1, max_size=3
-    )
-)
+@given(st.lists(st.lists(st.text(st.characters(codec="utf-8"), max_size=5), min_size=2, max_size=2), min_size=1, max_size=3))
 def test_any_text_survives_the_quotes(rows: list[list[str]]) -> None:
     strings = model(x("string", 2))
     array = np.array(rows, dtype=object)

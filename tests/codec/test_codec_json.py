@@ -65,9 +65,7 @@ def test_several_inputs_come_by_name_in_rows_or_in_columns() -> None:
     assert rows.arrays[2].tolist() == ["hi", "you"] and rows.arrays[1].dtype == np.int32
 
 
-@pytest.mark.parametrize(
-    "body", [b"[1,2,3]", b'{"instances":[1,2,3]}', b'{"inputs":{"x":[1,2,3]}}', b'{"inputs":[1,2,3]}']
-)
+@pytest.mark.parametrize("body", [b"[1,2,3]", b'{"instances":[1,2,3]}', b'{"inputs":{"x":[1,2,3]}}', b'{"inputs":[1,2,3]}'])
 def test_a_model_without_rows_takes_its_one_item_as_it_is(body: bytes) -> None:
     decoded = decode(JSON, body, model(x("float32", 3), rows_axis=False))
     assert decoded.rows == 1 and same(decoded.arrays[0], np.array([1, 2, 3], np.float32))
@@ -283,10 +281,7 @@ def test_a_reply_mirrors_the_form_of_its_request(signature: Signature, form: For
 
 def test_a_model_without_rows_answers_with_its_one_item() -> None:
     one = model(x(), outputs=(TensorSpec("y", "float32", ()),), rows_axis=False)
-    assert (
-        JsonDocument().encode((np.float32(0.1) * np.ones((), np.float32),), one, Form.INSTANCES)
-        == b'{"predictions":0.1}'
-    )
+    assert JsonDocument().encode((np.float32(0.1) * np.ones((), np.float32),), one, Form.INSTANCES) == b'{"predictions":0.1}'
     two = model(x(), outputs=(Y, Z), rows_axis=False)
     reply = JsonDocument().encode((y[0], np.array("hi", dtype=object)), two, Form.INSTANCES)
     assert reply == b'{"predictions":{"y":[0.1,2.0],"z":"hi"}}'

@@ -93,9 +93,7 @@ def test_mutations_by_the_thousand_leave_no_gap() -> None:
         body = bytearray(dice.choice(seeds))
         for _ in range(dice.randint(1, 3)):
             at = dice.randrange(len(body))
-            body[at : at + dice.randint(0, 2)] = dice.choice(
-                [b"", b"[", b"]", b",", b" ", b"1", b"],[", b"[]", b"]1", b"1["]
-            )
+            body[at : at + dice.randint(0, 2)] = dice.choice([b"", b"[", b"]", b",", b" ", b"1", b"],[", b"[]", b"]1", b"1["])
         agree(bytes(body), plan)
 
 

@@ -29,13 +29,7 @@ def npy(array: Any, version: tuple[int, int] | None = None) -> bytes:
 
 def headed(text: str, data: bytes = b"", version: int = 1) -> bytes:
     """A file with any header at all."""
-    return (
-        b"\x93NUMPY"
-        + bytes([version, 0])
-        + len(text).to_bytes(2 if version == 1 else 4, "little")
-        + text.encode()
-        + data
-    )
+    return b"\x93NUMPY" + bytes([version, 0]) + len(text).to_bytes(2 if version == 1 else 4, "little") + text.encode() + data
 
 
 @pytest.mark.parametrize("mime", [NPY, "tensor/pt"])
@@ -46,9 +40,7 @@ def headed(text: str, data: bytes = b"", version: int = 1) -> bytes:
      ROWS.astype(np.int64), ROWS.astype(">u2"), np.asfortranarray(ROWS.astype(">f8"))],
     ids=str,
 )  # fmt: skip
-def test_any_way_to_write_the_same_numbers_gives_the_same_array(
-    mime: str, version: tuple[int, int], array: Array
-) -> None:
+def test_any_way_to_write_the_same_numbers_gives_the_same_array(mime: str, version: tuple[int, int], array: Array) -> None:
     for _ in "first", "remembered":
         decoded = decode(mime, npy(array, version), THREE)
         assert decoded.rows == 2 and same(decoded.arrays[0], ROWS) and decoded.arrays[0].flags.c_contiguous

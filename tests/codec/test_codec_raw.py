@@ -41,9 +41,7 @@ def test_a_wrong_length_an_empty_body_and_odd_bools_are_refused() -> None:
         decode(RAW, b"\0\2", model(x("bool", 2)))
 
 
-@pytest.mark.parametrize(
-    "signature", [model(x("string")), model(x("float32", "n")), model(x(), TensorSpec("y", "int8", ()))]
-)
+@pytest.mark.parametrize("signature", [model(x("string")), model(x("float32", "n")), model(x(), TensorSpec("y", "int8", ()))])
 def test_what_bytes_alone_cannot_say_is_refused(signature: Signature) -> None:
     with pytest.raises(UnsupportedMedia, match="use application/json"):
         decode(RAW, b"\0" * 8, signature)

@@ -23,9 +23,7 @@ LINES = "application/jsonlines"
 
 def trip(mime: str, signature: Signature, arrays: list[Array], form: Form = Form.INSTANCES) -> None:
     body = CODECS[mime].encode(arrays, signature, form)
-    if (
-        mime == "application/json" and form != Form.BARE
-    ):  # a reply says predictions and outputs where a request does not
+    if mime == "application/json" and form != Form.BARE:  # a reply says predictions and outputs where a request does not
         body = body.replace(b'"predictions":', b'"instances":', 1).replace(b'"outputs":', b'"inputs":', 1)
     for kind in (bytes, bytearray, memoryview):
         decoded = CODECS[mime].decode(kind(body), signature, {})
@@ -100,12 +98,8 @@ def bodies(mime: str) -> list[bytes]:
             except EvenkeelError:
                 pass
     if mime == "application/json":
-        found += [
-            body.replace(b'"predictions":', b'"instances":').replace(b'"outputs":', b'"inputs":') for body in found
-        ]
-        found.append(
-            b'{"instances":[{"data":{"features":{"keys":[0,2],"shape":[3],"values":[1,5]}}},{"features":[1,2,3]}]}'
-        )
+        found += [body.replace(b'"predictions":', b'"instances":').replace(b'"outputs":', b'"inputs":') for body in found]
+        found.append(b'{"instances":[{"data":{"features":{"keys":[0,2],"shape":[3],"values":[1,5]}}},{"features":[1,2,3]}]}')
     return found
 
 

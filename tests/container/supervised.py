@@ -27,7 +27,7 @@ def main() -> None:
     code = supervisor.run()
     count = page.main.count
     print(json.dumps({
-        "code": code, "draining": count[Main.DRAINING], "verdict": page.verdict().reason.code,
+        "code": code, "draining": bool(count[Main.LEAVING]), "verdict": page.verdict().reason.code,
         "restarts": [count[Main.RESTARTS_FRONT], count[Main.RESTARTS_ENGINE], count[Main.RESTARTS_SIDECAR]],
         "epochs": [c.epoch for c in children], "engine_epoch": page.engine(0).count[Engine.EPOCH],
     }))  # fmt: skip

@@ -87,19 +87,19 @@ RESTARTED = view(State.LOADING, was_ready=True)
     ],
 )
 def test_the_verdict_names_its_reason(replicas: list[ReplicaView], reason: str) -> None:
-    verdict = readiness(replicas, draining=False)
+    verdict = readiness(replicas, leaving=None)
     assert (verdict.reason.code, verdict.ready) == (reason, reason == "ready")
 
 
 def test_the_least_advanced_replica_names_the_reason_while_all_of_them_start() -> None:
-    assert readiness([WARMING, LOADING], draining=False).reason is Reason.LOADING
-    assert readiness([NEW, WARMING], draining=False).reason is Reason.STARTING
+    assert readiness([WARMING, LOADING], leaving=None).reason is Reason.LOADING
+    assert readiness([NEW, WARMING], leaving=None).reason is Reason.STARTING
 
 
 @pytest.mark.parametrize("replicas", [[], [READY], [FAILED]])
 def test_draining_outranks_everything(replicas: list[ReplicaView]) -> None:
-    assert readiness(replicas, draining=True) == Verdict(False, Reason.DRAINING)
+    assert readiness(replicas, leaving=Reason.DRAINING) == Verdict(False, Reason.DRAINING)
 
 
 def test_ready_in_name_only_is_not_ready() -> None:
-    assert not readiness([view(State.READY, alive=False)], draining=False).ready
+    assert not readiness([view(State.READY, alive=False)], leaving=None).ready

@@ -53,8 +53,8 @@ WRONG: list[tuple[str, str]] = [
     ("[batching]\npad_waste = 0.95", "batching.pad_waste = 0.95"),
     ("[batching]\nenabled = 'no'", "batching.enabled"),
     ("[handler]\nbatched = true", "[handler]"),
-    ("[onnx]\nthreads = 0", "onnx.threads = 0"),
-    ("[onnx]\nprovider = 'CPU'", "onnx.provider"),
+    ("threads = 0", "threads = 0"),
+    ("[onnx]\nprovider = 'CPU'", "onnx"),
     ("inputs = 'x'", "inputs"),
     ("inputs = ['x']", "inputs"),
     ("[inputs]\nname = 'x'", "inputs"),
@@ -104,7 +104,6 @@ def test_a_wrong_key_is_named_in_one_line(folder: Path, text: str, named: str) -
 
 CONTRADICTIONS = [
     ("backend = 'echo'\nfile = 'model.onnx'", "file"),
-    ("backend = 'echo'\n[onnx]\nthreads = 2", "[onnx]"),
 ]
 
 
@@ -179,12 +178,11 @@ def test_everything_that_can_be_said_is_understood(folder: Path) -> None:
 name = "digits"
 version = "7"
 file = "model.onnx"
+threads = 2
 [batching]
 rows_max = 32
 slo_ms = 50
 pad_waste = 0.5
-[onnx]
-threads = 2
 [[inputs]]
 name = "x"
 shape = ["rows", 3, "n"]

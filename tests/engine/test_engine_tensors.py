@@ -37,7 +37,7 @@ def put(peer: FakePeer, layout: Layout, arrays: list[Array], offset: int, rows: 
 def batch_of(gather: Gather, segments: list[Segment], key: Any) -> list[Array]:
     """As the cycle does it: by columns only where each row is one fixed array."""
     plain = gather.layout.single and gather.signature.rows_axis
-    return gather.batch(segments, key, single_rows(segments) if plain else None)
+    return gather.batch(segments, key, single_rows(segments, 1) if plain else None)
 
 
 def whole(items: list[Item]) -> list[Segment]:
@@ -78,7 +78,7 @@ def test_one_vectorised_copy_scatters_what_packing_one_by_one_would(seed: int, d
     items = [put(peer, inputs, [np.ones((1, 3), np.float32)], int(o), 1) for o in offsets]
     result = random_rows(rng, outputs.dtypes[0], (count, dim))
     before = bytes(peer.memory)
-    rows = single_rows(whole(items))
+    rows = single_rows(whole(items), 1)
     assert rows is not None
     Scatter(sig, outputs).singles(items[0], result, rows)
     expected = memoryview(bytearray(before))
@@ -91,12 +91,12 @@ def test_the_fast_path_is_for_single_rows_of_one_front_only() -> None:
     left, right = FakePeer(), FakePeer()
     one, two = Item(1, 1, (), 0, 0, left, 0, 1024, 4), Item(2, 1, (), 0, 0, right, 1024, 1024, 4)
     many, longer = Item(3, 2, (), 0, 0, left, 2048, 1024, 4), Item(4, 1, (), 0, 0, left, 3072, 1024, 8)
-    rows = single_rows(whole([one]))
+    rows = single_rows(whole([one]), 1)
     assert rows is not None and rows.tolist() == [0]
-    assert single_rows(whole([one, longer])) is None
-    assert single_rows(whole([one, two])) is None
-    assert single_rows(whole([one, many])) is None
-    assert single_rows([Segment(many, 1, 1)]) is None
+    assert single_rows(whole([one, longer]), 1) is None
+    assert single_rows(whole([one, two]), 1) is None
+    assert single_rows(whole([one, many]), 1) is None
+    assert single_rows([Segment(many, 1, 1)], 1) is None
 
 
 def test_the_last_slot_of_an_arena_is_within_the_strided_view() -> None:

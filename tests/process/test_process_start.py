@@ -279,7 +279,7 @@ def test_before_the_model_is_ready_ping_says_503_and_why(tmp_path: Path) -> None
 def test_from_the_first_200_on_ping_every_request_is_answered(name: str, sample: str) -> None:
     """No client may meet a 503 after the platform has been told that traffic can come."""
     body = (ARTIFACTS / name / "samples" / sample).read_bytes()
-    tree = Tree(name, EVENKEEL_FRONTS="2", EVENKEEL_REPLICAS="2")
+    tree = Tree(name)
     try:
         eventually(lambda: tree.ping() == 200, "/ping says 200", 60)
         for _ in range(40):

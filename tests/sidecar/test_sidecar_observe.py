@@ -63,7 +63,7 @@ def test_a_ready_engine_whose_process_died_makes_the_verdict_engine_lost(page: S
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     seen = engine(page, PID=child.pid, STATE=int(State.READY), WAS_READY=1)
-    assert readiness([observe.replica_view(seen, 1.0)], False) == Verdict(False, Reason.ENGINE_LOST)
+    assert readiness([observe.replica_view(seen, 1.0)], None) == Verdict(False, Reason.ENGINE_LOST)
 
 
 def test_the_status_tells_what_is_on_the_page(page: StatusPage) -> None:

@@ -199,7 +199,7 @@ def test_its_errors_write_nothing_beside_the_log(folder: Folder, capfd: pytest.C
 
 def test_the_manifest_decides_on_threads(folder: Folder) -> None:
     assert loaded(folder, identity(["N"], ["N"])).describe()["threads"] == 1
-    assert loaded(folder, identity(["N"], ["N"]), {"onnx": {"threads": 2}}).describe()["threads"] == 2
+    assert loaded(folder, identity(["N"], ["N"]), {"threads": 2}).describe()["threads"] == 2
 
 
 # The manifest against the file ----------------------------------------------------------------------------------------

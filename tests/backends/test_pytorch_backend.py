@@ -151,7 +151,7 @@ def test_a_read_only_input_is_taken_without_a_warning(folder: Folder, archives: 
 
 def test_the_manifest_decides_on_threads(folder: Folder, archives: Path) -> None:
     assert exported(folder, archives, "doubled").describe()["threads"] == 1
-    assert exported(folder, archives, "doubled", {"onnx": {"threads": 2}}).describe()["threads"] == 2
+    assert exported(folder, archives, "doubled", {"threads": 2}).describe()["threads"] == 2
 
 
 # TorchScript ----------------------------------------------------------------------------------------------------------

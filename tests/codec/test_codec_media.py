@@ -63,7 +63,7 @@ def test_an_unknown_type_is_refused_and_the_known_ones_named() -> None:
         "junk",
         "text/*",
     ):
-        with pytest.raises(UnsupportedMedia, match="send one of application/json, .*tensor/pt"):
+        with pytest.raises(UnsupportedMedia, match=r"send one of application/json, .*tensor/pt"):
             decoder_for(value)
 
 

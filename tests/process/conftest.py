@@ -4,7 +4,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.tree import Tree, serving
+from tests.support.tree import LIVING, Tree, serving
+
+
+@pytest.fixture(autouse=True)
+def no_tree_outlives_its_test() -> Iterator[None]:
+    """Fixtures of a wider scope have started theirs before; what a failing test leaves running ends here."""
+    before = list(LIVING)
+    yield
+    for tree in [t for t in LIVING if t not in before]:
+        tree.kill()
 
 
 @pytest.fixture(scope="session")

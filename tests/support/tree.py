@@ -33,6 +33,7 @@ MARK = "EVENKEEL_TEST_MARK"
 START_S = 90.0  # upper bounds on a busy machine, not bars
 STOP_S = 60.0
 T = TypeVar("T")
+LIVING: list[Tree] = []  # started and not yet cleaned up
 
 
 def free_port() -> int:
@@ -88,6 +89,7 @@ class Tree:
                 [str(EVENKEEL), "serve"], env=clean_environment(self.settings), stdout=out, stderr=err, cwd=ROOT,
                 start_new_session=True,
             )  # fmt: skip
+        LIVING.append(self)
 
     # ---- what it says --------------------------------------------------------------------------------------------
 
@@ -208,6 +210,8 @@ class Tree:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.tmp, ignore_errors=True)
+        if self in LIVING:
+            LIVING.remove(self)
 
 
 @contextlib.contextmanager

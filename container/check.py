@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,4 +16,5 @@ def run(model_dir: Path, environ: Mapping[str, str]) -> int:
     env = environment.read(environ)
     the_plan = plan.make(machine.cpus(), env["EVENKEEL_FRONTS"], env["EVENKEEL_REPLICAS"], env["EVENKEEL_THREADS"])
     command = [sys.executable, "-m", "serve.engine.check", str(model_dir.resolve()), str(the_plan.threads)]
-    return subprocess.run(command, check=False).returncode
+    with tempfile.TemporaryDirectory(prefix="evenkeel-") as scratch:
+        return subprocess.run(command, check=False, env=env.for_engines(Path(scratch))).returncode

@@ -85,6 +85,12 @@ class Environment:
     """All settings, validated."""
 
     settings: Mapping[str, Setting]
+    inherited: Mapping[str, str]  # the whole environment, for user code in engines
+
+    def for_engines(self, scratch: Path) -> dict[str, str]:
+        """The environment of processes that load models: nothing reports home, nothing is left behind elsewhere."""
+        ours = {"ORT_DISABLE_TELEMETRY": "1", "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor")}
+        return {**ours, **self.inherited}
 
     def __getitem__(self, name: str) -> Any:
         return self.settings[name].value
@@ -108,7 +114,7 @@ class Environment:
 def read(environ: Mapping[str, str]) -> Environment:
     """Validate every variable. Raises BadSetting, naming the variable, its value and what is allowed."""
     found = {v.name: _one(v, environ) for v in VARIABLES}
-    environment = Environment(found)
+    environment = Environment(found, dict(environ))
     _check_ports(environment)
     if environment["EVENKEEL_QUIET_S"] >= environment["EVENKEEL_DRAIN_S"]:
         quiet_s, drain_s = environment["EVENKEEL_QUIET_S"], environment["EVENKEEL_DRAIN_S"]

@@ -80,6 +80,7 @@ def _module(name: str, argument: str) -> list[str]:
 def engines(env: Environment, the_plan: plan.Plan, page: StatusPage, run_dir: Path, text: bool) -> list[Child]:
     """One child per engine, each with a listening socket that the supervisor keeps open across its restarts."""
     children = []
+    log_fd = os.dup(1)  # an engine's own stdout is read line by line, so that user code cannot break our log
     for place in range(the_plan.engines):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.bind(str(run_dir / f"engine-{place}.sock"))
@@ -90,9 +91,10 @@ def engines(env: Environment, the_plan: plan.Plan, page: StatusPage, run_dir: Pa
         def command(epoch: int, place: int = place, fd: int = fd) -> list[str]:
             return _module("serve.engine.process", serve_settings.dump(EngineSettings(
                 place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(env.model_dir.resolve()),
-                threads=the_plan.threads, request_timeout_s=env["EVENKEEL_REQUEST_TIMEOUT_S"], log_text=text)))  # fmt: skip
+                threads=the_plan.threads, request_timeout_s=env["EVENKEEL_REQUEST_TIMEOUT_S"], log_text=text, log_fd=log_fd)))  # fmt: skip
 
-        children.append(Child("engine", place, command, (fd, page.fd)))
+        fds = (fd, page.fd, log_fd)
+        children.append(Child("engine", place, command, fds, environ=env.for_engines(run_dir), captured=True))
     return children
 
 

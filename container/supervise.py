@@ -12,9 +12,10 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from container.output import Output
 from serve.contract.lifecycle import Reason, Verdict
 from serve.contract.logline import log
 from serve.contract.process import EXIT_BAD_MODEL
@@ -36,6 +37,9 @@ class Child:
     place: int
     command: Callable[[int], list[str]]  # epoch -> argv
     fds: tuple[int, ...]
+    environ: Mapping[str, str] | None = None  # None: as the supervisor's
+    captured: bool = False  # what it writes on stdout and stderr becomes log lines of ours
+    output: Output | None = None
     process: subprocess.Popen[bytes] | None = None
     epoch: int = 0
     restarts: deque[float] = field(default_factory=deque)
@@ -75,8 +79,12 @@ class Supervisor:
                 self._start_due(now_s)
                 self._end_stuck(now_s)
             self.on_tick()
-            select.select([self._wake_r], [], [], TICK_S if not self._stop_asked_s else 0.02)
+            outputs = {c.output.fd: c for c in self._children if c.output is not None}
+            ready, _, _ = select.select([self._wake_r, *outputs], [], [], TICK_S if not self._stop_asked_s else 0.02)
             self._drain_wakeups()
+            for fd in ready:
+                if fd in outputs:
+                    self._read_output(outputs[fd])
 
     def stop(self, code: int, why: str) -> None:
         """Begin to leave: /ping turns 503 now, everything else follows in order."""
@@ -106,11 +114,20 @@ class Supervisor:
             block.value[Engine.RUN_STARTED_S] = 0.0
             block.count[Engine.EPOCH] = child.epoch
         # A session of its own: Ctrl-C at a terminal reaches only the supervisor, which then stops the others in order.
+        read_end, write_end = os.pipe2(os.O_CLOEXEC) if child.captured else (-1, None)
         child.process = subprocess.Popen(
-            child.command(child.epoch), pass_fds=child.fds, stdin=subprocess.DEVNULL, start_new_session=True
-        )
+            child.command(child.epoch), pass_fds=child.fds, stdin=subprocess.DEVNULL, start_new_session=True, env=child.environ,
+            stdout=write_end, stderr=write_end)  # fmt: skip
+        if write_end is not None:
+            os.close(write_end)
+            child.output = Output(read_end, child.label)
         if block is not None:
             block.count[Engine.PID] = child.process.pid
+
+    def _read_output(self, child: Child) -> None:
+        if child.output is not None and not child.output.read():
+            child.output.close()
+            child.output = None
 
     def _reap(self, now_s: float) -> None:
         """Collect every process that has ended, ours or orphaned to us."""
@@ -129,6 +146,9 @@ class Supervisor:
         assert child.process is not None, "only running children end"
         child.process.returncode = code  # reaped here, so Popen must not wait for it again
         _signal_group(child, signal.SIGKILL)  # whatever it had started must not outlive it
+        if child.output is not None:
+            child.output.close()
+            child.output = None
         child.process = None
         if self._stop_asked_s:
             return

@@ -51,6 +51,7 @@ class EngineSettings:
     threads: int
     request_timeout_s: float
     log_text: bool
+    log_fd: int
 
 
 Record = TypeVar("Record", FrontSettings, EngineSettings)

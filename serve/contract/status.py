@@ -92,6 +92,11 @@ class Engine(_Cells):
 
 assert len(FAMILIES) <= 32, "ERRORS has room for 32 families"
 
+# In an engine's block: how many requests its last batch had, if it noted them, and their ids. Not cleared at a restart:
+# a front asks which requests were running when the engine ended.
+RUN_IDS = 208
+RUN_IDS_MAX = 4
+
 _BLOCKS = 1 + FRONTS_MAX + ENGINES_MAX
 _TEXT_AT = _BLOCKS * BLOCK_CELLS * 8
 PAGE_BYTES = _TEXT_AT + ENGINES_MAX * TEXT_BYTES

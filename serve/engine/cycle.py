@@ -20,8 +20,8 @@ from serve.batching.pending import Item, Pending
 from serve.batching.placement import Segment, place
 from serve.batching.policy import Policy, QueueView, Wait, next_step
 from serve.contract.logline import log
+from serve.contract.status import RUN_IDS, RUN_IDS_MAX, Engine, bucket
 from serve.contract.status import Block as Cells
-from serve.contract.status import Engine, bucket
 from serve.engine.backends.base import RawReply, RawRequest
 from serve.engine.blocks import ROWS_MIN, Block, block_of, broken_up
 from serve.engine.peers import Peer, Peers
@@ -229,7 +229,17 @@ class Cycle:
         value[_DEADLINE] = max([s.item.deadline_s for s in segments])
         value[_BEAT] = now_s
         value[_STARTED] = now_s
+        self._note_ids(segments)
         return now_s
+
+    def _note_ids(self, segments: Sequence[Segment]) -> None:
+        """If this batch ends the process, the fronts can tell who was in it. Only for small ones: it takes time."""
+        count = self.cells.count
+        count[RUN_IDS] = 0
+        if len(segments) <= RUN_IDS_MAX and all(s.item.id > 0 for s in segments):
+            for i, s in enumerate(segments, start=RUN_IDS + 1):
+                count[i] = s.item.id
+            count[RUN_IDS] = len(segments)
 
     def _run_tensors(self, segments: list[Segment], key: Any, rows: int, started_s: float) -> EvenkeelError | None:
         """Gather, run, check, scatter. Returns what went wrong with the batch as a whole."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from serve import codec
-from serve.batching.cost import CostModel
+from serve.batching.cost import CostModel, Curve
 from serve.contract import manifest as manifests
 from serve.contract.manifest import Manifest, Sample
 from serve.contract.signature import Signature, TensorSpec
@@ -65,7 +65,10 @@ def load(folder: Path, threads: int) -> Replica:
     backend = loader(manifest.backend)(manifest, LoadOptions(threads))
     cost = CostModel()
     if manifest.backend == "handler":
-        return Replica(manifest, backend, cost, manifest.rows_max if getattr(backend, "batched", False) else 1)
+        raw: RawBackend = backend  # type: ignore[assignment]
+        # Nothing is known of its cost: suppose that a batch costs hardly more than one, until batches have run.
+        cost.default = Curve([1, manifest.rows_max], [1e-3, 1.01e-3])
+        return Replica(manifest, raw, cost, manifest.rows_max if raw.batched else 1)
     tensor: TensorBackend = backend  # type: ignore[assignment]
     sig = tensor.signature
     inputs, outputs = Layout(sig.inputs, sig.rows_axis), Layout(sig.outputs, sig.rows_axis)

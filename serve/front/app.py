@@ -18,15 +18,18 @@ ALLOWED = {"/invocations": "POST", "/ping": "GET, POST, HEAD"}
 
 
 def build() -> FastAPI:
+    """The application; the worker sets `app.state.count_error`."""
     app = FastAPI(title="evenkeel", docs_url=None, redoc_url=None)
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, e: HTTPException) -> JSONResponse:
         path = request.url.path
         if e.status_code == 404 and path in ALLOWED:
+            request.app.state.count_error(MethodNotAllowed(path))
             message = f"{request.method} is not possible on {path}: use {ALLOWED[path]}"
             return _error(MethodNotAllowed.status, MethodNotAllowed.code, message, {"Allow": ALLOWED[path]})
         if e.status_code == 404:
+            request.app.state.count_error(NotFound(path))
             return _error(404, NotFound.code, f"no such path: {path}; there are {', '.join(ALLOWED)}")
         return _error(e.status_code, "http_error", str(e.detail))
 

@@ -40,6 +40,7 @@ class Head:
     decoder: codec.Codec  # these two mean nothing when `wrong` is set
     encoder: codec.Codec
     wrong: EvenkeelError | None
+    encoded: bool  # by a Content-Encoding, which handlers too would not expect
     request_id: str
     answer_start: bytes  # of a 200, up to the value of Content-Length
     expects_continue: bool = False
@@ -72,6 +73,7 @@ def build(
         route=route, is_head=method == b"HEAD", keep_alive=keep_alive, content_type=content_type, accept=accept,
         params=codec.parse_media(content_type).params,
         length=None if b"transfer-encoding" in values else int(length or 0), decoder=decoder, encoder=encoder, wrong=wrong,
+        encoded=b"content-encoding" in values,
         request_id=values.get(_ID, b"").decode("latin-1"), answer_start=ok_start(encoder.mime),
         expects_continue=values.get(b"expect", b"").lower() == b"100-continue",
         headers={k.decode("latin-1"): v.decode("latin-1") for k, v in headers if k.startswith(AMZN)})  # fmt: skip

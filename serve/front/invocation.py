@@ -13,6 +13,7 @@ import json
 import math
 import os
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 SWEEP_S = 0.05  # how late a deadline may be noticed
 ATTEMPTS_MAX = 2  # a request runs again once after a crash; one that was in two crashes is suspect
 DECODED_ASIDE_FROM = 1 << 20  # bytes of body from which decoding would hold up other requests noticeably
+EARLY_MAX = 256  # requests held by a worker that has not met an engine yet
 RAW_ROOM = 16 * 1024  # room for the answer of a handler beside its input; longer answers come in a file of their own
 CHECK_WAIT_FROM_ROWS = 64  # below this many rows ahead the predicted wait cannot matter
 
@@ -116,6 +118,8 @@ class Invocations:
         self._arena = Arena.create()
         self._memory = self._arena.memory
         self._slots = Slots()
+        self._page = page
+        self._early: list[tuple[Invocation, Body]] = []  # came while this worker had not met an engine yet
         self._pending: dict[int, Invocation] = {}
         self._held: list[Invocation] = []  # accepted while the only engine restarts
         self._next_id = (
@@ -147,8 +151,11 @@ class Invocations:
             invocation.started_s = now_s
         try:
             model = self._model
-            if model is None or self._rows >= self._rows_max:
-                raise self._closed()
+            if model is None:
+                self._wait_for_model(invocation, body)
+                return
+            if self._rows >= self._rows_max:
+                raise self._overloaded(f"{self._rows} rows wait already, the limit is {self._rows_max} (EVENKEEL_QUEUE_ROWS)")
             if model.signature is None:
                 self._accept_raw(invocation, model, body)
             else:
@@ -219,6 +226,9 @@ class Invocations:
                         caller.answer(invocation, head.answer_start, body)
                 except EvenkeelError as error:
                     self._refuse(invocation, error)
+                except Exception:  # a bug of ours must cost this caller only, not those whose replies come after it
+                    log("answer_failed", "a reply could not be answered", trace=traceback.format_exc(limit=-6))
+                    self._refuse(invocation, EvenkeelError("an internal error; the log has its trace"))
             elif flags & OVERFLOW:
                 os.close(link.take_fd())
             slot = invocation.slot
@@ -254,6 +264,8 @@ class Invocations:
     def _accept_raw(self, invocation: Invocation, model: Model, body: Body) -> None:
         """The user's handler decodes: the body goes as it came, behind what the handler may ask about it."""
         head = invocation.head
+        if head.encoded and head.wrong is not None:
+            raise head.wrong
         meta = orjson.dumps({
             "content_type": head.content_type, "accept": head.accept, "headers": head.headers,
             "request_id": head.request_id or new_request_id(),
@@ -270,11 +282,11 @@ class Invocations:
         self._memory[at + 4 + len(meta) : at + size] = body
         invocation.used = size
 
-    def _closed(self) -> EvenkeelError:
-        """Why nothing is admitted just now."""
-        if self._model is None:
-            return NotReady("the model is still loading or warming; /ping turns 200 when it is ready", retry_after_s=1)
-        return self._overloaded(f"{self._rows} rows are waiting already, the limit is {self._rows_max} (EVENKEEL_QUEUE_ROWS)")
+    def _wait_for_model(self, invocation: Invocation, body: Body) -> None:
+        """No engine has greeted this worker. If the container is ready, one soon will: this worker is new."""
+        if not self._page.verdict().ready or len(self._early) >= EARLY_MAX:
+            raise NotReady("the model is still loading or warming; /ping turns 200 when it is ready", retry_after_s=1)
+        self._early.append((invocation, body))
 
     def _claim_without_room(self, slot: Slot | None, size: int) -> Slot:
         """No slot with room for the answer too: one for the input alone will do, since an answer can come in a file."""
@@ -382,7 +394,7 @@ class Invocations:
     def _cancel(self, invocation: Invocation) -> None:
         link = invocation.link
         if link is None:  # no engine has it: it is over at once
-            if self._pending.pop(invocation.id, None) is not None:
+            if self._pending.pop(invocation.id, None) is not None and invocation in self._held:
                 self._held.remove(invocation)
                 self._rows -= invocation.rows
                 self._drop_slot(invocation)
@@ -397,6 +409,10 @@ class Invocations:
             seconds = self._timeout_s
             self._refuse(invocation, DeadlineExceeded(f"no answer within {seconds:g} s (EVENKEEL_REQUEST_TIMEOUT_S)"))
             self._cancel(invocation)
+        for invocation, _ in self._early:
+            if invocation.started_s + self._timeout_s <= now_s:
+                self._refuse(invocation, NotReady("no engine became ready within the deadline", retry_after_s=1))
+        self._early = [(i, body) for i, body in self._early if i.caller is not None]
         self._count[_IN_FLIGHT] = len(self._pending)
         self._count[_QUEUE_ROWS] = self._rows
         self._count[_SLOT_BYTES] = self._slots.held_bytes
@@ -405,6 +421,10 @@ class Invocations:
         assert link.model is not None, "called after HELLO"
         self._model = link.model
         self._note_up()
+        early, self._early = self._early, []
+        for invocation, body in early:
+            if invocation.caller is not None:
+                self.begin(invocation, body)
         held, self._held = self._held, []
         for invocation in held:
             invocation.link = link
@@ -414,9 +434,12 @@ class Invocations:
         """Run its requests again, once: the inputs are still in their slots, and nobody else can write there now."""
         self._note_up()
         orphans = [i for i in self._pending.values() if i.link is link]
+        ran = link.ran_last()
         up = [other for other in self._links if other.model is not None]
         for invocation in orphans:
             invocation.link = None
+            if ran and invocation.id not in ran:
+                invocation.attempts -= 1  # it only waited there: this crash was not its own
             if invocation.caller is None or invocation.attempts >= ATTEMPTS_MAX:
                 del self._pending[invocation.id]
                 self._rows -= invocation.rows

@@ -15,7 +15,7 @@ from typing import Any
 
 from serve.contract.logline import log
 from serve.contract.signature import Signature
-from serve.contract.status import Block
+from serve.contract.status import RUN_IDS, Block
 from serve.transport import descriptor
 from serve.transport.arena import Arena
 from serve.transport.channel import Channel, ChannelClosed
@@ -125,6 +125,11 @@ class EngineLink:
         rest, self._greeting = self._greeting[end:], b""
         self._on_up(self)
         return rest
+
+    def ran_last(self) -> set[int]:
+        """The requests of the batch that the engine there ran last, if it was a small one; else nothing is known."""
+        count = self.block.count
+        return {count[RUN_IDS + 1 + i] for i in range(count[RUN_IDS])}
 
     def take_fd(self) -> int:
         """The descriptor that came with an OVERFLOW reply."""

@@ -31,6 +31,7 @@ HEAD_BYTES_MAX = 64 * 1024
 JOIN_BYTES_MAX = 64 * 1024  # up to this size an answer's head and body are copied together into one write
 LINGER_S = 2.0  # after a refusal in the middle of a body: time for the client to read it before the reset
 ROUTES = {b"/invocations": Route.INVOKE, b"/ping": Route.PING}
+HEAD_TOO_LARGE = f"the request's head is larger than {HEAD_BYTES_MAX} bytes"
 METHODS = {Route.INVOKE: (b"POST",), Route.PING: (b"GET", b"POST", b"HEAD")}
 PING_OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 PING_OK_LAST = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -61,15 +62,16 @@ class Desk:
 
 
 class FrontProtocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection. `cycle` is the last request parsed, `_current` the one whose turn to be answered it is."""
 
-    cycle: Any  # an Invocation, or uvicorn's own cycle
+    cycle: Any  # an Invocation, or uvicorn's own cycle; likewise `_current`
 
     def __init__(self, desk: Desk, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.desk = desk
         self._begin = desk.invocations.begin
         self._known = desk.heads.get
+        self._current: Any = None
         self._receiving = False  # in the middle of a request's bytes
         self._in_head = False
         self._head_bytes = 0
@@ -79,7 +81,13 @@ class FrontProtocol(HttpToolsProtocol):
         self._usual, self._usual_length = b"", -1
         self._usual_head: Head
         self._heard_s = _monotonic()
-        self._lingering = False  # refused for good; what still comes is thrown away
+        self._stalled = (0, 0.0)  # bytes the client has not taken, and since when it has been that many
+        self._lingering = False  # nothing more is read as HTTP; what still comes is thrown away
+        self._leaving = False  # the worker is stopping: the next answer is the last
+
+    @property
+    def _busy(self) -> bool:
+        return self._current is not None and not self._current.response_complete
 
     # ---- bytes in ------------------------------------------------------------------------------------------------
 
@@ -88,20 +96,18 @@ class FrontProtocol(HttpToolsProtocol):
         self.desk.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
         cycle = self.cycle
         resting = not self._receiving and (cycle is None or cycle.response_complete)
-        if resting and not self._lingering:
+        if resting and not self._lingering and not self._leaving and not self.flow.write_paused:
             if len(data) == self._usual_length and data.startswith(self._usual):
-                self.cycle = invocation = Invocation(self, self._usual_head)
+                self.cycle = self._current = invocation = Invocation(self, self._usual_head)
                 self._begin(invocation, data[len(self._usual) :])
                 return
             end = data.find(b"\r\n\r\n", 0, HEAD_BYTES_REMEMBERED) + 4
             if end > 4:
                 head = self._known(data[:end])
                 if head is not None and len(data) == end + head.length:  # type: ignore[operator]
-                    self.cycle = invocation = Invocation(self, head)
+                    self.cycle = self._current = invocation = Invocation(self, head)
                     if head.route is Route.INVOKE:
                         self._usual, self._usual_head, self._usual_length = data[:end], head, len(data)
                         self._begin(invocation, data[end:])
@@ -114,57 +120,61 @@ class FrontProtocol(HttpToolsProtocol):
     def _parse(self, data: bytes) -> None:
         """Everything that is not one whole request with a known head."""
         self._heard_s = _monotonic()
-        if self._lingering or self.transport.is_closing():
-            return
-        if self._in_head or not self._receiving:
-            self._head_bytes += len(data)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            if self._hot is None:
-                self.handle_upgrade()
-        except httptools.HttpParserError as e:
-            self._refuse_connection(BadRequest(f"not valid HTTP: {e}"))
+        while data and not self._lingering and not self.transport.is_closing():
+            try:
+                self.parser.feed_data(data)
+                data = b""
+            except httptools.HttpParserUpgrade as e:
+                # Nothing here speaks another protocol: the offer is ignored, and what follows is read as HTTP again.
+                data = data[e.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+            except httptools.HttpParserError as e:
+                too_large = self._head_bytes > HEAD_BYTES_MAX
+                self._refuse_connection(HeadersTooLarge(HEAD_TOO_LARGE) if too_large else BadRequest(f"not valid HTTP: {e}"))
         self._raw_head = b""
-        if self._in_head and self._head_bytes > HEAD_BYTES_MAX:
-            self._refuse_connection(HeadersTooLarge(f"the request's head is larger than {HEAD_BYTES_MAX} bytes"))
-
-    def handle_upgrade(self) -> None:
-        """Nothing here speaks another protocol; answer as if the Upgrade had not been asked for."""
-        self._refuse_connection(BadRequest("Upgrade is not supported on this path"))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._receiving = self._in_head = True
+        self._head_bytes = 0
         self._hot = None
 
+    def on_url(self, url: bytes) -> None:
+        self._count_head(len(url))
+        super().on_url(url)
+
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value))
         if self._in_head:  # what comes later is the trailer of a chunked body, which nothing here needs
             super().on_header(name, value)
 
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES_MAX:
+            raise ValueError(HEAD_TOO_LARGE)  # the parser stops, and `_parse` says why
+
     def on_headers_complete(self) -> None:
         self._in_head = False
-        raw, self._raw_head, self._head_bytes = self._raw_head, b"", 0
+        raw, self._raw_head = self._raw_head, b""
         route = ROUTES.get(self.url.partition(b"?")[0])
         method = self.parser.get_method()
-        if route is None or method not in METHODS[route] or self.parser.should_upgrade():
+        if route is None or method not in METHODS[route]:
             super().on_headers_complete()
             return
-        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        head = build(route, method, self.headers, keep_alive, self.desk.default_accept)
-        if raw:
+        offer = self.parser.should_upgrade()  # of another protocol, such as h2c: ignored
+        lasting = self.parser.get_http_version() != "1.0" and (offer or self.parser.should_keep_alive())
+        head = build(route, method, self.headers, lasting and not self._leaving, self.desk.default_accept)
+        if raw and not offer:
             self.desk.heads.remember(raw, len(self.headers), head)
         existing = self.cycle
         self.cycle = self._hot = invocation = Invocation(self, head)
         invocation.complete = False
         if (head.length or 0) > self.desk.limits.body_bytes_max:
             invocation.refused = self._too_large()
-        if existing is None or existing.response_complete:
+        if (existing is None or existing.response_complete) and not self.flow.write_paused:
             self._take_turn(invocation)
         else:
-            invocation.turn = False
-            self.flow.pause_reading()
-            self.pipeline.appendleft((invocation, self.app))  # type: ignore[arg-type]
+            self._queue(invocation)
 
     def on_body(self, body: bytes) -> None:
         hot = self._hot
@@ -203,15 +213,24 @@ class FrontProtocol(HttpToolsProtocol):
 
     # ---- turns ---------------------------------------------------------------------------------------------------
 
+    def _queue(self, invocation: Invocation) -> None:
+        """Wait for the answers before this one. Reading stops, so at most one read's worth of requests waits."""
+        invocation.turn = False
+        self.flow.pause_reading()
+        self.pipeline.appendleft((invocation, self.app))  # type: ignore[arg-type]
+
     def _take_turn(self, invocation: Invocation) -> None:
         """Every earlier answer is out: this request may be answered as soon as it is complete, or refused already."""
+        self._current = invocation
         invocation.turn = True
         if invocation.refused is not None:
-            self._refuse_body(invocation, invocation.refused)
+            self._refuse(invocation, invocation.refused)
         elif invocation.complete:
             self._start(invocation)
-        elif invocation.head.expects_continue:
-            self.transport.write(CONTINUE)
+        else:
+            self.flow.resume_reading()
+            if invocation.head.expects_continue:
+                self.transport.write(CONTINUE)
 
     def _start(self, invocation: Invocation) -> None:
         body, invocation.body = invocation.body or b"", None
@@ -222,20 +241,38 @@ class FrontProtocol(HttpToolsProtocol):
             self._ping(invocation)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        """uvicorn starts the next request of the pipeline here; it may be one of ours."""
+        """uvicorn starts a request here; out of the pipeline it may be one of ours."""
         if isinstance(cycle, Invocation):
             self._take_turn(cycle)
         else:
+            self._current = cycle
             super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """uvicorn's own cycles end here. Silence is watched by the desk's sweep, so no timer is set."""
+        self._heard_s = _monotonic()
+        self.loop.call_soon(self._next)
 
     def _done(self, invocation: Invocation) -> None:
         invocation.response_complete = True
+        self._heard_s = invocation.started_s
         if not invocation.keep_alive:
             self.transport.close()
         elif self.pipeline or self.flow.read_paused:
-            self.on_response_complete()
-            self._unset_keepalive_if_required()  # silence is watched by the desk's sweep instead
-        self._heard_s = invocation.started_s
+            self.loop.call_soon(self._next)  # not now: a long pipeline would answer itself ever deeper in the stack
+
+    def _next(self) -> None:
+        """Go on with what waits here, once the current request is answered and the client takes its answers."""
+        if self._busy or self.flow.write_paused or self.transport.is_closing():
+            return
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self.flow.resume_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.loop.call_soon(self._next)
 
     # ---- answers out ---------------------------------------------------------------------------------------------
 
@@ -244,7 +281,7 @@ class FrontProtocol(HttpToolsProtocol):
         size = len(body)
         if invocation.keep_alive and not extra and size < len(LENGTHS):
             self.transport.write(start + LENGTHS[size] + body)
-        else:
+        elif not self.transport.is_closing():
             close = b"" if invocation.keep_alive else b"connection: close\r\n"
             head = b"%b%d\r\n%b%b\r\n" % (start, size, extra, close)
             self.transport.writelines((head, body)) if size > JOIN_BYTES_MAX else self.transport.write(head + body)
@@ -252,13 +289,12 @@ class FrontProtocol(HttpToolsProtocol):
 
     def answer_error(self, invocation: Invocation, error: EvenkeelError) -> None:
         """A small JSON error with Content-Length. The connection goes on unless the body was not read to its end."""
-        if not invocation.complete:
-            invocation.keep_alive = False
-        self._write_error(error, invocation.keep_alive, invocation.head.is_head)
         if invocation.complete:
+            self._write_error(error, invocation.keep_alive, invocation.head.is_head)
             self._done(invocation)
         else:
             invocation.response_complete = True
+            self._write_error(error, False, invocation.head.is_head)
             self._linger()
 
     def _write_error(self, error: EvenkeelError, keep_alive: bool, is_head: bool = False) -> None:
@@ -282,77 +318,89 @@ class FrontProtocol(HttpToolsProtocol):
         self._done(invocation)
 
     def _refuse_body(self, invocation: Invocation, error: EvenkeelError) -> None:
-        """Refuse a request whose body is still coming: answer in its turn, then close."""
+        """Refuse a request whose body is still coming: in its turn, which may be now."""
         invocation.refused = error
-        if invocation.body is not None:
-            self.desk.receiving_bytes -= invocation.received
-            invocation.body = None
+        self._let_go_of_body(invocation)
         if invocation.turn:
-            invocation.caller = None
-            self.desk.invocations.count_error(error)
-            self.answer_error(invocation, error)
+            self._refuse(invocation, error)
+
+    def _refuse(self, invocation: Invocation, error: EvenkeelError) -> None:
+        invocation.caller = None
+        self.desk.invocations.count_error(error)
+        self.answer_error(invocation, error)
 
     def _refuse_connection(self, error: EvenkeelError) -> None:
-        """What came is not a request. Nothing after it can be understood, so answer once and close."""
-        self.desk.invocations.count_error(error)
-        cycle = self.cycle
-        if cycle is not None and cycle is not self._hot and not cycle.response_complete:
-            cycle.keep_alive = False  # an earlier request is still being answered; its answer is the last
-            self._lingering = True
-            return
-        if self._hot is not None:
-            self._hot.caller, self._hot.response_complete = None, True
-        self._write_error(error, keep_alive=False)
-        self._linger()
+        """What came is not a request. Nothing after it can be understood: answer in turn, and close."""
+        self._lingering = True
+        broken, self._hot = self._hot, None
+        if broken is None or broken.response_complete:
+            self.cycle = broken = Invocation(self, NO_HEAD)
+            broken.complete = False
+            if self._busy or self.pipeline:
+                self._queue(broken)
+        self._refuse_body(broken, error)
 
     def _linger(self) -> None:
         """Close our side and throw away what still comes, so that the answer is not lost in a reset."""
         self._lingering = True
         self._heard_s = _monotonic()
         self.flow.resume_reading()
-        if self.transport.can_write_eof():
+        if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
 
     # ---- time and ends -------------------------------------------------------------------------------------------
 
     def check_silence(self, now_s: float) -> None:
-        """Close an idle connection, refuse a request that stopped half-way, end a lingering one."""
-        silent_s = now_s - self._heard_s
-        limits = self.desk.limits
-        if self._lingering:
-            if silent_s > LINGER_S and (self.cycle is None or self.cycle.response_complete):
+        """Close an idle connection, refuse a request that stopped half-way, end a lingering or stalled one."""
+        silent_s, limits = now_s - self._heard_s, self.desk.limits
+        if self._stalled_for(now_s) > limits.body_timeout_s:
+            self.transport.abort()
+        elif self._lingering:
+            if silent_s > (limits.body_timeout_s if self._busy else LINGER_S):
                 self.transport.close()
         elif self._receiving:
-            if silent_s > limits.body_timeout_s and (self.cycle is None or self.cycle is self._hot or self._in_head):
-                error = BodyTimeout(f"nothing came for {limits.body_timeout_s:g} s in the middle of a request")
-                if self._hot is not None and self._hot.turn:
-                    self._refuse_body(self._hot, error)
-                else:
-                    self._refuse_connection(error)
-        elif (self.cycle is None or self.cycle.response_complete) and silent_s > limits.keep_alive_s:
+            if not self.flow.read_paused and silent_s > (LINGER_S if self._leaving else limits.body_timeout_s):
+                self._refuse_connection(BodyTimeout(f"nothing came for {silent_s:.0f} s in the middle of a request"))
+        elif not self._busy and silent_s > limits.keep_alive_s:
             self.transport.close()
 
+    def _stalled_for(self, now_s: float) -> float:
+        """Seconds for which the client has taken nothing of an answer that waits for it."""
+        waiting = self.transport.get_write_buffer_size()
+        if waiting == 0 or waiting != self._stalled[0]:
+            self._stalled = (waiting, now_s)
+        return now_s - self._stalled[1]
+
     def shutdown(self) -> None:
-        """The worker is stopping: close when the request in flight has been answered."""
-        if not self._receiving and (self.cycle is None or self.cycle.response_complete):
+        """The worker is stopping: close when what has begun to arrive has been answered."""
+        self._leaving = True
+        if not self._receiving and not self._busy and not self.pipeline:
             self.transport.close()
-        elif self.cycle is not None:
+        elif self.cycle is not None and not self._in_head:
             self.cycle.keep_alive = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.desk.connections.discard(self)
-        for cycle in [self.cycle, *(c for c, _ in self.pipeline)]:
+        for cycle in {self.cycle, self._current, *(c for c, _ in self.pipeline)}:
             if isinstance(cycle, Invocation):
                 self._leave(cycle)
-        if isinstance(self.cycle, Invocation):
-            self.cycle = None
+        self.pipeline.clear()
         self._hot = None
+        if isinstance(self.cycle, Invocation):
+            self.cycle = None if isinstance(self._current, Invocation) else self._current
         super().connection_lost(exc)
 
     def _leave(self, invocation: Invocation) -> None:
-        if invocation.body is not None:
-            self.desk.receiving_bytes -= invocation.received
-            invocation.body = None
+        self._let_go_of_body(invocation)
         if not invocation.response_complete:
             invocation.response_complete = True
             self.desk.invocations.abandon(invocation)
+
+    def _let_go_of_body(self, invocation: Invocation) -> None:
+        if invocation.body is not None:
+            self.desk.receiving_bytes -= invocation.received
+            invocation.body = None
+
+
+# Stands for the head of what could not be read as a request.
+NO_HEAD = build(Route.INVOKE, b"", [], False, None)

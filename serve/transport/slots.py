@@ -20,11 +20,12 @@ RETURN_PAGES_FROM = 1 << 20  # freed slots of this size and more give their page
 class Slot:
     """A span of the arena. Compared by identity; `held` while somebody has it."""
 
-    __slots__ = ("capacity", "held", "home", "offset")
+    __slots__ = ("capacity", "held", "home", "offset", "size")
 
     def __init__(self, offset: int, capacity: int, home: list[Slot]) -> None:
         self.offset, self.capacity, self.home = offset, capacity, home
         self.held = False
+        self.size = 0  # bytes asked for by the holder
 
 
 class Slots:
@@ -33,7 +34,7 @@ class Slots:
     def __init__(self, classes: tuple[tuple[int, int], ...] = CLASSES) -> None:
         self._free: list[tuple[int, list[Slot]]] = []
         self.held = 0
-        self.held_bytes = 0
+        self.held_bytes = 0  # as asked for, not as large as the slots are: untouched pages take no memory
         at = 0
         for size, count in classes:
             assert size % STEP == 0, "engines address slots as rows of STEP bytes"
@@ -50,7 +51,8 @@ class Slots:
                 slot = free.pop()
                 slot.held = True
                 self.held += 1
-                self.held_bytes += capacity
+                slot.size = size
+                self.held_bytes += size
                 return slot
         return None
 
@@ -58,5 +60,5 @@ class Slots:
         assert slot.held, "a slot is released once, by its holder"
         slot.held = False
         self.held -= 1
-        self.held_bytes -= slot.capacity
+        self.held_bytes -= slot.size
         slot.home.append(slot)

@@ -53,6 +53,8 @@ class RawReply:
 class RawBackend(Protocol):
     """Runs whole requests. One failed request is an exception in its place, never a raise for all."""
 
+    batched: bool  # whether several requests at once are any use to it
+
     def handle(self, requests: Sequence[RawRequest]) -> Sequence[RawReply | Exception]: ...
 
     def describe(self) -> Mapping[str, Any]: ...

@@ -54,10 +54,10 @@ RAISED = (Exception, SystemExit, KeyboardInterrupt)
 
 class HandlerBackend:
     def __init__(self, script: Script, model: Any, batched: bool) -> None:
-        self._script, self._model, self._batched = script, model, batched
+        self._script, self._model, self.batched = script, model, batched
 
     def handle(self, requests: Sequence[RawRequest]) -> Sequence[RawReply | Exception]:
-        if self._batched:
+        if self.batched:
             return self._together(requests)
         return [self._alone(request) for request in requests]
 
@@ -65,7 +65,7 @@ class HandlerBackend:
         loaded = [(name, sys.modules[name]) for name in FRAMEWORKS if name in sys.modules]
         brought = [f"{name} {getattr(module, '__version__', '')}".strip() for name, module in loaded]
         return {"framework": ", ".join(brought) or "python", "device": "up to the handler",
-                "batched": self._batched, "functions": sorted(self._script.own)}  # fmt: skip
+                "batched": self.batched, "functions": sorted(self._script.own)}  # fmt: skip
 
     def _alone(self, request: RawRequest) -> RawReply | Exception:
         script, processor = self._script, Processor(request)

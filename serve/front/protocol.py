@@ -74,7 +74,7 @@ class FrontProtocol(HttpToolsProtocol):
         self._current: Any = None
         self._receiving = False  # in the middle of a request's bytes
         self._in_head = False
-        self._head_bytes = 0
+        self._head_bytes = self._head_arrived = 0  # by the parser's count, and unparsed
         self._hot: Invocation | None = None  # the hot request whose bytes are arriving
         self._raw_head = b""  # of the message that starts with the current data, when it is all there
         # The head of the last request, its bytes, and the length of the whole: most clients repeat all three.
@@ -121,12 +121,14 @@ class FrontProtocol(HttpToolsProtocol):
         """Everything that is not one whole request with a known head."""
         self._heard_s = _monotonic()
         while data and not self._lingering and not self.transport.is_closing():
+            was_in_head = self._in_head
             try:
                 self.parser.feed_data(data)
+                if was_in_head and self._in_head:
+                    self._count_arrived(len(data))
                 data = b""
             except httptools.HttpParserUpgrade as e:
-                # Nothing here speaks another protocol: the offer is ignored, and what follows is read as HTTP again.
-                data = data[e.args[0] :]
+                data = self._without_offer() + data[e.args[0] :]
                 self.parser = httptools.HttpRequestParser(self)
             except httptools.HttpParserError as e:
                 too_large = self._head_bytes > HEAD_BYTES_MAX
@@ -136,7 +138,7 @@ class FrontProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._receiving = self._in_head = True
-        self._head_bytes = 0
+        self._head_bytes = self._head_arrived = 0
         self._hot = None
 
     def on_url(self, url: bytes) -> None:
@@ -153,18 +155,34 @@ class FrontProtocol(HttpToolsProtocol):
         if self._head_bytes > HEAD_BYTES_MAX:
             raise ValueError(HEAD_TOO_LARGE)  # the parser stops, and `_parse` says why
 
+    def _count_arrived(self, size: int) -> None:
+        """Bytes of a head that the parser keeps to itself, because a header in it has not ended yet."""
+        self._head_arrived += size
+        if self._head_arrived > HEAD_BYTES_MAX:
+            self._refuse_connection(HeadersTooLarge(HEAD_TOO_LARGE))
+
+    def _without_offer(self) -> bytes:
+        """The head just read, without its offer to speak another protocol (h2c, say), which nothing here does.
+
+        The parser stops at an Upgrade and reads no body; it is given the request again as if it had come without.
+        """
+        lines = [b"%b %b HTTP/1.1" % (self.parser.get_method(), self.url)]
+        lines += [b"%b: %b" % (k, v) for k, v in self.headers if k not in (b"upgrade", b"http2-settings", b"connection")]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self.parser.should_upgrade():
+            return
         raw, self._raw_head = self._raw_head, b""
         route = ROUTES.get(self.url.partition(b"?")[0])
         method = self.parser.get_method()
         if route is None or method not in METHODS[route]:
             super().on_headers_complete()
             return
-        offer = self.parser.should_upgrade()  # of another protocol, such as h2c: ignored
-        lasting = self.parser.get_http_version() != "1.0" and (offer or self.parser.should_keep_alive())
+        lasting = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         head = build(route, method, self.headers, lasting and not self._leaving, self.desk.default_accept)
-        if raw and not offer:
+        if raw:
             self.desk.heads.remember(raw, len(self.headers), head)
         existing = self.cycle
         self.cycle = self._hot = invocation = Invocation(self, head)
@@ -202,6 +220,8 @@ class FrontProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._receiving = False
         hot = self._hot
+        if self.parser.should_upgrade():
+            return
         if hot is None:
             if not isinstance(self.cycle, Invocation):
                 super().on_message_complete()

@@ -94,7 +94,7 @@ class Ownership(RuleBasedStateMachine):
     @invariant()
     def the_counts_are_right(self) -> None:
         assert self.slots.held == len(self.held)
-        assert self.slots.held_bytes == sum(s.capacity for s in self.held)
+        assert self.slots.held_bytes == sum(s.size for s in self.held)
 
     def teardown(self) -> None:
         for slot in self.held:

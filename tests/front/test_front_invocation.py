@@ -88,7 +88,7 @@ def test_a_full_queue_refuses_and_names_the_limit() -> None:
 
 
 def test_a_full_arena_refuses_in_bytes() -> None:
-    with FrontBench(plain, limits=Limits(queue_bytes_max=150)) as bench:
+    with FrontBench(plain, limits=Limits(queue_bytes_max=260)) as bench:
         taken = [bench.ask(body([1, 2])) for _ in range(2)]
         assert bench.ask(body([1, 2])).code == "overloaded"
         bench.settle()

@@ -56,6 +56,16 @@ class Decoded:
         return self._arrays
 
 
+class RowsCodec(Protocol):
+    """A codec that can write the replies to many requests of one row each at once."""
+
+    def encode_rows(self, rows: Array) -> list[bytes]:
+        """`rows` is (n, items), C-contiguous, finite, numeric and not bfloat16: the only output of n requests.
+
+        Exactly the bytes that `encode` gives for each alone in form INSTANCES, for about a tenth of the work.
+        """
+
+
 class Codec(Protocol):
     """One format. `mime` is the exact Content-Type of its replies: NumpyDeserializer compares it as a whole."""
 

@@ -58,6 +58,10 @@ class JsonDocument:
             values = named_rows(columns, plan) if signature.rows_axis else dict(zip(plan.output_names, columns, strict=True))
         return dumps({"predictions": values} if form == INSTANCES else values)
 
+    def encode_rows(self, rows: Array) -> list[bytes]:
+        text = dumps(rows)
+        return [b'{"predictions":[[%b]]}' % row for row in text[2:-2].split(b"],[")]
+
 
 def parse(body: Body) -> Any:
     try:

@@ -62,6 +62,10 @@ class Npy:
                                 "application/x-npz or application/json")  # fmt: skip
         return to_npy(arrays[0], signature.outputs[0])
 
+    def encode_rows(self, rows: Array) -> list[bytes]:
+        header, raw, size = header_of(rows.dtype, (1, rows.shape[1])), rows.tobytes(), rows.itemsize * rows.shape[1]
+        return [header + raw[at : at + size] for at in range(0, len(raw), size)]
+
 
 # {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), } with its keys in any order. A structured dtype is a list
 # and matches nothing. All repetitions are possessive, so that no text can make the match slow.
@@ -157,17 +161,20 @@ def to_npy(array: Array, spec: TensorSpec) -> bytes:
         array = np.array(array.tolist(), dtype=str).reshape(array.shape)
     elif spec.dtype == "bfloat16":
         array = shown(array, spec)
-    key = (array.dtype, array.shape)
-    header = _headers.get(key)
+    return header_of(array.dtype, array.shape) + array.tobytes()
+
+
+def header_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    header = _headers.get((dtype, shape))
     if header is None:
         if len(_headers) >= HEADERS_REMEMBERED:
             _headers.clear()
-        header = _headers[key] = _header(array)
-    return header + array.tobytes()
+        header = _headers[dtype, shape] = _header(dtype, shape)
+    return header
 
 
-def _header(array: Array) -> bytes:
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     file = io.BytesIO()
-    described = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, described)
     return file.getvalue()

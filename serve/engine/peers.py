@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from serve.contract.logline import log
-from serve.engine.tensors import SharedRows
 from serve.transport import descriptor
 from serve.transport.arena import Arena
 from serve.transport.channel import Channel, ChannelClosed
 from serve.transport.descriptor import PROTOCOL, RECORD_BYTES, REPLY
+from serve.transport.rows import SharedRows
 
 
 class Peer:

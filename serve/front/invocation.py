@@ -17,9 +17,10 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import orjson
 
-from serve.codec import Body, Decoded, Form
+from serve.codec import Body, Codec, Decoded, Form
 from serve.contract.logline import log
 from serve.contract.status import Block, Engine, Front, StatusPage, bucket
 from serve.errors import (
@@ -37,9 +38,10 @@ from serve.front.links import EngineLink, Model
 from serve.settings import Limits
 from serve.transport import descriptor
 from serve.transport.arena import Arena, read_spill
-from serve.transport.descriptor import FINITE, OVERFLOW, REPLY, REQUEST
+from serve.transport.descriptor import FINITE, OVERFLOW, RECORD_BYTES, REPLY, REQUEST
 from serve.transport.layout import aligned
-from serve.transport.slots import RETURN_PAGES_FROM, SLOT_BYTES_MAX, Slot, Slots
+from serve.transport.rows import SharedRows
+from serve.transport.slots import RETURN_PAGES_FROM, SLOT_BYTES_MAX, STEP, Slot, Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,6 +55,10 @@ EARLY_MAX = 256  # requests held by a worker that has not met an engine yet
 RAW_ROOM = 16 * 1024  # room for the answer of a handler beside its input; longer answers come in a file of their own
 CHECK_WAIT_FROM_ROWS = 64  # below this many rows ahead the predicted wait cannot matter
 
+INSTANCES = Form.INSTANCES
+TOGETHER_FROM = 6  # replies from which encoding them together is faster
+ID_WORD, OFFSET_WORD = 1, 2  # of a record as 8-byte words
+SINGLE_ANSWER = int.from_bytes(REPLY.pack(descriptor.ANSWER, FINITE, 0, 1, 0, 0, 0, 0, 0.0, 0.0, 0)[:8], "little")
 _ANSWER = int(descriptor.ANSWER)
 _OK, _LATENCY, _ERRORS = int(Front.OK), int(Front.LATENCY), int(Front.ERRORS)
 _IN_FLIGHT, _QUEUE_ROWS, _SLOT_BYTES = int(Front.IN_FLIGHT), int(Front.QUEUE_ROWS), int(Front.SLOT_BYTES)
@@ -117,6 +123,7 @@ class Invocations:
         self._count = self._block.count
         self._arena = Arena.create()
         self._memory = self._arena.memory
+        self._shared_rows = SharedRows(self._memory)
         self._slots = Slots()
         self._page = page
         self._early: list[tuple[Invocation, Body]] = []  # came while this worker had not met an engine yet
@@ -207,7 +214,9 @@ class Invocations:
     def finish(self, link: EngineLink, records: bytes) -> None:
         """Replies of an engine: encode and answer each, and have the slots back."""
         now_s, count, take, release = self._clock(), self._count, self._pending.pop, self._slots.release
-        for kind, flags, family, rows, id, offset, size, _, _, _, _ in REPLY.iter_unpack(records):
+        together = self._encode_together(link, records) if len(records) >= TOGETHER_FROM * RECORD_BYTES else None
+        encoder, bodies = together or (None, [])
+        for n, (kind, flags, family, rows, id, offset, size, _, _, _, _) in enumerate(REPLY.iter_unpack(records)):
             invocation = take(id)
             assert invocation.link is link, "an engine replies once to each request that it was given"
             self._rows -= rows
@@ -218,8 +227,11 @@ class Invocations:
                     if kind != _ANSWER or flags & OVERFLOW or model.signature is None:
                         self._answer_otherwise(invocation, kind, flags, family, offset, size)
                     else:
-                        arrays = model.outputs.unpack(self._memory, offset, rows)
-                        body = head.encoder.encode(arrays, model.signature, invocation.form, flags & FINITE != 0)
+                        if head.encoder is encoder and invocation.form == INSTANCES:
+                            body = bodies[n]
+                        else:
+                            arrays = model.outputs.unpack(self._memory, offset, rows)
+                            body = head.encoder.encode(arrays, model.signature, invocation.form, flags & FINITE != 0)
                         invocation.caller = None
                         count[_OK] += 1
                         count[_LATENCY + int((now_s - invocation.started_s) * 1e6).bit_length()] += 1
@@ -237,6 +249,26 @@ class Invocations:
                 self._arena.give_back(slot)
             release(slot)
             invocation.slot = None
+
+    def _encode_together(self, link: EngineLink, records: bytes) -> tuple[Codec, list[bytes]] | None:
+        """The bodies of many replies at once, if all are single rows of one output: one call instead of one each.
+
+        In the format of the first of them; whoever asked for another is answered on its own.
+        """
+        model = link.model
+        if model is None or not model.rows_together:
+            return None
+        words = np.frombuffer(records, np.uint64).reshape(-1, RECORD_BYTES // 8)
+        encoder = self._pending[int(words[0, ID_WORD])].head.encoder
+        offsets = words[:, OFFSET_WORD]
+        shift = int(offsets[0]) % STEP
+        alike = (words[:, 0] == SINGLE_ANSWER).all() and (offsets % STEP == shift).all()
+        encode_rows = getattr(encoder, "encode_rows", None)  # of a RowsCodec; isinstance would cost more than it says
+        if not alike or encode_rows is None:
+            return None
+        outputs = model.outputs
+        view = self._shared_rows.view(shift, outputs.row_bytes // outputs.dtypes[0].itemsize, outputs.dtypes[0])
+        return encoder, encode_rows(view[offsets // STEP])
 
     # ---- admit, decode, claim, submit ----------------------------------------------------------------------------
 

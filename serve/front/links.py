@@ -35,6 +35,7 @@ class Model:
     signature: Signature | None
     inputs: Layout
     outputs: Layout
+    rows_together: bool  # one numeric output whose rows are lists of fixed length: many replies are encoded at once
     slot_bytes: int  # room for one row and its answer, when both have a fixed size
 
     @staticmethod
@@ -42,8 +43,11 @@ class Model:
         sig = Signature.from_json(card["signature"]) if card["signature"] else None
         inputs = Layout(sig.inputs if sig else (), bool(sig and sig.rows_axis))
         outputs = Layout(sig.outputs if sig else (), bool(sig and sig.rows_axis))
+        output = sig.outputs[0] if sig and len(sig.outputs) == 1 else None
+        together = bool(sig and sig.rows_axis and output and len(output.dims) == 1 and output.row_bytes)
+        together = together and output is not None and output.dtype != "bfloat16"
         room = inputs.row_room + (outputs.row_room if outputs.fixed else inputs.row_room)
-        return Model(card["name"], card["version"], card["rows_max"], sig, inputs, outputs, room)
+        return Model(card["name"], card["version"], card["rows_max"], sig, inputs, outputs, together, room)
 
 
 OnReplies = Callable[["EngineLink", bytes], None]

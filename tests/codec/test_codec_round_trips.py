@@ -176,3 +176,13 @@ def test_no_json_value_makes_a_decoder_fail_in_a_foreign_way(value: object, sign
             continue
         for spec, array in zip(signature.inputs, decoded.arrays, strict=True):
             assert array.ndim == len(spec.dims) + signature.rows_axis
+
+
+@pytest.mark.parametrize("mime", ["application/json", "application/x-npy", "tensor/pt"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8", "bool"])
+def test_many_rows_written_at_once_are_the_bytes_of_each_alone(mime: str, dtype: str) -> None:
+    signature = Signature((TensorSpec("x", "float32", (2,)),), (TensorSpec("y", dtype, (3,)),))
+    rows = np.array([[0, 1, 2], [3, 0, 250], [1, 1, 0]]).astype(dtype)
+    codec = decoder_for(mime)
+    alone = [codec.encode([row[None]], signature, Form.INSTANCES, finite=True) for row in rows]
+    assert codec.encode_rows(rows) == alone

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from serve.batching.pending import Item
 from serve.batching.placement import Segment
 from serve.contract.signature import Signature
-from serve.engine.tensors import Gather, Scatter, SharedRows, all_finite, finite, single_rows
+from serve.engine.tensors import Gather, Scatter, all_finite, finite, single_rows
 from serve.transport.layout import Layout, aligned
+from serve.transport.rows import SharedRows
 from tests.support.models import Array, signature, spec
 
 ARENA = 64 * 1024

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 GAIN = 0.1  # weight of one new observation; ten batches change the estimate by two thirds
 STEP_LIMIT = 2.0  # one observation moves the estimate as if it were off by at most this factor: pauses are not cost
-SHAPES_MAX = 64  # shapes with a curve of their own; more share the nearest in size
+SHAPES_MAX = 64  # shapes whose curve is remembered; further ones start from the default every time
 SAME_RATE = 0.95  # batch sizes whose rows per second are within 5 % count as equally fast: noise, not gain
 
 
@@ -54,7 +54,7 @@ class Curve:
 
 @dataclass(slots=True)
 class CostModel:
-    """Curves by shape. `default` serves shapes that were never measured, scaled by their elements per row."""
+    """Curves by shape. `default`, the shape measured in warm-up, is where a shape seen for the first time starts from."""
 
     curves: dict[Hashable, Curve] = field(default_factory=dict)
     default: Curve = field(default_factory=lambda: Curve([1], [0.001]))

@@ -25,14 +25,13 @@ class Curve:
 
     def predict(self, rows: int) -> float:
         sizes, seconds = self.sizes, self.seconds
-        if rows <= sizes[0] or len(sizes) == 1:
-            return seconds[0] if rows <= sizes[0] else seconds[0] * rows / sizes[0]
-        i = 1
-        while i < len(sizes) - 1 and sizes[i] < rows:
-            i += 1
-        lo, hi = sizes[i - 1], sizes[i]
-        slope = (seconds[i] - seconds[i - 1]) / (hi - lo)
-        return seconds[i - 1] + slope * (rows - lo)
+        if rows <= sizes[0]:
+            return seconds[0]
+        if len(sizes) == 1:
+            return seconds[0] * rows / sizes[0]
+        hi = min(bisect_left(sizes, rows), len(sizes) - 1)
+        before, below_s = sizes[hi - 1], seconds[hi - 1]
+        return below_s + (seconds[hi] - below_s) * (rows - before) / (sizes[hi] - before)
 
     def cheapest_row(self) -> float:
         """Seconds a row at the best measured size: what a row costs when many wait."""
@@ -42,14 +41,18 @@ class Curve:
         """Move the points around `rows` towards what was just seen, keeping the curve from falling."""
         sizes, seconds = self.sizes, self.seconds
         factor = 1 + GAIN * (min(max(took_s / self.predict(rows), 1 / STEP_LIMIT), STEP_LIMIT) - 1)
-        above = min(bisect_left(sizes, rows), len(sizes) - 1)
-        below = above if sizes[above] == rows else max(0, above - 1)
-        for i in {below, above}:
-            seconds[i] *= factor
-        for i in range(above, 0, -1):  # points to the left are not above these, points to the right not below
-            seconds[i - 1] = min(seconds[i - 1], seconds[i])
-        for i in range(above + 1, len(seconds)):
-            seconds[i] = max(seconds[i], seconds[i - 1])
+        low = high = min(bisect_left(sizes, rows), len(sizes) - 1)
+        seconds[high] *= factor
+        if high and sizes[high] != rows:
+            low = high - 1
+            seconds[low] *= factor
+        while low and seconds[low - 1] > seconds[low]:
+            low -= 1
+            seconds[low] = seconds[low + 1]
+        last = len(sizes) - 1
+        while high < last and seconds[high + 1] < seconds[high]:
+            high += 1
+            seconds[high] = seconds[high - 1]
 
 
 @dataclass(slots=True)
@@ -94,11 +97,20 @@ def best_rows(curve: Curve, rows_max: int, within_s: float) -> int:
     """
     if rows_max == 1:
         return 1
-    fitting = [(n, n / s) for n, s in zip(curve.sizes, curve.seconds, strict=True) if n < rows_max and s <= within_s]
+    sizes, rates = [], []
+    for rows, seconds in zip(curve.sizes, curve.seconds, strict=True):
+        if rows >= rows_max or seconds > within_s:
+            break
+        sizes.append(rows)
+        rates.append(rows / seconds)
     whole_s = curve.predict(rows_max)
     if whole_s <= within_s:
-        fitting.append((rows_max, rows_max / whole_s))
-    if not fitting:
+        sizes.append(rows_max)
+        rates.append(rows_max / whole_s)
+    if not sizes:
         return min(rows_max, curve.sizes[0])
-    enough = SAME_RATE * max([rate for _, rate in fitting])
-    return next(n for n, rate in fitting if rate >= enough)
+    enough = SAME_RATE * max(rates)
+    for rows, rate in zip(sizes, rates, strict=True):
+        if rate >= enough:
+            return rows
+    raise AssertionError("the best rate is good enough")

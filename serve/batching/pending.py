@@ -89,9 +89,6 @@ class Pending:
                 chosen = key, queue
         return chosen
 
-    def head_is_late(self, now_s: float) -> bool:
-        return any(queue and queue[0].deadline_s <= now_s for queue in self._queues.values())
-
     def items(self) -> Iterable[Item]:
         """Everything that waits, in whole or in part."""
         return self._by_id.values()

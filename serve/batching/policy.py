@@ -46,9 +46,14 @@ class Wait(NamedTuple):
     until_s: float
 
 
+ONE_ROW = Run(1)
+
+
 def next_step(view: QueueView, now_s: float, curve: Curve, policy: Policy) -> Run | Wait:
     """Decide for a free engine with a queue of at least one row."""
     assert view.rows > 0, "the caller sleeps while nothing is queued"
+    if view.rows == 1 and view.expected < 1:
+        return ONE_ROW  # the most common question of a quiet server, and nothing to choose from
     within_s = _time_left(view, now_s, policy)
     rows = best_rows(curve, min(view.rows, policy.rows_max), within_s)
     if rows < view.rows or rows >= policy.rows_max:

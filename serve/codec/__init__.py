@@ -1,7 +1,7 @@
 """Bytes <-> named arrays: one file per format, a registry by MIME type. Pure, and free of any framework."""
 
-from serve.codec.codec import Body, Codec, Decoded, Form, RowsCodec
+from serve.codec.codec import Body, Codec, Decoded, DecodeRow, Form, RowsCodec
 from serve.codec.media import Media, parse_media
 from serve.codec.registry import decoder_for, negotiate
 
-__all__ = ["Body", "Codec", "Decoded", "Form", "Media", "RowsCodec", "decoder_for", "negotiate", "parse_media"]
+__all__ = ["Body", "Codec", "DecodeRow", "Decoded", "Form", "Media", "RowsCodec", "decoder_for", "negotiate", "parse_media"]

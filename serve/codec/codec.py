@@ -6,7 +6,7 @@ beyond the MIME type, nothing of slots, engines or frameworks, and it never unpi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Protocol
 
@@ -56,8 +56,16 @@ class Decoded:
         return self._arrays
 
 
+# A request of one plain row of the only input, as the bytes of that row; None for any other body, also for a wrong one,
+# which `decode` then says what is wrong with.
+DecodeRow = Callable[[Body, Signature | None], Body | None]
+
+
 class RowsCodec(Protocol):
-    """A codec that can write the replies to many requests of one row each at once."""
+    """A codec with a short way for requests of one row each: in, and out many at once."""
+
+    def decode_row(self, body: Body, signature: Signature) -> Body | None:
+        """Whatever this accepts, `decode` accepts with the same bytes and in form INSTANCES."""
 
     def encode_rows(self, rows: Array) -> list[bytes]:
         """`rows` is (n, items), C-contiguous, finite, numeric and not bfloat16: the only output of n requests.

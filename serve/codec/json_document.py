@@ -41,6 +41,17 @@ class JsonDocument:
         document = parse(body)
         return _quick(document, body, plan) or decode_document(document, plan)
 
+    def decode_row(self, body: Body, signature: Signature) -> Body | None:
+        pack = plan_of(signature).pack_flat_row
+        if pack is None or U in body or L in body:  # as in _quick
+            return None
+        try:
+            document = orjson.loads(body)
+            (row,) = document["instances"]
+            return pack(*row) if len(document) == 1 and type(row) is list else None
+        except (ValueError, TypeError, KeyError, struct.error, OverflowError):
+            return None
+
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
         plan = plan_of(signature)
         if plan.plain_output and form != COLUMNS:

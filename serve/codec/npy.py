@@ -56,6 +56,14 @@ class Npy:
             return Decoded(shape[0], (np.ndarray(shape, layout.dtype, body, layout.offset),), Form.INSTANCES)
         return decode_array(as_array(body, layout), plan)
 
+    def decode_row(self, body: Body, signature: Signature) -> Body | None:
+        plan = plan_of(signature)
+        size = plan.row_bytes
+        layout = _layouts.get(body[:-size]) if size and type(body) is bytes else None
+        if layout is None or layout.end != len(body) or not layout.plain or layout.dtype != plan.view_dtype:
+            return None
+        return body[-size:] if layout.shape == (1, *plan.single_dims) else None
+
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
         if len(arrays) != 1:
             raise NotAcceptable(f"{self.mime} carries one array, the model has {len(arrays)} outputs: ask for "

@@ -23,7 +23,7 @@ ROWS_MIN = 6  # with fewer records the columns cost more than they save
 WORDS = RECORD_BYTES // 8
 # A record as 8-byte words, in the order of the structs in transport/descriptor.py.
 FIRST, ID, OFFSET, CAPACITY, USED, DEADLINE = 0, 1, 2, 3, 4, 6
-SINGLE = int.from_bytes(REQUEST.pack(SUBMIT, 0, 0, 1, 0, 0, 0, 0, 0, 0.0, 0.0)[:8], "little")  # SUBMIT of one row
+SINGLE_WORD = REQUEST.pack(SUBMIT, 0, 0, 1, 0, 0, 0, 0, 0, 0.0, 0.0)[:8]  # SUBMIT of one row
 
 
 @dataclass(slots=True, eq=False)
@@ -54,10 +54,12 @@ class Block(Item):
 def block_of(records: bytes, peer: Any, key: Hashable, now_s: float, used: int) -> Block | None:
     """A block of these records if every one is a SUBMIT of one row with `used` bytes of input, else None."""
     table = np.frombuffer(records, np.uint64).reshape(-1, WORDS)
-    if not ((table[:, FIRST] == SINGLE).all() and (table[:, USED] == used).all()):
+    count = len(table)
+    # Bytes are compared faster than NumPy compares and reduces columns as short as these.
+    if table[:, FIRST].tobytes() != SINGLE_WORD * count or table[:, USED].tobytes() != used.to_bytes(8, "little") * count:
         return None
     deadline_s = float(table.view(np.float64)[:, DEADLINE].min())
-    return Block(-int(table[0, ID]), len(table), key, deadline_s, now_s, peer, int(table[0, OFFSET]),
+    return Block(-int(table[0, ID]), count, key, deadline_s, now_s, peer, int(table[0, OFFSET]),
                  int(table[:, CAPACITY].min()), used, table=table)  # fmt: skip
 
 
@@ -78,8 +80,8 @@ def replies(table: Table, reply: bytes, shift: int) -> bytes:
     """One reply for each record of the table: `reply` with the record's id, and its offset moved by `shift`."""
     out = np.empty((len(table), WORDS), np.uint64)
     out[:] = np.frombuffer(reply, np.uint64)
-    out[:, ID] = table[:, ID]
-    out[:, OFFSET] = table[:, OFFSET] + np.uint64(shift)
+    out[:, ID : OFFSET + 1] = table[:, ID : OFFSET + 1]
+    out[:, OFFSET] += np.uint64(shift)
     return out.tobytes()
 
 

@@ -27,7 +27,7 @@ from serve.engine.blocks import ROWS_MIN, Block, block_of, broken_up
 from serve.engine.peers import Peer, Peers
 from serve.engine.replica import Replica
 from serve.engine.replies import Replies
-from serve.engine.tensors import Array, all_finite, single_rows
+from serve.engine.tensors import Array, single_rows
 from serve.errors import Cancelled, DeadlineExceeded, EvenkeelError, ModelFailed, NotFinite
 from serve.transport import descriptor
 from serve.transport.descriptor import FINITE, RECORD_BYTES, REQUEST
@@ -105,7 +105,7 @@ class Cycle:
         """Take what has come, run at most one batch, send the replies. Returns how long the next turn may sleep."""
         self._take(wait_s)
         now_s = self._clock()
-        if now_s - self._expired_at_s >= EXPIRE_EVERY_S or self._pending.head_is_late(now_s):
+        if now_s - self._expired_at_s >= EXPIRE_EVERY_S:
             self._expire(now_s)
         wait_s = self._advance(now_s)
         self._peers.send()
@@ -120,6 +120,9 @@ class Cycle:
             return IDLE_S
         key, queue = chosen
         pending, head = self._pending, queue[0]
+        if head.deadline_s <= now_s:
+            self._expire(now_s)
+            return 0.0
         rows = pending.rows if self._only_key is not None else sum(i.rows - i.placed for i in queue if not i.gone)
         held_s = now_s - self._held_since_s if self._held_since_s else 0.0
         expected = self._arrivals.peak_rows - pending.rows
@@ -198,7 +201,7 @@ class Cycle:
 
     def _run(self, segments: list[Segment], key: Hashable) -> None:
         """Run a batch and answer whoever is complete. A failing batch is halved until the bad request stands alone."""
-        rows = sum(s.rows for s in segments)
+        rows = sum([s.rows for s in segments])
         started_s = self._stamp_start(segments, key, rows)
         try:
             if self.replica.signature is None:
@@ -226,7 +229,7 @@ class Cycle:
         value = self.cells.value
         now_s = self._clock()
         value[_PREDICTED] = self.replica.cost.curve(key).predict(rows)
-        value[_DEADLINE] = max([s.item.deadline_s for s in segments])
+        value[_DEADLINE] = segments[0].item.deadline_s if len(segments) == 1 else max([s.item.deadline_s for s in segments])
         value[_BEAT] = now_s
         value[_STARTED] = now_s
         self._note_ids(segments)
@@ -266,7 +269,7 @@ class Cycle:
         checked = scatter.checked(outputs, rows)
         if isinstance(checked, str):
             return ModelFailed(checked)
-        flags = FINITE if all_finite(signature, checked) else 0
+        flags = FINITE if scatter.finite(checked) else 0
         if singles is not None:
             scatter.singles(segments[0].item, checked[0], singles)
             self._replies.singles(segments, layout.row_bytes, flags, started_s, run_s, rows)
@@ -280,8 +283,8 @@ class Cycle:
     ) -> None:
         """Each request's share of the outputs, without padding, answered when its last part is done."""
         replica = self.replica
-        inputs, layout, scatter, signature = replica.inputs, replica.outputs, replica.scatter, replica.signature
-        assert inputs and layout and scatter and signature, "tensor replicas have them all"
+        inputs, layout, scatter = replica.inputs, replica.outputs, replica.scatter
+        assert inputs and layout and scatter, "tensor replicas have them all"
         at, flags_of_batch = 0, flags
         for s in segments:
             flags = flags_of_batch
@@ -290,7 +293,7 @@ class Cycle:
             whole = self._replies.join(s, mine)
             if whole is not None:
                 if s.rows != s.item.rows:  # other parts of it ran in other batches
-                    flags = FINITE if all_finite(signature, whole) else 0
+                    flags = FINITE if scatter.finite(whole) else 0
                 if not inputs.fixed:
                     whole = scatter.crop(whole, inputs.row_dims(s.item.peer.memory, s.item.offset), key)
                 self._replies.tensors(s.item, layout, whole, flags, started_s, run_s, rows)

@@ -41,6 +41,7 @@ class Head:
     encoder: codec.Codec
     wrong: EvenkeelError | None
     encoded: bool  # by a Content-Encoding, which handlers too would not expect
+    decode_row: codec.DecodeRow | None  # the decoder's way with one plain row, where it has one and nothing is wrong
     request_id: str
     answer_start: bytes  # of a 200, up to the value of Content-Length
     expects_continue: bool = False
@@ -68,12 +69,14 @@ def build(
             encoder = codec.negotiate(accept, decoder.mime, default_accept)
         except EvenkeelError as e:
             wrong = e
+    params = codec.parse_media(content_type).params
     length = values.get(b"content-length")
     return Head(
         route=route, is_head=method == b"HEAD", keep_alive=keep_alive, content_type=content_type, accept=accept,
-        params=codec.parse_media(content_type).params,
+        params=params,
         length=None if b"transfer-encoding" in values else int(length or 0), decoder=decoder, encoder=encoder, wrong=wrong,
         encoded=b"content-encoding" in values,
+        decode_row=None if wrong is not None or params else getattr(decoder, "decode_row", None),
         request_id=values.get(_ID, b"").decode("latin-1"), answer_start=ok_start(encoder.mime),
         expects_continue=values.get(b"expect", b"").lower() == b"100-continue",
         headers={k.decode("latin-1"): v.decode("latin-1") for k, v in headers if k.startswith(AMZN)})  # fmt: skip

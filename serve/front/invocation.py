@@ -15,10 +15,9 @@ import os
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import orjson
 
 from serve.codec import Body, Codec, Decoded, Form
 from serve.contract.logline import log
@@ -26,22 +25,20 @@ from serve.contract.status import Block, Engine, Front, StatusPage, bucket
 from serve.errors import (
     FAMILIES,
     NUMBER,
-    BodyTooLarge,
     DeadlineExceeded,
     EngineLost,
     EvenkeelError,
     NotReady,
     Overloaded,
 )  # fmt: skip
-from serve.front.heads import Head, new_request_id, ok_start
+from serve.front.heads import Head, ok_start
+from serve.front.intake import Intake
 from serve.front.links import EngineLink, Model
 from serve.settings import Limits
 from serve.transport import descriptor
-from serve.transport.arena import Arena, read_spill
+from serve.transport.arena import read_spill
 from serve.transport.descriptor import FINITE, OVERFLOW, RECORD_BYTES, REPLY, REQUEST
-from serve.transport.layout import aligned
-from serve.transport.rows import SharedRows
-from serve.transport.slots import RETURN_PAGES_FROM, SLOT_BYTES_MAX, STEP, Slot, Slots
+from serve.transport.slots import STEP, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,13 +49,14 @@ SWEEP_S = 0.05  # how late a deadline may be noticed
 ATTEMPTS_MAX = 2  # a request runs again once after a crash; one that was in two crashes is suspect
 DECODED_ASIDE_FROM = 1 << 20  # bytes of body from which decoding would hold up other requests noticeably
 EARLY_MAX = 256  # requests held by a worker that has not met an engine yet
-RAW_ROOM = 16 * 1024  # room for the answer of a handler beside its input; longer answers come in a file of their own
 CHECK_WAIT_FROM_ROWS = 64  # below this many rows ahead the predicted wait cannot matter
 
+ROW_BODY_MAX = 64 * 1024  # longer bodies take the general path, where a few microseconds more do not matter
+Words = np.ndarray[Any, np.dtype[np.uint64]]
 INSTANCES = Form.INSTANCES
 TOGETHER_FROM = 6  # replies from which encoding them together is faster
 ID_WORD, OFFSET_WORD = 1, 2  # of a record as 8-byte words
-SINGLE_ANSWER = int.from_bytes(REPLY.pack(descriptor.ANSWER, FINITE, 0, 1, 0, 0, 0, 0, 0.0, 0.0, 0)[:8], "little")
+SINGLE_ANSWER = REPLY.pack(descriptor.ANSWER, FINITE, 0, 1, 0, 0, 0, 0, 0.0, 0.0, 0)[:8]
 _ANSWER = int(descriptor.ANSWER)
 _OK, _LATENCY, _ERRORS = int(Front.OK), int(Front.LATENCY), int(Front.ERRORS)
 _IN_FLIGHT, _QUEUE_ROWS, _SLOT_BYTES = int(Front.IN_FLIGHT), int(Front.QUEUE_ROWS), int(Front.SLOT_BYTES)
@@ -74,35 +72,34 @@ class Caller(Protocol):
 
 
 class Invocation:
-    """One request from its head to its answer. The protocol fills the first group, this file the second."""
+    """One request from its head to its answer. The protocol fills the first group, this file and Intake the second.
 
-    __slots__ = (
-        "attempts", "body", "caller", "complete", "deadline_s", "form", "head", "id", "keep_alive", "link", "model",
-        "received", "refused", "response_complete", "rows", "slot", "started_s", "turn", "used",
-    )  # fmt: skip
+    The values here are those of nearly every request; setting only what differs is a third of the cost of making one.
+    """
+
+    caller: Caller | None  # None once answered or left: nobody waits any more
+    response_complete = False
+    complete = True  # the whole body is here
+    turn = True  # every earlier request of the connection has been answered
+    refused: EvenkeelError | None = None
+    body: bytearray | None = None
+    received = 0  # bytes of `body` that have come
 
     id: int
     model: Model
-    rows: int
-    form: Form
+    rows = 1
+    form = Form.INSTANCES
     used: int  # bytes of input in the slot
+    started_s = 0.0
     deadline_s: float
+    attempts = 0
+    slot: Slot | None = None
+    link: EngineLink | None = None
 
     def __init__(self, caller: Caller, head: Head) -> None:
-        self.caller: Caller | None = caller  # None once answered or left: nobody waits any more
+        self.caller = caller
         self.head = head
         self.keep_alive = head.keep_alive
-        self.response_complete = False
-        self.complete = True  # the whole body is here
-        self.turn = True  # every earlier request of the connection has been answered
-        self.refused: EvenkeelError | None = None
-        self.body: bytearray | None = None
-        self.received = 0  # bytes of `body` that have come
-
-        self.started_s = 0.0
-        self.attempts = 0
-        self.slot: Slot | None = None
-        self.link: EngineLink | None = None
 
 
 class Invocations:
@@ -121,10 +118,7 @@ class Invocations:
         self._clock = clock
         self._block: Block = page.front(place)
         self._count = self._block.count
-        self._arena = Arena.create()
-        self._memory = self._arena.memory
-        self._shared_rows = SharedRows(self._memory)
-        self._slots = Slots()
+        self._intake = Intake(limits)
         self._page = page
         self._early: list[tuple[Invocation, Body]] = []  # came while this worker had not met an engine yet
         self._pending: dict[int, Invocation] = {}
@@ -141,7 +135,7 @@ class Invocations:
         self._model: Model | None = None  # set from the first HELLO on
         self._only_up: EngineLink | None = None  # the engine that is up, when exactly one is
         self._links = [
-            EngineLink(path, page.engine(i), self._arena, self.finish, self._engine_up, self._engine_lost)
+            EngineLink(path, page.engine(i), self._intake.arena, self.finish, self._engine_up, self._engine_lost)
             for i, path in enumerate(sockets)
         ]
 
@@ -163,95 +157,76 @@ class Invocations:
                 return
             if self._rows >= self._rows_max:
                 raise self._overloaded(f"{self._rows} rows wait already, the limit is {self._rows_max} (EVENKEEL_QUEUE_ROWS)")
-            if model.signature is None:
-                self._accept_raw(invocation, model, body)
-            else:
-                head = invocation.head
-                if head.wrong is not None:
-                    raise head.wrong
-                if decoded is None:
-                    if len(body) > DECODED_ASIDE_FROM:
-                        self._decode_aside(invocation, body, model.signature)
-                        return
-                    decoded = head.decoder.decode(body, model.signature, head.params)
-                invocation.rows = rows = decoded.rows
-                invocation.form = decoded.form
-                layout = model.inputs
-                if layout.single and rows == 1:
-                    size, room = layout.row_bytes, model.slot_bytes
-                elif decoded.packed is not None:
-                    size = len(decoded.packed)
-                    room = aligned(size) + (model.outputs.fixed_bytes(rows) if model.outputs.fixed else size)
-                else:
-                    size = layout.bytes_of(decoded.arrays, rows)
-                    room = aligned(size) + (model.outputs.fixed_bytes(rows) if model.outputs.fixed else size)
-                slot = self._slots.claim(room)
-                if slot is None or self._slots.held_bytes > self._bytes_max:
-                    slot = self._claim_without_room(slot, size)
-                invocation.slot = slot
-                packed, at = decoded.packed, slot.offset
-                if packed is not None:
-                    self._memory[at : at + size] = packed
-                    invocation.used = size
-                else:
-                    invocation.used = layout.pack(decoded.arrays, self._memory, at)
+            decode_row = invocation.head.decode_row
+            packed = None
+            if decode_row is not None and model.plain_row and len(body) <= ROW_BODY_MAX:
+                packed = decode_row(body, model.signature)
+            if packed is not None:
+                self._intake.take_row(invocation, model, packed)
+            elif not self._take_any(invocation, model, body, decoded):
+                return
             link = self._only_up
             if link is None or link.rows >= CHECK_WAIT_FROM_ROWS:
                 link = self._choose()
         except EvenkeelError as error:
-            self._drop_slot(invocation)
+            self._intake.release(invocation)
             self._refuse(invocation, error)
             return
-        self._next_id += 1
-        invocation.id = self._next_id
+        self._next_id = invocation.id = id = self._next_id + 1
         invocation.model = model
         invocation.link = link
         invocation.deadline_s = now_s + self._timeout_s
-        self._pending[invocation.id] = invocation
+        self._pending[id] = invocation
         self._rows += invocation.rows
         self._submit(invocation)
 
     def finish(self, link: EngineLink, records: bytes) -> None:
         """Replies of an engine: encode and answer each, and have the slots back."""
-        now_s, count, take, release = self._clock(), self._count, self._pending.pop, self._slots.release
-        together = self._encode_together(link, records) if len(records) >= TOGETHER_FROM * RECORD_BYTES else None
-        encoder, bodies = together or (None, [])
-        for n, (kind, flags, family, rows, id, offset, size, _, _, _, _) in enumerate(REPLY.iter_unpack(records)):
-            invocation = take(id)
+        if len(records) >= TOGETHER_FROM * RECORD_BYTES and self._finish_together(link, records):
+            return
+        for kind, flags, family, rows, id, offset, size, _, _, _, _ in REPLY.iter_unpack(records):
+            invocation = self._pending.pop(id)
             assert invocation.link is link, "an engine replies once to each request that it was given"
             self._rows -= rows
             link.rows -= rows
-            caller, head, model = invocation.caller, invocation.head, invocation.model
-            if caller is not None:
-                try:
-                    if kind != _ANSWER or flags & OVERFLOW or model.signature is None:
-                        self._answer_otherwise(invocation, kind, flags, family, offset, size)
-                    else:
-                        if head.encoder is encoder and invocation.form == INSTANCES:
-                            body = bodies[n]
-                        else:
-                            arrays = model.outputs.unpack(self._memory, offset, rows)
-                            body = head.encoder.encode(arrays, model.signature, invocation.form, flags & FINITE != 0)
-                        invocation.caller = None
-                        count[_OK] += 1
-                        count[_LATENCY + int((now_s - invocation.started_s) * 1e6).bit_length()] += 1
-                        caller.answer(invocation, head.answer_start, body)
-                except EvenkeelError as error:
-                    self._refuse(invocation, error)
-                except Exception:  # a bug of ours must cost this caller only, not those whose replies come after it
-                    log("answer_failed", "a reply could not be answered", trace=traceback.format_exc(limit=-6))
-                    self._refuse(invocation, EvenkeelError("an internal error; the log has its trace"))
-            elif flags & OVERFLOW:
-                os.close(link.take_fd())
-            slot = invocation.slot
-            assert slot is not None, "the engine had it until now"
-            if slot.capacity >= RETURN_PAGES_FROM:
-                self._arena.give_back(slot)
-            release(slot)
-            invocation.slot = None
+            if invocation.caller is None:
+                if flags & OVERFLOW:
+                    os.close(link.take_fd())
+            elif kind != _ANSWER or flags & OVERFLOW or invocation.model.signature is None:
+                self._answer_otherwise(invocation, kind, flags, family, offset, size)
+            else:
+                self._encode(invocation, offset, flags & FINITE != 0)
+            self._intake.release(invocation)
 
-    def _encode_together(self, link: EngineLink, records: bytes) -> tuple[Codec, list[bytes]] | None:
-        """The bodies of many replies at once, if all are single rows of one output: one call instead of one each.
+    def _finish_together(self, link: EngineLink, records: bytes) -> bool:
+        """The same for replies that are all single rows of one plain output, encoded in one call. False: they are not."""
+        together = self._encode_together(link, records)
+        if together is None:
+            return False
+        encoder, words, bodies = together
+        pending, release, count = self._pending, self._intake.slots.release, self._count
+        self._rows -= len(bodies)
+        link.rows -= len(bodies)
+        now_s, answered = self._clock(), 0
+        for n, id in enumerate(words[:, ID_WORD].tolist()):
+            invocation = pending.pop(id)
+            assert invocation.link is link, "an engine replies once to each request that it was given"
+            caller, head, slot = invocation.caller, invocation.head, invocation.slot
+            assert slot is not None, "the engine had it until now"
+            if caller is not None:
+                if head.encoder is encoder and invocation.form == INSTANCES:
+                    invocation.caller = None
+                    answered += 1
+                    count[_LATENCY + int((now_s - invocation.started_s) * 1e6).bit_length()] += 1
+                    caller.answer(invocation, head.answer_start, bodies[n])
+                else:
+                    self._encode(invocation, int(words[n, OFFSET_WORD]), finite=True)
+            release(slot)
+        count[_OK] += answered
+        return True
+
+    def _encode_together(self, link: EngineLink, records: bytes) -> tuple[Codec, Words, list[bytes]] | None:
+        """The bodies of many replies at once, and the records as words, if all are single rows of one plain output.
 
         In the format of the first of them; whoever asked for another is answered on its own.
         """
@@ -262,15 +237,31 @@ class Invocations:
         encoder = self._pending[int(words[0, ID_WORD])].head.encoder
         offsets = words[:, OFFSET_WORD]
         shift = int(offsets[0]) % STEP
-        alike = (words[:, 0] == SINGLE_ANSWER).all() and (offsets % STEP == shift).all()
+        alike = words[:, 0].tobytes() == SINGLE_ANSWER * len(words) and (offsets % STEP == shift).all()
         encode_rows = getattr(encoder, "encode_rows", None)  # of a RowsCodec; isinstance would cost more than it says
         if not alike or encode_rows is None:
             return None
         outputs = model.outputs
-        view = self._shared_rows.view(shift, outputs.row_bytes // outputs.dtypes[0].itemsize, outputs.dtypes[0])
-        return encoder, encode_rows(view[offsets // STEP])
+        view = self._intake.shared_rows.view(shift, outputs.row_bytes // outputs.dtypes[0].itemsize, outputs.dtypes[0])
+        return encoder, words, encode_rows(view[offsets // STEP])
 
     # ---- admit, decode, claim, submit ----------------------------------------------------------------------------
+
+    def _take_any(self, invocation: Invocation, model: Model, body: Body, decoded: Decoded | None) -> bool:
+        """Everything but one plain row. False: the body is being decoded aside, and will come back to `begin`."""
+        head = invocation.head
+        if model.signature is None:
+            self._intake.take_raw(invocation, body)
+            return True
+        if head.wrong is not None:
+            raise head.wrong
+        if decoded is None:
+            if len(body) > DECODED_ASIDE_FROM:
+                self._decode_aside(invocation, body, model.signature)
+                return False
+            decoded = head.decoder.decode(body, model.signature, head.params)
+        self._intake.take(invocation, model, decoded)
+        return True
 
     def _decode_aside(self, invocation: Invocation, body: Body, signature: Signature) -> None:
         """Decode in a thread: a body of 25 MB takes most of a second, and /ping must not wait for it."""
@@ -293,44 +284,11 @@ class Invocations:
         finally:
             self._aside_bytes -= len(body)
 
-    def _accept_raw(self, invocation: Invocation, model: Model, body: Body) -> None:
-        """The user's handler decodes: the body goes as it came, behind what the handler may ask about it."""
-        head = invocation.head
-        if head.encoded and head.wrong is not None:
-            raise head.wrong
-        meta = orjson.dumps({
-            "content_type": head.content_type, "accept": head.accept, "headers": head.headers,
-            "request_id": head.request_id or new_request_id(),
-        })  # fmt: skip
-        size = 4 + len(meta) + len(body)
-        invocation.rows = 1
-        slot = self._slots.claim(aligned(size) + RAW_ROOM)
-        if slot is None or self._slots.held_bytes > self._bytes_max:
-            slot = self._claim_without_room(slot, size)
-        invocation.slot = slot
-        at = slot.offset
-        self._memory[at : at + 4] = len(meta).to_bytes(4, "little")
-        self._memory[at + 4 : at + 4 + len(meta)] = meta
-        self._memory[at + 4 + len(meta) : at + size] = body
-        invocation.used = size
-
     def _wait_for_model(self, invocation: Invocation, body: Body) -> None:
         """No engine has greeted this worker. If the container is ready, one soon will: this worker is new."""
         if not self._page.verdict().ready or len(self._early) >= EARLY_MAX:
             raise NotReady("the model is still loading or warming; /ping turns 200 when it is ready", retry_after_s=1)
         self._early.append((invocation, body))
-
-    def _claim_without_room(self, slot: Slot | None, size: int) -> Slot:
-        """No slot with room for the answer too: one for the input alone will do, since an answer can come in a file."""
-        if slot is not None:  # there was one, but it is more than may be held
-            self._slots.release(slot)
-        elif size > SLOT_BYTES_MAX:
-            raise BodyTooLarge(f"the decoded request takes {size} bytes, over the limit of {SLOT_BYTES_MAX}")
-        elif (slot := self._slots.claim(size)) is not None and self._slots.held_bytes <= self._bytes_max:
-            return slot
-        elif slot is not None:
-            self._slots.release(slot)
-        raise self._overloaded(f"{self._slots.held_bytes >> 20} MiB of requests are waiting already (EVENKEEL_QUEUE_MB)")
 
     def _choose(self) -> EngineLink | None:
         """The least loaded engine. Refuses now what could only be answered after its deadline.
@@ -364,27 +322,39 @@ class Invocations:
 
     # ---- encode, answer, release ---------------------------------------------------------------------------------
 
-    def _answer_otherwise(self, invocation: Invocation, kind: int, flags: int, family: int, offset: int, size: int) -> None:
-        """The less common answers: faults, answers larger than their slot, and those that a handler encoded.
+    def _encode(self, invocation: Invocation, offset: int, finite: bool, memory: memoryview | None = None) -> None:
+        """One reply on its own, from its slot or from `memory`."""
+        model, head = invocation.model, invocation.head
+        assert model.signature is not None, "handlers encode for themselves"
+        try:
+            arrays = model.outputs.unpack(memory or self._intake.memory, offset, invocation.rows)
+            body = head.encoder.encode(arrays, model.signature, invocation.form, finite)
+        except EvenkeelError as error:
+            self._refuse(invocation, error)
+        except Exception:  # a bug of ours must cost this caller only, not those whose replies come after it
+            log("answer_failed", "a reply could not be answered", trace=traceback.format_exc(limit=-6))
+            self._refuse(invocation, EvenkeelError("an internal error; the log has its trace"))
+        else:
+            self._answer(invocation, head.answer_start, body)
 
-        Raises what the client is to be told instead of an answer.
-        """
-        memory, link = self._memory, invocation.link
+    def _answer_otherwise(self, invocation: Invocation, kind: int, flags: int, family: int, offset: int, size: int) -> None:
+        """The less common answers: faults, answers larger than their slot, and those that a handler encoded."""
+        memory, link, model = self._intake.memory, invocation.link, invocation.model
         if flags & OVERFLOW:
             assert link is not None, "the reply came over a link"
             fd = link.take_fd()
             memory, offset = memoryview(read_spill(fd, size)), 0
             os.close(fd)
         if kind == descriptor.FAULT:
-            raise FAMILIES[family](bytes(memory[offset : offset + size]).decode("utf-8", "replace"))
-        caller, model, head, extra = invocation.caller, invocation.model, invocation.head, b""
-        assert caller is not None, "only those who wait are answered"
-        if model.signature is None:
-            start, body, extra = _raw_answer(memory[offset : offset + size])
+            self._refuse(invocation, FAMILIES[family](bytes(memory[offset : offset + size]).decode("utf-8", "replace")))
+        elif model.signature is None:
+            self._answer(invocation, *_raw_answer(memory[offset : offset + size]))
         else:
-            arrays = model.outputs.unpack(memory, offset, invocation.rows)
-            body = head.encoder.encode(arrays, model.signature, invocation.form, flags & FINITE != 0)
-            start = head.answer_start
+            self._encode(invocation, offset, flags & FINITE != 0, memory)
+
+    def _answer(self, invocation: Invocation, start: bytes, body: bytes, extra: bytes = b"") -> None:
+        caller = invocation.caller
+        assert caller is not None, "only those who wait are answered"
         invocation.caller = None
         self._count[_OK] += 1
         self._count[_LATENCY + bucket((self._clock() - invocation.started_s) * 1e6)] += 1
@@ -402,13 +372,6 @@ class Invocations:
 
     def count_error(self, error: EvenkeelError) -> None:
         self._count[_ERRORS + NUMBER[type(error)]] += 1
-
-    def _drop_slot(self, invocation: Invocation) -> None:
-        if invocation.slot is not None:
-            if invocation.slot.capacity >= RETURN_PAGES_FROM:
-                self._arena.give_back(invocation.slot)
-            self._slots.release(invocation.slot)
-            invocation.slot = None
 
     def _overloaded(self, message: str) -> Overloaded:
         costs = [link.rows * link.block.value[_ROW_COST] for link in self._links if link.model is not None]
@@ -429,7 +392,7 @@ class Invocations:
             if self._pending.pop(invocation.id, None) is not None and invocation in self._held:
                 self._held.remove(invocation)
                 self._rows -= invocation.rows
-                self._drop_slot(invocation)
+                self._intake.release(invocation)
         elif link.model is not None:
             link.submit(REQUEST.pack(descriptor.CANCEL, 0, 0, 0, invocation.id, 0, 0, 0, link.epoch, 0.0, 0.0))
 
@@ -447,7 +410,7 @@ class Invocations:
         self._early = [(i, body) for i, body in self._early if i.caller is not None]
         self._count[_IN_FLIGHT] = len(self._pending)
         self._count[_QUEUE_ROWS] = self._rows
-        self._count[_SLOT_BYTES] = self._slots.held_bytes
+        self._count[_SLOT_BYTES] = self._intake.slots.held_bytes
 
     def _engine_up(self, link: EngineLink) -> None:
         assert link.model is not None, "called after HELLO"
@@ -476,7 +439,7 @@ class Invocations:
                 del self._pending[invocation.id]
                 self._rows -= invocation.rows
                 self._refuse(invocation, EngineLost("the engine ended twice while it ran this request; it was not tried again"))
-                self._drop_slot(invocation)
+                self._intake.release(invocation)
                 continue
             self._count[Front.RESUBMITTED] += 1
             invocation.link = min(up, key=_rows_of) if up else None
@@ -494,7 +457,7 @@ class Invocations:
     @property
     def idle(self) -> bool:
         """Nothing in flight and no slot held."""
-        return not self._pending and not self._aside and self._slots.held == 0
+        return not self._pending and not self._aside and self._intake.slots.held == 0
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

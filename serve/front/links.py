@@ -35,6 +35,7 @@ class Model:
     signature: Signature | None
     inputs: Layout
     outputs: Layout
+    plain_row: bool  # one input whose rows are of fixed size, so that a codec may hand over a row as its bytes
     rows_together: bool  # one numeric output whose rows are lists of fixed length: many replies are encoded at once
     slot_bytes: int  # room for one row and its answer, when both have a fixed size
 
@@ -46,8 +47,9 @@ class Model:
         output = sig.outputs[0] if sig and len(sig.outputs) == 1 else None
         together = bool(sig and sig.rows_axis and output and len(output.dims) == 1 and output.row_bytes)
         together = together and output is not None and output.dtype != "bfloat16"
+        plain = bool(sig and sig.rows_axis and inputs.single and outputs.fixed)
         room = inputs.row_room + (outputs.row_room if outputs.fixed else inputs.row_room)
-        return Model(card["name"], card["version"], card["rows_max"], sig, inputs, outputs, together, room)
+        return Model(card["name"], card["version"], card["rows_max"], sig, inputs, outputs, plain, together, room)
 
 
 OnReplies = Callable[["EngineLink", bytes], None]

@@ -152,7 +152,7 @@ class FrontBench:
             engine.listener.close()
         self.loop.close()
         self.folder.cleanup()
-        os.close(self.front._arena.fd)
+        os.close(self.front._intake.arena.fd)
         os.close(self.page.fd)
 
 

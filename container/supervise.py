@@ -19,7 +19,7 @@ from container.output import Output
 from serve.contract.lifecycle import Reason, Verdict
 from serve.contract.logline import log
 from serve.contract.process import EXIT_BAD_MODEL
-from serve.contract.status import Engine, Main, StatusPage, read_engine
+from serve.contract.status import Engine, Main, StatusPage, read_engine, restart_cell
 
 TICK_S = 0.25
 RESTART_WINDOW_S = 600.0
@@ -43,6 +43,7 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     epoch: int = 0
     restarts: deque[float] = field(default_factory=deque)
+    ending: str = ""  # why we ended it ourselves, one of RESTART_REASONS
     due_s: float | None = 0.0  # when to start it next; None while it runs
 
     @property
@@ -157,8 +158,9 @@ class Supervisor:
             return
         recent = [t for t in child.restarts if now_s - t < RESTART_WINDOW_S]
         child.restarts = deque([*recent, now_s])
-        cell = {"front": Main.RESTARTS_FRONT, "engine": Main.RESTARTS_ENGINE, "sidecar": Main.RESTARTS_SIDECAR}[child.role]
-        self._page.main.count[cell] += 1
+        reason = child.ending or ("signal" if code < 0 else "exit")
+        child.ending = ""
+        self._page.main.count[restart_cell(child.role, reason)] += 1
         what = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         if len(recent) >= self._restart_limit:
             self.stop(1, f"{child.label} ended {len(recent) + 1} times within {RESTART_WINDOW_S / 60:g} minutes ({what})")
@@ -175,6 +177,7 @@ class Supervisor:
             view = read_engine(self._page, child.place)
             if view.run_started_s > 0 and now_s > view.run_deadline_s + STUCK_GRACE_S:
                 log("stuck", f"{child.label} has run one batch for {now_s - view.run_started_s:.1f} s, beyond its deadline")
+                child.ending = "stuck"
                 _signal_group(child, signal.SIGKILL)
 
     # ---- leaving -----------------------------------------------------------------------------------------------------

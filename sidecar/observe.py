@@ -7,13 +7,18 @@ from typing import Any
 
 from serve.contract.lifecycle import CLEARS, Reason, ReplicaView
 from serve.contract.status import (
-    HISTOGRAM_CELLS,
+    RESTART_REASONS,
+    ROLES,
+    ROW_CELLS,
+    TIME_CELLS,
     Engine,
     EngineView,
     Front,
     Main,
     StatusPage,
     read_engine,
+    restart_cell,
+    time_edge,
 )  # fmt: skip
 from serve.errors import FAMILIES
 
@@ -54,11 +59,7 @@ def status(page: StatusPage, now_s: float) -> dict[str, Any]:
         "for_s": round(now_s - value[Main.VERDICT_SINCE_S], 3),
         "clears_when": CLEARS[reason],
         "uptime_s": round(now_s - value[Main.STARTED_S], 3),
-        "restarts": {
-            "front": count[Main.RESTARTS_FRONT],
-            "engine": count[Main.RESTARTS_ENGINE],
-            "sidecar": count[Main.RESTARTS_SIDECAR],
-        },
+        "restarts": {role: sum(count[restart_cell(role, why)] for why in RESTART_REASONS) for role in ROLES},
         "replicas": [_replica(page, e) for e in engines(page)],
         "fronts": [_front(page, i) for i in range(count[Main.FRONTS])],
     }
@@ -69,8 +70,8 @@ def _replica(page: StatusPage, e: EngineView) -> dict[str, Any]:
     return {
         "place": e.place, "pid": e.pid, "epoch": e.epoch, "state": e.state.name, "warm": f"{e.warm_done} of {e.warm_total}",
         "queue_rows": e.queue_rows, "batches": e.batches, "rows": e.rows,
-        "batch_rows": _histogram(block.count, Engine.BATCH_ROWS), "run_us": _histogram(block.count, Engine.RUN_TIME),
-        "queue_us": _histogram(block.count, Engine.QUEUE_TIME), "faults": _errors(block.count, Engine.ERRORS),
+        "batch_rows": _row_histogram(block.count, Engine.BATCH_ROWS), "run_us": _time_histogram(block.count, Engine.RUN_TIME),
+        "queue_us": _time_histogram(block.count, Engine.QUEUE_TIME), "faults": _errors(block.count, Engine.ERRORS),
         **page.read_text(e.place),
     }  # fmt: skip
 
@@ -81,7 +82,7 @@ def _front(page: StatusPage, place: int) -> dict[str, Any]:
         "place": place, "pid": n[Front.PID], "connections": n[Front.CONNECTIONS], "in_flight": n[Front.IN_FLIGHT],
         "queue_rows": n[Front.QUEUE_ROWS], "slot_bytes": n[Front.SLOT_BYTES], "ok": n[Front.OK],
         "resubmitted": n[Front.RESUBMITTED], "abandoned": n[Front.ABANDONED], "errors": _errors(n, Front.ERRORS),
-        "latency_us": _histogram(n, Front.LATENCY),
+        "latency_us": _time_histogram(n, Front.LATENCY),
     }  # fmt: skip
 
 
@@ -89,6 +90,10 @@ def _errors(cells: memoryview, base: int) -> dict[str, int]:
     return {family.code: cells[base + i] for i, family in enumerate(FAMILIES) if cells[base + i]}
 
 
-def _histogram(cells: memoryview, base: int) -> dict[str, int]:
+def _row_histogram(cells: memoryview, base: int) -> dict[str, int]:
     """Counts by upper bound, empty buckets left out."""
-    return {f"<{2**i}": cells[base + i] for i in range(HISTOGRAM_CELLS) if cells[base + i]}
+    return {f"<{2**i}": cells[base + i] for i in range(ROW_CELLS) if cells[base + i]}
+
+
+def _time_histogram(cells: memoryview, base: int) -> dict[str, int]:
+    return {f"<{time_edge(i) * 1e6:.4g}": cells[base + i] for i in range(TIME_CELLS) if cells[base + i]}

@@ -11,6 +11,7 @@ while it is being written.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import time
@@ -23,9 +24,14 @@ from serve.errors import FAMILIES
 
 FRONTS_MAX = 16
 ENGINES_MAX = 32
-BLOCK_CELLS = 256
+BLOCK_CELLS = 512
 TEXT_BYTES = 16384
-HISTOGRAM_CELLS = 40  # bucket i holds values below 2**i microseconds (or rows): 2**39 us is six days
+ROW_CELLS = 40  # of a histogram of rows: bucket i holds values below 2**i
+# Of a histogram of times, four buckets an octave: the edges grow by at most 1.25, so that a slowdown of a fifth shows.
+TIME_CELLS = 152  # the last ones end above 2**37 microseconds, more than a day
+
+ROLES = ("front", "engine", "sidecar")
+RESTART_REASONS = ("exit", "signal", "stuck", "out_of_memory", "leak", "device")
 
 
 class _Cells(IntEnum):
@@ -41,17 +47,15 @@ class Main(_Cells):
     LEAVING = auto()  # the Reason why the container is stopping, 0 while it is not
     FRONTS = auto()
     ENGINES = auto()
-    RESTARTS_FRONT = auto()
-    RESTARTS_ENGINE = auto()
-    RESTARTS_SIDECAR = auto()
     VERDICT_READY = auto()
     VERDICT_REASON = auto()
     VERDICT_SINCE_S = auto()
     VERDICT_BEAT_S = auto()
+    RESTARTS = 32  # by role and reason: see `restart_cell`
 
 
 class Front(_Cells):
-    """Written by one front worker. ERRORS counts by error family, LATENCY is a histogram of answered requests."""
+    """Written by one front worker. ERRORS counts by error family, LATENCY is a histogram of requests answered with 200."""
 
     PID = auto()
     BEAT_S = auto()
@@ -62,6 +66,7 @@ class Front(_Cells):
     OK = auto()
     RESUBMITTED = auto()
     ABANDONED = auto()
+    LATENCY_SUM_S = auto()
     ERRORS = 32
     LATENCY = 64
 
@@ -84,22 +89,26 @@ class Engine(_Cells):
     ROW_COST_S = auto()  # seconds a row at the batch size in use: what a queued row will cost
     BATCHES = auto()
     ROWS = auto()
+    RUN_SUM_S = auto()  # of the model alone
+    BUSY_SUM_S = auto()  # of whole batches, with gather and scatter: what the engine was not free
+    QUEUE_SUM_S = auto()
     ERRORS = 32
     BATCH_ROWS = 64
     RUN_TIME = 112
-    QUEUE_TIME = 160
+    QUEUE_TIME = 272
 
 
 assert len(FAMILIES) <= 32, "ERRORS has room for 32 families"
 
 # In an engine's block: how many requests its last batch had, if it noted them, and their ids. Not cleared at a restart:
 # a front asks which requests were running when the engine ended.
-RUN_IDS = 208
+RUN_IDS = 440
 RUN_IDS_MAX = 4
 
 _BLOCKS = 1 + FRONTS_MAX + ENGINES_MAX
 _TEXT_AT = _BLOCKS * BLOCK_CELLS * 8
-PAGE_BYTES = _TEXT_AT + ENGINES_MAX * TEXT_BYTES
+SIDECAR_TEXT = ENGINES_MAX  # the sidecar's own text, behind those of the engines: what its successor goes on from
+PAGE_BYTES = _TEXT_AT + (ENGINES_MAX + 1) * TEXT_BYTES
 
 
 class Block:
@@ -140,7 +149,7 @@ class StatusPage:
         return self._block(1 + FRONTS_MAX + place)
 
     def write_text(self, engine: int, data: dict[str, Any]) -> None:
-        """Publish what the engine at this place explains of itself. Too long a text is replaced by a note."""
+        """Publish what the engine at this place (or SIDECAR_TEXT) explains of itself. Too long: replaced by a note."""
         raw = json.dumps(data, default=str).encode()
         if len(raw) > TEXT_BYTES - 16:
             raw = json.dumps({"truncated": f"{len(raw)} bytes do not fit in {TEXT_BYTES - 16}"}).encode()
@@ -179,9 +188,29 @@ class StatusPage:
         return changed
 
 
-def bucket(amount: float) -> int:
-    """The histogram cell of an amount (microseconds, or rows): the first i with amount < 2**i."""
-    return min(int(amount).bit_length(), HISTOGRAM_CELLS - 1)
+def row_bucket(rows: int) -> int:
+    """The histogram cell of a number of rows: the first i with rows < 2**i."""
+    return min(rows.bit_length(), ROW_CELLS - 1)
+
+
+def time_bucket(seconds: float) -> int:
+    """The histogram cell of a time. Cell 0 is below 1 us; then four linear steps from each power of two to the next."""
+    us = seconds * 1e6
+    if us < 1:
+        return 0
+    mantissa, exponent = math.frexp(us)  # us = mantissa * 2**exponent, mantissa in [0.5, 1)
+    return min(4 * exponent + int(8 * mantissa) - 7, TIME_CELLS - 1)
+
+
+def time_edge(cell: int) -> float:
+    """Seconds below which the times of a cell lie; those of the last cell have no bound."""
+    octave, quarter = divmod(cell - 1, 4)
+    return 1e-6 if cell == 0 else math.ldexp(1 + (quarter + 1) / 4, octave) * 1e-6
+
+
+def restart_cell(role: str, reason: str) -> int:
+    """Where the supervisor counts restarts of a role for a reason."""
+    return Main.RESTARTS + ROLES.index(role) * 8 + RESTART_REASONS.index(reason)
 
 
 @dataclass(frozen=True, slots=True)

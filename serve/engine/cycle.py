@@ -20,7 +20,7 @@ from serve.batching.pending import Item, Pending
 from serve.batching.placement import Segment, place
 from serve.batching.policy import Policy, QueueView, Wait, next_step
 from serve.contract.logline import log
-from serve.contract.status import RUN_IDS, RUN_IDS_MAX, Engine, bucket
+from serve.contract.status import RUN_IDS, RUN_IDS_MAX, Engine, row_bucket, time_bucket
 from serve.contract.status import Block as Cells
 from serve.engine.backends.base import RawReply, RawRequest
 from serve.engine.blocks import ROWS_MIN, Block, block_of, broken_up
@@ -42,6 +42,7 @@ _QUEUE_ROWS, _BATCHES, _ROWS = int(Engine.QUEUE_ROWS), int(Engine.BATCHES), int(
 _BEAT, _STARTED, _PREDICTED = int(Engine.BEAT_S), int(Engine.RUN_STARTED_S), int(Engine.RUN_PREDICTED_S)
 _DEADLINE, _ROW_COST = int(Engine.RUN_DEADLINE_S), int(Engine.ROW_COST_S)
 _BATCH_ROWS, _RUN_TIME = int(Engine.BATCH_ROWS), int(Engine.RUN_TIME)
+_RUN_SUM, _BUSY_SUM = int(Engine.RUN_SUM_S), int(Engine.BUSY_SUM_S)
 
 
 @dataclass(slots=True)
@@ -316,15 +317,17 @@ class Cycle:
 
     def _learn(self, key: Hashable, rows: int, run_s: float, took_s: float) -> None:
         """`took_s` is what the batch kept the engine from others: gather and scatter are part of its cost."""
-        cost, count = self.replica.cost, self.cells.count
+        cost, count, value = self.replica.cost, self.cells.count, self.cells.value
         cost.observe(key, rows, took_s)
         count[_BATCHES] += 1
         count[_ROWS] += rows
-        count[_BATCH_ROWS + bucket(rows)] += 1
-        count[_RUN_TIME + bucket(run_s * 1e6)] += 1
+        count[_BATCH_ROWS + row_bucket(rows)] += 1
+        count[_RUN_TIME + time_bucket(run_s)] += 1
+        value[_RUN_SUM] += run_s
+        value[_BUSY_SUM] += took_s
         count[_QUEUE_ROWS] = self._pending.rows
         if count[_BATCHES] % PRICE_EVERY == 0:
-            self.cells.value[_ROW_COST] = cost.curve(key).cheapest_row()
+            value[_ROW_COST] = cost.curve(key).cheapest_row()
 
 
 def _halves(segments: list[Segment]) -> tuple[list[Segment], list[Segment]] | None:

@@ -15,7 +15,7 @@ import numpy as np
 from serve.batching.pending import Item
 from serve.batching.placement import Segment
 from serve.contract.status import Block as Cells
-from serve.contract.status import Engine, bucket
+from serve.contract.status import Engine, time_bucket
 from serve.engine.backends.base import RawReply
 from serve.engine.blocks import Block, replies
 from serve.engine.tensors import Array
@@ -26,7 +26,7 @@ from serve.transport.descriptor import OVERFLOW, REPLY
 from serve.transport.layout import Layout, aligned
 
 MESSAGE_BYTES_MAX = 1000  # of a fault's message: fits the smallest slot
-_QUEUE_TIME, _ERRORS = int(Engine.QUEUE_TIME), int(Engine.ERRORS)
+_QUEUE_TIME, _QUEUE_SUM, _ERRORS = int(Engine.QUEUE_TIME), int(Engine.QUEUE_SUM_S), int(Engine.ERRORS)
 _ANSWER = int(descriptor.ANSWER)
 
 
@@ -34,7 +34,7 @@ class Replies:
     """One engine's way of answering. Records wait in the peers' outboxes until the cycle sends them."""
 
     def __init__(self, cells: Cells, epoch: int) -> None:
-        self._count, self._epoch = cells.count, epoch
+        self._count, self._value, self._epoch = cells.count, cells.value, epoch
         self._parts: dict[Item, list[tuple[int, list[Array]]]] = {}
 
     def singles(self, segments: Sequence[Segment], size: int, flags: int, started_s: float, run_s: float, rows: int) -> None:
@@ -45,7 +45,8 @@ class Replies:
             if isinstance(item, Block):
                 record = replies(item.table[start : start + count], record, shift)
             item.peer.outbox += record
-            self._count[_QUEUE_TIME + bucket(queue_s * 1e6)] += count
+            self._count[_QUEUE_TIME + time_bucket(queue_s)] += count
+            self._value[_QUEUE_SUM] += queue_s * count
 
     def join(self, segment: Segment, outputs: list[Array]) -> list[Array] | None:
         """The outputs of the whole request once its last part is here, else None."""
@@ -114,13 +115,18 @@ class Replies:
         self._parts.pop(item, None)
 
     def _answer(self, item: Item, flags: int, at: int, size: int, started_s: float, run_s: float, rows: int) -> None:
-        queue_s = started_s - item.arrived_s
-        self._count[_QUEUE_TIME + bucket(queue_s * 1e6)] += 1
+        queue_s = self._note_queue(item, started_s)
         item.peer.outbox += REPLY.pack(_ANSWER, flags, 0, item.rows, item.id, at, size, self._epoch, queue_s, run_s, rows)
+
+    def _note_queue(self, item: Item, started_s: float) -> float:
+        queue_s = started_s - item.arrived_s
+        self._count[_QUEUE_TIME + time_bucket(queue_s)] += 1
+        self._value[_QUEUE_SUM] += queue_s
+        return queue_s
 
     def _answer_spilled(self, item: Item, flags: int, data: memoryview, started_s: float, run_s: float, rows: int) -> None:
         """An answer larger than its slot goes in a file of its own, passed along with the record."""
-        queue_s = started_s - item.arrived_s
+        queue_s = self._note_queue(item, started_s)
         record = REPLY.pack(
             _ANSWER, flags | OVERFLOW, 0, item.rows, item.id, 0, len(data), self._epoch, queue_s, run_s, rows)  # fmt: skip
         self._spilled(item, record, data)

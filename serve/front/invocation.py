@@ -15,13 +15,14 @@ import os
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from math import frexp
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from serve.codec import Body, Codec, Decoded, Form
 from serve.contract.logline import log
-from serve.contract.status import Block, Engine, Front, StatusPage, bucket
+from serve.contract.status import Block, Engine, Front, StatusPage, time_bucket
 from serve.errors import (
     FAMILIES,
     NUMBER,
@@ -59,6 +60,7 @@ ID_WORD, OFFSET_WORD = 1, 2  # of a record as 8-byte words
 SINGLE_ANSWER = REPLY.pack(descriptor.ANSWER, FINITE, 0, 1, 0, 0, 0, 0, 0.0, 0.0, 0)[:8]
 _ANSWER = int(descriptor.ANSWER)
 _OK, _LATENCY, _ERRORS = int(Front.OK), int(Front.LATENCY), int(Front.ERRORS)
+_LATENCY_SUM = int(Front.LATENCY_SUM_S)
 _IN_FLIGHT, _QUEUE_ROWS, _SLOT_BYTES = int(Front.IN_FLIGHT), int(Front.QUEUE_ROWS), int(Front.SLOT_BYTES)
 _ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
 
@@ -207,7 +209,7 @@ class Invocations:
         pending, release, count = self._pending, self._intake.slots.release, self._count
         self._rows -= len(bodies)
         link.rows -= len(bodies)
-        now_s, answered = self._clock(), 0
+        now_s, answered, total_s = self._clock(), 0, 0.0
         for n, id in enumerate(words[:, ID_WORD].tolist()):
             invocation = pending.pop(id)
             assert invocation.link is link, "an engine replies once to each request that it was given"
@@ -217,12 +219,16 @@ class Invocations:
                 if head.encoder is encoder and invocation.form == INSTANCES:
                     invocation.caller = None
                     answered += 1
-                    count[_LATENCY + int((now_s - invocation.started_s) * 1e6).bit_length()] += 1
+                    latency_s = now_s - invocation.started_s
+                    total_s += latency_s
+                    mantissa, exponent = frexp(latency_s * 1e6 or 1.0)  # time_bucket, written out
+                    count[_LATENCY - 7 + 4 * exponent + int(8 * mantissa)] += 1
                     caller.answer(invocation, head.answer_start, bodies[n])
                 else:
                     self._encode(invocation, int(words[n, OFFSET_WORD]), finite=True)
             release(slot)
         count[_OK] += answered
+        self._block.value[_LATENCY_SUM] += total_s
         return True
 
     def _encode_together(self, link: EngineLink, records: bytes) -> tuple[Codec, Words, list[bytes]] | None:
@@ -357,7 +363,9 @@ class Invocations:
         assert caller is not None, "only those who wait are answered"
         invocation.caller = None
         self._count[_OK] += 1
-        self._count[_LATENCY + bucket((self._clock() - invocation.started_s) * 1e6)] += 1
+        latency_s = self._clock() - invocation.started_s
+        self._count[_LATENCY + time_bucket(latency_s)] += 1
+        self._block.value[_LATENCY_SUM] += latency_s
         caller.answer(invocation, start, body, extra)
 
     def _refuse(self, invocation: Invocation, error: EvenkeelError) -> None:

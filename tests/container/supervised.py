@@ -10,7 +10,7 @@ from typing import Any
 
 from container.supervise import Child, Supervisor
 from serve.contract import logline
-from serve.contract.status import Engine, Main, StatusPage
+from serve.contract.status import RESTART_REASONS, ROLES, Engine, Main, StatusPage, restart_cell
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     count = page.main.count
     print(json.dumps({
         "code": code, "draining": bool(count[Main.LEAVING]), "verdict": page.verdict().reason.code,
-        "restarts": [count[Main.RESTARTS_FRONT], count[Main.RESTARTS_ENGINE], count[Main.RESTARTS_SIDECAR]],
+        "restarts": [sum(count[restart_cell(role, why)] for why in RESTART_REASONS) for role in ROLES],
         "epochs": [c.epoch for c in children], "engine_epoch": page.engine(0).count[Engine.EPOCH],
     }))  # fmt: skip
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -18,14 +19,20 @@ from serve.contract.status import (
     BLOCK_CELLS,
     ENGINES_MAX,
     FRONTS_MAX,
-    HISTOGRAM_CELLS,
+    RESTART_REASONS,
+    ROLES,
+    ROW_CELLS,
     TEXT_BYTES,
+    TIME_CELLS,
     Engine,
     Front,
     Main,
     StatusPage,
-    bucket,
     read_engine,
+    restart_cell,
+    row_bucket,
+    time_bucket,
+    time_edge,
 )
 from serve.errors import FAMILIES
 
@@ -49,10 +56,10 @@ def test_no_two_blocks_share_a_cell(page: StatusPage) -> None:
 @pytest.mark.parametrize(
     ("cells", "ranges"),
     [
-        (Front, {"ERRORS": len(FAMILIES), "LATENCY": HISTOGRAM_CELLS}),
-        (Engine, {"ERRORS": len(FAMILIES), "BATCH_ROWS": HISTOGRAM_CELLS, "RUN_TIME": HISTOGRAM_CELLS,
-                  "QUEUE_TIME": HISTOGRAM_CELLS}),
-        (Main, {}),
+        (Front, {"ERRORS": len(FAMILIES), "LATENCY": TIME_CELLS}),
+        (Engine, {"ERRORS": len(FAMILIES), "BATCH_ROWS": ROW_CELLS, "RUN_TIME": TIME_CELLS,
+                  "QUEUE_TIME": TIME_CELLS}),
+        (Main, {"RESTARTS": 8 * len(ROLES)}),
     ],
 )  # fmt: skip
 def test_no_two_meanings_share_a_cell_of_a_block(cells: type[Front], ranges: dict[str, int]) -> None:
@@ -167,17 +174,30 @@ def test_a_new_page_is_not_ready(page: StatusPage) -> None:
     assert page.verdict() == Verdict(False, Reason.STARTING)
 
 
-@pytest.mark.parametrize(("amount", "cell"), [(0, 0), (0.9, 0), (1, 1), (1.9, 1), (2, 2), (3, 2), (4, 3), (1000, 10), (1024, 11)])
-def test_an_amount_is_counted_below_the_next_power_of_two(amount: float, cell: int) -> None:
-    assert bucket(amount) == cell
+@pytest.mark.parametrize(("rows", "cell"), [(0, 0), (1, 1), (2, 2), (3, 2), (4, 3), (1000, 10), (1024, 11), (1 << 60, 39)])
+def test_rows_are_counted_below_the_next_power_of_two(rows: int, cell: int) -> None:
+    assert row_bucket(rows) == cell
 
 
 @given(st.floats(0, 1e30))
-def test_every_amount_has_a_bucket(amount: float) -> None:
-    cell = bucket(amount)
-    assert 0 <= cell < HISTOGRAM_CELLS
-    if cell < HISTOGRAM_CELLS - 1:
-        assert amount < 2**cell and (cell == 0 or amount >= 2 ** (cell - 1))
+def test_every_time_lies_below_the_edge_of_its_bucket_and_not_below_the_one_before(seconds: float) -> None:
+    cell = time_bucket(seconds)
+    assert 0 <= cell < TIME_CELLS
+    rounding = 1 + 1e-12
+    assert cell == 0 or seconds * rounding >= time_edge(cell - 1)
+    assert cell == TIME_CELLS - 1 or seconds < time_edge(cell) * rounding
+
+
+def test_edges_of_time_grow_by_a_quarter_at_most() -> None:
+    edges = [time_edge(i) for i in range(TIME_CELLS)]
+    assert edges[:6] == pytest.approx([1e-6, 1.25e-6, 1.5e-6, 1.75e-6, 2e-6, 2.5e-6])
+    assert all(1 < after / before <= 1.25 + 1e-9 for before, after in pairwise(edges))
+    assert edges[-1] > 24 * 3600
+
+
+def test_no_two_kinds_of_restart_share_a_cell() -> None:
+    cells = [restart_cell(role, reason) for role in ROLES for reason in RESTART_REASONS]
+    assert len(set(cells)) == len(cells) and max(cells) < BLOCK_CELLS
 
 
 def test_an_engines_block_is_read_as_one_record(page: StatusPage) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from serve.contract.status import Engine
+from serve.contract.status import TIME_CELLS, Engine
 from serve.engine.blocks import ROWS_MIN
 from tests.support.engine_bench import Bench, Fault, FrontEnd, answer
 from tests.support.models import Array, replica, signature, spec, twice_plus_one
@@ -232,4 +232,4 @@ def test_a_block_of_rows_is_counted_as_its_rows() -> None:
         bench.turn()
         count = bench.page.engine(0).count
         assert (count[Engine.BATCHES], count[Engine.ROWS]) == (1, MANY)
-        assert sum(count[Engine.QUEUE_TIME : Engine.QUEUE_TIME + 40]) == MANY
+        assert sum(count[Engine.QUEUE_TIME : Engine.QUEUE_TIME + TIME_CELLS]) == MANY

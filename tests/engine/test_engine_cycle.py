@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve.contract.status import Engine
+from serve.contract.status import TIME_CELLS, Engine
 from serve.engine.backends.base import RawReply, RawRequest
 from serve.errors import BadRequest, ModelFailed
 from tests.support.engine_bench import Answer, Bench, Fault, answer, only
@@ -454,7 +454,7 @@ def test_the_status_page_counts_what_ran() -> None:
         assert (count[Engine.BATCHES], count[Engine.ROWS], count[Engine.QUEUE_ROWS]) == (1, 3, 0)
         assert count[Engine.BATCH_ROWS + 2] == 1  # 3 rows are below 2**2
         assert value[Engine.RUN_STARTED_S] == 0.0
-        assert sum(count[Engine.QUEUE_TIME : Engine.QUEUE_TIME + 40]) == 3
+        assert sum(count[Engine.QUEUE_TIME : Engine.QUEUE_TIME + TIME_CELLS]) == 3
 
 
 def test_an_engine_told_to_close_first_answers_what_it_has_accepted() -> None:

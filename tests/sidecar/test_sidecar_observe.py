@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serve.contract.lifecycle import Reason, State, Verdict, readiness
-from serve.contract.status import Engine, EngineView, Front, Main, StatusPage, read_engine
+from serve.contract.status import Engine, EngineView, Front, Main, StatusPage, read_engine, restart_cell, time_bucket
 from serve.errors import NUMBER, BadShape, ModelFailed
 from sidecar import observe
 from sidecar.settings import SidecarSettings, dump, parse
@@ -68,7 +68,7 @@ def test_a_ready_engine_whose_process_died_makes_the_verdict_engine_lost(page: S
 
 def test_the_status_tells_what_is_on_the_page(page: StatusPage) -> None:
     main, front = page.main, page.front(0)
-    main.count[Main.ENGINES], main.count[Main.FRONTS], main.count[Main.RESTARTS_ENGINE] = 1, 1, 3
+    main.count[Main.ENGINES], main.count[Main.FRONTS], main.count[restart_cell("engine", "stuck")] = 1, 1, 3
     main.value[Main.STARTED_S] = 100.0
     page.write_verdict(Verdict(False, Reason.WARMING), 104.0)
     engine(page, PID=ME, EPOCH=4, STATE=int(State.WARMING), WARM_DONE=2, WARM_TOTAL=5)
@@ -76,7 +76,7 @@ def test_the_status_tells_what_is_on_the_page(page: StatusPage) -> None:
     page.engine(0).count[Engine.ERRORS + NUMBER[ModelFailed]] = 2
     page.write_text(0, {"model": {"name": "digits"}})
     front.count[Front.OK], front.count[Front.ERRORS + NUMBER[BadShape]] = 12, 1
-    front.count[Front.LATENCY + 10] = 12
+    front.count[Front.LATENCY + time_bucket(0.001)] = 12
     told = observe.status(page, 110.0)
     assert (told["ready"], told["reason"], told["for_s"], told["uptime_s"]) == (False, "warming", 6.0, 10.0)
     assert told["clears_when"] and told["restarts"] == {"front": 0, "engine": 3, "sidecar": 0}

@@ -2,6 +2,20 @@
 
 from serve.codec.codec import Body, Codec, Decoded, DecodeRow, Form, RowsCodec
 from serve.codec.media import Media, parse_media
+from serve.codec.plan import Plan, plan_of
 from serve.codec.registry import decoder_for, negotiate
 
-__all__ = ["Body", "Codec", "DecodeRow", "Decoded", "Form", "Media", "RowsCodec", "decoder_for", "negotiate", "parse_media"]
+__all__ = [
+    "Body",
+    "Codec",
+    "DecodeRow",
+    "Decoded",
+    "Form",
+    "Media",
+    "Plan",
+    "RowsCodec",
+    "decoder_for",
+    "negotiate",
+    "parse_media",
+    "plan_of",
+]

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from serve.codec.plan import Plan
 from serve.contract.signature import Signature
 
 Array = np.ndarray[Any, Any]
@@ -58,13 +59,13 @@ class Decoded:
 
 # A request of one plain row of the only input, as the bytes of that row; None for any other body, also for a wrong one,
 # which `decode` then says what is wrong with.
-DecodeRow = Callable[[Body, Signature | None], Body | None]
+DecodeRow = Callable[[Body, Plan], Body | None]
 
 
 class RowsCodec(Protocol):
     """A codec with a short way for requests of one row each: in, and out many at once."""
 
-    def decode_row(self, body: Body, signature: Signature) -> Body | None:
+    def decode_row(self, body: Body, plan: Plan) -> Body | None:
         """Whatever this accepts, `decode` accepts with the same bytes and in form INSTANCES."""
 
     def encode_rows(self, rows: Array) -> list[bytes]:

@@ -41,8 +41,8 @@ class JsonDocument:
         document = parse(body)
         return _quick(document, body, plan) or decode_document(document, plan)
 
-    def decode_row(self, body: Body, signature: Signature) -> Body | None:
-        pack = plan_of(signature).pack_flat_row
+    def decode_row(self, body: Body, plan: Plan) -> Body | None:
+        pack = plan.pack_flat_row
         if pack is None or U in body or L in body:  # as in _quick
             return None
         try:

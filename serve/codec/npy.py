@@ -56,8 +56,7 @@ class Npy:
             return Decoded(shape[0], (np.ndarray(shape, layout.dtype, body, layout.offset),), Form.INSTANCES)
         return decode_array(as_array(body, layout), plan)
 
-    def decode_row(self, body: Body, signature: Signature) -> Body | None:
-        plan = plan_of(signature)
+    def decode_row(self, body: Body, plan: Plan) -> Body | None:
         size = plan.row_bytes
         layout = _layouts.get(body[:-size]) if size and type(body) is bytes else None
         if layout is None or layout.end != len(body) or not layout.plain or layout.dtype != plan.view_dtype:

@@ -20,8 +20,8 @@ from serve.transport.rows import SharedRows
 from serve.transport.slots import RETURN_PAGES_FROM, SLOT_BYTES_MAX, Slot, Slots
 
 if TYPE_CHECKING:
-    from serve.front.invocation import Invocation
     from serve.front.links import Model
+    from serve.front.request import Invocation
 
 RAW_ROOM = 16 * 1024  # room for the answer of a handler beside its input; longer answers come in a file of their own
 
@@ -45,6 +45,12 @@ class Intake:
         invocation.slot, at = slot, slot.offset
         invocation.used = size = len(packed)
         self.memory[at : at + size] = packed
+
+    def claim_rows(self, model: Model, count: int) -> list[Slot] | None:
+        """Slots for `count` plain rows, or None when there is no room for all of them."""
+        if self.slots.held_bytes + count * model.slot_bytes > self._bytes_max:
+            return None
+        return self.slots.claim_all(model.slot_bytes, count)
 
     def take(self, invocation: Invocation, model: Model, decoded: Decoded) -> None:
         """Any decoded request: its arrays in the layout of the model's inputs."""

@@ -15,8 +15,7 @@ import os
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from math import frexp
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,14 +31,15 @@ from serve.errors import (
     NotReady,
     Overloaded,
 )  # fmt: skip
-from serve.front.heads import Head, ok_start
+from serve.front.heads import ok_start
 from serve.front.intake import Intake
 from serve.front.links import EngineLink, Model
+from serve.front.request import Invocation
 from serve.settings import Limits
 from serve.transport import descriptor
 from serve.transport.arena import read_spill
 from serve.transport.descriptor import FINITE, OVERFLOW, RECORD_BYTES, REPLY, REQUEST
-from serve.transport.slots import STEP, Slot
+from serve.transport.slots import STEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,53 +55,14 @@ CHECK_WAIT_FROM_ROWS = 64  # below this many rows ahead the predicted wait canno
 ROW_BODY_MAX = 64 * 1024  # longer bodies take the general path, where a few microseconds more do not matter
 Words = np.ndarray[Any, np.dtype[np.uint64]]
 INSTANCES = Form.INSTANCES
-TOGETHER_FROM = 6  # replies from which encoding them together is faster
+TOGETHER_FROM = 6  # requests or replies from which handling them together is faster
 ID_WORD, OFFSET_WORD = 1, 2  # of a record as 8-byte words
 SINGLE_ANSWER = REPLY.pack(descriptor.ANSWER, FINITE, 0, 1, 0, 0, 0, 0, 0.0, 0.0, 0)[:8]
-_ANSWER = int(descriptor.ANSWER)
+_ANSWER, SUBMIT = int(descriptor.ANSWER), int(descriptor.SUBMIT)
 _OK, _LATENCY, _ERRORS = int(Front.OK), int(Front.LATENCY), int(Front.ERRORS)
 _LATENCY_SUM = int(Front.LATENCY_SUM_S)
 _IN_FLIGHT, _QUEUE_ROWS, _SLOT_BYTES = int(Front.IN_FLIGHT), int(Front.QUEUE_ROWS), int(Front.SLOT_BYTES)
 _ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
-
-
-class Caller(Protocol):
-    """The connection that waits: it is answered once, unless it has left."""
-
-    def answer(self, invocation: Invocation, start: bytes, body: bytes, extra: bytes = b"") -> None: ...
-
-    def answer_error(self, invocation: Invocation, error: EvenkeelError) -> None: ...
-
-
-class Invocation:
-    """One request from its head to its answer. The protocol fills the first group, this file and Intake the second.
-
-    The values here are those of nearly every request; setting only what differs is a third of the cost of making one.
-    """
-
-    caller: Caller | None  # None once answered or left: nobody waits any more
-    response_complete = False
-    complete = True  # the whole body is here
-    turn = True  # every earlier request of the connection has been answered
-    refused: EvenkeelError | None = None
-    body: bytearray | None = None
-    received = 0  # bytes of `body` that have come
-
-    id: int
-    model: Model
-    rows = 1
-    form = Form.INSTANCES
-    used: int  # bytes of input in the slot
-    started_s = 0.0
-    deadline_s: float
-    attempts = 0
-    slot: Slot | None = None
-    link: EngineLink | None = None
-
-    def __init__(self, caller: Caller, head: Head) -> None:
-        self.caller = caller
-        self.head = head
-        self.keep_alive = head.keep_alive
 
 
 class Invocations:
@@ -122,6 +83,8 @@ class Invocations:
         self._count = self._block.count
         self._intake = Intake(limits)
         self._page = page
+        self._loop = asyncio.get_running_loop()
+        self._arrived: list[tuple[Invocation, bytes]] = []  # in this turn of the event loop
         self._early: list[tuple[Invocation, Body]] = []  # came while this worker had not met an engine yet
         self._pending: dict[int, Invocation] = {}
         self._held: list[Invocation] = []  # accepted while the only engine restarts
@@ -142,7 +105,63 @@ class Invocations:
         ]
 
     # ---- the story -----------------------------------------------------------------------------------------------
-    # begin and finish are the hot path. They are written out in one piece: a call costs more here than its work.
+    # The hot path is arrive, take_together and finish_together: requests of one plain row, many at a time. They are
+    # written out in one piece each, since a call costs more here than its work. begin and finish are the same for any
+    # request, one at a time.
+
+    def arrive(self, invocation: Invocation, body: bytes) -> None:
+        """A whole request is here. What comes in one turn of the event loop is taken together at its end."""
+        if not self._arrived:
+            self._loop.call_soon(self._take_arrived)
+        self._arrived.append((invocation, body))
+
+    def _take_arrived(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        if len(arrived) >= TOGETHER_FROM:
+            arrived = self._take_together(arrived)
+        for invocation, body in arrived:
+            if invocation.caller is not None:
+                self.begin(invocation, body)
+
+    def _take_together(self, arrived: list[tuple[Invocation, bytes]]) -> list[tuple[Invocation, bytes]]:
+        """Decode, claim and submit the plain rows among them. Returns the rest: to be begun one by one, or refused."""
+        model, link, count = self._model, self._only_up, len(arrived)
+        plan = model.row_plan if model is not None else None
+        if model is None or plan is None or link is None or self._rows + count > self._rows_max:
+            return arrived
+        slots = self._intake.claim_rows(model, count) if link.rows < CHECK_WAIT_FROM_ROWS else None
+        if slots is None:
+            return arrived
+        now_s, pack, size, epoch = self._clock(), REQUEST.pack, model.inputs.row_bytes, link.epoch
+        deadline_s = now_s + self._timeout_s
+        memory, pending, id, records, rest = self._intake.memory, self._pending, self._next_id, [], []
+        for each in arrived:
+            invocation, body = each
+            decode_row = invocation.head.decode_row
+            row = decode_row(body, plan) if decode_row is not None and len(body) <= ROW_BODY_MAX else None
+            if row is None or invocation.caller is None:
+                rest.append(each)
+                continue
+            invocation.slot = slot = slots.pop()
+            at = slot.offset
+            memory[at : at + size] = row
+            id += 1
+            invocation.id = id
+            invocation.used = size
+            invocation.model = model
+            invocation.link = link
+            invocation.started_s = now_s
+            invocation.deadline_s = deadline_s
+            invocation.attempts = 1
+            pending[id] = invocation
+            records.append(pack(SUBMIT, 0, 0, 1, id, at, slot.capacity, size, epoch, deadline_s, now_s))
+        self._next_id = id
+        self._rows += len(records)
+        link.rows += len(records)
+        if records:
+            link.send(records)
+        self._intake.slots.release_all(slots)
+        return rest
 
     def begin(self, invocation: Invocation, body: Body, decoded: Decoded | None = None) -> None:
         """Admit, decode, claim, submit. Any refusal is answered here and now.
@@ -159,10 +178,10 @@ class Invocations:
                 return
             if self._rows >= self._rows_max:
                 raise self._overloaded(f"{self._rows} rows wait already, the limit is {self._rows_max} (EVENKEEL_QUEUE_ROWS)")
-            decode_row = invocation.head.decode_row
+            decode_row, plan = invocation.head.decode_row, model.row_plan
             packed = None
-            if decode_row is not None and model.plain_row and len(body) <= ROW_BODY_MAX:
-                packed = decode_row(body, model.signature)
+            if decode_row is not None and plan is not None and len(body) <= ROW_BODY_MAX:
+                packed = decode_row(body, plan)
             if packed is not None:
                 self._intake.take_row(invocation, model, packed)
             elif not self._take_any(invocation, model, body, decoded):
@@ -206,29 +225,32 @@ class Invocations:
         if together is None:
             return False
         encoder, words, bodies = together
-        pending, release, count = self._pending, self._intake.slots.release, self._count
-        self._rows -= len(bodies)
-        link.rows -= len(bodies)
-        now_s, answered, total_s = self._clock(), 0, 0.0
+        pending, count, slots = self._pending, self._count, []
+        now_s, answered, total_s, started_s, cell = self._clock(), 0, 0.0, 0.0, 0
         for n, id in enumerate(words[:, ID_WORD].tolist()):
             invocation = pending.pop(id)
             assert invocation.link is link, "an engine replies once to each request that it was given"
-            caller, head, slot = invocation.caller, invocation.head, invocation.slot
-            assert slot is not None, "the engine had it until now"
-            if caller is not None:
-                if head.encoder is encoder and invocation.form == INSTANCES:
-                    invocation.caller = None
-                    answered += 1
-                    latency_s = now_s - invocation.started_s
-                    total_s += latency_s
-                    mantissa, exponent = frexp(latency_s * 1e6 or 1.0)  # time_bucket, written out
-                    count[_LATENCY - 7 + 4 * exponent + int(8 * mantissa)] += 1
-                    caller.answer(invocation, head.answer_start, bodies[n])
-                else:
-                    self._encode(invocation, int(words[n, OFFSET_WORD]), finite=True)
-            release(slot)
+            assert invocation.slot is not None, "the engine had it until now"
+            slots.append(invocation.slot)
+            caller, head = invocation.caller, invocation.head
+            if caller is None:
+                continue
+            if head.encoder is not encoder or invocation.form != INSTANCES:
+                self._encode(invocation, int(words[n, OFFSET_WORD]), finite=True)
+                continue
+            invocation.caller = None
+            if invocation.started_s != started_s:  # many were taken together, so they took equally long
+                started_s = invocation.started_s
+                cell = _LATENCY + time_bucket(now_s - started_s)
+            count[cell] += 1
+            answered += 1
+            total_s += now_s - started_s
+            caller.answer(invocation, head.answer_start, bodies[n])
         count[_OK] += answered
         self._block.value[_LATENCY_SUM] += total_s
+        self._rows -= len(bodies)
+        link.rows -= len(bodies)
+        self._intake.slots.release_all(slots)
         return True
 
     def _encode_together(self, link: EngineLink, records: bytes) -> tuple[Codec, Words, list[bytes]] | None:

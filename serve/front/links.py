@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from serve.codec import Plan, plan_of
 from serve.contract.logline import log
 from serve.contract.signature import Signature
 from serve.contract.status import RUN_IDS, Block
@@ -35,7 +36,9 @@ class Model:
     signature: Signature | None
     inputs: Layout
     outputs: Layout
-    plain_row: bool  # one input whose rows are of fixed size, so that a codec may hand over a row as its bytes
+    # The codecs' view of the signature, if rows of the only input have a fixed size: a codec may then hand over a request
+    # of one row as its bytes.
+    row_plan: Plan | None
     rows_together: bool  # one numeric output whose rows are lists of fixed length: many replies are encoded at once
     slot_bytes: int  # room for one row and its answer, when both have a fixed size
 
@@ -47,9 +50,11 @@ class Model:
         output = sig.outputs[0] if sig and len(sig.outputs) == 1 else None
         together = bool(sig and sig.rows_axis and output and len(output.dims) == 1 and output.row_bytes)
         together = together and output is not None and output.dtype != "bfloat16"
-        plain = bool(sig and sig.rows_axis and inputs.single and outputs.fixed)
+        plain = sig is not None and sig.rows_axis and inputs.single and outputs.fixed
         room = inputs.row_room + (outputs.row_room if outputs.fixed else inputs.row_room)
-        return Model(card["name"], card["version"], card["rows_max"], sig, inputs, outputs, plain, together, room)
+        return Model(
+            name=card["name"], version=card["version"], rows_max=card["rows_max"], signature=sig, inputs=inputs, outputs=outputs,
+            row_plan=plan_of(sig) if sig and plain else None, rows_together=together, slot_bytes=room)  # fmt: skip
 
 
 OnReplies = Callable[["EngineLink", bytes], None]
@@ -79,7 +84,14 @@ class EngineLink:
             self._loop.call_soon(self._flush)
         self._outbox.append(record)
 
+    def send(self, records: list[bytes]) -> None:
+        """Send now, behind whatever this turn of the event loop has submitted already."""
+        self._outbox += records
+        self._flush()
+
     def _flush(self) -> None:
+        if not self._outbox:  # it went out with what came after it
+            return
         records = b"".join(self._outbox)
         self._outbox.clear()
         if self._channel is not None and not self._channel.send(records):

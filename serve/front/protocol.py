@@ -24,7 +24,8 @@ from serve.contract.lifecycle import CLEARS
 from serve.contract.status import Block, Front, StatusPage
 from serve.errors import BadRequest, BodyTimeout, BodyTooLarge, EvenkeelError, HeadersTooLarge, NotReady
 from serve.front.heads import HEAD_BYTES_REMEMBERED, Head, Heads, Route, build
-from serve.front.invocation import Invocation, Invocations
+from serve.front.invocation import Invocations
+from serve.front.request import Invocation
 from serve.settings import Limits
 
 HEAD_BYTES_MAX = 64 * 1024
@@ -69,7 +70,7 @@ class FrontProtocol(HttpToolsProtocol):
     def __init__(self, desk: Desk, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.desk = desk
-        self._begin = desk.invocations.begin
+        self._arrive = desk.invocations.arrive
         self._known = desk.heads.get
         self._current: Any = None
         self._receiving = False  # in the middle of a request's bytes
@@ -77,7 +78,8 @@ class FrontProtocol(HttpToolsProtocol):
         self._head_bytes = self._head_arrived = 0  # by the parser's count, and unparsed
         self._hot: Invocation | None = None  # the hot request whose bytes are arriving
         self._raw_head = b""  # of the message that starts with the current data, when it is all there
-        # The head of the last request, its bytes, and the length of the whole: most clients repeat all three.
+        # The head of the last request, its bytes, and the length of the whole: most clients repeat all three. The length
+        # is -1 whenever what comes next may not be taken as a whole request at once.
         self._usual, self._usual_length = b"", -1
         self._usual_head: Head
         self._heard_s = _monotonic()
@@ -96,13 +98,13 @@ class FrontProtocol(HttpToolsProtocol):
         self.desk.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
+        if len(data) == self._usual_length and self.cycle.response_complete and data.startswith(self._usual):
+            self.cycle = self._current = invocation = Invocation(self, self._usual_head)
+            self._arrive(invocation, data[len(self._usual) :])
+            return
         cycle = self.cycle
         resting = not self._receiving and (cycle is None or cycle.response_complete)
         if resting and not self._lingering and not self._leaving and not self.flow.write_paused:
-            if len(data) == self._usual_length and data.startswith(self._usual):
-                self.cycle = self._current = invocation = Invocation(self, self._usual_head)
-                self._begin(invocation, data[len(self._usual) :])
-                return
             end = data.find(b"\r\n\r\n", 0, HEAD_BYTES_REMEMBERED) + 4
             if end > 4:
                 head = self._known(data[:end])
@@ -110,7 +112,7 @@ class FrontProtocol(HttpToolsProtocol):
                     self.cycle = self._current = invocation = Invocation(self, head)
                     if head.route is Route.INVOKE:
                         self._usual, self._usual_head, self._usual_length = data[:end], head, len(data)
-                        self._begin(invocation, data[end:])
+                        self._arrive(invocation, data[end:])
                     else:
                         self._ping(invocation)
                     return
@@ -119,6 +121,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         """Everything that is not one whole request with a known head."""
+        self._usual_length = -1
         self._heard_s = _monotonic()
         while data and not self._lingering and not self.transport.is_closing():
             was_in_head = self._in_head
@@ -256,7 +259,7 @@ class FrontProtocol(HttpToolsProtocol):
         body, invocation.body = invocation.body or b"", None
         self.desk.receiving_bytes -= invocation.received
         if invocation.head.route is Route.INVOKE:
-            self._begin(invocation, body)
+            self.desk.invocations.begin(invocation, body)
         else:
             self._ping(invocation)
 
@@ -290,6 +293,10 @@ class FrontProtocol(HttpToolsProtocol):
         else:
             self.flow.resume_reading()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._usual_length = -1
+
     def resume_writing(self) -> None:
         super().resume_writing()
         self.loop.call_soon(self._next)
@@ -301,7 +308,12 @@ class FrontProtocol(HttpToolsProtocol):
         size = len(body)
         if invocation.keep_alive and not extra and size < len(LENGTHS):
             self.transport.write(start + LENGTHS[size] + body)
-        elif not self.transport.is_closing():
+            invocation.response_complete = True
+            self._heard_s = invocation.started_s
+            if self.pipeline or self.flow.read_paused:
+                self.loop.call_soon(self._next)
+            return
+        if not self.transport.is_closing():
             close = b"" if invocation.keep_alive else b"connection: close\r\n"
             head = b"%b%d\r\n%b%b\r\n" % (start, size, extra, close)
             self.transport.writelines((head, body)) if size > JOIN_BYTES_MAX else self.transport.write(head + body)
@@ -352,6 +364,7 @@ class FrontProtocol(HttpToolsProtocol):
     def _refuse_connection(self, error: EvenkeelError) -> None:
         """What came is not a request. Nothing after it can be understood: answer in turn, and close."""
         self._lingering = True
+        self._usual_length = -1
         broken, self._hot = self._hot, None
         if broken is None or broken.response_complete:
             self.cycle = broken = Invocation(self, NO_HEAD)
@@ -363,6 +376,7 @@ class FrontProtocol(HttpToolsProtocol):
     def _linger(self) -> None:
         """Close our side and throw away what still comes, so that the answer is not lost in a reset."""
         self._lingering = True
+        self._usual_length = -1
         self._heard_s = _monotonic()
         self.flow.resume_reading()
         if self.transport.can_write_eof() and not self.transport.is_closing():
@@ -394,6 +408,7 @@ class FrontProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The worker is stopping: close when what has begun to arrive has been answered."""
         self._leaving = True
+        self._usual_length = -1
         if not self._receiving and not self._busy and not self.pipeline:
             self.transport.close()
         elif self.cycle is not None and not self._in_head:

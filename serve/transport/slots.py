@@ -7,6 +7,8 @@ rows of one strided array.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 STEP = 1024
 # (bytes, how many): 8 Ki small slots are a full queue of single rows; 4 huge ones bound a flood of 512 MiB answers.
 CLASSES: tuple[tuple[int, int], ...] = (
@@ -18,14 +20,13 @@ RETURN_PAGES_FROM = 1 << 20  # freed slots of this size and more give their page
 
 
 class Slot:
-    """A span of the arena. Compared by identity; `held` while somebody has it."""
+    """A span of the arena. Compared by identity. `size` is what its holder asked for, 0 while it is free."""
 
-    __slots__ = ("capacity", "held", "home", "offset", "size")
+    __slots__ = ("capacity", "home", "offset", "size")
 
     def __init__(self, offset: int, capacity: int, home: list[Slot]) -> None:
         self.offset, self.capacity, self.home = offset, capacity, home
-        self.held = False
-        self.size = 0  # bytes asked for by the holder
+        self.size = 0
 
 
 class Slots:
@@ -46,19 +47,37 @@ class Slots:
 
     def claim(self, size: int) -> Slot | None:
         """A slot of at least `size` bytes, or None when all of that size and above are held."""
+        size = size or 1
         for capacity, free in self._free:
             if size <= capacity and free:
                 slot = free.pop()
-                slot.held = True
-                self.held += 1
                 slot.size = size
+                self.held += 1
                 self.held_bytes += size
                 return slot
         return None
 
     def release(self, slot: Slot) -> None:
-        assert slot.held, "a slot is released once, by its holder"
-        slot.held = False
-        self.held -= 1
-        self.held_bytes -= slot.size
-        slot.home.append(slot)
+        self.release_all((slot,))
+
+    def claim_all(self, size: int, count: int) -> list[Slot] | None:
+        """`count` slots at once, all of one size, or None when there are not as many."""
+        for capacity, free in self._free:
+            if size <= capacity and len(free) >= count:
+                taken = free[-count:]
+                del free[-count:]
+                for slot in taken:
+                    slot.size = size
+                self.held += count
+                self.held_bytes += size * count
+                return taken
+        return None
+
+    def release_all(self, slots: Sequence[Slot]) -> None:
+        for slot in slots:
+            size = slot.size
+            assert size, "a slot is released once, by its holder"
+            slot.size = 0
+            self.held_bytes -= size
+            slot.home.append(slot)
+        self.held -= len(slots)

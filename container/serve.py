@@ -91,8 +91,7 @@ def engines(env: Environment, the_plan: plan.Plan, page: StatusPage, run_dir: Pa
         def command(epoch: int, place: int = place, fd: int = fd) -> list[str]:
             return _module("serve.engine.process", serve_settings.dump(EngineSettings(
                 place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(env.model_dir.resolve()),
-                threads=the_plan.threads, request_timeout_s=env["EVENKEEL_REQUEST_TIMEOUT_S"],
-                log_text=text, log_fd=log_fd)))  # fmt: skip
+                threads=the_plan.threads, log_text=text, log_fd=log_fd)))  # fmt: skip
 
         fds = (fd, page.fd, log_fd)
         children.append(Child("engine", place, command, fds, environ=env.for_engines(run_dir), captured=True))

@@ -49,7 +49,6 @@ class EngineSettings:
     status_fd: int
     model_dir: str
     threads: int
-    request_timeout_s: float
     log_text: bool
     log_fd: int
 

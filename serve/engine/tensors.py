@@ -70,8 +70,9 @@ class Gather:
         return self._by_request(segments, key)
 
     def _arrays(self, segment: Segment) -> list[Array]:
+        """Read-only: after a crash the request runs again on what is in its slot, so no model may write there."""
         item = segment.item
-        return self.layout.unpack(item.peer.memory, item.offset, item.rows)
+        return self.layout.unpack(item.peer.memory.toreadonly(), item.offset, item.rows)
 
     def _by_request(self, segments: Sequence[Segment], key: Dims) -> list[Array]:
         if not self.signature.rows_axis:

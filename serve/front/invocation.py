@@ -487,7 +487,7 @@ class Invocations:
     @property
     def idle(self) -> bool:
         """Nothing in flight and no slot held."""
-        return not self._pending and not self._aside and self._intake.slots.held == 0
+        return not self._arrived and not self._pending and not self._aside and self._intake.slots.held == 0
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -13,6 +13,7 @@ import gc
 import os
 import signal
 import sys
+import traceback
 from typing import Any
 
 import uvicorn
@@ -30,6 +31,7 @@ from serve.front.protocol import Desk, FrontProtocol
 from serve.settings import FrontSettings, parse
 
 BEAT_EVERY_S = 1.0
+EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 STUCK_S = 30  # a worker whose event loop stands still this long is replaced by gunicorn
 BACKLOG = 2048  # connections the kernel accepts for us: SageMaker gives a connect 250 ms
 
@@ -118,6 +120,7 @@ class FrontWorker(Worker):  # type: ignore[misc]
         invocations = Invocations(page, place, settings.engine_sockets, settings.limits)
         self.wsgi.state.count_error = invocations.count_error
         desk = Desk(page, block, invocations, settings.limits, settings.default_accept)
+        asyncio.get_running_loop().set_exception_handler(leave_on_a_bug)
         config = uvicorn.Config(
             self.wsgi, http=functools.partial(FrontProtocol, desk), log_config=None, access_log=False, lifespan="off",  # type: ignore[arg-type]
             server_header=False, date_header=False, callback_notify=self._beat, timeout_notify=1, backlog=BACKLOG,
@@ -131,6 +134,15 @@ class FrontWorker(Worker):  # type: ignore[misc]
 
     async def _beat(self) -> None:
         self.notify()
+
+
+def leave_on_a_bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A broken invariant in a callback: nothing here can be trusted any more, and gunicorn starts another worker."""
+    error = context.get("exception")
+    trace = "".join(traceback.format_exception(error)) if error else ""
+    log("front_error", str(context.get("message", "an error in the event loop")), level="error", traceback=trace[-4000:])
+    if isinstance(error, AssertionError):
+        os._exit(EXIT_BUG)
 
 
 def choose_place(arbiter: Any, worker: FrontWorker) -> None:

@@ -393,3 +393,84 @@ def test_new_requests_go_to_the_engine_with_the_fewest_rows() -> None:
         assert [link.rows for link in bench.front._links] == [3, 3]
         bench.settle()
         bench.assert_clean()
+
+
+# ---- many in one turn of the event loop ------------------------------------------------------------------------------------
+
+CROWD = 12
+
+
+def test_a_crowd_is_taken_in_one_go_and_each_gets_its_own_answer() -> None:
+    with FrontBench(plain) as bench:
+        callers = [bench.arrive(body([i, -i]))[0] for i in range(CROWD)]
+        assert codes(callers) == ["waits"] * CROWD and bench.front._rows == 0
+        bench.step_front()
+        assert bench.front._rows == CROWD
+        bench.settle()
+        assert [predictions(c.body) for c in callers] == [[[2.0 * i + 1, -2.0 * i + 1]] for i in range(CROWD)]
+        bench.assert_clean()
+
+
+def test_the_odd_ones_of_a_crowd_go_their_own_way_and_disturb_nobody() -> None:
+    with FrontBench(plain) as bench:
+        odd = [
+            (b"[[1, 2]]", head(), "ok"), (body([1, 2], [3, 4]), head(), "ok"), (body([1, 2, 3]), head(), "bad_shape"),
+            (b"no json", head(), "bad_request"), (b'{"instances": [[true, 1]]}', head(), "bad_shape"),
+            (npy([[1, 2]]), head("application/x-npy"), "ok"), (body([1, 2]), head(accept="application/x-npy"), "ok"),
+            (body([1, 2]), head(accept="image/png"), "not_acceptable"), (b"", head(), "bad_request"),
+        ]  # fmt: skip
+        plain_ones, odd_ones = [], []
+        for raw, the_head, _ in odd:
+            plain_ones.append(bench.arrive(body([7, 8]))[0])
+            odd_ones.append(bench.arrive(raw, the_head)[0])
+        bench.settle()
+        assert codes(odd_ones) == [code for _, _, code in odd]
+        assert [predictions(c.body) for c in plain_ones] == [[[15.0, 17.0]]] * len(odd)
+        bench.assert_clean()
+
+
+def test_the_same_bytes_come_back_whether_a_request_came_alone_or_in_a_crowd() -> None:
+    with FrontBench(plain) as bench:
+        heads = [head(), head("application/x-npy"), head(accept="application/x-npy"), head("application/x-npy", "text/csv")]
+        asked = [(npy([[i, 0.5]]) if "npy" in h.content_type else body([i, 0.5]), h) for i, h in enumerate(heads * 4)]
+        together = [bench.arrive(raw, h)[0] for raw, h in asked]
+        bench.settle()
+        alone = []
+        for raw, h in asked:
+            alone.append(bench.ask(raw, h))
+            bench.settle()
+        assert [(c.start, c.body) for c in together] == [(c.start, c.body) for c in alone]
+
+
+def test_who_leaves_before_the_turn_ends_is_never_submitted() -> None:
+    with FrontBench(plain) as bench:
+        crowd = [bench.arrive(body([i, i])) for i in range(CROWD)]
+        for _, invocation in crowd[::2]:
+            bench.front.abandon(invocation)
+        bench.step_front()
+        assert bench.front._rows == CROWD // 2
+        bench.settle()
+        assert codes([c for c, _ in crowd]) == ["waits", "ok"] * (CROWD // 2)
+        bench.assert_clean()
+
+
+def test_a_crowd_larger_than_the_queue_is_served_up_to_its_limit() -> None:
+    with FrontBench(plain, limits=Limits(queue_rows_max=8)) as bench:
+        crowd = [bench.arrive(body([i, i]))[0] for i in range(CROWD)]
+        bench.settle()
+        assert codes(crowd) == ["ok"] * 8 + ["overloaded"] * (CROWD - 8)
+        bench.assert_clean()
+
+
+def test_a_crowd_that_an_engine_took_down_with_it_runs_again_on_the_next() -> None:
+    with FrontBench(plain) as bench:
+        crowd = [bench.arrive(body([i, i]))[0] for i in range(CROWD)]
+        bench.step_front()
+        bench.engines[0].crash()
+        bench.settle()
+        assert codes(crowd) == ["waits"] * CROWD
+        bench.engines[0].start()
+        bench.settle()
+        assert [predictions(c.body) for c in crowd] == [[[2.0 * i + 1, 2.0 * i + 1]] for i in range(CROWD)]
+        assert bench.page.front(0).count[Front.RESUBMITTED] == CROWD
+        bench.assert_clean()

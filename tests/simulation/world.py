@@ -157,14 +157,17 @@ class World:
         invocation = Invocation(caller, self._head(as_json))
         deadline_s = self.bench.clock() + TIMEOUT_S
         self.requests.append(Request(number, array, mark, as_json, caller, invocation, deadline_s))
-        self.bench.front.begin(invocation, self._body(array, as_json))
+        # As the hot path brings them, many in a turn of the event loop, or each on its own.
+        enter = self.bench.front.arrive if self.random.random() < 0.7 else self.bench.front.begin
+        enter(invocation, self._body(array, as_json))
 
     def _head(self, as_json: bool) -> Head:
         return JSON if as_json else NPY
 
     def _body(self, array: Array, as_json: bool) -> bytes:
         if as_json:
-            return json.dumps(array.tolist()).encode()
+            rows = array.tolist()
+            return json.dumps({"instances": rows} if self.random.random() < 0.7 else rows).encode()
         file = io.BytesIO()
         np.save(file, array)
         return file.getvalue()
@@ -249,7 +252,8 @@ class World:
         raw = request.caller.body
         assert raw is not None
         if request.as_json:
-            return np.array(json.loads(raw), np.float64)
+            found = json.loads(raw)
+            return np.array(found["predictions"] if isinstance(found, dict) else found, np.float64)
         array: np.ndarray[Any, Any] = np.load(io.BytesIO(raw))
         return array
 

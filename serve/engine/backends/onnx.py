@@ -92,7 +92,8 @@ def _session(file: Path, threads: int) -> ort.InferenceSession:
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     settings.log_severity_level = FATAL
     # Spinning threads burn the core that the fronts need, and count against the container's CPU quota.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     # The arena never gives back what the largest batch took, and a memory pattern is kept for every shape ever seen.
     # Without them a small CNN fell from 243 to 75 MB after a batch of 16, and ran as fast within the noise (0.8 ms at
     # batch 1, 7 ms at 8; a tiny MLP 7 to 8 us), so memory that falls back wins.

@@ -479,6 +479,9 @@ class Invocations:
         up = [link for link in self._links if link.model is not None]
         self._only_up = up[0] if len(up) == 1 else None
 
+    def trim(self) -> None:
+        self._intake.trim()
+
     async def keep_sweeping(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)

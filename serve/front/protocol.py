@@ -58,6 +58,7 @@ class Desk:
         now_s = _monotonic()
         for connection in list(self.connections):
             connection.check_silence(now_s)
+        self.invocations.trim()
         self.block.count[Front.CONNECTIONS] = len(self.connections)
         self.block.value[Front.BEAT_S] = now_s
 

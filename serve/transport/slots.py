@@ -61,17 +61,17 @@ class Slots:
         self.release_all((slot,))
 
     def claim_all(self, size: int, count: int) -> list[Slot] | None:
-        """`count` slots at once, all of one size, or None when there are not as many."""
-        for capacity, free in self._free:
-            if size <= capacity and len(free) >= count:
-                taken = free[-count:]
-                del free[-count:]
-                for slot in taken:
-                    slot.size = size
-                self.held += count
-                self.held_bytes += size * count
-                return taken
-        return None
+        """`count` slots at once, of the smallest size that fits, or None when there are not as many."""
+        free = next((free for capacity, free in self._free if size <= capacity), [])
+        if len(free) < count:
+            return None
+        taken = free[-count:]
+        del free[-count:]
+        for slot in taken:
+            slot.size = size
+        self.held += count
+        self.held_bytes += size * count
+        return taken
 
     def release_all(self, slots: Sequence[Slot]) -> None:
         for slot in slots:

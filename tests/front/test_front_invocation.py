@@ -395,6 +395,24 @@ def test_new_requests_go_to_the_engine_with_the_fewest_rows() -> None:
         bench.assert_clean()
 
 
+def test_a_large_slot_keeps_its_pages_for_the_next_request_and_gives_them_back_when_none_comes() -> None:
+    large = signature([spec("x", 200_000)], [spec("y", 1)])
+    with FrontBench(lambda: replica(large, lambda arrays: [arrays[0][:, :1]])) as bench:
+
+        def resident() -> int:
+            return os.fstat(bench.front._intake.arena.fd).st_blocks * 512
+
+        assert bench.ask(npy(np.ones((1, 200_000))), head("application/x-npy")).code == "waits"
+        bench.settle()
+        used = resident()
+        assert used > 800_000
+        bench.front.trim()
+        assert resident() == used
+        bench.front.trim()
+        assert resident() < used - 750_000
+        bench.assert_clean()
+
+
 # ---- many in one turn of the event loop ------------------------------------------------------------------------------------
 
 CROWD = 12

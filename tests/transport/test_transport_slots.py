@@ -60,6 +60,17 @@ def test_every_slot_of_the_real_arena_starts_on_a_step_and_lies_inside() -> None
     assert smallest is not None and smallest.capacity == CLASSES[0][0]
 
 
+def test_many_are_handed_out_at_once_or_none_at_all() -> None:
+    slots = Slots(FEW)
+    assert slots.claim_all(1, 5) is None and slots.held == 0
+    four = slots.claim_all(100, 4)
+    assert four is not None and len({s.offset for s in four}) == 4 and {s.capacity for s in four} == {1024}
+    assert (slots.held, slots.held_bytes) == (4, 400)
+    assert slots.claim_all(1, 1) is None, "a larger slot is for those who need it"
+    slots.release_all(four)
+    assert (slots.held, slots.held_bytes) == (0, 0)
+
+
 class Ownership(RuleBasedStateMachine):
     """Claims and releases in any order: spans never overlap, and the counts say what is really held."""
 
@@ -79,6 +90,13 @@ class Ownership(RuleBasedStateMachine):
         assert slot.capacity >= size
         self.held.append(slot)
         return slot
+
+    @rule(target=held_slots, size=st.integers(1, 9000), count=st.integers(1, 3))
+    def claim_all(self, size: int, count: int) -> object:
+        taken = self.slots.claim_all(size, count) or []
+        assert all(slot.capacity >= size for slot in taken)
+        self.held += taken
+        return multiple(*taken)
 
     @rule(slot=consumes(held_slots))
     def release(self, slot: Slot) -> None:

@@ -1,8 +1,8 @@
 """STORY 1: what happens to a request: admit, decode, claim a slot, submit, await, encode, release.
 
 `Invocations.begin` is called with a whole body and returns at once; the engine's reply comes to `finish`. There is no
-task and no future per request, only an entry in `_pending`. This file owns the arena's slots and every request in
-flight. It answers each request exactly once, and releases each slot exactly once: when no engine can write to it any
+task and no future per request, only an entry in the flight. This file owns every request in flight; Intake owns the
+arena's slots, and Crowd is the same story for many plain requests at once. It answers each request exactly once, and releases each slot exactly once: when no engine can write to it any
 more. It never sees a socket and knows HTTP only as status, content type and body.
 """
 
@@ -15,11 +15,9 @@ import os
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from serve.codec import Body, Codec, Decoded, Form
+from serve.codec import Body, Decoded
 from serve.contract.logline import log
 from serve.contract.status import Block, Engine, Front, StatusPage, time_bucket
 from serve.errors import (
@@ -31,15 +29,15 @@ from serve.errors import (
     NotReady,
     Overloaded,
 )  # fmt: skip
+from serve.front.crowd import CHECK_WAIT_FROM_ROWS, ROW_BODY_MAX, Arrival, Crowd
 from serve.front.heads import ok_start
 from serve.front.intake import Intake
 from serve.front.links import EngineLink, Model
-from serve.front.request import Invocation
+from serve.front.request import Flight, Invocation
 from serve.settings import Limits
 from serve.transport import descriptor
 from serve.transport.arena import read_spill
-from serve.transport.descriptor import FINITE, OVERFLOW, RECORD_BYTES, REPLY, REQUEST
-from serve.transport.slots import STEP
+from serve.transport.descriptor import FINITE, OVERFLOW, REPLY, REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,15 +48,8 @@ SWEEP_S = 0.05  # how late a deadline may be noticed
 ATTEMPTS_MAX = 2  # a request runs again once after a crash; one that was in two crashes is suspect
 DECODED_ASIDE_FROM = 1 << 20  # bytes of body from which decoding would hold up other requests noticeably
 EARLY_MAX = 256  # requests held by a worker that has not met an engine yet
-CHECK_WAIT_FROM_ROWS = 64  # below this many rows ahead the predicted wait cannot matter
 
-ROW_BODY_MAX = 64 * 1024  # longer bodies take the general path, where a few microseconds more do not matter
-Words = np.ndarray[Any, np.dtype[np.uint64]]
-INSTANCES = Form.INSTANCES
-TOGETHER_FROM = 6  # requests or replies from which handling them together is faster
-ID_WORD, OFFSET_WORD = 1, 2  # of a record as 8-byte words
-SINGLE_ANSWER = REPLY.pack(descriptor.ANSWER, FINITE, 0, 1, 0, 0, 0, 0, 0.0, 0.0, 0)[:8]
-_ANSWER, SUBMIT = int(descriptor.ANSWER), int(descriptor.SUBMIT)
+_ANSWER = int(descriptor.ANSWER)
 _OK, _LATENCY, _ERRORS = int(Front.OK), int(Front.LATENCY), int(Front.ERRORS)
 _LATENCY_SUM = int(Front.LATENCY_SUM_S)
 _IN_FLIGHT, _QUEUE_ROWS, _SLOT_BYTES = int(Front.IN_FLIGHT), int(Front.QUEUE_ROWS), int(Front.SLOT_BYTES)
@@ -84,14 +75,12 @@ class Invocations:
         self._intake = Intake(limits)
         self._page = page
         self._loop = asyncio.get_running_loop()
-        self._arrived: list[tuple[Invocation, bytes]] = []  # in this turn of the event loop
+        self._arrived: list[Arrival] = []  # in this turn of the event loop
         self._early: list[tuple[Invocation, Body]] = []  # came while this worker had not met an engine yet
-        self._pending: dict[int, Invocation] = {}
         self._held: list[Invocation] = []  # accepted while the only engine restarts
-        self._next_id = (
-            os.getpid() << 32 if first_id is None else first_id
-        )  # unique among all living fronts: an engine knows requests by their id alone
-        self._rows = 0
+        # Ids are unique among all living fronts: an engine knows requests by their id alone.
+        self._flight = Flight(os.getpid() << 32 if first_id is None else first_id)
+        self._crowd = Crowd(self._flight, self._intake, self._block, limits, clock, self._encode)
         self._thread = ThreadPoolExecutor(1, "decode")
         self._aside: set[asyncio.Task[None]] = set()
         self._aside_bytes = 0
@@ -105,9 +94,7 @@ class Invocations:
         ]
 
     # ---- the story -----------------------------------------------------------------------------------------------
-    # The hot path is arrive, take_together and finish_together: requests of one plain row, many at a time. They are
-    # written out in one piece each, since a call costs more here than its work. begin and finish are the same for any
-    # request, one at a time.
+    # For any request, one at a time. Crowd does the same for many plain ones together.
 
     def arrive(self, invocation: Invocation, body: bytes) -> None:
         """A whole request is here. What comes in one turn of the event loop is taken together at its end."""
@@ -117,51 +104,9 @@ class Invocations:
 
     def _take_arrived(self) -> None:
         arrived, self._arrived = self._arrived, []
-        if len(arrived) >= TOGETHER_FROM:
-            arrived = self._take_together(arrived)
-        for invocation, body in arrived:
+        for invocation, body in self._crowd.take(arrived, self._model, self._only_up):
             if invocation.caller is not None:
                 self.begin(invocation, body)
-
-    def _take_together(self, arrived: list[tuple[Invocation, bytes]]) -> list[tuple[Invocation, bytes]]:
-        """Decode, claim and submit the plain rows among them. Returns the rest: to be begun one by one, or refused."""
-        model, link, count = self._model, self._only_up, len(arrived)
-        plan = model.row_plan if model is not None else None
-        if model is None or plan is None or link is None or self._rows + count > self._rows_max:
-            return arrived
-        slots = self._intake.claim_rows(model, count) if link.rows < CHECK_WAIT_FROM_ROWS else None
-        if slots is None:
-            return arrived
-        now_s, pack, size, epoch = self._clock(), REQUEST.pack, model.inputs.row_bytes, link.epoch
-        deadline_s = now_s + self._timeout_s
-        memory, pending, id, records, rest = self._intake.memory, self._pending, self._next_id, [], []
-        for each in arrived:
-            invocation, body = each
-            decode_row = invocation.head.decode_row
-            row = decode_row(body, plan) if decode_row is not None and len(body) <= ROW_BODY_MAX else None
-            if row is None or invocation.caller is None:
-                rest.append(each)
-                continue
-            invocation.slot = slot = slots.pop()
-            at = slot.offset
-            memory[at : at + size] = row
-            id += 1
-            invocation.id = id
-            invocation.used = size
-            invocation.model = model
-            invocation.link = link
-            invocation.started_s = now_s
-            invocation.deadline_s = deadline_s
-            invocation.attempts = 1
-            pending[id] = invocation
-            records.append(pack(SUBMIT, 0, 0, 1, id, at, slot.capacity, size, epoch, deadline_s, now_s))
-        self._next_id = id
-        self._rows += len(records)
-        link.rows += len(records)
-        if records:
-            link.send(records)
-        self._intake.slots.release_all(slots)
-        return rest
 
     def begin(self, invocation: Invocation, body: Body, decoded: Decoded | None = None) -> None:
         """Admit, decode, claim, submit. Any refusal is answered here and now.
@@ -176,8 +121,10 @@ class Invocations:
             if model is None:
                 self._wait_for_model(invocation, body)
                 return
-            if self._rows >= self._rows_max:
-                raise self._overloaded(f"{self._rows} rows wait already, the limit is {self._rows_max} (EVENKEEL_QUEUE_ROWS)")
+            if self._flight.rows >= self._rows_max:
+                raise self._overloaded(
+                    f"{self._flight.rows} rows wait already, the limit is {self._rows_max} (EVENKEEL_QUEUE_ROWS)"
+                )
             decode_row, plan = invocation.head.decode_row, model.row_plan
             packed = None
             if decode_row is not None and plan is not None and len(body) <= ROW_BODY_MAX:
@@ -193,22 +140,22 @@ class Invocations:
             self._intake.release(invocation)
             self._refuse(invocation, error)
             return
-        self._next_id = invocation.id = id = self._next_id + 1
+        self._flight.last_id = invocation.id = id = self._flight.last_id + 1
         invocation.model = model
         invocation.link = link
         invocation.deadline_s = now_s + self._timeout_s
-        self._pending[id] = invocation
-        self._rows += invocation.rows
+        self._flight.pending[id] = invocation
+        self._flight.rows += invocation.rows
         self._submit(invocation)
 
     def finish(self, link: EngineLink, records: bytes) -> None:
         """Replies of an engine: encode and answer each, and have the slots back."""
-        if len(records) >= TOGETHER_FROM * RECORD_BYTES and self._finish_together(link, records):
+        if self._crowd.finish(link, records):
             return
         for kind, flags, family, rows, id, offset, size, _, _, _, _ in REPLY.iter_unpack(records):
-            invocation = self._pending.pop(id)
+            invocation = self._flight.pending.pop(id)
             assert invocation.link is link, "an engine replies once to each request that it was given"
-            self._rows -= rows
+            self._flight.rows -= rows
             link.rows -= rows
             if invocation.caller is None:
                 if flags & OVERFLOW:
@@ -218,60 +165,6 @@ class Invocations:
             else:
                 self._encode(invocation, offset, flags & FINITE != 0)
             self._intake.release(invocation)
-
-    def _finish_together(self, link: EngineLink, records: bytes) -> bool:
-        """The same for replies that are all single rows of one plain output, encoded in one call. False: they are not."""
-        together = self._encode_together(link, records)
-        if together is None:
-            return False
-        encoder, words, bodies = together
-        pending, count, slots = self._pending, self._count, []
-        now_s, answered, total_s, started_s, cell = self._clock(), 0, 0.0, 0.0, 0
-        for n, id in enumerate(words[:, ID_WORD].tolist()):
-            invocation = pending.pop(id)
-            assert invocation.link is link, "an engine replies once to each request that it was given"
-            assert invocation.slot is not None, "the engine had it until now"
-            slots.append(invocation.slot)
-            caller, head = invocation.caller, invocation.head
-            if caller is None:
-                continue
-            if head.encoder is not encoder or invocation.form != INSTANCES:
-                self._encode(invocation, int(words[n, OFFSET_WORD]), finite=True)
-                continue
-            invocation.caller = None
-            if invocation.started_s != started_s:  # many were taken together, so they took equally long
-                started_s = invocation.started_s
-                cell = _LATENCY + time_bucket(now_s - started_s)
-            count[cell] += 1
-            answered += 1
-            total_s += now_s - started_s
-            caller.answer(invocation, head.answer_start, bodies[n])
-        count[_OK] += answered
-        self._block.value[_LATENCY_SUM] += total_s
-        self._rows -= len(bodies)
-        link.rows -= len(bodies)
-        self._intake.slots.release_all(slots)
-        return True
-
-    def _encode_together(self, link: EngineLink, records: bytes) -> tuple[Codec, Words, list[bytes]] | None:
-        """The bodies of many replies at once, and the records as words, if all are single rows of one plain output.
-
-        In the format of the first of them; whoever asked for another is answered on its own.
-        """
-        model = link.model
-        if model is None or not model.rows_together:
-            return None
-        words = np.frombuffer(records, np.uint64).reshape(-1, RECORD_BYTES // 8)
-        encoder = self._pending[int(words[0, ID_WORD])].head.encoder
-        offsets = words[:, OFFSET_WORD]
-        shift = int(offsets[0]) % STEP
-        alike = words[:, 0].tobytes() == SINGLE_ANSWER * len(words) and (offsets % STEP == shift).all()
-        encode_rows = getattr(encoder, "encode_rows", None)  # of a RowsCodec; isinstance would cost more than it says
-        if not alike or encode_rows is None:
-            return None
-        outputs = model.outputs
-        view = self._intake.shared_rows.view(shift, outputs.row_bytes // outputs.dtypes[0].itemsize, outputs.dtypes[0])
-        return encoder, words, encode_rows(view[offsets // STEP])
 
     # ---- admit, decode, claim, submit ----------------------------------------------------------------------------
 
@@ -419,9 +312,9 @@ class Invocations:
     def _cancel(self, invocation: Invocation) -> None:
         link = invocation.link
         if link is None:  # no engine has it: it is over at once
-            if self._pending.pop(invocation.id, None) is not None and invocation in self._held:
+            if self._flight.pending.pop(invocation.id, None) is not None and invocation in self._held:
                 self._held.remove(invocation)
-                self._rows -= invocation.rows
+                self._flight.rows -= invocation.rows
                 self._intake.release(invocation)
         elif link.model is not None:
             link.submit(REQUEST.pack(descriptor.CANCEL, 0, 0, 0, invocation.id, 0, 0, 0, link.epoch, 0.0, 0.0))
@@ -429,7 +322,7 @@ class Invocations:
     def sweep(self) -> None:
         """Answer those whose deadline has passed, wherever their request is now."""
         now_s = self._clock()
-        late = [i for i in self._pending.values() if i.deadline_s <= now_s and i.caller is not None]
+        late = [i for i in self._flight.pending.values() if i.deadline_s <= now_s and i.caller is not None]
         for invocation in late:
             seconds = self._timeout_s
             self._refuse(invocation, DeadlineExceeded(f"no answer within {seconds:g} s (EVENKEEL_REQUEST_TIMEOUT_S)"))
@@ -438,8 +331,8 @@ class Invocations:
             if invocation.started_s + self._timeout_s <= now_s:
                 self._refuse(invocation, NotReady("no engine became ready within the deadline", retry_after_s=1))
         self._early = [(i, body) for i, body in self._early if i.caller is not None]
-        self._count[_IN_FLIGHT] = len(self._pending)
-        self._count[_QUEUE_ROWS] = self._rows
+        self._count[_IN_FLIGHT] = len(self._flight.pending)
+        self._count[_QUEUE_ROWS] = self._flight.rows
         self._count[_SLOT_BYTES] = self._intake.slots.held_bytes
 
     def _engine_up(self, link: EngineLink) -> None:
@@ -458,7 +351,7 @@ class Invocations:
     def _engine_lost(self, link: EngineLink) -> None:
         """Run its requests again, once: the inputs are still in their slots, and nobody else can write there now."""
         self._note_up()
-        orphans = [i for i in self._pending.values() if i.link is link]
+        orphans = [i for i in self._flight.pending.values() if i.link is link]
         ran = link.ran_last()
         up = [other for other in self._links if other.model is not None]
         for invocation in orphans:
@@ -466,8 +359,8 @@ class Invocations:
             if ran and invocation.id not in ran:
                 invocation.attempts -= 1  # it only waited there: this crash was not its own
             if invocation.caller is None or invocation.attempts >= ATTEMPTS_MAX:
-                del self._pending[invocation.id]
-                self._rows -= invocation.rows
+                del self._flight.pending[invocation.id]
+                self._flight.rows -= invocation.rows
                 self._refuse(invocation, EngineLost("the engine ended twice while it ran this request; it was not tried again"))
                 self._intake.release(invocation)
                 continue
@@ -490,7 +383,7 @@ class Invocations:
     @property
     def idle(self) -> bool:
         """Nothing in flight and no slot held."""
-        return not self._arrived and not self._pending and not self._aside and self._intake.slots.held == 0
+        return not self._arrived and not self._flight.pending and not self._aside and self._intake.slots.held == 0
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -1,7 +1,8 @@
-"""One request in a front, from its head to its answer: the record, and who waits for it. No behaviour."""
+"""One request in a front, from its head to its answer, who waits for it, and all that are in flight. No behaviour."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from serve.codec import Form
@@ -50,3 +51,12 @@ class Invocation:
         self.caller = caller
         self.head = head
         self.keep_alive = head.keep_alive
+
+
+@dataclass(slots=True)
+class Flight:
+    """The requests that hold a slot, by id, and how many rows they are together."""
+
+    last_id: int
+    rows: int = 0
+    pending: dict[int, Invocation] = field(default_factory=dict)

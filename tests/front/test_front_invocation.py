@@ -421,9 +421,9 @@ CROWD = 12
 def test_a_crowd_is_taken_in_one_go_and_each_gets_its_own_answer() -> None:
     with FrontBench(plain) as bench:
         callers = [bench.arrive(body([i, -i]))[0] for i in range(CROWD)]
-        assert codes(callers) == ["waits"] * CROWD and bench.front._rows == 0
+        assert codes(callers) == ["waits"] * CROWD and bench.front._flight.rows == 0
         bench.step_front()
-        assert bench.front._rows == CROWD
+        assert bench.front._flight.rows == CROWD
         bench.settle()
         assert [predictions(c.body) for c in callers] == [[[2.0 * i + 1, -2.0 * i + 1]] for i in range(CROWD)]
         bench.assert_clean()
@@ -466,7 +466,7 @@ def test_who_leaves_before_the_turn_ends_is_never_submitted() -> None:
         for _, invocation in crowd[::2]:
             bench.front.abandon(invocation)
         bench.step_front()
-        assert bench.front._rows == CROWD // 2
+        assert bench.front._flight.rows == CROWD // 2
         bench.settle()
         assert codes([c for c, _ in crowd]) == ["waits", "ok"] * (CROWD // 2)
         bench.assert_clean()

@@ -91,7 +91,8 @@ def _session(file: Path, threads: int) -> ort.InferenceSession:
     settings.inter_op_num_threads = 1
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     settings.log_severity_level = FATAL
-    # Spinning threads burn the core that the fronts need, and count against the container's CPU quota.
+    # Within a run, several threads wait for each other's part of an operator: by spinning for microseconds, where waking
+    # a sleeper takes tens. They stop with the run, or they would burn the core that the fronts need.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     # The arena never gives back what the largest batch took, and a memory pattern is kept for every shape ever seen.

@@ -91,10 +91,10 @@ def _session(file: Path, threads: int) -> ort.InferenceSession:
     settings.inter_op_num_threads = 1
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     settings.log_severity_level = FATAL
-    # Within a run, several threads wait for each other's part of an operator: by spinning for microseconds, where waking
-    # a sleeper takes tens. They stop with the run, or they would burn the core that the fronts need.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
-    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    # Spinning threads burn the core that the fronts need, and count against the container's CPU quota. Spinning within a
+    # run only (session.force_spinning_stop) gained nothing measurable for a large model, and halved the throughput of a
+    # small one while a neighbour wanted the other core.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # The arena never gives back what the largest batch took, and a memory pattern is kept for every shape ever seen.
     # Without them a small CNN fell from 243 to 75 MB after a batch of 16, and ran as fast within the noise (0.8 ms at
     # batch 1, 7 ms at 8; a tiny MLP 7 to 8 us), so memory that falls back wins.

@@ -147,13 +147,19 @@ def total(seconds: Sequence[tuple[float, int]]) -> int:
 
 def began_anew(before: Scrape, after: Scrape) -> bool:
     """One counter that fell is enough: all of an instance's counters live and end together."""
-    at_edges = any(at_or_below(after.seconds, edge) < count for edge, count in before.seconds)
+    edges = sorted({edge for edge, _ in (*before.seconds, *after.seconds)})
     return (
         fell(before.codes, after.codes)
         or fell(before.restarts or {}, after.restarts or {})
         or after.shed < before.shed
-        or at_edges
+        or fell(buckets(before.seconds, edges), buckets(after.seconds, edges))
     )
+
+
+def buckets(seconds: Sequence[tuple[float, int]], edges: Sequence[float]) -> dict[str, int]:
+    """Plain counts: after a restart cumulative ones may all have passed their old values while a bucket has not."""
+    below = [0, *(at_or_below(seconds, e) for e in edges)]
+    return {repr(e): n - less for e, n, less in zip(edges, below[1:], below, strict=False)}
 
 
 def delta(before: Scrape, after: Scrape, edges: Sequence[float]) -> Delta:

@@ -74,7 +74,7 @@ class Evidence:
             added(self.far_worse, ratio_factors(pair, FAR_WORSE_RATIO, FAR_WORSE_GAINS)),
             added(self.not_bad, ratio_factors(pair, rule.bad_ratio_of(self.metric), NOT_BAD_GAINS)),
             self.signs.add(pair, seconds, rule.block_s),
-            self.clumping.add(halves, seconds, rule.batch_s),
+            self.clumping.add(pair, halves, seconds, rule.batch_s),
         )
 
     @property

@@ -34,7 +34,7 @@ class Rule:
     bad_ratio_latency: float = 2.0  # the same for the rate of slow answers
     budget: float = 0.001  # an error rate below this is good enough whatever the reference does
     block_s: float = 30.0  # the sign witness counts one win or loss a block; 60 where faults come in bursts
-    batch_s: float = 120.0  # the design effect compares halves of the reference over batches of this length
+    batch_s: float = 60.0  # the design effect is measured over batches of this length
     requests_min: int = 1000  # in this stage, in the candidate and in the reference
     stage_s_min: float = 300.0
     max_s: float = 1800.0

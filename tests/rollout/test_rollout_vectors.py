@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sidecar.rollout.interval import ratio_interval
 from sidecar.rollout.mix import Mix, log_bayes_factor
-from sidecar.rollout.promotion import NOT_BAD_GAINS, Clumping, budget_e, halves, squared_difference
+from sidecar.rollout.promotion import NOT_BAD_GAINS, Clumping, budget_e, halves, scatter, squared_difference
 from sidecar.rollout.witnesses import (
     FAR_WORSE_GAINS,
     WORSE_GAINS,
@@ -25,6 +25,7 @@ from sidecar.rollout.witnesses import (
 )
 
 WIN, LOSS, TIE = Pair(10, 10, 1, 0), Pair(10, 10, 0, 1), Pair(10, 10, 1, 1)
+EVEN = Pair(200, 200, 10, 10)
 pairs = st.builds(
     lambda n, m, c, b: Pair(n, m, min(c, n), min(b, m)),
     st.integers(0, 2000), st.integers(0, 2000), st.integers(0, 60), st.integers(0, 60),
@@ -254,16 +255,33 @@ def test_the_fast_path_wants_certainty_a_high_rate_and_three_windows() -> None:
 def test_the_design_effect_is_one_for_even_halves_and_grows_with_clumps() -> None:
     even, clumped = Clumping(), Clumping()
     for i in range(20):
-        even = even.add(Pair(100, 100, 5, 5), 60.0, 120.0)
-        clumped = clumped.add(Pair(100, 100, 10 * (i // 2 % 2), 10 * (1 - i // 2 % 2)), 60.0, 120.0)
+        even = even.add(EVEN, Pair(100, 100, 5, 5), 60.0, 120.0)
+        clumped = clumped.add(EVEN, Pair(100, 100, 10 * (i // 2 % 2), 10 * (1 - i // 2 % 2)), 60.0, 120.0)
     assert even.batches == clumped.batches == 10
     assert even.design_effect == 1.0
     assert clumped.design_effect == pytest.approx(20.0)
 
 
+def test_the_design_effect_sees_what_befalls_a_whole_arm_at_once() -> None:
+    """Both halves of the reference suffer alike, and in turn with the candidate."""
+    known = Clumping()
+    for i in range(10):
+        ours, theirs = (20, 0) if i % 2 else (0, 20)
+        known = known.add(Pair(200, 200, ours, theirs), Pair(100, 100, theirs // 2, theirs // 2), 60.0, 60.0)
+    assert known.design_effect == pytest.approx(10 * 20 / 9)
+
+
+@pytest.mark.parametrize("ratio", [1, 3])
+def test_a_constant_ratio_is_no_clumping_whatever_it_is(ratio: int) -> None:
+    assert scatter(
+        [Pair(1000, 1000, 4 * ratio, 4), Pair(1000, 3000, 4 * ratio, 12), Pair(500, 1000, 2 * ratio, 4)]
+    ) == pytest.approx(0)
+
+
 def test_batches_without_bad_events_tell_nothing_of_clumping() -> None:
     assert squared_difference(Pair(100, 100, 0, 0)) is None
-    quiet = Clumping().add(Pair(100, 100, 0, 0), 120.0, 120.0)
+    assert scatter([Pair(100, 100, 0, 0)] * 5) is None and scatter([Pair(100, 100, 1, 1)]) is None
+    quiet = Clumping().add(Pair(100, 100, 0, 0), Pair(50, 50, 0, 0), 120.0, 120.0)
     assert not quiet.known and quiet.design_effect == 2.0
 
 

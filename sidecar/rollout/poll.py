@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any, Protocol
+from urllib.error import HTTPError, URLError
 
 from sidecar.rollout import scrape
 from sidecar.rollout.counters import Key, Scrape
@@ -45,7 +46,9 @@ def fetch(url: str, timeout_s: float) -> str:
         with urllib.request.urlopen(url, timeout=timeout_s) as answer:
             body: bytes = answer.read(BODY_BYTES_MAX + 1)
     except (OSError, HTTPException, ValueError) as e:
-        raise Unreachable(f"{url}: {getattr(e, 'reason', None) or e}") from e
+        # A URLError wraps what happened; an HTTPError is one too, but its text holds the status.
+        why = e.reason if isinstance(e, URLError) and not isinstance(e, HTTPError) else e
+        raise Unreachable(f"{url}: {why or type(e).__name__}") from e
     if len(body) > BODY_BYTES_MAX:
         raise Unreachable(f"{url}: the answer is longer than {BODY_BYTES_MAX} bytes")
     return body.decode("utf-8", "replace")

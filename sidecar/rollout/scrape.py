@@ -82,7 +82,7 @@ def _add(counts: dict[K, int], name: K, sample: Sample) -> None:
 
 def _count(s: Sample) -> int:
     if not isfinite(s.value) or s.value < 0:
-        raise BadMetrics(f"{s.name} is {s.value}, which no counter can be")
+        raise BadMetrics(f"{s.name} is {s.value:g}, which no counter can be")
     return round(s.value)
 
 

@@ -115,6 +115,7 @@ def _flags(window: Window, rule: Rule) -> set[Flag]:
     compared = [window.of(Arm.CANDIDATE), window.of(rule.reference)]
     met = {
         Flag.NO_BASELINE: rule.reference == Arm.PRODUCTION,
+        Flag.SPLIT_UNCHECKED: not rule.mix_checked,
         Flag.ONE_INSTANCE: any(len(arm) == 1 for arm in compared),
         Flag.COUNTER_RESET: any(d.reset for d in window.deltas),
         Flag.GAP: bool(window.missing),
@@ -235,9 +236,9 @@ def _obstacles(rule: Rule, state: State) -> list[Finding]:
     found += [f for f in guards.broken(state.healths, rule) if f.reason == Reason.ENVIRONMENT_UNSTABLE]
     found += guards.waiting(state.healths)
     found += [Finding(Reason.CANDIDATE_RESTARTED, who, "restarted in this stage") for who in stage.restarted]
-    if not state.split_known:
+    if rule.mix_checked and not state.split_known:
         found.append(Finding(Reason.SPLIT_UNKNOWN, "split", "no intended split was given"))
-    elif state.mix.p <= rule.mix_p_min:
+    elif rule.mix_checked and state.mix.p <= rule.mix_p_min:
         found.append(Finding(Reason.SAMPLE_RATIO, "split", f"p = {state.mix.p:.2g}, requests {list(state.mix.counts)}"))
     found += [
         Finding(Reason.ENVIRONMENT_UNSTABLE, n, "the same version differs")

@@ -9,12 +9,14 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from sidecar.rollout import plot, replay
+from sidecar.rollout.listen import Board, listening
 from sidecar.rollout.poll import Direct, Prometheus, Source, targets
 from sidecar.rollout.reasons import Verdict
 from sidecar.rollout.rollout import Record, Rollout
@@ -23,6 +25,7 @@ from sidecar.rollout.trouble import BadLog, BadRule, CannotJudge
 
 EXIT = {Verdict.PROMOTE: 0, Verdict.ROLLBACK: 1, Verdict.HOLD: 2}
 COULD_NOT_JUDGE = 3
+UNCHECKED = "unchecked"
 
 
 class Clock(Protocol):
@@ -54,7 +57,7 @@ def parser() -> Parser:
     p.add_argument("--instance-label", default="instance", help="what names an instance in Prometheus (instance)")
     p.add_argument("--model", default="", help="only this model's series")
     p.add_argument("--replay", type=Path, metavar="FILE", help="compute the verdict of a replay log again")
-    p.add_argument("--split", metavar="ARM=W,ARM=W", help="intended weights of traffic (baseline=1,candidate=1)")
+    p.add_argument("--split", metavar="ARM=W,ARM=W", help="intended weights (baseline=1,candidate=1), or: unchecked")
     p.add_argument("--id", default="", help="name of this rollout (rollout-<time>)")
     p.add_argument("--window-s", type=float, default=10.0, help="seconds between looks (10)")
     p.add_argument(
@@ -72,6 +75,7 @@ def parser() -> Parser:
     p.add_argument("--at-end", choices=("hold", "rollback"), default="hold", help="the verdict when time is up (hold)")
     p.add_argument("--log", type=Path, metavar="FILE", help="the replay log (<id>.jsonl)")
     p.add_argument("--plot", type=Path, metavar="FILE", help="the picture (<id>.svg)")
+    p.add_argument("--listen", metavar="HOST:PORT", help="answer controllers there, and go on until stopped")
     p.add_argument("--json", action="store_true", help="print the decision record instead of text")
     p.add_argument("--quiet", action="store_true", help="print only the verdict")
     return p
@@ -93,11 +97,12 @@ def rule_of(args: argparse.Namespace) -> Rule:
         latency=not args.no_latency,
         edges=tuple(sorted(set(args.edge))),
         objective_s=args.objective_s,
+        mix_checked=args.split != UNCHECKED,
     )
 
 
 def split_of(text: str | None) -> dict[Arm, float] | None:
-    if text is None:
+    if text is None or text == UNCHECKED:
         return None
     try:
         return {Arm(arm.strip()): float(weight) for arm, _, weight in (part.partition("=") for part in text.split(","))}
@@ -155,8 +160,8 @@ def evidence(m: dict[str, Any]) -> str:
     )
 
 
-def watch(rollout: Rollout, source: Source, window_s: float, clock: Clock, show: Output) -> Record:
-    """Look every window_s until the verdict is there or time is up. Raises CannotJudge when the first look fails."""
+def watch(rollout: Rollout, source: Source, window_s: float, clock: Clock, show: Output) -> Iterator[Record]:
+    """Look every window_s; gives the record after each look. Raises CannotJudge when the first look fails."""
     start_s = clock.now_s()
     first = source.look(0.0)
     if first.missing:
@@ -171,8 +176,7 @@ def watch(rollout: Rollout, source: Source, window_s: float, clock: Clock, show:
         rollout.observe(at_s, found.scrapes, tuple(found.missing))
         record = rollout.decision()
         show.look(record, tuple(found.missing.values()))
-        if record.verdict == Verdict.PROMOTE or record.final:
-            return record
+        yield record
 
 
 def had_data(record: Record) -> bool:
@@ -186,8 +190,19 @@ def run_live(args: argparse.Namespace, clock: Clock, show: Output) -> tuple[dict
         raise BadRule("--window-s must be positive")
     rollout = Rollout(rule_of(args), split_of(args.split))
     source = source_of(args)
+    record = rollout.decision()
+    board = Board(record.to_json())
     try:
-        record = watch(rollout, source, args.window_s, clock, show)
+        with listening(args.listen, board) if args.listen else nullcontext() as address:
+            if address and not show.quiet:
+                show.write(f"listening on {address}")
+            for record in watch(rollout, source, args.window_s, clock, show):
+                board.record = record.to_json()
+                # A controller that asks by itself may ask again at its next step, so the judge stays with it.
+                if record.final or (record.verdict == Verdict.PROMOTE and not args.listen):
+                    break
+            while args.listen:
+                clock.sleep(args.window_s)
     except KeyboardInterrupt:
         record = rollout.decision()
     if record.verdict == Verdict.HOLD and not had_data(record):

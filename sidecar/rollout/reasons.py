@@ -43,6 +43,7 @@ class Flag(StrEnum):
     """What to know about the data. A flag changes no verdict by itself."""
 
     NO_BASELINE = "no_baseline"
+    SPLIT_UNCHECKED = "split_unchecked"
     ONE_INSTANCE = "one_instance"
     DESIGN_EFFECT_ASSUMED = "design_effect_assumed"
     COUNTER_RESET = "counter_reset"
@@ -134,6 +135,7 @@ TABLE: dict[Reason, Entry] = {
 
 FLAGS: dict[Flag, str] = {
     Flag.NO_BASELINE: "compared with production, which has been running for longer; the margin is wider",
+    Flag.SPLIT_UNCHECKED: "the split of traffic was not checked, as was asked for",
     Flag.ONE_INSTANCE: "an arm has one instance: its own oddity cannot be told from the version's",
     Flag.DESIGN_EFFECT_ASSUMED: "clumping of errors could not be measured yet; 2 is assumed",
     Flag.COUNTER_RESET: "an instance's counters began anew",

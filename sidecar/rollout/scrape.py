@@ -26,6 +26,9 @@ NAMES = (
 )
 REQUESTS, SECONDS, SHED, RESTARTS, READY, STATE = NAMES
 
+# The gauge counts engines in each state. A FAILED one is news whatever the others do; one READY engine serves.
+TOLD_FIRST = ("FAILED", "READY", "WARMING", "LOADING", "NEW", "DRAINING", "CLOSED")
+
 K = TypeVar("K", str, float)
 
 
@@ -71,9 +74,13 @@ def build(samples: Iterable[Sample], key: Key, at_s: float, model: str = "") -> 
             shed += _count(s)
         elif s.name == READY:
             ready = s.value == 1 and ready is not False
-        elif s.name == STATE and s.value == 1:
-            state = s.labels.get("state", "")
+        elif s.name == STATE and s.value >= 1:
+            state = min(state or "CLOSED", s.labels.get("state", "").upper(), key=_telling)
     return Scrape(key, at_s, codes, tuple(sorted(seconds.items())), restarts, shed, ready, state)
+
+
+def _telling(state: str) -> int:
+    return TOLD_FIRST.index(state) if state in TOLD_FIRST else len(TOLD_FIRST)
 
 
 def _add(counts: dict[K, int], name: K, sample: Sample) -> None:

@@ -65,7 +65,7 @@ class Instance:
             "# TYPE evenkeel_ready gauge",
             f"evenkeel_ready {self.ready}",
             "# TYPE evenkeel_state gauge",
-            *(f'evenkeel_state{{state="{s}"}} {int(s == self.state)}' for s in ("NEW", "LOADING", "READY", "FAILED")),
+            *(f'evenkeel_state{{state="{s.lower()}"}} {2 * int(s == self.state)}' for s in ("NEW", "LOADING", "READY", "FAILED")),
             'evenkeel_model_info{model="digits",version="1",sha256="ab"} 1',
         ]
         return "\n".join(lines) + "\n"

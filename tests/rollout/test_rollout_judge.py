@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
-from sidecar.rollout import judge, scrape
+from sidecar.rollout import adapters, judge, scrape
 from sidecar.rollout.counters import Key
-from sidecar.rollout.poll import Prometheus, metrics_url, targets
+from sidecar.rollout.poll import Prometheus, fetch, metrics_url, targets
 from sidecar.rollout.rule import Arm
 from sidecar.rollout.trouble import BadMetrics, CannotJudge
 from tests.rollout.fleet import Instance, StepClock, prometheus, serving
@@ -93,6 +95,7 @@ def test_production_may_stand_in_for_a_baseline_when_the_split_is_known(judged: 
     judged.lines.clear()
     assert judged.run(*arms, "--split", "production=9,candidate=1", "--budget", "0.01") == 0
     assert "no_baseline" in judged.text
+    assert judged.run(*arms, "--split", "unchecked", "--budget", "0.01") == 0 and "split_unchecked" in judged.text
 
 
 def test_a_crash_loop_ends_the_rollout_at_once(judged: Judged, serve: Callable[[Instance], str]) -> None:
@@ -192,6 +195,60 @@ def test_an_answer_that_is_not_prometheus_is_named() -> None:
     assert list(found.missing.values()) == [f"{url}: not an answer of a Prometheus server"]
 
 
+# Controllers that ask
+
+
+def test_controllers_are_answered_while_the_verdict_is_being_found(judged: Judged, serve: Callable[[Instance], str]) -> None:
+    """At 100 s nothing is proven yet, at 600 s it is, and then the candidate fails."""
+    new, answers = Instance(judged.clock, error_rate=0.002), {}
+
+    def ask(now_s: float) -> None:
+        url = judged.lines[0].removeprefix("listening on ")
+        if now_s in (5100.0, 5600.0, 5700.0):
+            hooks = ("confirm-promotion", "rollback")
+            decision = json.loads(fetch(f"{url}/rollout/decision", 5.0))["decision"]
+            answers[now_s] = (decision, *(post(f"{url}/rollout/flagger/{hook}") for hook in hooks))
+        if now_s == 5650.0:
+            new.state, new.ready = "FAILED", 0
+        if now_s > 5700.0:
+            raise KeyboardInterrupt
+
+    judged.clock.on_sleep = ask
+    base = serve(Instance(judged.clock, error_rate=0.002))
+    assert judged.run("--baseline", base, "--candidate", serve(new), "--listen", "127.0.0.1:0") == 1
+    assert answers == {5100.0: ("hold", 403, 403), 5600.0: ("promote", 200, 403), 5700.0: ("rollback", 403, 200)}
+    assert "candidate_failed" in judged.text
+
+
+def post(url: str) -> int:
+    try:
+        with urlopen(Request(url, data=b'{"name":"x","phase":"Progressing"}'), timeout=5) as answer:
+            return int(answer.status)
+    except HTTPError as e:
+        return e.code
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/rollout/decision", 200),
+        ("GET", "/rollout/decision/?x=1", 200),
+        ("POST", "/rollout/decision", 405),
+        ("POST", "/rollout/flagger/confirm-promotion", 403),
+        ("POST", "/rollout/flagger/confirm-traffic-increase", 403),
+        ("POST", "/rollout/flagger/rollback", 403),
+        ("GET", "/rollout/flagger/rollback", 405),
+        ("POST", "/rollout/flagger/", 404),
+        ("POST", "/confirm-promotion", 404),
+        ("GET", "/", 404),
+    ],
+)
+def test_only_a_clear_yes_opens_a_gate(method: str, path: str, status: int) -> None:
+    found = adapters.answer(method, path, {"decision": "hold", "reasons": [{"code": "too_soon"}]})
+    assert found.status == status
+    assert status != 403 or found.body == {"decision": "hold", "reasons": ["too_soon"]}
+
+
 # What cannot be judged: exit 3 and one line
 
 
@@ -216,6 +273,8 @@ def command(*argv: str, cwd: Path) -> tuple[int, str, str]:
         (["--baseline", "a:1", "--candidate", "b:1", "--split", "half"], "--split half: expected something like"),
         (["--baseline", "a:1", "--candidate", "b:1", "--bad-ratio", "1.1"], "bad_ratio must be above margin"),
         (["--baseline", "a:1", "--candidate", "b:1", "--window-s", "0"], "--window-s must be positive"),
+        (["--baseline", "a:1", "--candidate", "b:1", "--listen", "here"], "--listen here: expected HOST:PORT"),
+        (["--baseline", "a:1", "--candidate", "b:1", "--listen", "192.0.2.1:1"], "cannot listen on 192.0.2.1:1"),
         (["--replay", "nothing.jsonl"], "nothing.jsonl: No such file or directory"),
     ],
 )
@@ -286,6 +345,25 @@ def test_the_text_is_read_whole() -> None:
     assert s.restarts == {"engine died": 2}
     assert (s.ready, s.state) == (True, "READY")
     assert s.seconds[-1] == (float("inf"), 2000) and s.seconds[0] == (0.016, 990)
+
+
+@pytest.mark.parametrize(
+    ("engines", "state"),
+    [
+        ("failed 1 ready 3", "FAILED"),
+        ("ready 1 loading 1", "READY"),
+        ("closed 2", "CLOSED"),
+        ("draining 1 closed 1", "DRAINING"),
+        ("", ""),
+    ],
+)
+def test_the_most_telling_of_the_engines_states_is_taken(engines: str, state: str) -> None:
+    words = engines.split()
+    text = (
+        "".join(f'evenkeel_state{{state="{s}"}} {n}\n' for s, n in zip(words[::2], words[1::2], strict=True))
+        + "evenkeel_ready 1\n"
+    )
+    assert scrape.build(scrape.from_text(text), Key(Arm.CANDIDATE, "x"), 0.0).state == state
 
 
 def test_models_are_added_up_or_one_is_chosen() -> None:

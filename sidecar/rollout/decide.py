@@ -72,7 +72,7 @@ class State:
 class Decision:
     verdict: Verdict
     findings: tuple[Finding, ...]
-    final: bool  # nothing that comes later changes it
+    final: bool  # nothing that comes later is asked for
 
 
 def step(rule: Rule, state: State, window: Window) -> State:
@@ -206,12 +206,13 @@ def decide(rule: Rule, state: State) -> Decision:
     if state.condemned:
         return Decision(Verdict.ROLLBACK, state.condemned, final=True)
     obstacles = (*_obstacles(rule, state), *_unproven(rule, state))
+    late = state.elapsed_s >= rule.max_s
     if not obstacles:
-        return Decision(Verdict.PROMOTE, tuple(_proof(rule, e) for e in state.metrics.values()), final=False)
-    if state.elapsed_s < rule.max_s:
+        return Decision(Verdict.PROMOTE, tuple(_proof(rule, e) for e in state.metrics.values()), final=late)
+    if not late:
         return Decision(Verdict.HOLD, obstacles, final=False)
-    late = Finding(Reason.TIME_IS_UP, "rollout", f"{state.elapsed_s:.0f} s have passed, {rule.max_s:.0f} s were allowed")
-    return Decision(Verdict.ROLLBACK if rule.at_end == "rollback" else Verdict.HOLD, (late, *obstacles), final=True)
+    why = Finding(Reason.TIME_IS_UP, "rollout", f"{state.elapsed_s:.0f} s have passed, {rule.max_s:.0f} s were allowed")
+    return Decision(Verdict.ROLLBACK if rule.at_end == "rollback" else Verdict.HOLD, (why, *obstacles), final=True)
 
 
 def _proof(rule: Rule, e: Evidence) -> Finding:

@@ -6,6 +6,7 @@ A source is asked for one round at a time. What cannot be read in time, after a 
 from __future__ import annotations
 
 import json
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from sidecar.rollout.scrape import Sample
 from sidecar.rollout.trouble import BadMetrics, CannotJudge
 
 BODY_BYTES_MAX = 16 << 20
+CHUNK_BYTES = 1 << 16
 AT_ONCE_MAX = 16
 TRIES = 2
 
@@ -41,10 +43,16 @@ class Unreachable(CannotJudge):
 
 
 def fetch(url: str, timeout_s: float) -> str:
-    """The body of a 200. Raises Unreachable."""
+    """The body of a 200. Raises Unreachable, also for one that comes too slowly or is too long."""
+    until_s = time.monotonic() + timeout_s
+    body = bytearray()
     try:
+        # The time-out is for each read alone; the deadline is for all of them.
         with urllib.request.urlopen(url, timeout=timeout_s) as answer:
-            body: bytes = answer.read(BODY_BYTES_MAX + 1)
+            while (chunk := answer.read1(CHUNK_BYTES)) and len(body) <= BODY_BYTES_MAX:
+                body += chunk
+                if time.monotonic() > until_s:
+                    raise TimeoutError(f"no whole answer in {timeout_s:g} s")
     except (OSError, HTTPException, ValueError) as e:
         # A URLError wraps what happened; an HTTPError is one too, but its text holds the status.
         why = e.reason if isinstance(e, URLError) and not isinstance(e, HTTPError) else e

@@ -140,6 +140,12 @@ def test_a_latency_histogram_that_stays_empty_does_not_promote() -> None:
     assert codes(decision) == ["not_yet_proven"] and decision.findings[0].about == "slower_than_100ms"
 
 
+def test_few_slow_answers_are_no_proof_without_a_reference_that_has_some() -> None:
+    """Errors have a budget; a rate of slow answers says nothing by itself."""
+    _, decision = judged([with_latency(i, 0, 0) for i in range(60)], Rule("test", edges=(0.1,)))
+    assert codes(decision) == ["not_yet_proven"] and decision.findings[0].about == "slower_than_100ms"
+
+
 def test_latency_without_edges_holds() -> None:
     _, decision = judged(GOOD, Rule("test"))
     assert codes(decision) == ["latency_not_measured"]
@@ -196,6 +202,7 @@ def test_production_unlike_the_baseline_holds() -> None:
 def test_time_ends_in_hold_or_in_rollback_but_never_in_promotion() -> None:
     windows = [compared(i, (20, 0), (20, 0)) for i in range(180)]
     assert codes(judged(windows)[1])[0] == "time_is_up" and judged(windows)[1].verdict == Verdict.HOLD
+    assert judged(GOOD, replace(ERRORS_ONLY, max_s=600))[1].final and not judged(GOOD)[1].final
     late = judged(windows, replace(ERRORS_ONLY, at_end="rollback"))[1]
     assert (late.verdict, late.final, codes(late)[0]) == (Verdict.ROLLBACK, True, "time_is_up")
 

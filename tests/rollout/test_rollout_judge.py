@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -312,6 +315,26 @@ def test_garbage_instead_of_metrics_is_named(judged: Judged, serve: Callable[[In
 def test_an_error_status_is_no_data(judged: Judged) -> None:
     with serving(lambda path: (503, "not now")) as url, pytest.raises(CannotJudge, match="HTTP Error 503"):
         judged.run("--baseline", url, "--candidate", url.replace("127.0.0.1", "localhost"))
+
+
+def test_an_answer_that_drips_in_is_given_up_by_its_deadline() -> None:
+    """Each byte comes in time, the whole never does."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=drip, args=(server,), daemon=True).start()
+        started_s = time.monotonic()
+        with pytest.raises(CannotJudge, match="no whole answer"):
+            fetch(f"http://127.0.0.1:{server.getsockname()[1]}/metrics", 0.3)
+        assert time.monotonic() - started_s < 2
+
+
+def drip(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection, suppress(OSError):
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            connection.sendall(b"#")
+            time.sleep(0.05)
 
 
 def test_no_request_anywhere_cannot_be_judged(judged: Judged, serve: Callable[[Instance], str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.rollout.interval import ratio_interval
+from sidecar.rollout.interval import GAINS, ratio_interval
 from sidecar.rollout.mix import Mix, log_bayes_factor
 from sidecar.rollout.promotion import NOT_BAD_GAINS, Clumping, budget_e, halves, scatter, squared_difference
 from sidecar.rollout.witnesses import (
@@ -110,6 +110,12 @@ def test_the_sample_ratio_check_gives_the_known_p_values(counts: tuple[int, int]
 def test_the_sample_ratio_p_never_rises_again() -> None:
     mix = Mix().add((700, 300), (0.5, 0.5))
     assert mix.add((300, 700), (0.5, 0.5)).p == mix.p < 1e-3
+
+
+def test_a_violation_is_not_forgotten_when_the_split_changes() -> None:
+    once = Mix().add((600, 450), (0.5, 0.5))
+    both = once.add((1000, 500), (0.75, 0.25))
+    assert both.p == pytest.approx(once.p * exp(-log_bayes_factor((1000, 500), (0.75, 0.25))))
 
 
 def test_a_change_of_the_split_is_no_violation_of_it() -> None:
@@ -229,6 +235,13 @@ def test_the_interval_holds_the_observed_ratio_and_narrows() -> None:
     few, many = ratio_interval([Pair(1000, 1000, 30, 10)]), ratio_interval([Pair(10_000, 10_000, 300, 100)])
     assert few.low < many.low < 3 < many.high < few.high
     assert few.low > 1.0 and many.low > 2.0 and many.high < 4.5
+
+
+def test_each_bound_is_where_its_side_spends_half_of_the_error() -> None:
+    pair = Pair(1000, 2000, 30, 20)
+    said = ratio_interval([pair])
+    assert ratio_e([pair], said.low, GAINS) == pytest.approx(log(40), abs=0.01)
+    assert ratio_e([pair], said.high, [1 / g for g in GAINS]) == pytest.approx(log(40), abs=0.01)
 
 
 def test_the_interval_says_nothing_where_there_are_no_bad_events() -> None:

@@ -92,8 +92,7 @@ class Evidence:
         return whole / self.clumping.design_effect if whole > 0 else whole
 
     def budget_log_e(self, rule: Rule) -> float:
-        """Only errors have a budget: a rate of slow answers means nothing without a reference."""
-        return budget_e(self.total.n_c, self.total.bad_c, rule.budget if self.metric == ERRORS else 0.0)
+        return budget_e(self.total.n_c, self.total.bad_c, rule.budget_of(self.metric))
 
     def is_worse(self, rule: Rule) -> bool:
         at = log(rule.rollback_at)

@@ -67,6 +67,7 @@ def parser() -> Parser:
     p.add_argument("--max-minutes", type=float, default=30.0, help="the verdict comes no later (30)")
     p.add_argument("--min-requests", type=int, default=1000, help="no promotion with fewer in an arm (1000)")
     p.add_argument("--budget", type=float, default=0.001, help="an error rate that is always good enough (0.001; 0: none)")
+    p.add_argument("--latency-budget", type=float, default=0.002, help="the same for answers above an edge (0.002; 0: none)")
     p.add_argument("--margin", type=float, help="no rollback at a ratio up to this (1.25; 1.5 without a baseline)")
     p.add_argument("--bad-ratio", type=float, default=2.0, help="no promotion at a ratio from this on (2)")
     p.add_argument("--edge", type=float, nargs="+", default=[], metavar="S", help="judge answers slower than this, seconds")
@@ -89,6 +90,7 @@ def rule_of(args: argparse.Namespace) -> Rule:
         margin=args.margin or (1.25 if reference == Arm.BASELINE else 1.5),
         bad_ratio=args.bad_ratio,
         budget=args.budget,
+        budget_latency=args.latency_budget,
         block_s=args.block_s,
         requests_min=args.min_requests,
         stage_s_min=args.min_minutes * 60,

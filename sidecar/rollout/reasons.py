@@ -76,7 +76,7 @@ class Finding:
 _P, _H, _R = Verdict.PROMOTE, Verdict.HOLD, Verdict.ROLLBACK
 TABLE: dict[Reason, Entry] = {
     Reason.NOT_WORSE: Entry(_P, "the metric's ratio is shown to be below `bad_ratio`", "go on"),
-    Reason.WITHIN_BUDGET: Entry(_P, "the candidate's error rate is shown to be below `budget`", "go on"),
+    Reason.WITHIN_BUDGET: Entry(_P, "the candidate's rate of bad events is shown to be below the budget", "go on"),
     Reason.CANDIDATE_WORSE: Entry(
         _R, "both witnesses say that the metric is worse than `margin` times the reference's", "roll back, read its log"
     ),

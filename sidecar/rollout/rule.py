@@ -33,6 +33,9 @@ class Rule:
     bad_ratio: float = 2.0  # a ratio of error rates from this on must not be promoted
     bad_ratio_latency: float = 2.0  # the same for the rate of slow answers
     budget: float = 0.001  # an error rate below this is good enough whatever the reference does
+    # The same for the share of answers above an edge. An edge at or above p99 may have next to nothing above it, in which
+    # case no ratio can ever be shown; then the candidate's 99.8th percentile below the same edge is proof enough.
+    budget_latency: float = 0.002
     block_s: float = 30.0  # the sign witness counts one win or loss a block; 60 where faults come in bursts
     batch_s: float = 60.0  # the design effect is measured over batches of this length
     requests_min: int = 1000  # in this stage, in the candidate and in the reference
@@ -55,7 +58,7 @@ class Rule:
             (0 < self.alpha < 1 and 0 < self.beta < 1, "alpha and beta must lie between 0 and 1"),
             (self.margin >= 1, "margin must be 1 or more"),
             (self.bad_ratio > self.margin and self.bad_ratio_latency > self.margin, "bad_ratio must be above margin"),
-            (0 <= self.budget < 1, "budget is a rate below 1"),
+            (0 <= self.budget < 1 and 0 <= self.budget_latency < 1, "a budget is a rate below 1"),
             (self.block_s > 0 and self.batch_s > 0 and self.max_s > 0, "times must be positive"),
             (self.at_end in ("hold", "rollback"), "at_end must be hold or rollback"),
             (len(self.edges) <= EDGES_MAX, f"at most {EDGES_MAX} latency edges"),
@@ -83,6 +86,9 @@ class Rule:
 
     def bad_ratio_of(self, metric: str) -> float:
         return self.bad_ratio if metric == ERRORS else self.bad_ratio_latency
+
+    def budget_of(self, metric: str) -> float:
+        return self.budget if metric == ERRORS else self.budget_latency
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "edges": list(self.edges), "reference": self.reference.value}

@@ -144,6 +144,11 @@ def test_latency_edges_are_chosen_from_the_reference_and_judge_later_windows_onl
     assert data["metrics"]["slower_than_200ms"]["candidate"] == {"requests": 59_000, "bad": 59 * 6}
 
 
+def test_edges_wait_for_enough_answers_of_the_reference() -> None:
+    rollout = run(Rule("x", edge_requests_min=2500), 5)
+    assert [w.edges for w in rollout.windows] == [(), (), (), (0.1, 0.2)]
+
+
 def test_edges_given_by_hand_are_kept() -> None:
     assert {w.edges for w in run(Rule("x", edges=(0.15,)), 5).windows} == {(0.15,)}
 

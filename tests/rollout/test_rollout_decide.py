@@ -140,10 +140,12 @@ def test_a_latency_histogram_that_stays_empty_does_not_promote() -> None:
     assert codes(decision) == ["not_yet_proven"] and decision.findings[0].about == "slower_than_100ms"
 
 
-def test_few_slow_answers_are_no_proof_without_a_reference_that_has_some() -> None:
-    """Errors have a budget; a rate of slow answers says nothing by itself."""
-    _, decision = judged([with_latency(i, 0, 0) for i in range(60)], Rule("test", edges=(0.1,)))
+def test_an_edge_that_nothing_is_slower_than_is_passed_by_its_own_budget() -> None:
+    windows = [with_latency(i, 0, 0) for i in range(60)]
+    assert codes(judged(windows, Rule("test", edges=(0.1,)))[1]) == ["not_worse", "within_budget"]
+    _, decision = judged(windows, Rule("test", edges=(0.1,), budget_latency=0.0))
     assert codes(decision) == ["not_yet_proven"] and decision.findings[0].about == "slower_than_100ms"
+    assert codes(judged(windows, Rule("test", edges=(0.1,), budget_latency=1e-5, budget=0.5))[1])[0] == "not_yet_proven"
 
 
 def test_latency_without_edges_holds() -> None:

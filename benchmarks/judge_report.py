@@ -118,7 +118,8 @@ def panel(title: str, cells: Sequence[Cell]) -> str:
         parts.append(f'<line x1="{LEFT}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#eee"/>')
         parts.append(text(LEFT - 6, y(tick) + 4, f"{tick:g}", anchor="end"))
     for c in cells:
-        parts.append(text(x(c.ratio), bottom + 15, f"{c.ratio:g}", anchor="middle"))
+        if c.ratio != 1.25:  # no room for it
+            parts.append(text(x(c.ratio), bottom + 15, f"{c.ratio:g}", anchor="middle"))
     parts.append(text((LEFT + right) / 2, bottom + 31, "true ratio of error rates", anchor="middle"))
     values = {
         "rolled back": [c.rolled_back / c.runs for c in cells],

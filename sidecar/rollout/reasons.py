@@ -90,7 +90,7 @@ TABLE: dict[Reason, Entry] = {
         _R, "a candidate instance is FAILED and never was ready", "roll back; `evenkeel check` shows the cause"
     ),
     Reason.GOLDEN_CHECK_FAILED: Entry(
-        _R, "a golden sample gave a wrong answer, where that is reported; else see `warm_up_failed`", "roll back; compare model and samples"
+        _R, "a golden sample gave a wrong answer, where that is told; else `warm_up_failed`", "roll back; compare model, samples"
     ),
     Reason.DEVICE_FAULT: Entry(
         _R, "a fatal device error on the candidate only", "roll back; if it comes again elsewhere, change the machine"

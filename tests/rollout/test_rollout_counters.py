@@ -149,6 +149,16 @@ def test_edges_wait_for_enough_answers_of_the_reference() -> None:
     assert [w.edges for w in rollout.windows] == [(), (), (), (0.1, 0.2)]
 
 
+def test_edges_are_chosen_from_whole_windows_without_restarts() -> None:
+    rollout = Rollout(Rule("x", edge_requests_min=900))
+    rollout.observe(0.0, arms(0, base=5000))
+    rollout.observe(10.0, arms(1)[1:])  # one missing
+    rollout.observe(20.0, arms(2))  # all began anew, unlike their last scrape
+    rollout.observe(30.0, arms(3))
+    rollout.observe(40.0, arms(4))
+    assert [w.edges for w in rollout.windows] == [(), (), (), (0.1, 0.2)]
+
+
 def test_edges_given_by_hand_are_kept() -> None:
     assert {w.edges for w in run(Rule("x", edges=(0.15,)), 5).windows} == {(0.15,)}
 

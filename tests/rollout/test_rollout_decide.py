@@ -75,6 +75,17 @@ def test_the_fast_path_needs_three_windows() -> None:
     assert codes(decision) == ["candidate_far_worse"] and decision.verdict == Verdict.ROLLBACK
 
 
+def test_the_fast_path_is_not_for_one_burst_however_large() -> None:
+    windows = [compared(0, (500, 0), (500, 1)), compared(1, (500, 0), (500, 1)), compared(2, (500, 500), (500, 1))]
+    assert judged(windows)[1].verdict == Verdict.HOLD
+
+
+def test_latency_has_a_bad_ratio_of_its_own() -> None:
+    windows = [with_latency(i, 16, 10) for i in range(40)]
+    assert judged(windows, Rule("test", edges=(0.1,)))[1].verdict == Verdict.HOLD
+    assert judged(windows, Rule("test", edges=(0.1,), bad_ratio_latency=4.0))[1].verdict == Verdict.PROMOTE
+
+
 def test_ten_times_the_errors_at_a_low_rate_is_left_to_the_two_witnesses() -> None:
     _, decision = judged([compared(i, (1000, 30), (1000, 3)) for i in range(27)])
     assert codes(decision) == ["candidate_worse"]

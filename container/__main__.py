@@ -19,7 +19,12 @@ def main(argv: list[str] | None = None) -> int:
     pack = commands.add_parser("pack", help="make the model.tar.gz that SageMaker wants")
     pack.add_argument("model_dir", type=Path)
     pack.add_argument("-o", "--output", type=Path, default=Path("model.tar.gz"))
-    args = parser.parse_args(argv)
+    commands.add_parser("judge", help="compare a candidate with a baseline: promote, hold or roll back", add_help=False)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["judge"]:
+        # Another part's command: started like every role, by command and never by import.
+        os.execv(sys.executable, [sys.executable, "-m", "sidecar.rollout.judge", *words[1:]])
+    args = parser.parse_args(words)
     try:
         if args.command == "serve":
             from container import serve

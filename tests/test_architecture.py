@@ -21,6 +21,7 @@ PRODUCT = ("container", "serve", "sidecar")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "container": ("serve.settings", "serve.errors", "serve.contract", "sidecar.settings"),
     "sidecar": ("serve.contract", "serve.errors"),
+    "sidecar.rollout": ("serve.errors",),
     "serve.settings": ("serve.errors", "serve.contract"),
     "serve.errors": ("serve.settings", "serve.contract"),
     "serve.contract": ("serve.settings", "serve.errors"),
@@ -127,6 +128,29 @@ def test_batching_is_pure() -> None:
         for path in files("serve/batching") for name, line in imports(path) if name.partition(".")[0] in IMPURE
     ]  # fmt: skip
     assert wrong == []
+
+
+def test_the_rollout_judge_decides_without_a_clock_a_socket_or_a_file() -> None:
+    """Its shells are named here; everything else computes, with the standard library alone, so that a log replays anywhere."""
+    shells = {"scrape.py", "poll.py", "listen.py", "judge.py"}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in files("sidecar/rollout") if path.name not in shells
+        for name, line in imports(path)
+        if name.partition(".")[0] in IMPURE or not (ours(name) or name.partition(".")[0] in sys.stdlib_module_names)
+    ] + [
+        f"{path.relative_to(ROOT)}:{line} imports the shell {name}"
+        for path in files("sidecar/rollout") if path.name not in shells
+        for name, line in imports(path) if name.removeprefix("sidecar.rollout.") + ".py" in shells
+    ]  # fmt: skip
+    assert wrong == []
+
+
+def test_only_one_file_reads_prometheus_text() -> None:
+    reading = [
+        str(p.relative_to(ROOT)) for p in MODULES.values() if any(is_in(n, "prometheus_client.parser") for n, _ in imports(p))
+    ]
+    assert reading == ["sidecar/rollout/scrape.py"]
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

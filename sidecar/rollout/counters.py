@@ -1,0 +1,196 @@
+"""From raw counters to windows: deltas, restarts, gaps.
+
+A scrape is what one instance said at one moment; a window is what all instances did between two rounds of scrapes. Rates
+are never used: a raw counter loses nothing between two looks, and its fall gives a restart away. This file keeps no state;
+rollout.py remembers the last round.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sidecar.rollout.reasons import Reason
+from sidecar.rollout.rule import Arm
+
+# A restart whose reason holds one of these words is more than a restart.
+FATAL_WORDS = {
+    "golden": Reason.GOLDEN_CHECK_FAILED,
+    "warm": Reason.WARM_UP_FAILED,
+    "memory": Reason.OUT_OF_MEMORY,
+    "oom": Reason.OUT_OF_MEMORY,
+    "device": Reason.DEVICE_FAULT,
+    "xid": Reason.DEVICE_FAULT,
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """An instance: its arm and its name."""
+
+    arm: Arm
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.arm}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """Raw, ever growing counters of one instance, and what its gauges show."""
+
+    key: Key
+    at_s: float
+    codes: Mapping[str, int]  # requests by HTTP status
+    seconds: tuple[tuple[float, int], ...] = ()  # the latency histogram: (upper edge, count at or below), last edge infinite
+    restarts: Mapping[str, int] | None = None  # by reason
+    shed: int = 0
+    ready: bool | None = None  # None: the instance does not say
+    state: str = ""
+    faults: tuple[str, ...] = ()  # hard facts learned otherwise, by their names in guards.FAULTS
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one instance did in one window."""
+
+    arm: Arm
+    instance: str
+    requests: int = 0  # all of them: what the traffic split gave it
+    judged: int = 0  # without 4xx, which are the clients' doing
+    errors: int = 0  # 5xx
+    timed: int = 0  # observations in the latency histogram
+    slower: tuple[int, ...] = ()  # of those, above each of the window's edges
+    client_errors: int = 0
+    shed: int = 0
+    restarts: int = 0
+    ready: bool | None = None
+    state: str = ""
+    faults: tuple[str, ...] = ()
+    reset: bool = False  # the counters began anew: what happened between the last look and the restart is lost
+    joined: bool = False  # its first scrape: what it did before belongs to no window
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what is at its default: a log of a thousand windows stays readable."""
+        whole = asdict(self)
+        plain = asdict(Delta(self.arm, self.instance))
+        kept = {k: v for k, v in whole.items() if k in ("arm", "instance") or v != plain[k]}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Delta:
+        tuples = {k: tuple(v) for k, v in data.items() if k in ("slower", "faults")}
+        return Delta(**{**data, **tuples, "arm": Arm(data["arm"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    start_s: float
+    end_s: float
+    stage: int
+    split: tuple[tuple[Arm, float], ...]  # intended weights of the arms, empty when unknown
+    edges: tuple[float, ...]  # latency edges in force, seconds
+    deltas: tuple[Delta, ...]
+    missing: tuple[str, ...] = ()  # instances that were expected and did not answer: this window is a gap, not a zero
+
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.start_s
+
+    def of(self, arm: Arm) -> tuple[Delta, ...]:
+        return tuple(d for d in self.deltas if d.arm == arm)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "start_s": self.start_s,
+            "end_s": self.end_s,
+            "stage": self.stage,
+            "split": {arm.value: weight for arm, weight in self.split},
+            "edges": list(self.edges),
+            "missing": list(self.missing),
+            "deltas": [d.to_json() for d in self.deltas],
+        }
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Window:
+        return Window(
+            data["start_s"],
+            data["end_s"],
+            data["stage"],
+            tuple((Arm(arm), weight) for arm, weight in data["split"].items()),
+            tuple(data["edges"]),
+            tuple(Delta.from_json(d) for d in data["deltas"]),
+            tuple(data["missing"]),
+        )
+
+
+def grown(before: Mapping[str, int], after: Mapping[str, int], *, reset: bool) -> dict[str, int]:
+    return {k: v if reset else v - before.get(k, 0) for k, v in after.items()}
+
+
+def fell(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
+    """A counter never falls; one that did, or is gone, began anew."""
+    return any(after.get(k, 0) < v for k, v in before.items())
+
+
+def at_or_below(seconds: Sequence[tuple[float, int]], edge: float) -> int:
+    """The cumulative count at an edge. Where an edge is left out, its bucket was empty, so the one below says the same."""
+    place = bisect_right(seconds, edge, key=lambda bucket: bucket[0])
+    return seconds[place - 1][1] if place else 0
+
+
+def total(seconds: Sequence[tuple[float, int]]) -> int:
+    return seconds[-1][1] if seconds else 0
+
+
+def began_anew(before: Scrape, after: Scrape) -> bool:
+    """One counter that fell is enough: all of an instance's counters live and end together."""
+    edges = sorted({edge for edge, _ in (*before.seconds, *after.seconds)})
+    return (
+        fell(before.codes, after.codes)
+        or fell(before.restarts or {}, after.restarts or {})
+        or after.shed < before.shed
+        or fell(buckets(before.seconds, edges), buckets(after.seconds, edges))
+    )
+
+
+def buckets(seconds: Sequence[tuple[float, int]], edges: Sequence[float]) -> dict[str, int]:
+    """Plain counts: after a restart cumulative ones may all have passed their old values while a bucket has not."""
+    below = [0, *(at_or_below(seconds, e) for e in edges)]
+    return {repr(e): n - less for e, n, less in zip(edges, below[1:], below, strict=False)}
+
+
+def delta(before: Scrape, after: Scrape, edges: Sequence[float]) -> Delta:
+    """What an instance did between two scrapes. After a restart the new value is the delta, and says so."""
+    assert before.key == after.key, "deltas are taken of one instance"
+    reset = began_anew(before, after)
+    codes = grown(before.codes, after.codes, reset=reset)
+    slow = tuple(total(after.seconds) - at_or_below(after.seconds, e) for e in edges)
+    slow_before = tuple(0 if reset else total(before.seconds) - at_or_below(before.seconds, e) for e in edges)
+    requests = sum(codes.values())
+    client_errors = sum(n for code, n in codes.items() if code.startswith("4"))
+    restarts = grown(before.restarts or {}, after.restarts or {}, reset=reset)
+    return Delta(
+        arm=after.key.arm,
+        instance=after.key.name,
+        requests=requests,
+        judged=requests - client_errors,
+        errors=sum(n for code, n in codes.items() if code.startswith("5")),
+        timed=total(after.seconds) - (0 if reset else total(before.seconds)),
+        slower=tuple(a - b for a, b in zip(slow, slow_before, strict=True)),
+        client_errors=client_errors,
+        shed=after.shed - (0 if reset else before.shed),
+        restarts=sum(restarts.values()) + reset,
+        ready=after.ready,
+        state=after.state,
+        faults=tuple(sorted({*after.faults, *fatal(restarts)})),
+        reset=reset,
+    )
+
+
+def fatal(restarts: Mapping[str, int]) -> set[str]:
+    """Hard facts that restarts of this window tell by their reasons."""
+    reasons = [reason.lower() for reason, n in restarts.items() if n > 0]
+    return {fault.value for word, fault in FATAL_WORDS.items() if any(word in reason for reason in reasons)}

@@ -1,0 +1,35 @@
+"""Which bucket edges of the latency histogram are judged: at or above the reference's p90 and p99, and the objective.
+
+A slower model sends more answers over a fixed edge, so the exceedance of an edge is a rate of bad events like that of
+errors, exact and without any assumption on the shape of latencies. The edge must be fixed before the windows that it
+judges; it is chosen from the reference's first answers, and judges only later ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf
+
+QUANTILES = (0.90, 0.99)
+EXCEEDANCE_MAX = 0.20  # above this rate 1 + x <= exp(x), on which validity rests, gives much away, and so does power
+
+
+def choose(counts: Mapping[float, int], objective_s: float) -> tuple[float, ...]:
+    """Edges from a histogram of plain counts by upper edge. Ascending, without doubles, none infinite."""
+    answers = sum(counts.values())
+    assert answers > 0, "the caller waits for enough answers"
+    edges = sorted(counts)
+    found = {next(e for e in edges if at_or_below(counts, e) >= q * answers) for q in QUANTILES}
+    above = [e for e in edges if e >= objective_s > 0]
+    if above and answers - at_or_below(counts, above[0]) <= EXCEEDANCE_MAX * answers:
+        found.add(above[0])
+    return tuple(sorted(found - {inf}))
+
+
+def at_or_below(counts: Mapping[float, int], edge: float) -> int:
+    return sum(n for e, n in counts.items() if e <= edge)
+
+
+def name(edge: float) -> str:
+    """The metric's name: answers slower than the edge."""
+    return f"slower_than_{edge * 1000:.6g}ms"

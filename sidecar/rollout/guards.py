@@ -1,0 +1,104 @@
+"""Hard guards: what needs no statistics. One crash loop is enough; a thousand good answers do not outweigh it.
+
+A fault counts against the candidate only when the reference does not show it too: what befalls both versions comes from
+their surroundings, and then the rollout holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from sidecar.rollout.counters import Delta, Key, Window
+from sidecar.rollout.reasons import Finding, Reason
+from sidecar.rollout.rule import Arm, Rule
+
+# The names under which a scraper reports hard facts, in Scrape.faults.
+FAULTS = (Reason.WARM_UP_FAILED, Reason.GOLDEN_CHECK_FAILED, Reason.DEVICE_FAULT, Reason.OUT_OF_MEMORY)
+LEAVING = ("DRAINING", "CLOSED")  # not ready on purpose
+FATAL = (Reason.CRASH_LOOP, *FAULTS, Reason.CANDIDATE_FAILED, Reason.READINESS_LOST)  # in the order of telling
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What one instance has gone through in this rollout."""
+
+    restarts: int = 0
+    was_ready: bool = False
+    ready: bool | None = None
+    unready_s: float = 0.0  # of the present loss of readiness
+    unready_s_most: float = 0.0  # of the longest
+    failed: bool = False
+    faults: frozenset[str] = frozenset()
+
+
+Healths = Mapping[Key, Health]
+
+
+def watch(healths: Healths, window: Window) -> dict[Key, Health]:
+    """The window's news of every instance. One that did not answer keeps its state: silence is a gap, not a fault."""
+    after = dict(healths)
+    for d in window.deltas:
+        key = Key(d.arm, d.instance)
+        after[key] = _after(healths.get(key, Health()), d, window.seconds)
+    return after
+
+
+def _after(health: Health, d: Delta, seconds: float) -> Health:
+    lost = d.ready is False and health.was_ready and d.state not in LEAVING
+    unready_s = health.unready_s + seconds if lost else 0.0
+    faults = set(d.faults)
+    if d.state == "FAILED" and not health.was_ready:
+        faults.add(Reason.WARM_UP_FAILED.value)
+    return replace(
+        health,
+        restarts=health.restarts + d.restarts,
+        was_ready=health.was_ready or d.ready is True,
+        ready=d.ready,
+        unready_s=unready_s,
+        unready_s_most=max(health.unready_s_most, unready_s),
+        failed=health.failed or (d.state == "FAILED" and health.was_ready),
+        faults=health.faults | faults,
+    )
+
+
+def broken(healths: Healths, rule: Rule) -> tuple[Finding, ...]:
+    """Why the candidate must go back now, or that both arms suffer, or nothing."""
+    others = [h for k, h in healths.items() if k.arm != Arm.CANDIDATE]
+    unready_s_max = max([rule.unready_s_max, *(h.unready_s_most for h in others)])
+    shared = {reason for h in others for reason in _wrong(h, rule, rule.unready_s_max)}
+    found: dict[Reason, Finding] = {}
+    for key in sorted(k for k in healths if k.arm == Arm.CANDIDATE):
+        for reason, words in _wrong(healths[key], rule, unready_s_max).items():
+            both = reason in shared and reason != Reason.READINESS_LOST
+            told = Reason.ENVIRONMENT_UNSTABLE if both else reason
+            found.setdefault(told, Finding(told, str(key), words + (", as in the reference" if both else "")))
+    return tuple(sorted(found.values(), key=lambda f: _order(f.reason)))
+
+
+def _order(reason: Reason) -> int:
+    return FATAL.index(reason) if reason in FATAL else len(FATAL)
+
+
+def _wrong(h: Health, rule: Rule, unready_s_max: float) -> dict[Reason, str]:
+    found: dict[Reason, str] = {}
+    if h.restarts >= rule.crashes_max:
+        found[Reason.CRASH_LOOP] = f"{h.restarts} restarts"
+    for fault in FAULTS:
+        if fault.value in h.faults:
+            found[fault] = fault.value.replace("_", " ")
+    if h.failed:
+        found[Reason.CANDIDATE_FAILED] = "state FAILED after having been ready"
+    if h.unready_s_most > unready_s_max:
+        found[Reason.READINESS_LOST] = f"not ready for {h.unready_s_most:.0f} s, at most {unready_s_max:.0f} s elsewhere"
+    return found
+
+
+def waiting(healths: Healths) -> tuple[Finding, ...]:
+    """Candidates that say that they are not ready now."""
+    unready = [k for k, h in healths.items() if k.arm == Arm.CANDIDATE and h.ready is False]
+    return tuple(Finding(Reason.CANDIDATE_NOT_READY, str(k), "not ready") for k in sorted(unready))
+
+
+def restarts_of(deltas: Iterable[Delta]) -> int:
+    return sum(d.restarts for d in deltas)

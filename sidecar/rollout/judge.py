@@ -1,0 +1,270 @@
+"""`evenkeel judge`: polls the arms, shows the evidence as it grows, prints the verdict, writes the replay log and a plot.
+
+Exit codes: 0 promote, 1 roll back, 2 hold, 3 could not judge. Only what was shown to be good exits 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from sidecar.rollout import plot, replay
+from sidecar.rollout.listen import Board, listening
+from sidecar.rollout.poll import Direct, Prometheus, Source, targets
+from sidecar.rollout.reasons import Verdict
+from sidecar.rollout.rollout import Record, Rollout
+from sidecar.rollout.rule import Arm, Rule
+from sidecar.rollout.trouble import BadLog, BadRule, CannotJudge
+
+EXIT = {Verdict.PROMOTE: 0, Verdict.ROLLBACK: 1, Verdict.HOLD: 2}
+COULD_NOT_JUDGE = 3
+UNCHECKED = "unchecked"
+
+
+class Clock(Protocol):
+    def now_s(self) -> float: ...
+    def sleep(self, seconds: float) -> None: ...
+
+
+class RealClock:
+    def now_s(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse leaves with 2, which means hold here."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CannotJudge(f"{message} (see evenkeel judge --help)")
+
+
+def parser() -> Parser:
+    p = Parser(prog="evenkeel judge", description="Compare a candidate with a baseline: promote, hold or roll back.")
+    p.add_argument("--candidate", nargs="+", metavar="URL", default=[], help="instances of the new version; /metrics is added")
+    p.add_argument("--baseline", nargs="+", metavar="URL", default=[], help="instances of the old version, freshly started")
+    p.add_argument("--production", nargs="+", metavar="URL", default=[], help="instances that serve now")
+    p.add_argument("--prometheus", metavar="URL", help="ask this server; the arms are then label selectors: 'track=\"canary\"'")
+    p.add_argument("--instance-label", default="instance", help="what names an instance in Prometheus (instance)")
+    p.add_argument("--model", default="", help="only this model's series")
+    p.add_argument("--replay", type=Path, metavar="FILE", help="compute the verdict of a replay log again")
+    p.add_argument("--split", metavar="ARM=W,ARM=W", help="intended weights (baseline=1,candidate=1), or: unchecked")
+    p.add_argument("--id", default="", help="name of this rollout (rollout-<time>)")
+    p.add_argument("--window-s", type=float, default=10.0, help="seconds between looks (10)")
+    p.add_argument(
+        "--block-s", type=float, default=30.0, help="seconds a block of the sign witness (30; 60 if faults are bursty)"
+    )
+    p.add_argument("--min-minutes", type=float, default=5.0, help="no promotion earlier (5)")
+    p.add_argument("--max-minutes", type=float, default=30.0, help="the verdict comes no later (30)")
+    p.add_argument("--min-requests", type=int, default=1000, help="no promotion with fewer in an arm (1000)")
+    p.add_argument("--budget", type=float, default=0.001, help="an error rate that is always good enough (0.001; 0: none)")
+    p.add_argument("--latency-budget", type=float, default=0.002, help="the same for answers above an edge (0.002; 0: none)")
+    p.add_argument("--margin", type=float, help="no rollback at a ratio up to this (1.25; 1.5 without a baseline)")
+    p.add_argument("--bad-ratio", type=float, default=2.0, help="no promotion at a ratio from this on (2)")
+    p.add_argument("--edge", type=float, nargs="+", default=[], metavar="S", help="judge answers slower than this, seconds")
+    p.add_argument("--objective-s", type=float, default=0.0, help="the latency objective: judge answers slower than it too")
+    p.add_argument("--no-latency", action="store_true", help="judge errors only")
+    p.add_argument("--at-end", choices=("hold", "rollback"), default="hold", help="the verdict when time is up (hold)")
+    p.add_argument("--log", type=Path, metavar="FILE", help="the replay log (<id>.jsonl)")
+    p.add_argument("--plot", type=Path, metavar="FILE", help="the picture (<id>.svg)")
+    p.add_argument("--listen", metavar="HOST:PORT", help="answer controllers there, and go on until stopped")
+    p.add_argument("--json", action="store_true", help="print the decision record instead of text")
+    p.add_argument("--quiet", action="store_true", help="print only the verdict")
+    return p
+
+
+def rule_of(args: argparse.Namespace) -> Rule:
+    reference = Arm.BASELINE if args.baseline else Arm.PRODUCTION
+    return Rule(
+        rollout=args.id or time.strftime("rollout-%Y%m%dT%H%M%SZ", time.gmtime()),
+        reference=reference,
+        margin=args.margin or (1.25 if reference == Arm.BASELINE else 1.5),
+        bad_ratio=args.bad_ratio,
+        budget=args.budget,
+        budget_latency=args.latency_budget,
+        block_s=args.block_s,
+        requests_min=args.min_requests,
+        stage_s_min=args.min_minutes * 60,
+        max_s=args.max_minutes * 60,
+        at_end=args.at_end,
+        latency=not args.no_latency,
+        edges=tuple(sorted(set(args.edge))),
+        objective_s=args.objective_s,
+        mix_checked=args.split != UNCHECKED,
+    )
+
+
+def split_of(text: str | None) -> dict[Arm, float] | None:
+    if text is None or text == UNCHECKED:
+        return None
+    try:
+        return {Arm(arm.strip()): float(weight) for arm, _, weight in (part.partition("=") for part in text.split(","))}
+    except ValueError as e:
+        raise BadRule(f"--split {text}: expected something like baseline=1,candidate=1") from e
+
+
+def source_of(args: argparse.Namespace) -> Source:
+    arms = {Arm.PRODUCTION: args.production, Arm.BASELINE: args.baseline, Arm.CANDIDATE: args.candidate}
+    given = {arm: names for arm, names in arms.items() if names}
+    timeout_s = max(0.5, min(5.0, args.window_s / 3))
+    if args.prometheus:
+        if any(len(names) > 1 for names in given.values()):
+            raise CannotJudge("with --prometheus each arm is one selector")
+        return Prometheus(args.prometheus, {a: n[0] for a, n in given.items()}, timeout_s, args.instance_label, args.model)
+    return Direct(targets(given), timeout_s, args.model)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where lines for people go."""
+
+    write: Callable[[str], Any]
+    quiet: bool
+
+    def look(self, record: Record, missing: Sequence[str]) -> None:
+        if self.quiet:
+            return
+        data = record.to_json()
+        for why in missing:
+            self.write(f"{data['elapsed_s']:7.0f} s  missing: {why}")
+        for name, m in data["metrics"].items():
+            self.write(f"{data['elapsed_s']:7.0f} s  {name:22} {evidence(m)}")
+        reasons = ", ".join(dict.fromkeys(r["code"] for r in data["reasons"]))
+        self.write(f"{data['elapsed_s']:7.0f} s  {data['decision']}: {reasons}")
+
+    def verdict(self, record: dict[str, Any]) -> None:
+        self.write(f"{record['decision']} after {record['elapsed_s']:.0f} s, {record['windows']} windows")
+        for reason in record["reasons"]:
+            self.write(f"  {reason['code']} ({reason['about']}): {reason['words']}")
+        for name, m in record["metrics"].items():
+            self.write(f"  {name:22} {evidence(m)}")
+        if record["flags"]:
+            self.write(f"  flags: {', '.join(record['flags'])}")
+
+
+def evidence(m: dict[str, Any]) -> str:
+    """One metric in one line."""
+    c, r, ratio = m["candidate"], m["reference"], m["ratio"]
+    high = "" if ratio["high"] is None else f"{ratio['high']:.3g}"
+    good = max(m["not_worse_e"], m["within_budget_e"] or 0.0)
+    return (
+        f"{c['bad']}/{c['requests']} against {r['bad']}/{r['requests']}, ratio {ratio['low']:.3g}..{high or '?'}, "
+        f"worse {m['count_e']:.3g} and {m['sign_e']:.3g} of {m['rollback_at']:g}, good {good:.3g} of {m['promote_at']:g}"
+    )
+
+
+def watch(rollout: Rollout, source: Source, window_s: float, clock: Clock, show: Output) -> Iterator[Record]:
+    """Look every window_s; gives the record after each look. Raises CannotJudge when the first look fails."""
+    start_s = clock.now_s()
+    first = source.look(0.0)
+    if first.missing:
+        raise CannotJudge(next(iter(first.missing.values())))
+    rollout.observe(0.0, first.scrapes)
+    looks = 0
+    while True:
+        looks += 1
+        clock.sleep(max(0.0, start_s + looks * window_s - clock.now_s()))
+        at_s = round(clock.now_s() - start_s, 3)
+        found = source.look(at_s)
+        rollout.observe(at_s, found.scrapes, tuple(found.missing))
+        record = rollout.decision()
+        show.look(record, tuple(found.missing.values()))
+        yield record
+
+
+def had_data(record: Record) -> bool:
+    return any(arm["requests"] for arm in record.to_json()["signals"].values())
+
+
+def run_live(args: argparse.Namespace, clock: Clock, show: Output) -> tuple[dict[str, Any], Rollout]:
+    if not args.candidate or not (args.baseline or args.production):
+        raise CannotJudge("give --candidate and --baseline (or --production), or --replay")
+    if args.window_s <= 0:
+        raise BadRule("--window-s must be positive")
+    rollout = Rollout(rule_of(args), split_of(args.split))
+    source = source_of(args)
+    record = rollout.decision()
+    board = Board(record.to_json())
+    try:
+        with listening(args.listen, board) if args.listen else nullcontext() as address:
+            if address and not show.quiet:
+                show.write(f"listening on {address}")
+            for record in watch(rollout, source, args.window_s, clock, show):
+                board.record = record.to_json()
+                # A controller that asks by itself may ask again at its next step, so the judge stays with it.
+                if record.final or (record.verdict == Verdict.PROMOTE and not args.listen):
+                    break
+            while args.listen:
+                clock.sleep(args.window_s)
+    except KeyboardInterrupt:
+        record = rollout.decision()
+    if record.verdict == Verdict.HOLD and not had_data(record):
+        raise CannotJudge(f"no instance served a single request in {record.to_json()['elapsed_s']:.0f} s")
+    return record.to_json(), rollout
+
+
+def run_replay(path: Path, show: Output) -> replay.Replay:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            found = replay.read(lines)
+    except (OSError, UnicodeDecodeError) as e:
+        raise BadLog(f"{path}: {e.strerror if isinstance(e, OSError) else e}") from e
+    except BadLog as e:
+        raise BadLog(f"{path}: {e.message}") from e
+    if found.recorded is not None and not found.agrees:
+        raise BadLog(
+            f"{path}: the recorded decision is {found.recorded.get('decision')!r}, but its windows do not give that record"
+        )
+    return found
+
+
+def save(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise CannotJudge(f"cannot write {path}: {e.strerror}") from e
+
+
+def judge(argv: Sequence[str], clock: Clock, write: Callable[[str], Any]) -> int:
+    args = parser().parse_args(argv)
+    show = Output(write, quiet=args.quiet or args.json)
+    if args.replay:
+        found = run_replay(args.replay, show)
+        record, rule, windows = found.decision, found.rule, found.windows
+    else:
+        record, rollout = run_live(args, clock, show)
+        rule, windows = rollout.rule, tuple(rollout.windows)
+        log = args.log or Path(f"{rule.rollout}.jsonl")
+        save(log, "\n".join(rollout.log()) + "\n")
+    picture = args.plot or (None if args.replay else Path(f"{rule.rollout}.svg"))
+    if picture:
+        save(picture, plot.svg(rule, windows))
+    if args.json:
+        write(replay.line(record))
+    else:
+        show.verdict(record)
+        if not args.replay:
+            write(f"  replay log {log}, plot {picture}")
+    return EXIT[Verdict(record["decision"])]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ask for the verdict as it stands
+    try:
+        return judge(sys.argv[1:] if argv is None else argv, RealClock(), lambda line: print(line, flush=True))
+    except CannotJudge as e:
+        print(f"evenkeel judge: {e.message}", file=sys.stderr)
+        return COULD_NOT_JUDGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Every reason a verdict can have: a stable code, what it means, what to do. The table in docs/rollouts.md is this one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    PROMOTE = "promote"
+    HOLD = "hold"
+    ROLLBACK = "rollback"
+
+
+class Reason(StrEnum):
+    NOT_WORSE = "not_worse"
+    WITHIN_BUDGET = "within_budget"
+    CANDIDATE_WORSE = "candidate_worse"
+    CANDIDATE_FAR_WORSE = "candidate_far_worse"
+    CRASH_LOOP = "crash_loop"
+    WARM_UP_FAILED = "warm_up_failed"
+    GOLDEN_CHECK_FAILED = "golden_check_failed"
+    DEVICE_FAULT = "device_fault"
+    OUT_OF_MEMORY = "out_of_memory"
+    CANDIDATE_FAILED = "candidate_failed"
+    READINESS_LOST = "readiness_lost"
+    TIME_IS_UP = "time_is_up"
+    NOT_YET_PROVEN = "not_yet_proven"
+    ONE_WITNESS_ONLY = "one_witness_only"
+    TOO_FEW_REQUESTS = "too_few_requests"
+    TOO_SOON = "too_soon"
+    NO_DATA = "no_data"
+    DATA_GAP = "data_gap"
+    CANDIDATE_RESTARTED = "candidate_restarted"
+    CANDIDATE_NOT_READY = "candidate_not_ready"
+    SAMPLE_RATIO = "sample_ratio"
+    SPLIT_UNKNOWN = "split_unknown"
+    ENVIRONMENT_UNSTABLE = "environment_unstable"
+    LATENCY_NOT_MEASURED = "latency_not_measured"
+
+
+class Flag(StrEnum):
+    """What to know about the data. A flag changes no verdict by itself."""
+
+    NO_BASELINE = "no_baseline"
+    SPLIT_UNCHECKED = "split_unchecked"
+    ONE_INSTANCE = "one_instance"
+    DESIGN_EFFECT_ASSUMED = "design_effect_assumed"
+    COUNTER_RESET = "counter_reset"
+    GAP = "gap"
+    JOINED = "joined"
+    CLIENT_ERRORS_SHIFTED = "client_errors_shifted"
+    SHED = "shed"
+    READINESS_UNKNOWN = "readiness_unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    verdict: Verdict
+    meaning: str
+    todo: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One reason and what it is about: a metric, an arm or an instance. `words` are for people and may change."""
+
+    reason: Reason
+    about: str
+    words: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"code": self.reason.value, "about": self.about, "words": self.words}
+
+
+_P, _H, _R = Verdict.PROMOTE, Verdict.HOLD, Verdict.ROLLBACK
+TABLE: dict[Reason, Entry] = {
+    Reason.NOT_WORSE: Entry(_P, "the metric's ratio is shown to be below `bad_ratio`", "go on"),
+    Reason.WITHIN_BUDGET: Entry(_P, "the candidate's rate of bad events is shown to be below the budget", "go on"),
+    Reason.CANDIDATE_WORSE: Entry(
+        _R, "both witnesses say that the metric is worse than `margin` times the reference's", "roll back, read its log"
+    ),
+    Reason.CANDIDATE_FAR_WORSE: Entry(
+        _R, "fast path: more than three times the errors, beyond doubt, at 5 % of requests or more", "roll back at once"
+    ),
+    Reason.CRASH_LOOP: Entry(
+        _R, "a candidate instance restarted `crashes_max` times, no reference instance did", "roll back, read why it died"
+    ),
+    Reason.WARM_UP_FAILED: Entry(
+        _R, "a candidate instance is FAILED and never was ready", "roll back; `evenkeel check` shows the cause"
+    ),
+    Reason.GOLDEN_CHECK_FAILED: Entry(
+        _R, "a golden sample gave a wrong answer, where that is told; else `warm_up_failed`", "roll back; compare model, samples"
+    ),
+    Reason.DEVICE_FAULT: Entry(
+        _R, "a fatal device error on the candidate only", "roll back; if it comes again elsewhere, change the machine"
+    ),
+    Reason.OUT_OF_MEMORY: Entry(_R, "a candidate process ran out of memory", "roll back; smaller batches or a larger instance"),
+    Reason.CANDIDATE_FAILED: Entry(_R, "a candidate instance that had been ready is FAILED", "roll back, read its log"),
+    Reason.READINESS_LOST: Entry(
+        _R, "a candidate instance lost readiness for longer than the reference ever did", "roll back, look at /status"
+    ),
+    Reason.TIME_IS_UP: Entry(
+        _H, "`max_s` passed without proof either way (a rollback with `at_end=rollback`)", "decide by hand or allow more time"
+    ),
+    Reason.NOT_YET_PROVEN: Entry(
+        _H, "the metric has shown neither that it is worse nor that it is good enough", "wait; more traffic helps"
+    ),
+    Reason.ONE_WITNESS_ONLY: Entry(
+        _H, "one witness says worse, the other does not yet: a burst, or too few blocks", "wait; look at the errors"
+    ),
+    Reason.TOO_FEW_REQUESTS: Entry(_H, "an arm has had fewer than `requests_min` requests in this stage", "wait, or send more"),
+    Reason.TOO_SOON: Entry(_H, "this stage is younger than `stage_s_min`", "wait"),
+    Reason.NO_DATA: Entry(
+        _H, "an arm had no request in the last three windows, or no data at all", "look at routing and at the scrape"
+    ),
+    Reason.DATA_GAP: Entry(
+        _H, "an instance did not answer a scrape in this stage", "find out why; then start the stage or the judge again"
+    ),
+    Reason.CANDIDATE_RESTARTED: Entry(
+        _H, "a candidate instance or process restarted in this stage: errors may have been lost", "find out why; start again"
+    ),
+    Reason.CANDIDATE_NOT_READY: Entry(_H, "a candidate instance says that it is not ready", "wait; look at /status"),
+    Reason.SAMPLE_RATIO: Entry(
+        _H, "the arms did not get the traffic that the split intends, so they may not be alike", "correct the routing; restart"
+    ),
+    Reason.SPLIT_UNKNOWN: Entry(_H, "no intended split is known, so it cannot be checked", "give `--split`"),
+    Reason.ENVIRONMENT_UNSTABLE: Entry(
+        _H, "baseline and production, the same version, differ; or both arms show the same fault", "find what else differs"
+    ),
+    Reason.LATENCY_NOT_MEASURED: Entry(
+        _H, "the reference has too few latency observations to choose edges from", "wait, or give `--edge`, or `--no-latency`"
+    ),
+}  # fmt: skip
+
+FLAGS: dict[Flag, str] = {
+    Flag.NO_BASELINE: "compared with production, which has been running for longer; the margin is wider",
+    Flag.SPLIT_UNCHECKED: "the split of traffic was not checked, as was asked for",
+    Flag.ONE_INSTANCE: "an arm has one instance: its own oddity cannot be told from the version's",
+    Flag.DESIGN_EFFECT_ASSUMED: "clumping of errors could not be measured yet; 2 is assumed",
+    Flag.COUNTER_RESET: "an instance's counters began anew",
+    Flag.GAP: "at least one window was left out because an instance did not answer",
+    Flag.JOINED: "an instance joined after the start",
+    Flag.CLIENT_ERRORS_SHIFTED: "the share of 4xx differs between the arms: the mix of requests, or a stricter candidate",
+    Flag.SHED: "requests were refused with 429",
+    Flag.READINESS_UNKNOWN: "an instance does not say whether it is ready",
+}
+
+
+def table() -> str:
+    """The reasons and flags as Markdown, for the docs."""
+    rows = [f"| {e.verdict} | `{r}` | {e.meaning} | {e.todo} |" for r, e in TABLE.items()]
+    flags = [f"| `{f}` | {words} |" for f, words in FLAGS.items()]
+    head, flag_head = "| verdict | reason | meaning | what to do |\n|---|---|---|---|", "| flag | meaning |\n|---|---|"
+    return "\n".join([head, *rows, "", flag_head, *flags])
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,125 @@
+"""One rollout being judged: takes rounds of scrapes, gives the decision record at any time. No clock: the caller brings it.
+
+Owns the last round, the windows and the state. Not thread safe: one caller feeds it and reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sidecar.rollout import decide, edges, replay
+from sidecar.rollout.counters import Delta, Key, Scrape, Window, at_or_below, delta, total
+from sidecar.rollout.decide import Decision, State
+from sidecar.rollout.guards import LEAVING
+from sidecar.rollout.record import record
+from sidecar.rollout.rule import Arm, Rule
+from sidecar.rollout.trouble import BadRule
+
+EVEN: Mapping[Arm, float] = {Arm.BASELINE: 1.0, Arm.CANDIDATE: 1.0}
+
+
+class Record:
+    """The decision at one moment and all that led to it."""
+
+    def __init__(self, decision: Decision, data: dict[str, Any]) -> None:
+        self.verdict = decision.verdict
+        self.findings = decision.findings
+        self.final = decision.final
+        self._data = data
+
+    def to_json(self) -> dict[str, Any]:
+        return self._data
+
+
+class Rollout:
+    """`split` holds the intended weights of the arms; None means even between baseline and candidate when that is compared."""
+
+    def __init__(self, rule: Rule, split: Mapping[Arm, float] | None = None) -> None:
+        self.rule = rule
+        self.windows: list[Window] = []
+        self.state = State()
+        self._stage = 0
+        self._split = _checked(EVEN if split is None and rule.reference == Arm.BASELINE else split or {})
+        self._edges = tuple(sorted(rule.edges)) if rule.latency else ()
+        self._answers: dict[float, int] = {}  # plain counts by upper edge, of the arm that edges are chosen from
+        self._last: dict[Key, Scrape] = {}
+        self._last_s: float | None = None
+
+    def next_stage(self, split: Mapping[Arm, float]) -> None:
+        """More traffic to the candidate from the next window on. Evidence is kept, the stage's floors begin anew."""
+        self._split = _checked(split)
+        self._stage += 1
+
+    def observe(self, at_s: float, scrapes: Sequence[Scrape], missing: Sequence[Key] = ()) -> Window | None:
+        """One round of scrapes of all instances at about one time. Returns the window that it closed, None for the first.
+
+        Whoever was there in the last round and is not here now is missing, as are those named in `missing`.
+        """
+        assert self._last_s is None or at_s >= self._last_s, "rounds come in order of time"
+        found = {s.key: s for s in scrapes}
+        gone = sorted(k for k in (set(self._last) | set(missing)) - set(found) if self._is_missed(k))
+        window = None
+        if self._last_s is not None:
+            window = self._window(self._last_s, at_s, found, gone)
+            self.windows.append(window)
+            self.state = decide.step(self.rule, self.state, window)
+            self._choose_edges(found, complete=not gone)
+        # The last scrape of a missing instance is kept, so that its restart is seen when it comes back.
+        self._last = {**self._last, **found}
+        self._last_s = at_s
+        return window
+
+    def _is_missed(self, key: Key) -> bool:
+        """Production beside a baseline may come and go; of the rest only what left on purpose, and is no candidate."""
+        if key.arm == Arm.PRODUCTION and self.rule.reference != Arm.PRODUCTION:
+            return False
+        last = self._last.get(key)
+        return key.arm == Arm.CANDIDATE or last is None or last.state not in LEAVING
+
+    def _window(self, start_s: float, end_s: float, found: Mapping[Key, Scrape], gone: Sequence[Key]) -> Window:
+        deltas = [self._delta(s) for _, s in sorted(found.items())]
+        split = tuple(sorted(self._split.items()))
+        return Window(start_s, end_s, self._stage, split, self._edges, tuple(deltas), tuple(str(k) for k in gone))
+
+    def _delta(self, s: Scrape) -> Delta:
+        before = self._last.get(s.key)
+        if before is not None:
+            return delta(before, s, self._edges)
+        # What a newcomer did before its first scrape belongs to no window.
+        nothing = (0,) * len(self._edges)
+        return Delta(s.key.arm, s.key.name, slower=nothing, ready=s.ready, state=s.state, faults=s.faults, joined=True)
+
+    def _choose_edges(self, found: Mapping[Key, Scrape], complete: bool) -> None:
+        if self._edges or not self.rule.latency or not complete:
+            return
+        arm = Arm.PRODUCTION if any(k.arm == Arm.PRODUCTION for k in found) else self.rule.reference
+        for key, scrape in found.items():
+            if key.arm == arm and key in self._last:
+                for edge, n in _answers(self._last[key], scrape).items():
+                    self._answers[edge] = self._answers.get(edge, 0) + n
+        if sum(self._answers.values()) >= self.rule.edge_requests_min:
+            self._edges = edges.choose(self._answers, self.rule.objective_s)
+
+    def decision(self) -> Record:
+        decision = decide.decide(self.rule, self.state)
+        return Record(decision, record(self.rule, self.state, decision))
+
+    def log(self) -> list[str]:
+        """The replay log's lines: from them anyone can compute the verdict again."""
+        return replay.write(self.rule, self.windows, self.decision().to_json())
+
+
+def _checked(split: Mapping[Arm, float]) -> dict[Arm, float]:
+    if split and (Arm.CANDIDATE not in split or len(split) < 2 or min(split.values()) <= 0):
+        raise BadRule("a split names the candidate and another arm, with positive weights")
+    return dict(split)
+
+
+def _answers(before: Scrape, after: Scrape) -> dict[float, int]:
+    """New observations by upper edge; none when the counters began anew."""
+    if total(after.seconds) < total(before.seconds):
+        return {}
+    cumulative = [(edge, n - at_or_below(before.seconds, edge)) for edge, n in after.seconds]
+    below = [0, *(n for _, n in cumulative)]
+    return {edge: n - low for (edge, n), low in zip(cumulative, below, strict=False) if n > low}

@@ -2,8 +2,9 @@
 
 `Invocations.begin` is called with a whole body and returns at once; the engine's reply comes to `finish`. There is no
 task and no future per request, only an entry in the flight. This file owns every request in flight; Intake owns the
-arena's slots, and Crowd is the same story for many plain requests at once. It answers each request exactly once, and releases each slot exactly once: when no engine can write to it any
-more. It never sees a socket and knows HTTP only as status, content type and body.
+arena's slots, and Crowd is the same story for many plain requests at once. Each request is answered exactly once, and
+each slot released exactly once: when no engine can write to it any more. Nothing here sees a socket, or knows more of
+HTTP than status, content type and body.
 """
 
 from __future__ import annotations

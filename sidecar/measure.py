@@ -163,10 +163,11 @@ def busy_share_max(batch_s: float, slo_s: float | None) -> float:
 
 
 def wait_p99_s(busy_share: float, batch_s: float) -> float:
-    """Wait before a batch of constant length that comes at random times: mean u*b / (2*(1-u)), exponential tail."""
+    """Wait of batches of constant length that come at random times: a share u waits, b / (2*(1-u)) on average, with an
+    exponential tail. Simulated, the 99th percentile is up to a sixth less."""
     if busy_share <= 1 - QUANTILE:
         return 0.0  # fewer than one in a hundred wait at all
-    return busy_share * batch_s / (2 * (1 - busy_share)) * math.log(busy_share / (1 - QUANTILE))
+    return batch_s / (2 * (1 - busy_share)) * math.log(busy_share / (1 - QUANTILE))
 
 
 # ---- keeping ---------------------------------------------------------------------------------------------------------

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from serve.contract.status import Main
+from serve.contract.status import Engine, Main
 from serve.engine.replica import Replica
+from serve.front.invocation import CHECK_WAIT_FROM_ROWS
 from serve.front.process import Places
+from serve.settings import Limits
 from tests.support.front_bench import Caller, FrontBench, head
 from tests.support.models import replica, signature, spec
 from tests.support.scrape import Scrape
@@ -134,3 +136,34 @@ def test_workers_that_leave_at_the_end_are_no_restarts(page: Any) -> None:
     places.choose(arbiter, worker)  # type: ignore[arg-type]
     places.note_end(arbiter, worker)  # type: ignore[arg-type]
     assert Scrape.of_page(page)["evenkeel_restarts_total"] == 0
+
+
+# ---- refusals by the real front --------------------------------------------------------------------------------------
+
+
+def shed(bench: FrontBench) -> dict[str, float]:
+    bench.page.main.count[Main.FRONTS] = 1
+    scrape = Scrape.of_page(bench.page)
+    return {reason: scrape.of("evenkeel_shed_total", reason=reason) for reason in ("rows", "bytes", "wait")}
+
+
+def test_a_request_over_the_limit_of_rows_is_shed_for_rows() -> None:
+    with FrontBench(plain, limits=Limits(queue_rows_max=2)) as bench:
+        assert [bench.ask(one_row(), NPY).code for _ in range(5)] == ["waits", "waits", *["overloaded"] * 3]
+        assert shed(bench) == {"rows": 3, "bytes": 0, "wait": 0}
+        bench.settle()
+
+
+def test_a_request_over_the_limit_of_bytes_is_shed_for_bytes() -> None:
+    with FrontBench(plain, limits=Limits(queue_bytes_max=0)) as bench:
+        assert bench.ask(one_row(), NPY).code == "overloaded"
+        assert shed(bench) == {"rows": 0, "bytes": 1, "wait": 0}
+
+
+def test_a_request_that_would_wait_beyond_its_deadline_is_shed_for_its_wait() -> None:
+    with FrontBench(plain, limits=Limits(request_timeout_s=1.0)) as bench:
+        bench.page.engine(0).value[Engine.ROW_COST_S] = 1.0
+        codes = [bench.ask(one_row(), NPY).code for _ in range(CHECK_WAIT_FROM_ROWS + 2)]
+        assert codes[-2:] == ["overloaded", "overloaded"]
+        assert shed(bench) == {"rows": 0, "bytes": 0, "wait": 2}
+        bench.settle()

@@ -31,7 +31,7 @@ from benchmarks import models, plot, procs, report
 from benchmarks.bars import StartAndMemory, number
 from benchmarks.contenders import Cell, Contender, RawResult, RawRuntime, Run, RunningServer, ServerFailed, stop_all
 from benchmarks.report import Results
-from benchmarks.servers import JSON, NPY, Evenkeel, Mosec, Server, Triton
+from benchmarks.servers import JSON, NPY, Evenkeel, Mosec, Server, Triton, Uncounted
 from benchmarks.summary import DISTURBANCE_MAX, keep_least_disturbed, wants_another
 
 HERE = Path(__file__).resolve().parent
@@ -274,7 +274,8 @@ def write(results: Results, folder: Path, stem: str) -> None:
 def find_servers(options: argparse.Namespace) -> tuple[list[Server], list[str]]:
     """Those that are asked for and can be started, and a note about each that cannot."""
     peers = Path(os.environ.get("EVENKEEL_BENCH_PEERS", HERE / ".peers")).resolve()
-    known: list[Server] = [Evenkeel(Path(options.evenkeel).absolute()), Mosec(peers), Triton(peers)]
+    program = Path(options.evenkeel).absolute()
+    known: list[Server] = [Evenkeel(program), Mosec(peers), Triton(peers), Uncounted(program)]
     wanted = {Evenkeel.name, *filter(None, options.peers.split(","))}
     if unknown := wanted - {s.name for s in known}:
         raise SystemExit(f"unknown peers: {', '.join(sorted(unknown))}")
@@ -319,7 +320,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description="evenkeel beside its peers")
     parser.add_argument("--quick", action="store_true", help="a few cells, one run of 2 s each: about two minutes")
     parser.add_argument("--cells", help="MODEL-WIRE-PLACE-CONNECTIONS,... e.g. T-json-pin-64,M-npy-free-8")
-    parser.add_argument("--peers", default="mosec,triton", help="which peers to compare with (default: all)")
+    parser.add_argument("--peers", default="mosec,triton,uncounted", help="what to compare with (default: all)")
     parser.add_argument("--reps", type=int, help="runs that count for each server in a cell (default 3)")
     parser.add_argument("--seconds", type=float, help="length of a run (default 3; three times that for M)")
     parser.add_argument("--minutes", type=float, default=25, help="begin no other cell after this (default 25)")

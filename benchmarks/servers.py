@@ -19,6 +19,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from benchmarks import uncounted
 from benchmarks.models import Array, digits, instances
 
 HERE = Path(__file__).resolve().parent
@@ -118,6 +119,23 @@ class Evenkeel(Plain):
 
     def ready(self, job: Job) -> Request:
         return Request("GET", "/ping")
+
+
+@dataclass(frozen=True, slots=True)
+class Uncounted(Evenkeel):
+    """evenkeel without its counters: a copy made for the run. Beside the real one it shows what counting costs."""
+
+    name = "uncounted"
+
+    def serves(self, model: str) -> bool:
+        return model == "T"  # where a request costs least, counting is the largest share of it
+
+    def command(self, job: Job) -> Command:
+        copy = uncounted.make(job.scratch / "copy")
+        real = Evenkeel.command(self, job)
+        # From inside the copy, and first on the path: each process of the tree imports from where it runs.
+        run = ["env", "-C", str(copy), sys.executable, "-m", "container", "serve"]
+        return Command(run, {**real.environment, "PYTHONPATH": str(copy)})
 
 
 def peer_environment(job: Job) -> dict[str, str]:

@@ -66,6 +66,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_QUIET_S", float, 0.5, 0, 60, "from SIGTERM on: serve on this long while /ping already says 503"),
     Variable("EVENKEEL_RESTART_LIMIT", int, 5, 0, 1000, "restarts of one process in 10 minutes before giving up"),
     Variable("EVENKEEL_LOG", _flag_text, "auto", 0, 0, "json or text; auto: text on a terminal"),
+    Variable("EVENKEEL_EMF", int, 0, 0, 1, "1: metrics as CloudWatch embedded metric format on stdout too"),
+    Variable("EVENKEEL_EMF_PERIOD_S", float, 60.0, 1, 3600, "one such line a period; shorter alarms sooner and costs more"),
+    Variable("EVENKEEL_EMF_NAMESPACE", _text, "evenkeel", 0, 0, "CloudWatch namespace of these metrics; one for each endpoint"),
     Variable("EVENKEEL_RUN_DIR", _text, "", 0, 0, "folder for sockets; empty: a new one under the temporary folder"),
     Variable("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", _text, "", 0, 0, "reply type unless the client says; empty: as asked"),
     Variable("SAGEMAKER_SAFE_PORT_RANGE", _text, "", 0, 0, "LOW-HIGH: every other port of ours must be inside"),
@@ -103,6 +106,11 @@ class Environment:
     def sidecar(self) -> tuple[str, int]:
         host, _, port = self["EVENKEEL_SIDECAR_ADDRESS"].rpartition(":")
         return host.strip("[]"), int(port)
+
+    @property
+    def emf_period_s(self) -> float:
+        """0: no such lines."""
+        return float(self["EVENKEEL_EMF_PERIOD_S"]) if self["EVENKEEL_EMF"] else 0.0
 
     def limits(self) -> Limits:
         return Limits(

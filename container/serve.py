@@ -16,9 +16,10 @@ from container.environment import Environment
 from container.progress import Progress
 from container.supervise import Child, Supervisor
 from serve import settings as serve_settings
+from serve.contract import manifest
 from serve.contract.logline import log, setup
-from serve.contract.status import Main, StatusPage
-from serve.errors import BadSetting
+from serve.contract.status import PLAN_TEXT, Main, StatusPage
+from serve.errors import BadModel, BadSetting
 from serve.settings import EngineSettings, FrontSettings
 from sidecar import settings as sidecar_settings
 from sidecar.settings import SidecarSettings
@@ -42,8 +43,9 @@ def run(environ: Mapping[str, str]) -> int:
         page = StatusPage.create()
         page.main.value[Main.STARTED_S] = time.monotonic()
         page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = the_plan.fronts, the_plan.engines
+        page.write_text(PLAN_TEXT, {"model": model_of(env.model_dir)})
         children = [*engines(env, the_plan, page, run_dir, text), front(env, the_plan, page, data, run_dir, text)]
-        children.append(sidecar(page, side, text))
+        children.append(sidecar(env, page, side, text))
         supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"])
         supervisor.on_tick = Progress(page, data.getsockname()[1], env.model_dir, text).look
         code = supervisor.run()
@@ -51,6 +53,15 @@ def run(environ: Mapping[str, str]) -> int:
         return code
     finally:
         shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def model_of(folder: Path) -> dict[str, str]:
+    """Name and version, known before an engine has loaded anything: counters have the same labels from the first on."""
+    try:
+        found = manifest.load(folder)
+    except BadModel:
+        return {"name": folder.resolve().name, "version": ""}  # the engine will say what is wrong with it
+    return {"name": found.name, "version": found.version}
 
 
 def make_run_dir(wanted: str) -> Path:
@@ -107,6 +118,8 @@ def front(env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.
     return Child("front", 0, lambda epoch: _module("serve.front.process", argument), (data.fileno(), page.fd))
 
 
-def sidecar(page: StatusPage, side: socket.socket, text: bool) -> Child:
-    argument = sidecar_settings.dump(SidecarSettings(side.fileno(), page.fd, text))
+def sidecar(env: Environment, page: StatusPage, side: socket.socket, text: bool) -> Child:
+    argument = sidecar_settings.dump(
+        SidecarSettings(side.fileno(), page.fd, text, env.emf_period_s, env["EVENKEEL_EMF_NAMESPACE"])
+    )
     return Child("sidecar", 0, lambda epoch: _module("sidecar.process", argument), (side.fileno(), page.fd))

@@ -14,6 +14,7 @@ class EvenkeelError(Exception):
     code = "internal"
     status = 500
     retryable = False
+    shed = ""  # what there was too much of, when the request was refused for load alone
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -73,10 +74,29 @@ class Overloaded(EvenkeelError):
     """Refused at the door: the queue is full, or the wait would outlast the deadline."""
 
     code, status, retryable = "overloaded", 429, True
+    shed = "rows"  # as many wait as may wait
+
+
+class TooManyBytes(Overloaded):
+    """As many bytes of requests are held as may be held."""
+
+    shed = "bytes"
+
+
+class WaitTooLong(Overloaded):
+    """By the learned cost of what is queued the answer would come after the deadline."""
+
+    shed = "wait"
 
 
 class NotReady(EvenkeelError):
     code, status, retryable = "not_ready", 503, True
+
+
+class TooManyArriving(NotReady):
+    """The bodies that are being received would take more memory than they may."""
+
+    shed = "bytes"
 
 
 class EngineLost(EvenkeelError):

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Response
 
+from serve import exposition
 from serve.contract.status import StatusPage
 from sidecar import observe
 
@@ -17,6 +18,12 @@ def build(page: StatusPage) -> FastAPI:
     @app.get("/status")
     def status() -> dict[str, Any]:
         return observe.status(page, time.monotonic())
+
+    collector = exposition.PageCollector(page)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(collector.text(), headers={"content-type": exposition.CONTENT_TYPE})
 
     @app.get("/livez")
     def livez() -> Response:

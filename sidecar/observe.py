@@ -7,7 +7,6 @@ from typing import Any
 
 from serve.contract.lifecycle import CLEARS, Reason, ReplicaView
 from serve.contract.status import (
-    RESTART_REASONS,
     ROLES,
     ROW_CELLS,
     TIME_CELLS,
@@ -17,7 +16,7 @@ from serve.contract.status import (
     Main,
     StatusPage,
     read_engine,
-    restart_cell,
+    restarts,
     time_edge,
 )  # fmt: skip
 from serve.errors import FAMILIES
@@ -59,7 +58,7 @@ def status(page: StatusPage, now_s: float) -> dict[str, Any]:
         "for_s": round(now_s - value[Main.VERDICT_SINCE_S], 3),
         "clears_when": CLEARS[reason],
         "uptime_s": round(now_s - value[Main.STARTED_S], 3),
-        "restarts": {role: sum(count[restart_cell(role, why)] for why in RESTART_REASONS) for role in ROLES},
+        "restarts": {role: sum(n for (of, _), n in restarts(page).items() if of == role) for role in ROLES},
         "replicas": [_replica(page, e) for e in engines(page)],
         "fronts": [_front(page, i) for i in range(count[Main.FRONTS])],
     }
@@ -87,7 +86,11 @@ def _front(page: StatusPage, place: int) -> dict[str, Any]:
 
 
 def _errors(cells: memoryview, base: int) -> dict[str, int]:
-    return {family.code: cells[base + i] for i, family in enumerate(FAMILIES) if cells[base + i]}
+    found: dict[str, int] = {}
+    for i, family in enumerate(FAMILIES):
+        if cells[base + i]:
+            found[family.code] = found.get(family.code, 0) + cells[base + i]  # families may share a code
+    return found
 
 
 def _row_histogram(cells: memoryview, base: int) -> dict[str, int]:

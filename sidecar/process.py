@@ -19,9 +19,12 @@ from serve.contract.logline import log, setup
 from serve.contract.process import die_with_parent
 from serve.contract.status import StatusPage
 from sidecar import observe
+from sidecar.emf import Emf
+from sidecar.measure import Measures
 from sidecar.settings import parse
 
 TICK_S = 0.05  # the age of a verdict at most; one look costs about 50 us
+SAMPLE_S = 1.0  # between two points of the measures
 
 
 def main() -> None:
@@ -30,18 +33,24 @@ def main() -> None:
     setup("sidecar", text=settings.log_text)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # it owns nothing that would need an orderly end
     page = StatusPage(settings.status_fd)
-    threading.Thread(target=watch, args=(page,), name="watch", daemon=True).start()
+    measures, emf = Measures(), Emf(settings.emf_period_s, settings.emf_namespace)
+    threading.Thread(target=watch, args=(page, measures, emf), name="watch", daemon=True).start()
     serve_http(page, settings.listen_fd)
 
 
-def watch(page: StatusPage) -> None:
-    """Observe, decide, apply."""
+def watch(page: StatusPage, measures: Measures, emf: Emf) -> None:
+    """Observe, decide, apply; and measure, once a second."""
+    sample_s = 0.0
     while True:
         now_s = time.monotonic()
         replicas = [observe.replica_view(e, now_s) for e in observe.engines(page)]
         verdict = readiness(replicas, observe.leaving(page))
         if page.write_verdict(verdict, now_s):
             log("verdict", f"{'ready' if verdict.ready else 'not ready'}: {verdict.reason.code}", ready=verdict.ready)
+        if now_s >= sample_s:
+            sample_s = now_s + SAMPLE_S
+            measures.sample(page, now_s)
+            emf.tick(page, now_s, time.time(), measures.headroom_rps)
         time.sleep(TICK_S)
 
 

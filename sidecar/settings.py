@@ -12,6 +12,8 @@ class SidecarSettings:
     listen_fd: int
     status_fd: int
     log_text: bool
+    emf_period_s: float = 0.0  # 0: no metrics on stdout
+    emf_namespace: str = "evenkeel"
 
 
 def dump(settings: SidecarSettings) -> str:

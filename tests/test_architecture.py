@@ -20,16 +20,17 @@ PRODUCT = ("container", "serve", "sidecar")
 # part -> what it may import of ours, beside itself. The longest name that fits a module is its part.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "container": ("serve.settings", "serve.errors", "serve.contract", "sidecar.settings"),
-    "sidecar": ("serve.contract", "serve.errors"),
     "sidecar.rollout": ("serve.errors",),
+    "sidecar": ("serve.contract", "serve.errors", "serve.exposition"),
     "serve.settings": ("serve.errors", "serve.contract"),
     "serve.errors": ("serve.settings", "serve.contract"),
     "serve.contract": ("serve.settings", "serve.errors"),
+    "serve.exposition": ("serve.contract", "serve.errors"),
     "serve.codec": ("serve.contract", "serve.errors"),
     "serve.transport": ("serve.contract", "serve.errors"),
     "serve.batching": (),
     "serve.engine": ("serve.contract", "serve.errors", "serve.settings", "serve.codec", "serve.transport", "serve.batching"),
-    "serve.front": ("serve.contract", "serve.errors", "serve.settings", "serve.codec", "serve.transport"),
+    "serve.front": ("serve.contract", "serve.errors", "serve.settings", "serve.codec", "serve.transport", "serve.exposition"),
 }
 # parts that use nothing but the standard library
 STANDARD_ONLY = ("container", "serve.settings", "serve.errors", "serve.contract", "serve.batching")
@@ -240,6 +241,10 @@ def test_the_front_never_loads_a_framework() -> None:
     assert loaded_by("serve.front.process", "torch", "onnxruntime", "onnx", "pandas", "sklearn", "scipy", "numpy.random") == "[]"
 
 
+def test_a_front_that_nobody_scrapes_loads_no_metrics_library() -> None:
+    assert loaded_by("serve.front.process", "prometheus_client", "serve.exposition") == "[]"
+
+
 def test_the_supervisor_stays_light() -> None:
     heavy = (
         "numpy",
@@ -271,4 +276,4 @@ def test_the_contract_costs_nothing_to_import() -> None:
 
 
 def test_the_sidecars_watch_runs_before_any_web_framework_is_loaded() -> None:
-    assert loaded_by("sidecar.process", "fastapi", "uvicorn", "numpy", "asyncio") == "[]"
+    assert loaded_by("sidecar.process", "fastapi", "uvicorn", "numpy", "asyncio", "prometheus_client") == "[]"

@@ -41,7 +41,7 @@ class _Cells(IntEnum):
 
 
 class Main(_Cells):
-    """Written by the supervisor, but for the verdict, which is the sidecar's."""
+    """Written by the supervisor, but for the verdict and what is measured, which are the sidecar's, and WORKER_RESTARTS."""
 
     STARTED_S = auto()
     LEAVING = auto()  # the Reason why the container is stopping, 0 while it is not
@@ -51,7 +51,11 @@ class Main(_Cells):
     VERDICT_REASON = auto()
     VERDICT_SINCE_S = auto()
     VERDICT_BEAT_S = auto()
-    RESTARTS = 32  # by role and reason: see `restart_cell`
+    RESTARTS = 32  # by role and reason: see `restarts`
+    WORKER_RESTARTS = 64  # by reason; written by gunicorn, which replaces its workers itself
+    SATURATION = 72  # share of the last seconds in which engines were busy
+    HEADROOM_RPS = 73  # NaN while nobody can say
+    MEASURED_S = 74  # when the two were written; 0: never
 
 
 class Front(_Cells):
@@ -108,7 +112,8 @@ RUN_IDS_MAX = 4
 _BLOCKS = 1 + FRONTS_MAX + ENGINES_MAX
 _TEXT_AT = _BLOCKS * BLOCK_CELLS * 8
 SIDECAR_TEXT = ENGINES_MAX  # the sidecar's own text, behind those of the engines: what its successor goes on from
-PAGE_BYTES = _TEXT_AT + (ENGINES_MAX + 1) * TEXT_BYTES
+PLAN_TEXT = ENGINES_MAX + 1  # the supervisor's: which model is to be served, known before any engine has loaded it
+PAGE_BYTES = _TEXT_AT + (ENGINES_MAX + 2) * TEXT_BYTES
 
 
 class Block:
@@ -149,7 +154,7 @@ class StatusPage:
         return self._block(1 + FRONTS_MAX + place)
 
     def write_text(self, engine: int, data: dict[str, Any]) -> None:
-        """Publish what the engine at this place (or SIDECAR_TEXT) explains of itself. Too long: replaced by a note."""
+        """Publish what the engine at this place (or SIDECAR_TEXT, PLAN_TEXT) explains. Too long: replaced by a note."""
         raw = json.dumps(data, default=str).encode()
         if len(raw) > TEXT_BYTES - 16:
             raw = json.dumps({"truncated": f"{len(raw)} bytes do not fit in {TEXT_BYTES - 16}"}).encode()
@@ -160,16 +165,17 @@ class StatusPage:
         self._view[at + 16 : at + 16 + len(raw)] = raw
         head[0] += 1
 
-    def read_text(self, engine: int) -> dict[str, Any]:
-        """The last complete text of that engine; empty when there is none or it is being written all the time."""
+    def read_text(self, engine: int, looks: int = 100) -> dict[str, Any]:
+        """The last complete text of that engine; empty when there is none or it was being written at every look."""
         at = _TEXT_AT + engine * TEXT_BYTES
         head = self._view[at : at + 16].cast("Q")
-        for _ in range(100):
+        for look in range(looks):
+            if look:
+                time.sleep(0.0005)
             before, size = head[0], head[1]
             raw = bytes(self._view[at + 16 : at + 16 + min(size, TEXT_BYTES - 16)])
             if before % 2 == 0 and head[0] == before:
                 return dict(json.loads(raw)) if raw else {}
-            time.sleep(0.0005)
         return {}
 
     def verdict(self) -> Verdict:
@@ -211,6 +217,20 @@ def time_edge(cell: int) -> float:
 def restart_cell(role: str, reason: str) -> int:
     """Where the supervisor counts restarts of a role for a reason."""
     return Main.RESTARTS + ROLES.index(role) * 8 + RESTART_REASONS.index(reason)
+
+
+def worker_restart_cell(reason: str) -> int:
+    """Where gunicorn counts the front workers that it has replaced."""
+    return Main.WORKER_RESTARTS + RESTART_REASONS.index(reason)
+
+
+def restarts(page: StatusPage) -> dict[tuple[str, str], int]:
+    """Every process that was replaced, by role and reason. A front is gunicorn or one of its workers."""
+    count = page.main.count
+    found = {(role, why): count[restart_cell(role, why)] for role in ROLES for why in RESTART_REASONS}
+    for why in RESTART_REASONS:
+        found["front", why] += count[worker_restart_cell(why)]
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Everything on the data port that is not the hot path, as a FastAPI application: errors of routing, for now.
+"""Everything on the data port that is not the hot path, as a FastAPI application: /metrics and errors of routing.
 
 The hot routes are declared here too, for the schema and for methods that the hot path does not take; a POST to
 /invocations never arrives here.
@@ -6,25 +6,36 @@ The hot routes are declared here too, for the schema and for methods that the ho
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from serve.contract.status import StatusPage
 from serve.errors import MethodNotAllowed, NotFound
 
-ALLOWED = {"/invocations": "POST", "/ping": "GET, POST, HEAD"}
+if TYPE_CHECKING:
+    from serve.exposition import PageCollector
+
+ALLOWED = {"/invocations": "POST", "/ping": "GET, POST, HEAD", "/metrics": "GET"}
 
 
 def build() -> FastAPI:
-    """The application; the worker sets `app.state.count_error`."""
+    """The application; the worker sets `app.state.count_error` and `app.state.page`."""
     app = FastAPI(title="evenkeel", docs_url=None, redoc_url=None)
+
+    @app.get("/metrics")
+    def metrics(request: Request) -> Response:  # not async: a thread, so that the first import stops nobody
+        from serve import exposition  # here, because a front that nobody scrapes needs none of it
+
+        return Response(_collector(request.app.state.page).text(), headers={"content-type": exposition.CONTENT_TYPE})
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, e: HTTPException) -> JSONResponse:
         path = request.url.path
-        if e.status_code == 404 and path in ALLOWED:
+        if e.status_code in (404, 405) and path in ALLOWED:
             request.app.state.count_error(MethodNotAllowed(path))
             message = f"{request.method} is not possible on {path}: use {ALLOWED[path]}"
             return _error(MethodNotAllowed.status, MethodNotAllowed.code, message, {"Allow": ALLOWED[path]})
@@ -34,6 +45,13 @@ def build() -> FastAPI:
         return _error(e.status_code, "http_error", str(e.detail))
 
     return app
+
+
+@cache
+def _collector(page: StatusPage) -> PageCollector:
+    from serve.exposition import PageCollector
+
+    return PageCollector(page)
 
 
 def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from serve.codec import Body, Decoded
-from serve.errors import BodyTooLarge, Overloaded
+from serve.errors import BodyTooLarge, TooManyBytes
 from serve.front.heads import new_request_id
 from serve.settings import Limits
 from serve.transport.arena import Arena
@@ -27,7 +27,7 @@ RAW_ROOM = 16 * 1024  # room for the answer of a handler beside its input; longe
 
 
 class Intake:
-    """The arena and its slots. What does not fit raises Overloaded or BodyTooLarge, and holds nothing."""
+    """The arena and its slots. What does not fit raises TooManyBytes or BodyTooLarge, and holds nothing."""
 
     def __init__(self, limits: Limits) -> None:
         self.arena = Arena.create()
@@ -120,4 +120,4 @@ class Intake:
             return slot
         elif slot is not None:
             self.slots.release(slot)
-        raise Overloaded(f"{self.slots.held_bytes >> 20} MiB of requests are waiting already (EVENKEEL_QUEUE_MB)")
+        raise TooManyBytes(f"{self.slots.held_bytes >> 20} MiB of requests are waiting already (EVENKEEL_QUEUE_MB)")

@@ -29,6 +29,8 @@ from serve.errors import (
     EvenkeelError,
     NotReady,
     Overloaded,
+    TooManyBytes,
+    WaitTooLong,
 )  # fmt: skip
 from serve.front.crowd import CHECK_WAIT_FROM_ROWS, ROW_BODY_MAX, Arrival, Crowd
 from serve.front.heads import ok_start
@@ -188,7 +190,8 @@ class Invocations:
     def _decode_aside(self, invocation: Invocation, body: Body, signature: Signature) -> None:
         """Decode in a thread: a body of 25 MB takes most of a second, and /ping must not wait for it."""
         if self._aside_bytes > self._bytes_max:
-            raise self._overloaded(f"{self._aside_bytes >> 20} MiB of requests are being decoded already (EVENKEEL_QUEUE_MB)")
+            held = f"{self._aside_bytes >> 20} MiB of requests are being decoded already (EVENKEEL_QUEUE_MB)"
+            raise self._overloaded(held, TooManyBytes)
         self._aside_bytes += len(body)
         task = asyncio.get_running_loop().create_task(self._decode(invocation, body, signature))
         self._aside.add(task)  # the loop itself holds tasks only weakly
@@ -226,7 +229,7 @@ class Invocations:
             wait_s = ahead * link.block.value[_ROW_COST]
             if wait_s > self._timeout_s:
                 raise self._overloaded(
-                    f"the wait would be about {wait_s:.1f} s, longer than the deadline of {self._timeout_s:g} s"
+                    f"the wait would be about {wait_s:.1f} s, longer than the deadline of {self._timeout_s:g} s", WaitTooLong
                 )
         return link
 
@@ -297,9 +300,9 @@ class Invocations:
     def count_error(self, error: EvenkeelError) -> None:
         self._count[_ERRORS + NUMBER[type(error)]] += 1
 
-    def _overloaded(self, message: str) -> Overloaded:
+    def _overloaded(self, message: str, kind: type[Overloaded] = Overloaded) -> Overloaded:
         costs = [link.rows * link.block.value[_ROW_COST] for link in self._links if link.model is not None]
-        return Overloaded(message, retry_after_s=max(1, math.ceil(min(costs, default=1.0))))
+        return kind(message, retry_after_s=max(1, math.ceil(min(costs, default=1.0))))
 
     # ---- callers leave, deadlines pass, engines come and go ------------------------------------------------------
 

@@ -24,7 +24,7 @@ from gunicorn.workers.base import Worker
 
 from serve.contract.logline import log, setup
 from serve.contract.process import die_with_parent
-from serve.contract.status import FRONTS_MAX, Front, StatusPage
+from serve.contract.status import FRONTS_MAX, Front, StatusPage, worker_restart_cell
 from serve.front.app import build
 from serve.front.invocation import Invocations
 from serve.front.protocol import Desk, FrontProtocol
@@ -41,6 +41,7 @@ class Application(BaseApplication):  # type: ignore[misc]
 
     def __init__(self, settings: FrontSettings) -> None:
         self.settings = settings
+        self.places = Places(StatusPage(settings.status_fd))
         super().__init__()
 
     def load_config(self) -> None:
@@ -48,7 +49,7 @@ class Application(BaseApplication):  # type: ignore[misc]
             "bind": f"fd://{self.settings.listen_fd}", "workers": self.settings.fronts, "worker_class": FrontWorker,
             "timeout": STUCK_S, "graceful_timeout": max(1, round(self.settings.drain_s)), "backlog": BACKLOG,
             "control_socket_disable": True, "logger_class": "serve.front.process.Log", "preload_app": True,
-            "proc_name": "evenkeel-front", "pre_fork": choose_place,
+            "proc_name": "evenkeel-front", "pre_fork": self.places.choose, "child_exit": self.places.note_end,
         }  # fmt: skip
         for name, value in values.items():
             self.cfg.set(name, value)
@@ -118,7 +119,7 @@ class FrontWorker(Worker):  # type: ignore[misc]
         block.count[Front.PID] = os.getpid()
         setup(f"front-{place}", text=settings.log_text)
         invocations = Invocations(page, place, settings.engine_sockets, settings.limits)
-        self.wsgi.state.count_error = invocations.count_error
+        self.wsgi.state.count_error, self.wsgi.state.page = invocations.count_error, page
         desk = Desk(page, block, invocations, settings.limits, settings.default_accept)
         asyncio.get_running_loop().set_exception_handler(leave_on_a_bug)
         config = uvicorn.Config(
@@ -145,10 +146,27 @@ def leave_on_a_bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
         os._exit(EXIT_BUG)
 
 
-def choose_place(arbiter: Any, worker: FrontWorker) -> None:
-    """gunicorn's pre_fork hook, run in the parent and so never twice at once: the lowest place nobody holds."""
-    held = {w.place for w in arbiter.WORKERS.values()}
-    worker.place = next(i for i in range(len(held) + 1) if i not in held)
+class Places:
+    """gunicorn's hooks, run in the parent and so never twice at once: which worker has which place, and who was replaced.
+
+    A worker goes on in the counters of the one before it, so no count is lost and none starts again.
+    """
+
+    def __init__(self, page: StatusPage) -> None:
+        self._page = page
+        self._ended: dict[int, str] = {}  # place -> why the last worker there ended
+
+    def choose(self, arbiter: Any, worker: FrontWorker) -> None:
+        """pre_fork: the lowest place nobody holds."""
+        held = {w.place for w in arbiter.WORKERS.values()}
+        worker.place = next(i for i in range(len(held) + 1) if i not in held)
+        reason = self._ended.pop(worker.place, None)
+        if reason is not None:
+            self._page.main.count[worker_restart_cell(reason)] += 1
+
+    def note_end(self, arbiter: Any, worker: FrontWorker) -> None:
+        """child_exit. gunicorn tells why only where it ended the worker itself, for silence."""
+        self._ended[worker.place] = "stuck" if worker.aborted else "exit"
 
 
 async def keep_sweeping(desk: Desk) -> None:

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serve.contract.lifecycle import CLEARS
 from serve.contract.status import Block, Front, StatusPage
-from serve.errors import BadRequest, BodyTimeout, BodyTooLarge, EvenkeelError, HeadersTooLarge, NotReady
+from serve.errors import BadRequest, BodyTimeout, BodyTooLarge, EvenkeelError, HeadersTooLarge, NotReady, TooManyArriving
 from serve.front.heads import HEAD_BYTES_REMEMBERED, Head, Heads, Route, build
 from serve.front.invocation import Invocations
 from serve.front.request import Invocation
@@ -216,7 +216,7 @@ class FrontProtocol(HttpToolsProtocol):
         if end > self.desk.limits.body_bytes_max:
             self._refuse_body(hot, self._too_large())
         elif self.desk.receiving_bytes > self.desk.limits.queue_bytes_max:
-            self._refuse_body(hot, NotReady("too many large requests are being received at once", retry_after_s=1))
+            self._refuse_body(hot, TooManyArriving("too many large requests are being received at once", retry_after_s=1))
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is over the limit of {self.desk.limits.body_bytes_max} bytes (EVENKEEL_MAX_BODY_MB)")

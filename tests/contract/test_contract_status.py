@@ -33,6 +33,7 @@ from serve.contract.status import (
     row_bucket,
     time_bucket,
     time_edge,
+    worker_restart_cell,
 )
 from serve.errors import FAMILIES
 
@@ -59,7 +60,7 @@ def test_no_two_blocks_share_a_cell(page: StatusPage) -> None:
         (Front, {"ERRORS": len(FAMILIES), "LATENCY": TIME_CELLS}),
         (Engine, {"ERRORS": len(FAMILIES), "BATCH_ROWS": ROW_CELLS, "RUN_TIME": TIME_CELLS,
                   "QUEUE_TIME": TIME_CELLS}),
-        (Main, {"RESTARTS": 8 * len(ROLES)}),
+        (Main, {"RESTARTS": 8 * len(ROLES), "WORKER_RESTARTS": len(RESTART_REASONS)}),
     ],
 )  # fmt: skip
 def test_no_two_meanings_share_a_cell_of_a_block(cells: type[Front], ranges: dict[str, int]) -> None:
@@ -117,6 +118,12 @@ def test_the_last_engines_text_lies_inside_the_page(page: StatusPage) -> None:
     text = {"x": "y" * (TEXT_BYTES - 32)}
     page.write_text(ENGINES_MAX - 1, text)
     assert page.read_text(ENGINES_MAX - 1) == text
+
+
+def test_the_supervisors_text_lies_behind_all_others_and_inside_the_page(page: StatusPage) -> None:
+    text = {"x": "y" * (TEXT_BYTES - 32)}
+    page.write_text(status.PLAN_TEXT, text)
+    assert page.read_text(status.PLAN_TEXT) == text and page.read_text(status.SIDECAR_TEXT) == {}
 
 
 def sequence(page: StatusPage, engine: int) -> memoryview:
@@ -197,6 +204,7 @@ def test_edges_of_time_grow_by_a_quarter_at_most() -> None:
 
 def test_no_two_kinds_of_restart_share_a_cell() -> None:
     cells = [restart_cell(role, reason) for role in ROLES for reason in RESTART_REASONS]
+    cells += [worker_restart_cell(reason) for reason in RESTART_REASONS]
     assert len(set(cells)) == len(cells) and max(cells) < BLOCK_CELLS
 
 

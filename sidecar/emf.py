@@ -1,0 +1,98 @@
+"""CloudWatch metrics as log lines: one JSON object a period on stdout, in the embedded metric format.
+
+CloudWatch makes metrics of such lines wherever it takes the container's log, without credentials or a network: that is
+how its alarms, and with them an automatic rollback, see the endpoint from inside. The line is a log line of ours in
+nothing but its way out: the format wants nothing around it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from serve.contract.status import PLAN_TEXT, StatusPage
+from sidecar.measure import Totals, between, read
+
+LINE_BYTES_MAX = 4000  # a pipe takes so much in one piece, so that lines of several processes do not mix
+DIMENSION_CHARS_MAX = 250  # of the namespace too
+UNITS = {
+    "Requests": "Count", "Errors": "Count", "RefusedRequests": "Count", "ShedRequests": "Count", "Restarts": "Count",
+    "LatencyP50": "Milliseconds", "LatencyP99": "Milliseconds", "Saturation": "Percent", "Ready": "Count",
+    "QueueRows": "Count", "InFlight": "Count", "HeadroomRequests": "Count/Second",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """What a line tells of: everything between two moments, and how things are at the second."""
+
+    before: Totals
+    after: Totals
+    ready: bool
+    headroom_rps: float | None
+
+    def values(self) -> dict[str, float]:
+        """By metric. What nobody knows is left out: a made-up zero would calm an alarm."""
+        a, b, point = self.before, self.after, between(self.before, self.after)
+        found: dict[str, float | None] = {
+            "Requests": sum(b.latency) - sum(a.latency) + b.failed - a.failed + b.refused - a.refused,
+            "Errors": b.failed - a.failed, "RefusedRequests": b.refused - a.refused, "ShedRequests": b.shed - a.shed,
+            "Restarts": b.restarts - a.restarts, "LatencyP50": _ms(point.p50_s), "LatencyP99": _ms(point.p99_s),
+            "Saturation": round(100 * point.saturation, 2), "Ready": int(self.ready), "QueueRows": b.queue_rows,
+            "InFlight": b.in_flight, "HeadroomRequests": None if self.headroom_rps is None else round(self.headroom_rps, 2),
+        }  # fmt: skip
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1e3, 4)
+
+
+def line(values: dict[str, float], model: str, version: str, namespace: str, wall_s: float) -> str:
+    """One record. Both sets of dimensions: an alarm on the model alone also watches the version that is to replace it."""
+    metrics = [{"Name": name, "Unit": UNITS[name]} for name in values]
+    directive = {
+        "Namespace": _dimension(namespace),
+        "Dimensions": [["model"], ["model", "version"]],
+        "Metrics": metrics,
+    }
+    record: dict[str, Any] = {
+        "_aws": {"Timestamp": int(wall_s * 1000), "CloudWatchMetrics": [directive]},
+        "model": _dimension(model), "version": _dimension(version), **values,
+    }  # fmt: skip
+    return json.dumps(record, allow_nan=False)
+
+
+def _dimension(text: str) -> str:
+    """Printable ASCII, and never empty: what else CloudWatch refuses, and escaped it would have no bound in bytes."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text[:DIMENSION_CHARS_MAX]).strip() or "none"
+
+
+class Emf:
+    """Keeps the totals of the last line. What happens while there is no sidecar is in no line; it is in /metrics."""
+
+    def __init__(self, period_s: float, namespace: str, fd: int = 1) -> None:
+        self._period_s, self._namespace, self._fd = period_s, namespace, fd
+        self._before: Totals | None = None
+
+    def tick(self, page: StatusPage, now_s: float, wall_s: float, headroom_rps: float | None) -> None:
+        """Write a line when the period is over."""
+        if not self._period_s:
+            return
+        if self._before is None:
+            self._before = read(page, now_s)
+        if now_s - self._before.at_s < self._period_s:
+            return
+        after = read(page, now_s)
+        values = Period(self._before, after, page.verdict().ready, headroom_rps).values()
+        self._before = after
+        model = page.read_text(PLAN_TEXT, looks=1).get("model", {})
+        text = line(values, model.get("name", ""), model.get("version", ""), self._namespace, wall_s)
+        data = text.encode() + b"\n"
+        assert len(data) <= LINE_BYTES_MAX, "twelve metrics and three bounded names"
+        try:
+            os.write(self._fd, data)
+        except OSError:
+            pass  # as with the log: a full or closed pipe must not stop the watch

@@ -1,0 +1,51 @@
+"""The real Supervisor replaces an engine as often as it is told; each life counts as an engine does. One JSON line at the end.
+
+The engines' processes only sleep: what they would count, this process counts through a mapping of its own for each life.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from container.supervise import RESTART_WINDOW_S, Child, Supervisor
+from serve.contract import logline
+from serve.contract.status import Engine, Main, StatusPage, row_bucket, time_bucket
+from serve.exposition import PageCollector
+
+
+def live(fd: int) -> None:
+    """One life of an engine: one batch of three rows."""
+    block = StatusPage(fd).engine(0)
+    block.count[Engine.BATCHES] += 1
+    block.count[Engine.ROWS] += 3
+    block.count[Engine.BATCH_ROWS + row_bucket(3)] += 1
+    block.count[Engine.RUN_TIME + time_bucket(0.5)] += 1
+    block.count[Engine.QUEUE_TIME + time_bucket(0.1)] += 1
+    block.value[Engine.RUN_SUM_S] += 0.5
+    block.count[Engine.QUEUE_ROWS] = 7
+
+
+def main() -> None:
+    restarts = int(sys.argv[1])
+    logline.setup("supervisor", text=False, fd=2)
+    page = StatusPage.create()
+    page.main.count[Main.ENGINES] = 1
+    child = Child("engine", 0, lambda epoch: ["/bin/sleep", "600"], ())
+    supervisor = Supervisor(page, [child], 1, 5.0, 0.0)
+    now_s = 1.0
+    supervisor._start_due(now_s)
+    for _ in range(restarts):
+        live(page.fd)
+        assert child.process is not None, "one lives"
+        child.process.kill()
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        now_s += RESTART_WINDOW_S + 1  # long ago: no backoff, no giving up
+        supervisor._reap(now_s)
+    child.process.kill()
+    print(json.dumps({"lives": child.epoch - 1, "metrics": PageCollector(page).text().decode()}))
+
+
+if __name__ == "__main__":
+    main()

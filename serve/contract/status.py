@@ -41,7 +41,7 @@ class _Cells(IntEnum):
 
 
 class Main(_Cells):
-    """Written by the supervisor, but for the verdict, which is the sidecar's."""
+    """Written by the supervisor, but for the verdict and DRAIN_ASKED, which are the sidecar's."""
 
     STARTED_S = auto()
     LEAVING = auto()  # the Reason why the container is stopping, 0 while it is not
@@ -51,6 +51,7 @@ class Main(_Cells):
     VERDICT_REASON = auto()
     VERDICT_SINCE_S = auto()
     VERDICT_BEAT_S = auto()
+    DRAIN_ASKED = auto()  # not 0: somebody with authority asked the sidecar for an orderly drain
     RESTARTS = 32  # by role and reason: see `restart_cell`
 
 

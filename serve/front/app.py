@@ -1,4 +1,4 @@
-"""Everything on the data port that is not the hot path, as a FastAPI application: errors of routing, for now.
+"""Everything on the data port that is not the hot path, as a FastAPI application: health, and errors of routing.
 
 The hot routes are declared here too, for the schema and for methods that the hot path does not take; a POST to
 /invocations never arrives here.
@@ -13,13 +13,15 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from serve.errors import MethodNotAllowed, NotFound
+from serve.front import health
 
 ALLOWED = {"/invocations": "POST", "/ping": "GET, POST, HEAD"}
 
 
 def build() -> FastAPI:
-    """The application; the worker sets `app.state.count_error`."""
-    app = FastAPI(title="evenkeel", docs_url=None, redoc_url=None)
+    """The application; the worker sets `app.state.count_error` and `app.state.page`."""
+    app = FastAPI(title="evenkeel", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.include_router(health.router)
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, e: HTTPException) -> JSONResponse:
@@ -30,7 +32,13 @@ def build() -> FastAPI:
             return _error(MethodNotAllowed.status, MethodNotAllowed.code, message, {"Allow": ALLOWED[path]})
         if e.status_code == 404:
             request.app.state.count_error(NotFound(path))
-            return _error(404, NotFound.code, f"no such path: {path}; there are {', '.join(ALLOWED)}")
+            return _error(404, NotFound.code, f"no such path: {path}; there are {', '.join((*ALLOWED, *health.PATHS))}")
+        if e.status_code == 405:
+            allowed = (e.headers or {}).get("Allow", "")
+            request.app.state.count_error(MethodNotAllowed(path))
+            return _error(
+                405, MethodNotAllowed.code, f"{request.method} is not possible on {path}: use {allowed}", {"Allow": allowed}
+            )
         return _error(e.status_code, "http_error", str(e.detail))
 
     return app

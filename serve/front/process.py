@@ -116,7 +116,7 @@ class FrontWorker(Worker):  # type: ignore[misc]
         block.count[Front.PID] = os.getpid()
         setup(f"front-{place}", text=settings.log_text)
         invocations = Invocations(page, place, settings.engine_sockets, settings.limits)
-        self.wsgi.state.count_error = invocations.count_error
+        self.wsgi.state.count_error, self.wsgi.state.page = invocations.count_error, page
         desk = Desk(page, block, invocations, settings.limits, settings.default_accept)
         config = uvicorn.Config(
             self.wsgi, http=functools.partial(FrontProtocol, desk), log_config=None, access_log=False, lifespan="off",  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ from sidecar.measure import Measures, Point
 from sidecar.transitions import Memory, Seen, SeenReplica
 
 OVERDUE_S = 1.0  # a batch that runs this long after its last deadline is answered by nobody any more
+STATUS_OF = {family.code: family.status for family in FAMILIES}
 POINT_FIELDS = tuple(f.name for f in dataclasses.fields(Point))
 
 
@@ -108,7 +109,7 @@ def _seen_replica(page: StatusPage, e: EngineView, now: Now) -> SeenReplica:
     failure = {} if is_alive else page.read_text(e.place).get("failure")
     message = str(failure.get("message", "")) if isinstance(failure, dict) else ""
     since_unix_s = 0.0 if e.state == State.NEW or since_s == 0 else now.unix(since_s)
-    return SeenReplica(e.place, e.epoch, e.state, since_unix_s, is_alive, _errors(block.count, Engine.ERRORS), message)
+    return SeenReplica(e.place, e.epoch, e.state, since_unix_s, is_alive, _own_faults(block.count), message)
 
 
 # ---- /status -----------------------------------------------------------------------------------------------------------
@@ -203,6 +204,11 @@ def _front(page: StatusPage, place: int) -> dict[str, Any]:
 
 def _errors(cells: memoryview, base: int) -> dict[str, int]:
     return {family.code: cells[base + i] for i, family in enumerate(FAMILIES) if cells[base + i]}
+
+
+def _own_faults(cells: memoryview) -> dict[str, int]:
+    """An engine's errors without those that are the client's."""
+    return {code: n for code, n in _errors(cells, Engine.ERRORS).items() if STATUS_OF[code] >= 500}
 
 
 def _row_histogram(cells: memoryview, base: int) -> dict[str, int]:

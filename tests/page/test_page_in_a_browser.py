@@ -63,7 +63,7 @@ def test_a_killed_engine_is_shown_as_a_fault_and_the_page_recovers_without_a_rel
         os.kill(killed, signal.SIGKILL)
         eventually(lambda: "signal" in browser.text("faults"), "the fault is shown")
         eventually(lambda: tree.pid_of("engine") != killed and tree.ping() == 200, "another engine serves")
-        eventually(lambda: "1 restarts" in browser.text("replicas") and "Ready" in browser.text("verdict"), "ready again")
+        eventually(lambda: "1 restart ·" in browser.text("replicas") and "Ready" in browser.text("verdict"), "ready again")
         assert "engine lost" in browser.text("transitions")
         assert "start 2" in browser.text("transitions")
         assert str(tree.pid_of("engine")) in browser.text("replicas")

@@ -58,8 +58,8 @@ def sidecar_url(env: Environment) -> str:
 
 def over_http(method: str, url: str, path: str, headers: Mapping[str, str]) -> Reply:
     """Raises NoAnswer, saying why."""
-    parts = urlsplit(url if "//" in url else f"http://{url}")
     try:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
         host, port = parts.hostname, parts.port
     except ValueError as e:
         raise NoAnswer(f"{url} is no address: {e}") from e

@@ -24,7 +24,7 @@ from sidecar.observe import Now, Remembered
 from sidecar.settings import SidecarSettings, parse, read_token
 from sidecar.transitions import restore
 
-TICK_S = 0.05  # the age of a verdict at most; one look costs about 150 us
+TICK_S = 0.05  # the age of a verdict at most; one look costs 30 us, with 32 engines 370
 SAMPLE_EVERY_S = 1.0
 
 

@@ -8,7 +8,6 @@ installs Chromium first and fails when it cannot, so no change lands untested.
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,15 +21,20 @@ NEEDED = ("chromium", "chromedriver")
 INSTALL = "apt-get install chromium chromium-driver"
 
 
+MISSING = [name for name in NEEDED if shutil.which(name) is None]
+REASON = f"{' and '.join(MISSING)} missing: the page for people is not tested in a browser; to test it: {INSTALL}"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    missing = [name for name in NEEDED if shutil.which(name) is None]
-    mine = [i for i in items if Path(__file__).parent in i.path.parents and "browser" in getattr(i, "fixturenames", ())]
-    if not missing or not mine:
-        return
-    reason = f"{' and '.join(missing)} missing: the page for people is not tested in a browser; {INSTALL}"
-    print(f"\nSKIPPED {len(mine)} tests of tests/page: {reason}", file=sys.stderr)
-    for item in mine:
-        item.add_marker(pytest.mark.skip(reason=reason))
+    for item in items:
+        if MISSING and "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.skip(reason=REASON))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = [r for r in terminalreporter.stats.get("skipped", ()) if "tests/page/" in r.nodeid]
+    if MISSING and skipped:
+        terminalreporter.write_line(f"SKIPPED {len(skipped)} tests of tests/page: {REASON}", yellow=True, bold=True)
 
 
 @pytest.fixture

@@ -174,6 +174,44 @@ def test_what_status_tells_is_put_in_as_text_and_never_as_html(browser: Browser,
     assert browser.run("return document.querySelectorAll('img, #evil').length") == 0
 
 
+def test_a_warming_replica_shows_its_progress_and_what_its_engine_explains(browser: Browser, tree: Tree) -> None:
+    """The engine's text as the contract has it, on top of a real status."""
+    shown(browser, tree)
+    browser.run("""
+        const real = window.fetch;
+        window.fetch = async (...a) => {
+            const told = await (await real(...a)).json();
+            Object.assign(told, {ready: false, reason: 'warming', state: 'WARMING'});
+            Object.assign(told, {clears_when: 'warm-up passes', ready_in_s: 7.5});
+            told.conditions[3] = {name: 'warm', ok: false, missing: 'no loaded engine has passed'};
+            told.models[0].sha256 = 'ab'.repeat(32);
+            Object.assign(told.replicas[0], {
+                state: 'WARMING', progress: 'warming 3 of 12', warm_done: 3, warm_total: 12, ready_in_s: 7.5,
+                startup: {import_s: 0.5, unpack_s: null, load_s: 1.5, total_s: 2},
+                warmup: {plan: [{key: 'image', rows: 8, runs: 5, seconds: 0.002, converged: true},
+                                {key: 'image', rows: 16, runs: 40, seconds: 0.004, converged: false}],
+                         seconds: 1, golden: {checked: 4, passed: 3}},
+                failure: {reason: 'golden_failed', message: 'scores differ'},
+            });
+            return new Response(JSON.stringify(told));
+        };
+    """)
+    eventually(lambda: "▲ Not ready: warming" in browser.text("verdict"), "it is shown as warming")
+    assert "clears when warm-up passes" in browser.text("verdict") and "ready in about 7.5 s" in browser.text("since")
+    assert "✗ warm – no loaded engine has passed" in browser.text("conditions")
+    assert "ab" * 32 in browser.text("models").replace("\n", "")
+    replica = browser.text("replicas")
+    assert "▲ warming 3 of 12" in replica and "golden failed: scores differ" in replica
+    assert browser.run("const p = document.querySelector('progress'); return [p.value, p.max, p.ariaLabel]") == [
+        3, 12, "warming 3 of 12",
+    ]  # fmt: skip
+    assert "golden 3 of 4 passed" in replica
+    whole = browser.run("return document.getElementById('replicas').textContent")
+    assert "load: 1.5 s" in whole and "unpack" not in whole
+    assert "image, 8 rows: 2 ms after 5 runs" in whole and "after 40 runs, not settled" in whole
+    assert complaints(browser) == []
+
+
 def test_a_screen_reader_finds_landmarks_headings_in_order_and_a_text_for_every_chart(browser: Browser, tree: Tree) -> None:
     shown(browser, tree)
     levels = browser.run("return [...document.querySelectorAll('h1,h2,h3,h4')].map((h) => +h.tagName[1])")

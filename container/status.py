@@ -26,18 +26,20 @@ def run(url: str | None, as_json: bool, watch: bool, environ: Mapping[str, str])
     env = environment.read(environ)
     is_terminal = sys.stdout.isatty()
     paint = Paint(environment.colours(environ, is_terminal))
-    while True:
-        try:
-            code = _once(url or ask.sidecar_url(env), as_json, paint, CLEAR if watch and is_terminal and not as_json else "")
-        except NoAnswer as e:
-            print(f"evenkeel: {e}", file=sys.stderr)
-            code = NO_ANSWER
-        if not watch:
-            return code
-        try:
+    before = CLEAR if watch and is_terminal and not as_json else ""
+    code = NO_ANSWER
+    try:
+        while True:
+            try:
+                code = _once(url or ask.sidecar_url(env), as_json, paint, before)
+            except NoAnswer as e:
+                print(f"{before}evenkeel: {e}", file=sys.stderr)
+                code = NO_ANSWER
+            if not watch:
+                return code
             time.sleep(WATCH_EVERY_S)
-        except KeyboardInterrupt:
-            return code
+    except KeyboardInterrupt:
+        return code
 
 
 def _once(url: str, as_json: bool, paint: Paint, before: str) -> int:

@@ -20,8 +20,8 @@ from serve.contract.logline import log
 from serve.contract.status import StatusPage
 
 TICK_S = 0.1
-WORKERS = 8
-WATCHERS_MAX = 6  # each holds a thread of the workers for as long as it watches; the rest are for checks
+WORKERS = 4
+CALLS_MAX = 100  # at once, with those that watch; beyond it RESOURCE_EXHAUSTED. A call that watches holds no thread
 STATUS = {True: health_pb2.HealthCheckResponse.SERVING, False: health_pb2.HealthCheckResponse.NOT_SERVING}
 
 
@@ -33,8 +33,9 @@ def serving(page: StatusPage) -> dict[str, bool]:
 
 def start(page: StatusPage, host: str, port: int) -> None:
     """Serve for as long as the process lives. A port that cannot be had is logged; the rest of the sidecar goes on."""
-    servicer = HealthServicer(experimental_non_blocking=True, experimental_thread_pool=ThreadPoolExecutor(WATCHERS_MAX))
-    server = grpc.server(ThreadPoolExecutor(WORKERS, "grpc"), options=[("grpc.so_reuseport", 1)])
+    servicer = HealthServicer(experimental_non_blocking=True, experimental_thread_pool=ThreadPoolExecutor(1, "grpc-watch"))
+    workers = ThreadPoolExecutor(WORKERS, "grpc")
+    server = grpc.server(workers, options=[("grpc.so_reuseport", 1)], maximum_concurrent_rpcs=CALLS_MAX)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:

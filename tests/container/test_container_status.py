@@ -177,3 +177,18 @@ def test_a_drain_without_a_place_finds_the_one_container_or_asks_which(
         assert "2 containers" in said and "evenkeel-b/admin.sock" in said
         assert [p.parent.name for p in ask.admin_sockets(environment.read(environ))] == ["evenkeel-a", "evenkeel-b"]
     assert ask.admin_sockets(environment.read(environ)) == [], "a socket that nobody listens on is left over"
+
+
+def test_a_watch_goes_on_through_silence_until_it_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("container.status.time.sleep", sleep)
+    assert status.run(f"127.0.0.1:{closed_port()}", as_json=False, watch=True, environ={}) == 1
+    assert capsys.readouterr().err.count("nothing answers") == 3 and slept == [status.WATCH_EVERY_S] * 3

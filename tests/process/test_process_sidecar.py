@@ -270,6 +270,24 @@ def test_evenkeel_drain_finds_the_container_by_its_run_directory_and_says_when_t
     assert ended.returncode == 1 and "no container of yours runs here" in ended.stderr
 
 
+def test_a_grpc_watcher_is_told_of_a_drain_and_many_watchers_leave_room_for_checks() -> None:
+    port = free_port()
+    tree = Tree("digits", EVENKEEL_QUIET_S="4", EVENKEEL_GRPC_HEALTH_PORT=str(port)).wait_ready()
+    try:
+        eventually(lambda: grpc_status(port, "") == health_pb2.HealthCheckResponse.SERVING, "gRPC says serving")
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            watches = [stub.Watch(health_pb2.HealthCheckRequest(service=""), timeout=30) for _ in range(20)]
+            assert [next(w).status for w in watches] == [health_pb2.HealthCheckResponse.SERVING] * 20
+            assert grpc_status(port, "digits") == health_pb2.HealthCheckResponse.SERVING
+            tree.tell(signal.SIGTERM)
+            assert [next(w).status for w in watches] == [health_pb2.HealthCheckResponse.NOT_SERVING] * 20
+        assert tree.process.wait(60) == 0, tree.story()
+        tree.assert_nothing_left()
+    finally:
+        tree.kill()
+
+
 # ---- the whole truth, and a successor that goes on from it -------------------------------------------------------------
 
 

@@ -73,7 +73,7 @@ def _verdict(s: Mapping[str, Any], paint: Paint) -> str:
     lines = [f"{head}  (state {s['state']}, up {span(s['uptime_s'])})"]
     if s["clears_when"]:
         soon = f", in about {span(s['ready_in_s'])}" if s["ready_in_s"] else ""
-        lines.append(f"  clears when: {s['clears_when']}{soon}")
+        lines.append(f"  clears when: {s['clears_when']}{soon}".replace("clears when: nothing: ", ""))
     lines += [f"  {paint(YELLOW, 'not ' + c['name'])}: {c['missing']}" for c in s["conditions"] if not c["ok"]]
     return "\n".join(lines)
 

@@ -145,12 +145,12 @@ def status(page: StatusPage, now: Now, remembered: Remembered, points_after_s: f
 
 
 def models(page: StatusPage) -> list[dict[str, Any]]:
-    """Each model and version once, with the replicas that serve it."""
+    """Each model and version once, with the replicas that serve it. Ready as `/v2/models/{name}/ready` says it."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for one in health.served(page):
         entry = found.setdefault((one.name, one.version), {**one.model, "ready": False, "replicas": []})
         entry["replicas"].append(one.place)
-        entry["ready"] = entry["ready"] or one.ready
+        entry["ready"] = entry["ready"] or (page.verdict().ready and one.ready)
     return list(found.values())
 
 

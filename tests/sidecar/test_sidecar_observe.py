@@ -98,3 +98,15 @@ def test_the_token_is_held_outside_of_the_arguments_and_read_by_every_sidecar() 
     fd = hold_token("a secret of some length")
     assert [read_token(fd), read_token(fd)] == ["a secret of some length"] * 2
     os.close(fd)
+
+
+def test_each_model_is_told_once_and_is_ready_only_while_the_container_is(page: StatusPage) -> None:
+    page.main.count[Main.ENGINES] = 3
+    for place, name in enumerate(("digits", "wine", "digits")):
+        page.write_text(place, {"model": {"name": name, "version": "1", "sha256": "ab"}})
+    engine(page, 2, PID=ME, STATE=int(State.READY))
+    page.write_verdict(Verdict(True, Reason.READY), 1.0)
+    told = {m["name"]: (m["ready"], m["replicas"], m["sha256"]) for m in observe.models(page)}
+    assert told == {"digits": (True, [0, 2], "ab"), "wine": (False, [1], "ab")}
+    page.write_verdict(Verdict(False, Reason.DRAINING), 2.0)
+    assert [m["ready"] for m in observe.models(page)] == [False, False]

@@ -35,6 +35,7 @@ from sidecar.transitions import Memory, Seen, SeenReplica
 OVERDUE_S = 1.0  # a batch that runs this long after its last deadline is answered by nobody any more
 STATUS_OF = {family.code: family.status for family in FAMILIES}
 POINT_FIELDS = tuple(f.name for f in dataclasses.fields(Point))
+AT_S = POINT_FIELDS.index("at_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +184,12 @@ def _progress(e: EngineView) -> str:
 
 def _measures(measures: Measures, latest: Point, after_s: float) -> dict[str, Any]:
     """Points as rows under one heading: ten minutes of them are 600, and the names need not travel with each."""
-    points = [_point(p) for p in measures.points() if p.at_s > after_s]
+    # Compared as they are told, rounded: else who asks for what came after the last point gets that one again.
+    points = [told for p in measures.points() if (told := _point(p))[AT_S] > after_s]
     return {"now": dataclasses.asdict(latest), "fields": list(POINT_FIELDS), "points": points}
 
 
-def _point(point: Point) -> list[float | None]:
+def _point(point: Point) -> list[Any]:
     values = (getattr(point, name) for name in POINT_FIELDS)
     return [round(v, 6) if isinstance(v, float) else v for v in values]
 

@@ -110,3 +110,14 @@ def test_each_model_is_told_once_and_is_ready_only_while_the_container_is(page: 
     assert told == {"digits": (True, [0, 2], "ab"), "wine": (False, [1], "ab")}
     page.write_verdict(Verdict(False, Reason.DRAINING), 2.0)
     assert [m["ready"] for m in observe.models(page)] == [False, False]
+
+
+def test_who_asks_for_the_points_after_the_last_one_never_gets_that_one_again(page: StatusPage) -> None:
+    remembered = Remembered()
+    for at_s in (100.0, 101.00000049, 102.00000051):
+        remembered.measures.sample(page, at_s)
+    told = observe.status(page, Now(103.0, 1.0), remembered)["measures"]
+    assert len(told["points"]) == 2
+    for after_s, left in ((told["points"][0][0], 1), (told["points"][1][0], 0)):
+        again = observe.status(page, Now(103.0, 1.0), remembered, points_after_s=after_s)
+        assert len(again["measures"]["points"]) == left

@@ -19,6 +19,14 @@ def main(argv: list[str] | None = None) -> int:
     pack = commands.add_parser("pack", help="make the model.tar.gz that SageMaker wants")
     pack.add_argument("model_dir", type=Path)
     pack.add_argument("-o", "--output", type=Path, default=Path("model.tar.gz"))
+    status = commands.add_parser("status", help="what a running container says of itself; exit code 0 ready, 2 not, 1 no answer")
+    status.add_argument("--url", help="the sidecar's address; without it EVENKEEL_SIDECAR_ADDRESS")
+    status.add_argument("--json", action="store_true", help="everything, as the sidecar's /status")
+    status.add_argument("--watch", action="store_true", help="again every second until Ctrl-C")
+    drain = commands.add_parser("drain", help="ask a running container to finish what it has accepted and end")
+    where = drain.add_mutually_exclusive_group()
+    where.add_argument("--socket", type=Path, help="admin.sock in its run directory; without it the one container that runs here")
+    where.add_argument("--url", help="the sidecar's address; sends EVENKEEL_ADMIN_TOKEN")
     commands.add_parser("judge", help="compare a candidate with a baseline: promote, hold or roll back", add_help=False)
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["judge"]:
@@ -34,6 +42,14 @@ def main(argv: list[str] | None = None) -> int:
             from container import check as checks
 
             return checks.run(args.model_dir, os.environ)
+        if args.command == "status":
+            from container import status as statuses
+
+            return statuses.run(args.url, args.json, args.watch, os.environ)
+        if args.command == "drain":
+            from container import drain as drains
+
+            return drains.run(args.socket, args.url, os.environ)
         from container import pack as packs
 
         return packs.run(args.model_dir, args.output)

@@ -27,6 +27,7 @@ class Variable:
     high: float
     meaning: str
     also: tuple[str, ...] = ()
+    secret: bool = False  # never shown, and kept from the processes that we start
 
 
 def _text(value: str) -> str:
@@ -36,6 +37,12 @@ def _text(value: str) -> str:
 def _flag_text(value: str) -> str:
     if value not in ("json", "text", "auto"):
         raise ValueError("must be json, text or auto")
+    return value
+
+
+def _token(value: str) -> str:
+    if not 16 <= len(value) <= 1024 or not all("!" <= c <= "~" for c in value):
+        raise ValueError("must be 16 to 1024 printable ASCII characters without spaces")
     return value
 
 
@@ -51,6 +58,10 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("SAGEMAKER_BIND_TO_PORT", int, 8080, 0, 65535, "data port; 0 lets the kernel choose"),
     Variable("EVENKEEL_HOST", _text, "0.0.0.0", 0, 0, "address of the data port"),
     Variable("EVENKEEL_SIDECAR_ADDRESS", _address, "127.0.0.1:9090", 0, 0, "where the sidecar serves /status; port 0: any"),
+    Variable("EVENKEEL_ADMIN_TOKEN", _token, "", 0, 0,
+             "secret for changing calls (POST /drain) to the sidecar over HTTP; empty: only over its Unix socket", secret=True),
+    Variable("EVENKEEL_GRPC_HEALTH_PORT", int, 0, 0, 65535,
+             "gRPC health checking at the sidecar's host; 0: off. Needs the extra `grpc`"),
     Variable("EVENKEEL_FRONTS", int, 0, 0, FRONTS_MAX, "HTTP workers; 0: one for every 4 CPUs"),
     Variable("EVENKEEL_REPLICAS", int, 0, 0, ENGINES_MAX, "copies of the model, each in its own process; 0: one",
              ("SAGEMAKER_MODEL_SERVER_WORKERS",)),
@@ -88,12 +99,17 @@ class Environment:
     """All settings, validated."""
 
     settings: Mapping[str, Setting]
-    inherited: Mapping[str, str]  # the whole environment, for user code in engines
+    inherited: Mapping[str, str]  # the whole environment but for secrets, for every process that we start
 
     def for_engines(self, scratch: Path) -> dict[str, str]:
         """The environment of processes that load models: nothing reports home, nothing is left behind elsewhere."""
         ours = {"ORT_DISABLE_TELEMETRY": "1", "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor")}
         return {**ours, **self.inherited}
+
+    def set_by_hand(self) -> dict[str, Any]:
+        """What was set, as it may stand in the log."""
+        secrets = {v.name for v in VARIABLES if v.secret}
+        return {n: "(secret)" if n in secrets else s.value for n, s in self.settings.items() if s.origin != "default"}
 
     def __getitem__(self, name: str) -> Any:
         return self.settings[name].value
@@ -122,7 +138,8 @@ class Environment:
 def read(environ: Mapping[str, str]) -> Environment:
     """Validate every variable. Raises BadSetting, naming the variable, its value and what is allowed."""
     found = {v.name: _one(v, environ) for v in VARIABLES}
-    environment = Environment(found, dict(environ))
+    secrets = {v.name for v in VARIABLES if v.secret}
+    environment = Environment(found, {k: v for k, v in environ.items() if k not in secrets})
     _check_ports(environment)
     if environment["EVENKEEL_QUIET_S"] >= environment["EVENKEEL_DRAIN_S"]:
         quiet_s, drain_s = environment["EVENKEEL_QUIET_S"], environment["EVENKEEL_DRAIN_S"]
@@ -139,7 +156,7 @@ def _one(variable: Variable, environ: Mapping[str, str]) -> Setting:
             value = variable.kind(raw)
         except ValueError as e:
             what = str(e) if "must" in str(e) else f"must be a {variable.kind.__name__}"
-            raise BadSetting(f"{name}={raw!r} {what}") from e
+            raise BadSetting(f"{name} {what}" if variable.secret else f"{name}={raw!r} {what}") from e
         if variable.kind in (int, float) and not (variable.low <= value <= variable.high and math.isfinite(value)):
             raise BadSetting(f"{name}={raw} must be between {variable.low:g} and {variable.high:g}")
         return Setting(value, name)
@@ -154,10 +171,18 @@ def _check_ports(environment: Environment) -> None:
     if not (low.isdigit() and high.isdigit() and int(low) <= int(high)):
         raise BadSetting(f"SAGEMAKER_SAFE_PORT_RANGE={text!r} must be LOW-HIGH")
     host, port = environment.sidecar
-    if port and not int(low) <= port <= int(high):
-        raise BadSetting(
-            f"EVENKEEL_SIDECAR_ADDRESS={host}:{port} is outside SAGEMAKER_SAFE_PORT_RANGE={text}: choose a port inside it"
-        )
+    grpc_port = environment["EVENKEEL_GRPC_HEALTH_PORT"]
+    for shown, wanted in (
+        (f"EVENKEEL_SIDECAR_ADDRESS={host}:{port}", port),
+        (f"EVENKEEL_GRPC_HEALTH_PORT={grpc_port}", grpc_port),
+    ):
+        if wanted and not int(low) <= wanted <= int(high):
+            raise BadSetting(f"{shown} is outside SAGEMAKER_SAFE_PORT_RANGE={text}: choose a port inside it")
+
+
+def colours(environ: Mapping[str, str], is_terminal: bool) -> bool:
+    """Whether to write in colours: only for a terminal, and not with NO_COLOR (no-color.org) set to anything."""
+    return is_terminal and not environ.get("NO_COLOR")
 
 
 def table() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -22,7 +23,7 @@ from serve.contract.status import PLAN_TEXT, Main, StatusPage
 from serve.errors import BadModel, BadSetting
 from serve.settings import EngineSettings, FrontSettings
 from sidecar import settings as sidecar_settings
-from sidecar.settings import SidecarSettings
+from sidecar.settings import ADMIN_SOCKET, SidecarSettings
 
 BACKLOG = 2048  # SageMaker gives a connect 250 ms; what the kernel holds for us is never refused
 
@@ -34,18 +35,19 @@ def run(environ: Mapping[str, str]) -> int:
     setup("evenkeel", text=text)
     cpus = machine.cpus()
     the_plan = plan.make(cpus, env["EVENKEEL_FRONTS"], env["EVENKEEL_REPLICAS"], env["EVENKEEL_THREADS"])
-    set_by_hand = {n: s.value for n, s in env.settings.items() if s.origin != "default"}
-    log("plan", the_plan.why(cpus), model_dir=str(env.model_dir), set=set_by_hand)
+    log("plan", the_plan.why(cpus), model_dir=str(env.model_dir), set=env.set_by_hand())
     run_dir = make_run_dir(env["EVENKEEL_RUN_DIR"])
+    reserved = None
     try:
         data = listen(env["EVENKEEL_HOST"], env["SAGEMAKER_BIND_TO_PORT"], "SAGEMAKER_BIND_TO_PORT")
         side = listen(*env.sidecar, "EVENKEEL_SIDECAR_ADDRESS")
+        reserved = reserve_grpc(env.sidecar[0], env["EVENKEEL_GRPC_HEALTH_PORT"])
         page = StatusPage.create()
         page.main.value[Main.STARTED_S] = time.monotonic()
         page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = the_plan.fronts, the_plan.engines
         page.write_text(PLAN_TEXT, {"model": model_of(env.model_dir)})
         children = [*engines(env, the_plan, page, run_dir, text), front(env, the_plan, page, data, run_dir, text)]
-        children.append(sidecar(env, page, side, text))
+        children.append(sidecar(env, page, side, listen_unix(run_dir / ADMIN_SOCKET), text))
         supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"])
         supervisor.on_tick = Progress(page, data.getsockname()[1], env.model_dir, text).look
         code = supervisor.run()
@@ -53,6 +55,8 @@ def run(environ: Mapping[str, str]) -> int:
         return code
     finally:
         shutil.rmtree(run_dir, ignore_errors=True)
+        if reserved is not None:
+            reserved.close()
 
 
 def model_of(folder: Path) -> dict[str, str]:
@@ -84,6 +88,32 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
     return sock
 
 
+def listen_unix(path: Path) -> int:
+    """A listening Unix socket that only our own user can open, as a file descriptor that lives as long as we do."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(str(path))
+        path.chmod(0o600)
+        sock.listen(64)
+        return os.dup(sock.fileno())
+
+
+def reserve_grpc(host: str, port: int) -> socket.socket | None:
+    """Hold the port of gRPC health for every sidecar to come, by a socket that is bound and never listens. Raises
+    BadSetting when the port or the package cannot be had."""
+    if not port:
+        return None
+    if importlib.util.find_spec("grpc_health") is None:
+        raise BadSetting(f"EVENKEEL_GRPC_HEALTH_PORT={port} needs a package that is missing: pip install 'evenkeel[grpc]'")
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as e:
+        sock.close()
+        raise BadSetting(f"cannot bind {host}:{port}: {e.strerror}; set EVENKEEL_GRPC_HEALTH_PORT to another port") from e
+    return sock
+
+
 def _module(name: str, argument: str) -> list[str]:
     return [sys.executable, "-m", name, argument]
 
@@ -93,11 +123,7 @@ def engines(env: Environment, the_plan: plan.Plan, page: StatusPage, run_dir: Pa
     children = []
     log_fd = os.dup(1)  # an engine's own stdout is read line by line, so that user code cannot break our log
     for place in range(the_plan.engines):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.bind(str(run_dir / f"engine-{place}.sock"))
-        sock.listen(64)
-        fd = os.dup(sock.fileno())
-        sock.close()
+        fd = listen_unix(run_dir / f"engine-{place}.sock")
 
         def command(epoch: int, place: int = place, fd: int = fd) -> list[str]:
             return _module("serve.engine.process", serve_settings.dump(EngineSettings(
@@ -115,11 +141,16 @@ def front(env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.
         engine_sockets=tuple(str(run_dir / f"engine-{i}.sock") for i in range(the_plan.engines)),
         default_accept=env["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"] or None, drain_s=env["EVENKEEL_DRAIN_S"],
         log_text=text))  # fmt: skip
-    return Child("front", 0, lambda epoch: _module("serve.front.process", argument), (data.fileno(), page.fd))
+    fds = (data.fileno(), page.fd)
+    return Child("front", 0, lambda epoch: _module("serve.front.process", argument), fds, environ=env.inherited)
 
 
-def sidecar(env: Environment, page: StatusPage, side: socket.socket, text: bool) -> Child:
-    argument = sidecar_settings.dump(
-        SidecarSettings(side.fileno(), page.fd, text, env.emf_period_s, env["EVENKEEL_EMF_NAMESPACE"])
-    )
-    return Child("sidecar", 0, lambda epoch: _module("sidecar.process", argument), (side.fileno(), page.fd))
+def sidecar(env: Environment, page: StatusPage, side: socket.socket, admin_fd: int, text: bool) -> Child:
+    """The token goes down in a memfd: arguments can be read by everybody on the machine."""
+    token_fd = sidecar_settings.hold_token(env["EVENKEEL_ADMIN_TOKEN"])
+    argument = sidecar_settings.dump(SidecarSettings(
+        listen_fd=side.fileno(), status_fd=page.fd, admin_fd=admin_fd, token_fd=token_fd, log_text=text,
+        emf_period_s=env.emf_period_s, emf_namespace=env["EVENKEEL_EMF_NAMESPACE"], grpc_host=env.sidecar[0],
+        grpc_port=env["EVENKEEL_GRPC_HEALTH_PORT"]))  # fmt: skip
+    fds = (side.fileno(), page.fd, admin_fd, token_fd)
+    return Child("sidecar", 0, lambda epoch: _module("sidecar.process", argument), fds, environ=env.inherited)

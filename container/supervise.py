@@ -59,6 +59,7 @@ class Supervisor:
         self._restart_limit, self._drain_s, self._quiet_s = restart_limit, drain_s, quiet_s
         self._exit_code = 0
         self._stop_asked_s = 0.0
+        self._signals = 0  # that asked us to stop
         self._departing = -1  # index into DEPARTURE of the roles told to end; -1: none yet
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.on_tick: Callable[[], None] = lambda: None
@@ -73,6 +74,8 @@ class Supervisor:
         while True:
             now_s = time.monotonic()
             self._reap(now_s)
+            if self._page.main.count[Main.DRAIN_ASKED]:
+                self.stop(0, "asked to drain: finishing what has been accepted")
             if self._stop_asked_s:
                 if self._depart(now_s):
                     return self._exit_code
@@ -183,8 +186,10 @@ class Supervisor:
     # ---- leaving -----------------------------------------------------------------------------------------------------
 
     def _stop_signal(self, signum: int, frame: object) -> None:
+        self._signals += 1
         if self._stop_asked_s:
-            self._stop_asked_s -= self._drain_s  # a second signal: no more patience
+            if self._signals > 1:  # no more patience; but the first one after a drain is the platform, not an impatient person
+                self._stop_asked_s -= self._drain_s
             return
         self.stop(0, f"{signal.Signals(signum).name}: finishing what has been accepted")
 

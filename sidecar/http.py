@@ -1,38 +1,196 @@
-"""What the sidecar shows over HTTP. Read only: nothing here changes anything."""
+"""What the sidecar says over HTTP: the page for people, /status, probes, the Open Inference Protocol's words, /drain.
+
+Two doors lead here: the TCP port, and the Unix socket in the run directory, whose callers are trusted because only the
+container's own user can open it (`trusted` marks them). Nothing here decides on readiness.
+"""
 
 from __future__ import annotations
 
+import math
 import time
-from typing import Any
+from dataclasses import dataclass
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve import exposition
-from serve.contract.status import StatusPage
-from sidecar import observe
+from serve.contract import health
+from serve.contract.health import Answer
+from serve.contract.lifecycle import conditions
+from serve.contract.logline import log
+from serve.contract.status import Main, StatusPage
+from serve.errors import BadRequest, EvenkeelError, MethodNotAllowed, NotFound
+from sidecar import authority, observe, page_html, probes
+from sidecar.observe import Now, Remembered
+from sidecar.probes import Probe
+
+GET = ["GET", "HEAD"]
+TRUSTED = "evenkeel.trusted"  # a key of the ASGI scope, which no client can set
+NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
-def build(page: StatusPage) -> FastAPI:
-    app = FastAPI(title="evenkeel sidecar", docs_url=None, redoc_url=None)
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the routes read, and the token for changing calls."""
 
-    @app.get("/status")
-    def status() -> dict[str, Any]:
-        return observe.status(page, time.monotonic())
+    page: StatusPage
+    remembered: Remembered
+    token: str = ""
 
+
+def build(shown: Shown) -> FastAPI:
+    app = FastAPI(title="evenkeel sidecar", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    _add_errors(app)
+    _add_people(app, shown)
+    _add_metrics(app, shown.page)
+    _add_probes(app, shown.page)
+    _add_inference_protocol(app, shown.page)
+    _add_changes(app, shown)
+    return app
+
+
+def trusted(app: ASGIApp) -> ASGIApp:
+    """The same application for those who came through the Unix socket."""
+
+    async def through_the_socket(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, TRUSTED: True}, receive, send)
+
+    return through_the_socket
+
+
+def now() -> Now:
+    return Now(time.monotonic(), time.time())
+
+
+# ---- for people and programs that want to know everything --------------------------------------------------------------
+
+
+def _add_people(app: FastAPI, shown: Shown) -> None:
+    text, policy = page_html.load()
+
+    @app.api_route("/", methods=GET)
+    def people() -> HTMLResponse:
+        return HTMLResponse(text, headers={**NO_STORE, "Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"})
+
+    @app.api_route("/status", methods=GET)
+    def status(request: Request) -> JSONResponse:
+        after_s = _number(request, "points_after_s")
+        return JSONResponse(observe.status(shown.page, now(), shown.remembered, after_s), headers=NO_STORE)
+
+
+def _number(request: Request, name: str) -> float:
+    raw = request.query_params.get(name, "0")
+    try:
+        value = float(raw)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise BadRequest(f"{name}={raw[:40]!r} must be a number of seconds, as `now_s` in /status")
+    return value
+
+
+def _add_metrics(app: FastAPI, page: StatusPage) -> None:
     collector = exposition.PageCollector(page)
 
-    @app.get("/metrics")
+    @app.api_route("/metrics", methods=GET)
     def metrics() -> Response:
-        return Response(collector.text(), headers={"content-type": exposition.CONTENT_TYPE})
+        return Response(collector.text(), headers={**NO_STORE, "content-type": exposition.CONTENT_TYPE})
 
-    @app.get("/livez")
-    def livez() -> Response:
-        return Response(status_code=200)
 
-    @app.get("/readyz")
-    def readyz(response: Response) -> dict[str, Any]:
+# ---- for orchestrators -------------------------------------------------------------------------------------------------
+
+
+def _add_probes(app: FastAPI, page: StatusPage) -> None:
+    @app.api_route("/livez", methods=GET)
+    def livez(request: Request) -> PlainTextResponse:
+        return _probe(probes.live(time.monotonic() - page.main.value[Main.VERDICT_BEAT_S]), request)
+
+    @app.api_route("/readyz", methods=GET)
+    def readyz(request: Request) -> PlainTextResponse:
         verdict = page.verdict()
-        response.status_code = 200 if verdict.ready else 503
-        return {"ready": verdict.ready, "reason": verdict.reason.code}
+        found = conditions(observe.replica_views(page, time.monotonic()), observe.leaving(page))
+        return _probe(probes.ready(verdict, found), request)
 
-    return app
+    @app.api_route("/startupz", methods=GET)
+    def startupz(request: Request) -> PlainTextResponse:
+        return _probe(probes.started(any(e.was_ready for e in observe.engines(page))), request)
+
+
+def _probe(probe: Probe, request: Request) -> PlainTextResponse:
+    return PlainTextResponse(probe.text("verbose" in request.query_params), probe.status, NO_STORE)
+
+
+def _add_inference_protocol(app: FastAPI, page: StatusPage) -> None:
+    @app.api_route("/v2/health/live", methods=GET)
+    def live() -> JSONResponse:
+        return _answer(health.live())
+
+    @app.api_route("/v2/health/ready", methods=GET)
+    def ready() -> JSONResponse:
+        return _answer(health.ready(page))
+
+    @app.api_route("/v2/models/{name}/ready", methods=GET)
+    @app.api_route("/v2/models/{name}/versions/{version}/ready", methods=GET)
+    def model_ready(name: str, version: str | None = None) -> JSONResponse:
+        return _answer(health.model_ready(page, name, version))
+
+
+def _answer(answer: Answer) -> JSONResponse:
+    return JSONResponse(answer.body, answer.status, NO_STORE)
+
+
+# ---- changing calls ----------------------------------------------------------------------------------------------------
+
+
+def _add_changes(app: FastAPI, shown: Shown) -> None:
+    @app.post("/drain")
+    def drain(request: Request) -> JSONResponse:
+        _require_authority(request, shown.token)
+        count = shown.page.main.count
+        already = bool(count[Main.DRAIN_ASKED] or count[Main.LEAVING])
+        if not already:
+            log("drain_asked", "asked to drain", over="unix socket" if request.scope.get(TRUSTED) else "http")
+            # A cell that the supervisor's tick reads, not a signal to it: a signal could not be told from the platform's
+            # own SIGTERM, which often follows a drain and must then not count as a second, impatient one.
+            count[Main.DRAIN_ASKED] = 1
+        return JSONResponse({"draining": True, "already": already}, 202)
+
+
+def _require_authority(request: Request, token: str) -> None:
+    if not request.scope.get(TRUSTED):
+        authority.check(request.headers.getlist("authorization"), token)
+
+
+# ---- errors ------------------------------------------------------------------------------------------------------------
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(EvenkeelError)
+    async def ours(request: Request, e: EvenkeelError) -> JSONResponse:
+        return _error(e, {"WWW-Authenticate": "Bearer"} if e.status == 401 else {})
+
+    @app.exception_handler(HTTPException)
+    async def routing(request: Request, e: HTTPException) -> JSONResponse:
+        path = request.url.path[:200]
+        if e.status_code == 405:
+            allowed = ", ".join(sorted((e.headers or {}).get("Allow", "").split(", ")))
+            return _error(MethodNotAllowed(f"{request.method} is not possible on {path}: use {allowed}"), {"Allow": allowed})
+        if e.status_code == 404:
+            return _error(NotFound(f"no such path: {path}; there are {', '.join(paths(app))}"), {})
+        return _error(BadRequest(str(e.detail)[:200]), {})
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, e: Exception) -> JSONResponse:
+        log("sidecar_error", f"{request.method} {request.url.path[:200]}: {e!r}")
+        return _error(EvenkeelError("an error of ours; the log has the details"), {})
+
+
+def paths(app: FastAPI) -> list[str]:
+    """Every path there is, for the message about one that is not."""
+    return sorted({str(getattr(route, "path", "")) for route in app.routes})
+
+
+def _error(error: EvenkeelError, headers: dict[str, str]) -> JSONResponse:
+    return JSONResponse(health.error_body(error), error.status, {**NO_STORE, **headers})

@@ -1,11 +1,17 @@
-"""Reads the status page into one plain snapshot. No decision, no clock of its own, no writing."""
+"""Reads the status page into plain snapshots: what the watch loop compares, and /status, the whole truth as JSON.
+
+No clock of its own, no writing. What is remembered over time is handed in: see transitions.py, measure.py and load.py.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from dataclasses import dataclass, field
 from typing import Any
 
-from serve.contract.lifecycle import CLEARS, Reason, ReplicaView
+from serve.contract import health
+from serve.contract.lifecycle import CLEARS, Reason, ReplicaView, State, conditions, container_state
 from serve.contract.status import (
     ROLES,
     ROW_CELLS,
@@ -16,12 +22,41 @@ from serve.contract.status import (
     Main,
     StatusPage,
     read_engine,
-    restarts,
     time_edge,
 )  # fmt: skip
+from serve.contract.status import (
+    restarts as replaced,
+)
 from serve.errors import FAMILIES
+from sidecar.estimate import Progress, ready_in_s, replica_ready_in_s
+from sidecar.load import Load
+from sidecar.measure import Measures, Point
+from sidecar.transitions import Memory, Seen, SeenReplica
 
 OVERDUE_S = 1.0  # a batch that runs this long after its last deadline is answered by nobody any more
+STATUS_OF = {family.code: family.status for family in FAMILIES}
+POINT_FIELDS = tuple(f.name for f in dataclasses.fields(Point))
+AT_S = POINT_FIELDS.index("at_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What the sidecar keeps over time, each owned by the watch loop."""
+
+    memory: Memory = field(default_factory=Memory)
+    measures: Measures = field(default_factory=Measures)
+    load: Load = field(default_factory=Load)
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """One moment on both clocks: CLOCK_MONOTONIC, as on the page, and Unix time, as people tell it."""
+
+    monotonic_s: float
+    unix_s: float
+
+    def unix(self, monotonic_s: float) -> float:
+        return round(self.unix_s - (self.monotonic_s - monotonic_s), 3)
 
 
 def engines(page: StatusPage) -> list[EngineView]:
@@ -31,6 +66,10 @@ def engines(page: StatusPage) -> list[EngineView]:
 def replica_view(engine: EngineView, now_s: float) -> ReplicaView:
     overdue = engine.run_started_s > 0 and now_s > engine.run_deadline_s + OVERDUE_S
     return ReplicaView(engine.state, alive(engine.pid), engine.was_ready, overdue)
+
+
+def replica_views(page: StatusPage, now_s: float) -> list[ReplicaView]:
+    return [replica_view(e, now_s) for e in engines(page)]
 
 
 def alive(pid: int) -> bool:
@@ -48,31 +87,111 @@ def leaving(page: StatusPage) -> Reason | None:
     return Reason(page.main.count[Main.LEAVING]) if page.main.count[Main.LEAVING] else None
 
 
-def status(page: StatusPage, now_s: float) -> dict[str, Any]:
-    """The whole truth as JSON."""
+# ---- what the watch loop compares --------------------------------------------------------------------------------------
+
+
+def seen(page: StatusPage, now: Now) -> Seen:
+    """One moment. The restarts are the same before and after the replicas are read: a restart is counted after the
+    process is gone and before the next one has its epoch, so each shows together with the replica that it was."""
+    while True:
+        before = restarts(page)
+        replicas = tuple(_seen_replica(page, e, now) for e in engines(page))
+        if restarts(page) == before:
+            return Seen(now.unix_s, page.verdict().reason.code, replicas, before)
+
+
+def restarts(page: StatusPage) -> dict[str, int]:
+    return {f"{role}/{why}": n for (role, why), n in replaced(page).items()}
+
+
+def _seen_replica(page: StatusPage, e: EngineView, now: Now) -> SeenReplica:
+    block, is_alive = page.engine(e.place), alive(e.pid)
+    since_s = block.value[Engine.STATE_SINCE_S]
+    failure = {} if is_alive else page.read_text(e.place).get("failure")
+    message = str(failure.get("message", "")) if isinstance(failure, dict) else ""
+    since_unix_s = 0.0 if e.state == State.NEW or since_s == 0 else now.unix(since_s)
+    return SeenReplica(e.place, e.epoch, e.state, since_unix_s, is_alive, _own_faults(block.count), message)
+
+
+# ---- /status -----------------------------------------------------------------------------------------------------------
+
+
+def status(page: StatusPage, now: Now, remembered: Remembered, points_after_s: float = 0.0) -> dict[str, Any]:
+    """The whole truth as JSON; of the measures only the points after that moment of CLOCK_MONOTONIC."""
     count, value = page.main.count, page.main.value
-    reason = Reason(count[Main.VERDICT_REASON])
+    memory, latest = remembered.memory, remembered.measures.now()
+    reason, views, stopping = Reason(count[Main.VERDICT_REASON]), replica_views(page, now.monotonic_s), leaving(page)
+    replicas = [_replica(page, e, now, remembered) for e in engines(page)]
+    is_ready = bool(count[Main.VERDICT_READY])
+    estimate_s = ready_in_s(is_ready, stopping, [r["ready_in_s"] for r in replicas if r["alive"]])
     return {
-        "ready": bool(count[Main.VERDICT_READY]),
-        "reason": reason.code,
-        "for_s": round(now_s - value[Main.VERDICT_SINCE_S], 3),
-        "clears_when": CLEARS[reason],
-        "uptime_s": round(now_s - value[Main.STARTED_S], 3),
-        "restarts": {role: sum(n for (of, _), n in restarts(page).items() if of == role) for role in ROLES},
-        "replicas": [_replica(page, e) for e in engines(page)],
+        "state": container_state(views, stopping).name, "ready": is_ready, "reason": reason.code,
+        "since": now.unix(value[Main.VERDICT_SINCE_S]),
+        "for_s": round(now.monotonic_s - value[Main.VERDICT_SINCE_S], 3), "clears_when": CLEARS[reason],
+        "ready_in_s": estimate_s, "conditions": [dataclasses.asdict(c) for c in conditions(views, stopping)],
+        "now": round(now.unix_s, 3), "now_s": round(now.monotonic_s, 3),
+        "uptime_s": round(now.monotonic_s - value[Main.STARTED_S], 3),
+        "models": models(page),
+        "queue_rows": latest.queue_rows, "in_flight": latest.in_flight, "saturation": latest.saturation,
+        "headroom_requests_per_s": remembered.measures.headroom_rps,
+        "restarts": {role: sum(n for (of, _), n in replaced(page).items() if of == role) for role in ROLES},
+        "restart_reasons": {key: n for key, n in restarts(page).items() if n},
+        "replicas": replicas,
         "fronts": [_front(page, i) for i in range(count[Main.FRONTS])],
-    }
+        "faults": [dataclasses.asdict(f) for f in reversed(memory.faults)],
+        "transitions": [dataclasses.asdict(t) for t in reversed(memory.transitions)],
+        "sidecar": {"pid": os.getpid(), "restarted": memory.life > 1, "life": memory.life},
+        "measures": _measures(remembered.measures, latest, points_after_s),
+    }  # fmt: skip
 
 
-def _replica(page: StatusPage, e: EngineView) -> dict[str, Any]:
+def models(page: StatusPage) -> list[dict[str, Any]]:
+    """Each model and version once, with the replicas that serve it. Ready as `/v2/models/{name}/ready` says it."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in health.served(page):
+        entry = found.setdefault((one.name, one.version), {**one.model, "ready": False, "replicas": []})
+        entry["replicas"].append(one.place)
+        entry["ready"] = entry["ready"] or (page.verdict().ready and one.ready)
+    return list(found.values())
+
+
+def _replica(page: StatusPage, e: EngineView, now: Now, remembered: Remembered) -> dict[str, Any]:
     block = page.engine(e.place)
+    since_s = block.value[Engine.STATE_SINCE_S]
+    in_state_s = max(0.0, now.monotonic_s - since_s)
+    started = e.state != State.NEW and since_s > 0  # NEW is written by the supervisor, which does not know of times
+    took_s, saturation = remembered.memory.took_s, remembered.load.saturation
     return {
-        "place": e.place, "pid": e.pid, "epoch": e.epoch, "state": e.state.name, "warm": f"{e.warm_done} of {e.warm_total}",
-        "queue_rows": e.queue_rows, "batches": e.batches, "rows": e.rows,
+        **page.read_text(e.place),
+        "place": e.place, "pid": e.pid, "alive": alive(e.pid), "epoch": e.epoch, "state": e.state.name,
+        "since": now.unix(since_s) if started else None, "for_s": round(in_state_s, 3) if started else None,
+        "progress": _progress(e), "warm": f"{e.warm_done} of {e.warm_total}",
+        "warm_done": e.warm_done, "warm_total": e.warm_total,
+        "ready_in_s": replica_ready_in_s(Progress(e.state, in_state_s, e.warm_done, e.warm_total), took_s),
+        "queue_rows": e.queue_rows, "saturation": saturation[e.place] if e.place < len(saturation) else None,
+        "restarts": max(0, e.epoch - 1), "batches": e.batches, "rows": e.rows,
         "batch_rows": _row_histogram(block.count, Engine.BATCH_ROWS), "run_us": _time_histogram(block.count, Engine.RUN_TIME),
         "queue_us": _time_histogram(block.count, Engine.QUEUE_TIME), "faults": _errors(block.count, Engine.ERRORS),
-        **page.read_text(e.place),
     }  # fmt: skip
+
+
+def _progress(e: EngineView) -> str:
+    """One phrase for people."""
+    if e.state == State.WARMING:
+        return f"warming {e.warm_done} of {e.warm_total}"
+    return {State.NEW: "starting", State.LOADING: "loading the model"}.get(e.state, e.state.name.lower())
+
+
+def _measures(measures: Measures, latest: Point, after_s: float) -> dict[str, Any]:
+    """Points as rows under one heading: ten minutes of them are 600, and the names need not travel with each."""
+    # Compared as they are told, rounded: else who asks for what came after the last point gets that one again.
+    points = [told for p in measures.points() if (told := _point(p))[AT_S] > after_s]
+    return {"now": dataclasses.asdict(latest), "fields": list(POINT_FIELDS), "points": points}
+
+
+def _point(point: Point) -> list[Any]:
+    values = (getattr(point, name) for name in POINT_FIELDS)
+    return [round(v, 6) if isinstance(v, float) else v for v in values]
 
 
 def _front(page: StatusPage, place: int) -> dict[str, Any]:
@@ -91,6 +210,11 @@ def _errors(cells: memoryview, base: int) -> dict[str, int]:
         if cells[base + i]:
             found[family.code] = found.get(family.code, 0) + cells[base + i]  # families may share a code
     return found
+
+
+def _own_faults(cells: memoryview) -> dict[str, int]:
+    """An engine's errors without those that are the client's."""
+    return {code: n for code, n in _errors(cells, Engine.ERRORS).items() if STATUS_OF[code] >= 500}
 
 
 def _row_histogram(cells: memoryview, base: int) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """The sidecar process: observe, decide, apply, ten times a second and more; and an HTTP port that shows it.
 
-It writes the verdict that `/ping` reads and nothing else. If it dies, fronts keep the last verdict and the supervisor
-starts another. The loop runs in a thread of its own, started before the HTTP framework is even imported, so that
-neither a slow import nor a slow reader of /status delays a verdict.
+It writes the verdict that `/ping` reads, and its own memory. If it dies, fronts keep the last verdict and the supervisor
+starts another, which goes on from that memory. The loop runs in a thread of its own, started before the HTTP framework
+is even imported, so that neither a slow import nor a slow reader of /status delays a verdict.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ import socket
 import sys
 import threading
 import time
+import traceback
 
 from serve.contract.lifecycle import readiness
 from serve.contract.logline import log, setup
 from serve.contract.process import die_with_parent
-from serve.contract.status import StatusPage
+from serve.contract.status import SIDECAR_TEXT, StatusPage
 from sidecar import observe
 from sidecar.emf import Emf
-from sidecar.measure import Measures
-from sidecar.settings import parse
+from sidecar.observe import Now, Remembered
+from sidecar.settings import SidecarSettings, parse, read_token
+from sidecar.transitions import restore
 
-TICK_S = 0.05  # the age of a verdict at most; one look costs about 50 us
-SAMPLE_S = 1.0  # between two points of the measures
+TICK_S = 0.05  # the age of a verdict at most; one look costs 30 us, with 32 engines 370
+SAMPLE_EVERY_S = 1.0
+CONNECTIONS_MAX = 256  # at each door; beyond it 503
+LEAVE_S = 1  # for answers that are still being read when the container stops
 
 
 def main() -> None:
@@ -33,34 +37,61 @@ def main() -> None:
     setup("sidecar", text=settings.log_text)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # it owns nothing that would need an orderly end
     page = StatusPage(settings.status_fd)
-    measures, emf = Measures(), Emf(settings.emf_period_s, settings.emf_namespace)
-    threading.Thread(target=watch, args=(page, measures, emf), name="watch", daemon=True).start()
-    serve_http(page, settings.listen_fd)
+    predecessors = sum(n for key, n in observe.restarts(page).items() if key.startswith("sidecar/"))
+    remembered = Remembered(memory=restore(page.read_text(SIDECAR_TEXT), time.time(), predecessors))
+    emf = Emf(settings.emf_period_s, settings.emf_namespace)
+    threading.Thread(target=watch_or_end, args=(page, remembered, emf), name="watch", daemon=True).start()
+    serve_http(page, remembered, settings)
 
 
-def watch(page: StatusPage, measures: Measures, emf: Emf) -> None:
-    """Observe, decide, apply; and measure, once a second."""
-    sample_s = 0.0
+def watch_or_end(page: StatusPage, remembered: Remembered, emf: Emf) -> None:
+    """A sidecar that has stopped watching must not live on as one that only answers: end, and be replaced."""
+    try:
+        watch(page, remembered, emf)
+    except Exception:
+        log("watch_failed", "the sidecar ends on a bug of ours; the supervisor starts another", trace=traceback.format_exc())
+        os._exit(1)
+
+
+def watch(page: StatusPage, remembered: Remembered, emf: Emf) -> None:
+    """Observe, decide, apply; then remember and, once a second, measure."""
+    sample_due_s = 0.0
     while True:
         now_s = time.monotonic()
-        replicas = [observe.replica_view(e, now_s) for e in observe.engines(page)]
-        verdict = readiness(replicas, observe.leaving(page))
+        verdict = readiness(observe.replica_views(page, now_s), observe.leaving(page))
         if page.write_verdict(verdict, now_s):
             log("verdict", f"{'ready' if verdict.ready else 'not ready'}: {verdict.reason.code}", ready=verdict.ready)
-        if now_s >= sample_s:
-            sample_s = now_s + SAMPLE_S
-            measures.sample(page, now_s)
-            emf.tick(page, now_s, time.time(), measures.headroom_rps)
+        if remembered.memory.look(observe.seen(page, Now(now_s, time.time()))):
+            page.write_text(SIDECAR_TEXT, remembered.memory.text())
+        if now_s >= sample_due_s:
+            sample_due_s = now_s + SAMPLE_EVERY_S
+            remembered.measures.sample(page, now_s)
+            remembered.load.sample(page, now_s)
+            emf.tick(page, now_s, time.time(), remembered.measures.headroom_rps)
         time.sleep(TICK_S)
 
 
-def serve_http(page: StatusPage, listen_fd: int) -> None:
+def serve_http(page: StatusPage, remembered: Remembered, settings: SidecarSettings) -> None:
+    """The TCP port in this thread, the Unix socket for changing calls in another, one application for both."""
+    from sidecar.http import Shown, build, trusted
+
+    app = build(Shown(page, remembered, read_token(settings.token_fd)))
+    threading.Thread(target=run_server, args=(trusted(app), settings.admin_fd), name="admin", daemon=True).start()
+    if settings.grpc_port:
+        from sidecar import grpc_health
+
+        grpc_health.start(page, settings.grpc_host, settings.grpc_port)
+    run_server(app, settings.listen_fd)
+    os._exit(0)  # no waiting for other threads
+
+
+def run_server(app: object, listen_fd: int) -> None:
     import uvicorn
 
-    from sidecar.http import build
-
-    server = uvicorn.Server(uvicorn.Config(build(page), log_config=None, access_log=False, lifespan="off"))
-    server.run(sockets=[socket.socket(fileno=listen_fd)])
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", server_header=False, ws="none",  # type: ignore[arg-type]
+        limit_concurrency=CONNECTIONS_MAX, timeout_graceful_shutdown=LEAVE_S)  # fmt: skip
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=listen_fd)])
 
 
 if __name__ == "__main__":

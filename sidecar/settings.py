@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
+
+ADMIN_SOCKET = "admin.sock"  # in the run directory: changing calls
+TOKEN_BYTES_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class SidecarSettings:
+    """Handed down as an argument of the process, which every user of the machine can read: so no secrets in it. The
+    token lies in a memfd, which stays open in the supervisor for the next sidecar."""
+
     listen_fd: int
     status_fd: int
+    admin_fd: int  # the listening Unix socket for changing calls
+    token_fd: int
     log_text: bool
     emf_period_s: float = 0.0  # 0: no metrics on stdout
     emf_namespace: str = "evenkeel"
+    grpc_host: str = ""
+    grpc_port: int = 0  # 0: no gRPC health
 
 
 def dump(settings: SidecarSettings) -> str:
@@ -22,3 +33,14 @@ def dump(settings: SidecarSettings) -> str:
 
 def parse(text: str) -> SidecarSettings:
     return SidecarSettings(**json.loads(text))
+
+
+def hold_token(token: str) -> int:
+    """A memfd that holds the token; empty when changing calls are not enabled over HTTP."""
+    fd = os.memfd_create("evenkeel-token", os.MFD_CLOEXEC)
+    os.write(fd, token.encode())
+    return fd
+
+
+def read_token(fd: int) -> str:
+    return os.pread(fd, TOKEN_BYTES_MAX, 0).decode()

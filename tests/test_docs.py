@@ -3,8 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from container import environment
 from serve.contract import lifecycle
+from serve.contract.lifecycle import CLEARS, Reason
+from serve.contract.status import RESTART_REASONS
 from sidecar.rollout import adapters, reasons
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -16,6 +20,28 @@ def test_the_settings_page_shows_the_table_of_the_code() -> None:
 
 def test_the_diagram_of_the_states_is_drawn_from_the_table() -> None:
     assert lifecycle.diagram() in (DOCS / "ARCHITECTURE.md").read_text()
+
+
+def sections(page: str, heading: str) -> dict[str, str]:
+    """What stands under each third-level heading that is a code, in the section with that heading."""
+    (section,) = re.findall(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", (DOCS / page).read_text(), re.M | re.S)
+    return dict(re.findall(r"^### `(\w+)`$\n(.*?)(?=^### |\Z)", section, re.M | re.S))
+
+
+def test_every_reason_has_its_section_in_the_operations_page_and_no_other_has() -> None:
+    assert list(sections("operations.md", "Reasons")) == [r.code for r in Reason]
+
+
+@pytest.mark.parametrize("reason", Reason, ids=lambda r: r.code)
+def test_a_reasons_section_says_what_it_means_what_clears_it_and_what_to_do(reason: Reason) -> None:
+    text = sections("operations.md", "Reasons")[reason.code]
+    assert [w for w in ("**Means.**", "**By itself.**", "**You.**") if w not in text] == []
+    assert CLEARS[reason] in text, "the same words as in /status"
+
+
+def test_every_cause_of_a_restart_is_explained_in_the_operations_page() -> None:
+    text = (DOCS / "operations.md").read_text()
+    assert [r for r in RESTART_REASONS if f"| `{r}` |" not in text] == []
 
 
 def test_the_rollouts_page_shows_every_reason_of_the_code() -> None:

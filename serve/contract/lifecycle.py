@@ -99,6 +99,40 @@ def readiness(replicas: Sequence[ReplicaView], leaving: Reason | None) -> Verdic
     return Verdict(False, min((_reason(r) for r in replicas), key=WORST_FIRST.index))
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that must hold before the container is ready, and what is missing when it does not."""
+
+    name: str
+    ok: bool
+    missing: str
+
+
+def conditions(replicas: Sequence[ReplicaView], leaving: Reason | None) -> tuple[Condition, ...]:
+    """The verdict taken apart. A sieve: each condition keeps the replicas that fulfil it too, so that all of them hold
+    exactly when `readiness` says ready."""
+    running = [r for r in replicas if r.alive]
+    loaded = [r for r in running if r.state in (State.WARMING, State.READY)]
+    warm = [r for r in loaded if r.state == State.READY]
+    moving = [r for r in warm if not r.overdue]
+    return (
+        Condition("staying", leaving is None, f"the container is stopping: {leaving.code}" if leaving else ""),
+        Condition("running", bool(running), "" if running else "no engine process runs"),
+        Condition("loaded", bool(loaded), "" if loaded else "no running engine has loaded its model"),
+        Condition("warm", bool(warm), "" if warm else "no loaded engine has passed warm-up and golden checks"),
+        Condition("moving", bool(moving), "" if moving else "no warm engine is without a batch beyond its deadline"),
+    )
+
+
+def container_state(replicas: Sequence[ReplicaView], leaving: Reason | None) -> State:
+    """Where the container is in its life: where its most advanced replica is that still counts. A replica that is gone
+    or stuck will be started anew, so it counts as NEW."""
+    if leaving is not None:
+        return State.FAILED if leaving is Reason.FAILED else State.DRAINING
+    counting = [r.state for r in replicas if r.alive and not r.overdue and r.state <= State.READY]
+    return max(counting, default=State.NEW)
+
+
 def _reason(r: ReplicaView) -> Reason:
     if r.state == State.FAILED:
         return Reason.FAILED

@@ -41,7 +41,8 @@ class _Cells(IntEnum):
 
 
 class Main(_Cells):
-    """Written by the supervisor, but for the verdict and what is measured, which are the sidecar's, and WORKER_RESTARTS."""
+    """Written by the supervisor, but for the verdict, DRAIN_ASKED and what is measured, which are the sidecar's, and
+    WORKER_RESTARTS, which are gunicorn's."""
 
     STARTED_S = auto()
     LEAVING = auto()  # the Reason why the container is stopping, 0 while it is not
@@ -51,6 +52,7 @@ class Main(_Cells):
     VERDICT_REASON = auto()
     VERDICT_SINCE_S = auto()
     VERDICT_BEAT_S = auto()
+    DRAIN_ASKED = auto()  # not 0: somebody with authority asked the sidecar for an orderly drain
     RESTARTS = 32  # by role and reason: see `restarts`
     WORKER_RESTARTS = 64  # by reason; written by gunicorn, which replaces its workers itself
     SATURATION = 72  # share of the last seconds in which engines were busy

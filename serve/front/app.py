@@ -1,4 +1,4 @@
-"""Everything on the data port that is not the hot path, as a FastAPI application: /metrics and errors of routing.
+"""Everything on the data port that is not the hot path, as a FastAPI application: /metrics, health, errors of routing.
 
 The hot routes are declared here too, for the schema and for methods that the hot path does not take; a POST to
 /invocations never arrives here.
@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from serve.contract.status import StatusPage
 from serve.errors import MethodNotAllowed, NotFound
+from serve.front import health
 
 if TYPE_CHECKING:
     from serve.exposition import PageCollector
@@ -24,7 +25,8 @@ ALLOWED = {"/invocations": "POST", "/ping": "GET, POST, HEAD", "/metrics": "GET"
 
 def build() -> FastAPI:
     """The application; the worker sets `app.state.count_error` and `app.state.page`."""
-    app = FastAPI(title="evenkeel", docs_url=None, redoc_url=None)
+    app = FastAPI(title="evenkeel", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.include_router(health.router)
 
     @app.get("/metrics")
     def metrics(request: Request) -> Response:  # not async: a thread, so that the first import stops nobody
@@ -41,7 +43,13 @@ def build() -> FastAPI:
             return _error(MethodNotAllowed.status, MethodNotAllowed.code, message, {"Allow": ALLOWED[path]})
         if e.status_code == 404:
             request.app.state.count_error(NotFound(path))
-            return _error(404, NotFound.code, f"no such path: {path}; there are {', '.join(ALLOWED)}")
+            return _error(404, NotFound.code, f"no such path: {path}; there are {', '.join((*ALLOWED, *health.PATHS))}")
+        if e.status_code == 405:
+            allowed = (e.headers or {}).get("Allow", "")
+            request.app.state.count_error(MethodNotAllowed(path))
+            return _error(
+                405, MethodNotAllowed.code, f"{request.method} is not possible on {path}: use {allowed}", {"Allow": allowed}
+            )
         return _error(e.status_code, "http_error", str(e.detail))
 
     return app

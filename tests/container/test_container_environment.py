@@ -128,3 +128,25 @@ def test_every_variable_is_in_the_table_for_the_docs() -> None:
     table = environment.table()
     for variable in VARIABLES:
         assert all(f"`{name}`" in table for name in (variable.name, *variable.also)) and variable.meaning in table
+
+
+def test_a_secret_is_shown_nowhere_and_handed_to_no_process_that_we_start() -> None:
+    token = "a-token-of-some-length"
+    env = environment.read({"EVENKEEL_ADMIN_TOKEN": token, "EVENKEEL_FRONTS": "2", "HOME": "/root"})
+    assert env["EVENKEEL_ADMIN_TOKEN"] == token
+    assert env.set_by_hand() == {"EVENKEEL_ADMIN_TOKEN": "(secret)", "EVENKEEL_FRONTS": 2}
+    assert env.inherited == {"EVENKEEL_FRONTS": "2", "HOME": "/root"}
+
+
+@pytest.mark.parametrize("token", ["short", "x" * 1025, "with a space in it....", "umläute-in-the-token"])
+def test_a_token_that_cannot_travel_in_a_header_is_refused_without_being_shown(token: str) -> None:
+    with pytest.raises(BadSetting, match="EVENKEEL_ADMIN_TOKEN must be") as e:
+        environment.read({"EVENKEEL_ADMIN_TOKEN": token})
+    assert token not in e.value.message
+
+
+def test_the_port_of_grpc_health_must_be_inside_the_safe_range_when_it_is_on() -> None:
+    inside = {"SAGEMAKER_SAFE_PORT_RANGE": "9000-9100"}
+    assert environment.read(inside)["EVENKEEL_GRPC_HEALTH_PORT"] == 0
+    with pytest.raises(BadSetting, match="EVENKEEL_GRPC_HEALTH_PORT=8999 is outside"):
+        environment.read({**inside, "EVENKEEL_GRPC_HEALTH_PORT": "8999"})

@@ -6,7 +6,19 @@ import itertools
 
 import pytest
 
-from serve.contract.lifecycle import CLEARS, NEXT, Reason, ReplicaView, State, Verdict, diagram, readiness, step
+from serve.contract.lifecycle import (
+    CLEARS,
+    NEXT,
+    Reason,
+    ReplicaView,
+    State,
+    Verdict,
+    conditions,
+    container_state,
+    diagram,
+    readiness,
+    step,
+)
 
 LEGAL = {
     "NEW": "LOADING FAILED CLOSED",
@@ -103,3 +115,54 @@ def test_draining_outranks_everything(replicas: list[ReplicaView]) -> None:
 
 def test_ready_in_name_only_is_not_ready() -> None:
     assert not readiness([view(State.READY, alive=False)], leaving=None).ready
+
+
+EVERY_VIEW = [ReplicaView(s, a, w, o) for s in State for a in (True, False) for w in (True, False) for o in (True, False)]
+
+
+@pytest.mark.parametrize("leaving", [None, Reason.DRAINING, Reason.FAILED])
+def test_all_conditions_hold_exactly_when_the_verdict_is_ready(leaving: Reason | None) -> None:
+    """Every pair of replicas in every shape: no dialect may say anything else than `/ping`."""
+    for replicas in [[], *([v] for v in EVERY_VIEW), *(list(p) for p in itertools.combinations(EVERY_VIEW, 2))]:
+        found = conditions(replicas, leaving)
+        assert all(c.ok for c in found) == readiness(replicas, leaving).ready, (replicas, leaving, found)
+        assert all(bool(c.missing) != c.ok for c in found), "what is missing is said, and only then"
+
+
+@pytest.mark.parametrize(
+    ("replicas", "failing"),
+    [
+        ([], "running loaded warm moving"),
+        ([LOST], "running loaded warm moving"),
+        ([LOADING], "loaded warm moving"),
+        ([WARMING], "warm moving"),
+        ([STUCK], "moving"),
+        ([READY], ""),
+        ([LOST, WARMING], "warm moving"),
+        # One replica alone must fulfil them all: two that each lack something do not add up.
+        ([view(alive=False, was_ready=True), STUCK], "moving"),
+    ],
+)
+def test_the_first_condition_that_fails_says_how_far_the_best_replica_is(replicas: list[ReplicaView], failing: str) -> None:
+    assert " ".join(c.name for c in conditions(replicas, None) if not c.ok) == failing
+
+
+@pytest.mark.parametrize(
+    ("replicas", "leaving", "state"),
+    [
+        ([], None, State.NEW),
+        ([LOADING], None, State.LOADING),
+        ([LOADING, WARMING], None, State.WARMING),
+        ([READY, LOST], None, State.READY),
+        ([LOST], None, State.NEW),
+        ([STUCK], None, State.NEW),
+        ([RESTARTED], None, State.LOADING),
+        ([FAILED], None, State.NEW),
+        ([READY], Reason.DRAINING, State.DRAINING),
+        ([READY], Reason.FAILED, State.FAILED),
+    ],
+)
+def test_the_container_is_where_its_most_advanced_replica_is(
+    replicas: list[ReplicaView], leaving: Reason | None, state: State
+) -> None:
+    assert container_state(replicas, leaving) is state

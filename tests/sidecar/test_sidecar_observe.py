@@ -14,7 +14,8 @@ from serve.contract.lifecycle import Reason, State, Verdict, readiness
 from serve.contract.status import Engine, EngineView, Front, Main, StatusPage, read_engine, restart_cell, time_bucket
 from serve.errors import NUMBER, BadShape, ModelFailed
 from sidecar import observe
-from sidecar.settings import SidecarSettings, dump, parse
+from sidecar.observe import Now, Remembered
+from sidecar.settings import SidecarSettings, dump, hold_token, parse, read_token
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_the_status_tells_what_is_on_the_page(page: StatusPage) -> None:
     page.write_text(0, {"model": {"name": "digits"}})
     front.count[Front.OK], front.count[Front.ERRORS + NUMBER[BadShape]] = 12, 1
     front.count[Front.LATENCY + time_bucket(0.001)] = 12
-    told = observe.status(page, 110.0)
+    told = observe.status(page, Now(110.0, 1110.0), Remembered())
     assert (told["ready"], told["reason"], told["for_s"], told["uptime_s"]) == (False, "warming", 6.0, 10.0)
     assert told["clears_when"] and told["restarts"] == {"front": 0, "engine": 3, "sidecar": 0}
     (replica,) = told["replicas"]
@@ -89,39 +90,34 @@ def test_the_status_tells_what_is_on_the_page(page: StatusPage) -> None:
 
 
 def test_the_settings_survive_their_way_through_the_command_line() -> None:
-    settings = SidecarSettings(listen_fd=5, status_fd=6, log_text=True)
+    settings = SidecarSettings(listen_fd=5, status_fd=6, admin_fd=7, token_fd=8, log_text=True, grpc_host="::", grpc_port=9)
     assert parse(dump(settings)) == settings
 
 
-# ---- over HTTP, without a socket ---------------------------------------------------------------------------------------
+def test_the_token_is_held_outside_of_the_arguments_and_read_by_every_sidecar() -> None:
+    fd = hold_token("a secret of some length")
+    assert [read_token(fd), read_token(fd)] == ["a secret of some length"] * 2
+    os.close(fd)
 
 
-async def get(app: Any, path: str) -> tuple[int, bytes]:
-    sent: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": [],
-             "http_version": "1.1", "scheme": "http", "server": ("test", 80), "client": ("test", 1), "root_path": ""}  # fmt: skip
-    await app(scope, receive, send)
-    return sent[0]["status"], b"".join(m.get("body", b"") for m in sent[1:])
-
-
-def test_readyz_follows_the_verdict_and_livez_does_not(page: StatusPage) -> None:
-    import asyncio
-    import json
-
-    from sidecar.http import build
-
-    app = build(page)
-    status, body = asyncio.run(get(app, "/readyz"))
-    assert (status, json.loads(body)) == (503, {"ready": False, "reason": "starting"})
-    assert asyncio.run(get(app, "/livez"))[0] == 200
+def test_each_model_is_told_once_and_is_ready_only_while_the_container_is(page: StatusPage) -> None:
+    page.main.count[Main.ENGINES] = 3
+    for place, name in enumerate(("digits", "wine", "digits")):
+        page.write_text(place, {"model": {"name": name, "version": "1", "sha256": "ab"}})
+    engine(page, 2, PID=ME, STATE=int(State.READY))
     page.write_verdict(Verdict(True, Reason.READY), 1.0)
-    assert asyncio.run(get(app, "/readyz"))[0] == 200
-    status, body = asyncio.run(get(app, "/status"))
-    assert status == 200 and json.loads(body)["reason"] == "ready"
+    told = {m["name"]: (m["ready"], m["replicas"], m["sha256"]) for m in observe.models(page)}
+    assert told == {"digits": (True, [0, 2], "ab"), "wine": (False, [1], "ab")}
+    page.write_verdict(Verdict(False, Reason.DRAINING), 2.0)
+    assert [m["ready"] for m in observe.models(page)] == [False, False]
+
+
+def test_who_asks_for_the_points_after_the_last_one_never_gets_that_one_again(page: StatusPage) -> None:
+    remembered = Remembered()
+    for at_s in (100.0, 101.00000049, 102.00000051):
+        remembered.measures.sample(page, at_s)
+    told = observe.status(page, Now(103.0, 1.0), remembered)["measures"]
+    assert len(told["points"]) == 2
+    for after_s, left in ((told["points"][0][0], 1), (told["points"][1][0], 0)):
+        again = observe.status(page, Now(103.0, 1.0), remembered, points_after_s=after_s)
+        assert len(again["measures"]["points"]) == left

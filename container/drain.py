@@ -1,0 +1,46 @@
+"""`evenkeel drain`: ask a running container to finish what it has accepted and end, as SIGTERM does.
+
+Over the Unix socket in the run directory, which needs no token; or with `--url` over HTTP with EVENKEEL_ADMIN_TOKEN.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from container import ask, environment
+from container.ask import NoAnswer, Reply
+from container.environment import Environment
+
+PATH = "/drain"
+
+
+def run(socket_path: Path | None, url: str | None, environ: Mapping[str, str]) -> int:
+    """Returns 0 when the container drains."""
+    env = environment.read(environ)
+    try:
+        reply = _over_http(env, url) if url else ask.over_socket("POST", socket_path or _only_socket(env), PATH)
+    except NoAnswer as e:
+        print(f"evenkeel: {e}", file=sys.stderr)
+        return 1
+    if reply.status != 202:
+        print(f"evenkeel: refused with {reply.status}: {reply.error}", file=sys.stderr)
+        return 1
+    print("it was draining already" if reply.body.get("already") else "draining: it finishes what it has accepted and ends")
+    return 0
+
+
+def _over_http(env: Environment, url: str) -> Reply:
+    token = env["EVENKEEL_ADMIN_TOKEN"]
+    return ask.over_http("POST", url, PATH, {"Authorization": f"Bearer {token}"} if token else {})
+
+
+def _only_socket(env: Environment) -> Path:
+    """The one container that runs here. Raises NoAnswer when there is none, or more than one to choose from."""
+    found = ask.admin_sockets(env)
+    if not found:
+        raise NoAnswer("no container of yours runs here: name its socket with --socket, or its address with --url")
+    if len(found) > 1:
+        raise NoAnswer(f"{len(found)} containers run here, choose with --socket: {', '.join(map(str, found))}")
+    return found[0]

@@ -1,0 +1,145 @@
+"""`evenkeel status`: what the sidecar knows, for a person at a terminal; `--json` for programs, `--watch` to stay.
+
+Exit codes, for scripts: 0 ready, 2 answered and not ready, 1 no answer. The picture is a pure function of /status.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from container import ask, environment
+from container.ask import NoAnswer
+
+WATCH_EVERY_S = 1.0
+BAR_CELLS = 20
+SHOWN_MAX = 8  # of transitions and of faults
+CLEAR = "\x1b[H\x1b[2J"
+GREEN, YELLOW, RED, BOLD, PLAIN = "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
+NO_ANSWER, NOT_READY = 1, 2
+
+
+def run(url: str | None, as_json: bool, watch: bool, environ: Mapping[str, str]) -> int:
+    env = environment.read(environ)
+    is_terminal = sys.stdout.isatty()
+    paint = Paint(environment.colours(environ, is_terminal))
+    before = CLEAR if watch and is_terminal and not as_json else ""
+    code = NO_ANSWER
+    try:
+        while True:
+            try:
+                code = _once(url or ask.sidecar_url(env), as_json, paint, before)
+            except NoAnswer as e:
+                print(f"{before}evenkeel: {e}", file=sys.stderr)
+                code = NO_ANSWER
+            if not watch:
+                return code
+            time.sleep(WATCH_EVERY_S)
+    except KeyboardInterrupt:
+        return code
+
+
+def _once(url: str, as_json: bool, paint: Paint, before: str) -> int:
+    # JSON has everything, the picture needs no history: the moment of its points is beyond every clock.
+    reply = ask.over_http("GET", url, "/status" if as_json else "/status?points_after_s=1e18", {})
+    if reply.status != 200 or "ready" not in reply.body:
+        raise NoAnswer(f"what answers at {url} is no evenkeel sidecar: {reply.error}")
+    print(json.dumps(reply.body) if as_json else before + picture(reply.body, paint), flush=True)
+    return 0 if reply.body["ready"] else NOT_READY
+
+
+class Paint:
+    """Colours, or none. They only repeat what the words say."""
+
+    def __init__(self, colours: bool) -> None:
+        self._colours = colours
+
+    def __call__(self, colour: str, text: str) -> str:
+        return f"{colour}{text}{PLAIN}" if self._colours else text
+
+
+def picture(status: Mapping[str, Any], paint: Paint) -> str:
+    parts = [_verdict(status, paint), _now(status), _models(status), _replicas(status, paint), _faults(status, paint)]
+    parts.append(_transitions(status))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _verdict(s: Mapping[str, Any], paint: Paint) -> str:
+    word = "READY" if s["ready"] else "NOT READY"
+    head = f"{paint(BOLD + (GREEN if s['ready'] else RED), word)}: {s['reason']} for {span(s['for_s'])}"
+    lines = [f"{head}  (state {s['state']}, up {span(s['uptime_s'])})"]
+    if s["clears_when"]:
+        soon = f", in about {span(s['ready_in_s'])}" if s["ready_in_s"] else ""
+        lines.append(f"  clears when: {s['clears_when']}{soon}".replace("clears when: nothing: ", ""))
+    lines += [f"  {paint(YELLOW, 'not ' + c['name'])}: {c['missing']}" for c in s["conditions"] if not c["ok"]]
+    return "\n".join(lines)
+
+
+def _now(s: Mapping[str, Any]) -> str:
+    now = s["measures"]["now"]
+    return (
+        f"last 10 s: {now['requests_per_s']:.1f} requests/s, {now['errors_per_s']:.1f} errors/s, p50 {millis(now['p50_s'])}, "
+        f"p99 {millis(now['p99_s'])}; queue {s['queue_rows']} rows, in flight {s['in_flight']}, "
+        f"saturation {s['saturation']:.0%}"
+    )
+
+
+def _models(s: Mapping[str, Any]) -> str:
+    return "\n".join(
+        f"model {m.get('name')} version {m.get('version')} ({m.get('backend')}), sha256 {m.get('sha256') or 'not told'}"
+        for m in s["models"]
+    )
+
+
+def _replicas(s: Mapping[str, Any], paint: Paint) -> str:
+    return "\n".join(_replica(r, paint) for r in s["replicas"])
+
+
+def _replica(r: Mapping[str, Any], paint: Paint) -> str:
+    colour = GREEN if r["state"] == "READY" and r["alive"] else RED if r["state"] == "FAILED" or not r["alive"] else YELLOW
+    state = r["state"] if r["alive"] else f"{r['state']}, its process is gone"
+    line = f"engine {r['place']}: {paint(colour, state)}"
+    if r["state"] == "WARMING":
+        line += f"  {bar(r['warm_done'], r['warm_total'])} {r['warm_done']} of {r['warm_total']}"
+    if r["ready_in_s"]:
+        line += f", ready in about {span(r['ready_in_s'])}"
+    busy = "" if r["saturation"] is None else f", busy {r['saturation']:.0%}"
+    return f"{line}  (pid {r['pid']}, queue {r['queue_rows']} rows{busy}, {r['restarts']} restarts)"
+
+
+def _faults(s: Mapping[str, Any], paint: Paint) -> str:
+    lines = [
+        f"  {span(s['now'] - f['at_s']):>6} ago  {f['subject']}: {f['reason']} ({f['count']} times) {f['message']}".rstrip()
+        for f in s["faults"][:SHOWN_MAX]
+    ]
+    return "\n".join([paint(YELLOW, "faults"), *lines]) if lines else ""
+
+
+def _transitions(s: Mapping[str, Any]) -> str:
+    lines = [
+        f"  {span(s['now'] - t['at_s']):>6} ago  {t['subject']}: {t['old'] or 'nothing'} -> {t['new']} {t['why']}".rstrip()
+        for t in s["transitions"][:SHOWN_MAX]
+    ]
+    return "\n".join(["transitions", *lines]) if lines else ""
+
+
+def bar(done: int, total: int) -> str:
+    filled = BAR_CELLS * min(done, total) // total if total > 0 else 0
+    return f"[{'#' * filled}{'-' * (BAR_CELLS - filled)}]"
+
+
+def span(seconds: float) -> str:
+    """A time in its two leading units at most."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{seconds:.1f} s" if 0 < seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def millis(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds * 1000:.1f} ms"

@@ -1,0 +1,43 @@
+"""`/v2/health/…` and `/v2/models/{name}/ready` on the data port: the Open Inference Protocol's words for the verdict.
+
+Reads the status page, so `app.state.page` must be set. Not the hot path: the routes run in FastAPI's threads, because
+reading an engine's text may wait for its writer.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from serve.contract import health
+from serve.contract.health import Answer
+from serve.errors import NotFound
+
+PATHS = ("/v2/health/live", "/v2/health/ready", "/v2/models/{name}/ready", "/v2/models/{name}/versions/{version}/ready")
+METHODS = ["GET", "HEAD"]
+
+router = APIRouter()
+
+
+@router.api_route("/v2/health/live", methods=METHODS)
+def live() -> JSONResponse:
+    return _reply(health.live())
+
+
+@router.api_route("/v2/health/ready", methods=METHODS)
+def ready(request: Request) -> JSONResponse:
+    return _reply(health.ready(request.app.state.page))
+
+
+@router.api_route("/v2/models/{name}/ready", methods=METHODS)
+@router.api_route("/v2/models/{name}/versions/{version}/ready", methods=METHODS)
+def model_ready(request: Request, name: str, version: str | None = None) -> JSONResponse:
+    try:
+        return _reply(health.model_ready(request.app.state.page, name, version))
+    except NotFound as e:
+        request.app.state.count_error(e)
+        return JSONResponse(health.error_body(e), e.status)
+
+
+def _reply(answer: Answer) -> JSONResponse:
+    return JSONResponse(answer.body, answer.status)

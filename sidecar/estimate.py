@@ -1,0 +1,52 @@
+"""When will it be ready? From how far warm-up has come, and from how long the phases took last time. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from serve.contract.lifecycle import Reason, State
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one replica has come on its way to READY."""
+
+    state: State
+    in_state_s: float
+    warm_done: int
+    warm_total: int
+
+
+def replica_ready_in_s(progress: Progress, took_s: Mapping[str, float]) -> float | None:
+    """Seconds until this replica is READY; None when nothing is known to tell from."""
+    if progress.state == State.READY:
+        return 0.0
+    warming_s = took_s.get(State.WARMING.name)
+    if progress.state == State.WARMING:
+        return _warming_left_s(progress, warming_s)
+    if progress.state not in (State.NEW, State.LOADING):
+        return None
+    loading_s = took_s.get(State.LOADING.name)
+    if loading_s is None or warming_s is None:
+        return None
+    gone_s = progress.in_state_s if progress.state == State.LOADING else 0.0
+    return max(0.0, loading_s - gone_s) + warming_s
+
+
+def _warming_left_s(progress: Progress, took_s: float | None) -> float | None:
+    """What it took last time is the better guide, because steps differ much in length; else so far, and so on."""
+    if took_s is not None and took_s > progress.in_state_s:
+        return took_s - progress.in_state_s
+    if progress.warm_done <= 0 or progress.warm_total < progress.warm_done:
+        return None
+    return progress.in_state_s / progress.warm_done * (progress.warm_total - progress.warm_done)
+
+
+def ready_in_s(ready: bool, leaving: Reason | None, replicas: Sequence[float | None]) -> float | None:
+    """Of the container: one ready replica is enough. None when it is leaving, or nothing is known."""
+    if leaving is not None:
+        return None
+    if ready:
+        return 0.0
+    return min((s for s in replicas if s is not None), default=None)

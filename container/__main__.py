@@ -11,6 +11,44 @@ from serve.errors import BadModel, BadSetting
 
 
 def main(argv: list[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["judge"]:
+        # Another part's command: started like every role, by command and never by import.
+        os.execv(sys.executable, [sys.executable, "-m", "sidecar.rollout.judge", *words[1:]])
+    args = parser().parse_args(words)
+    try:
+        return run(args)
+    except (BadModel, BadSetting) as e:
+        print(f"evenkeel: {e.message}", file=sys.stderr)
+        return 1
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command's exit code. Each is imported only when it is the one."""
+    match args.command:
+        case "serve":
+            from container import serve
+
+            return serve.run(os.environ)
+        case "check":
+            from container import check
+
+            return check.run(args.model_dir, os.environ)
+        case "pack":
+            from container import pack
+
+            return pack.run(args.model_dir, args.output)
+        case "status":
+            from container import status
+
+            return status.run(args.url, args.json, args.watch, os.environ)
+        case _:
+            from container import drain
+
+            return drain.run(args.socket, args.url, os.environ)
+
+
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="evenkeel", description="Serve a model; see docs/ for everything.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="serve the model in EVENKEEL_MODEL_DIR (the container's default)")
@@ -28,34 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     where.add_argument("--socket", type=Path, help="admin.sock in its run directory; without it the one container that runs here")
     where.add_argument("--url", help="the sidecar's address; sends EVENKEEL_ADMIN_TOKEN")
     commands.add_parser("judge", help="compare a candidate with a baseline: promote, hold or roll back", add_help=False)
-    words = sys.argv[1:] if argv is None else argv
-    if words[:1] == ["judge"]:
-        # Another part's command: started like every role, by command and never by import.
-        os.execv(sys.executable, [sys.executable, "-m", "sidecar.rollout.judge", *words[1:]])
-    args = parser.parse_args(words)
-    try:
-        if args.command == "serve":
-            from container import serve
-
-            return serve.run(os.environ)
-        if args.command == "check":
-            from container import check as checks
-
-            return checks.run(args.model_dir, os.environ)
-        if args.command == "status":
-            from container import status as statuses
-
-            return statuses.run(args.url, args.json, args.watch, os.environ)
-        if args.command == "drain":
-            from container import drain as drains
-
-            return drains.run(args.socket, args.url, os.environ)
-        from container import pack as packs
-
-        return packs.run(args.model_dir, args.output)
-    except (BadModel, BadSetting) as e:
-        print(f"evenkeel: {e.message}", file=sys.stderr)
-        return 1
+    return parser
 
 
 if __name__ == "__main__":

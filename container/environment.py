@@ -67,6 +67,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_RESTART_LIMIT", int, 5, 0, 1000, "restarts of one process in 10 minutes before giving up"),
     Variable("EVENKEEL_LOG", _flag_text, "auto", 0, 0, "json or text; auto: text on a terminal"),
     Variable("EVENKEEL_RUN_DIR", _text, "", 0, 0, "folder for sockets; empty: a new one under the temporary folder"),
+    Variable("EVENKEEL_SHAPE_LOG", _text, "", 0, 0, "file of shapes met in service, warmed on at the next start; empty: none"),
     Variable("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", _text, "", 0, 0, "reply type unless the client says; empty: as asked"),
     Variable("SAGEMAKER_SAFE_PORT_RANGE", _text, "", 0, 0, "LOW-HIGH: every other port of ours must be inside"),
 )  # fmt: skip

@@ -43,7 +43,7 @@ def run(environ: Mapping[str, str]) -> int:
         page.main.value[Main.STARTED_S] = time.monotonic()
         page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = the_plan.fronts, the_plan.engines
         children = [*engines(env, the_plan, page, run_dir, text), front(env, the_plan, page, data, run_dir, text)]
-        children.append(sidecar(page, side, text))
+        children.append(sidecar(env, page, side, text))
         supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"])
         supervisor.on_tick = Progress(page, data.getsockname()[1], env.model_dir, text).look
         code = supervisor.run()
@@ -92,7 +92,7 @@ def engines(env: Environment, the_plan: plan.Plan, page: StatusPage, run_dir: Pa
             return _module("serve.engine.process", serve_settings.dump(EngineSettings(
                 place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(env.model_dir.resolve()),
                 threads=the_plan.threads, request_timeout_s=env["EVENKEEL_REQUEST_TIMEOUT_S"],
-                log_text=text, log_fd=log_fd)))  # fmt: skip
+                log_text=text, log_fd=log_fd, shape_log=env["EVENKEEL_SHAPE_LOG"])))  # fmt: skip
 
         fds = (fd, page.fd, log_fd)
         children.append(Child("engine", place, command, fds, environ=env.for_engines(run_dir), captured=True))
@@ -108,6 +108,6 @@ def front(env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.
     return Child("front", 0, lambda epoch: _module("serve.front.process", argument), (data.fileno(), page.fd))
 
 
-def sidecar(page: StatusPage, side: socket.socket, text: bool) -> Child:
-    argument = sidecar_settings.dump(SidecarSettings(side.fileno(), page.fd, text))
+def sidecar(env: Environment, page: StatusPage, side: socket.socket, text: bool) -> Child:
+    argument = sidecar_settings.dump(SidecarSettings(side.fileno(), page.fd, text, env["EVENKEEL_SHAPE_LOG"]))
     return Child("sidecar", 0, lambda epoch: _module("sidecar.process", argument), (side.fileno(), page.fd))

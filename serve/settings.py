@@ -52,6 +52,7 @@ class EngineSettings:
     request_timeout_s: float
     log_text: bool
     log_fd: int
+    shape_log: str = ""  # file that says which shapes the last version met; empty: none
 
 
 Record = TypeVar("Record", FrontSettings, EngineSettings)

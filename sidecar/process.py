@@ -20,6 +20,7 @@ from serve.contract.process import die_with_parent
 from serve.contract.status import StatusPage
 from sidecar import observe
 from sidecar.settings import parse
+from sidecar.shapes import ShapeLog
 
 TICK_S = 0.05  # the age of a verdict at most; one look costs about 50 us
 
@@ -30,18 +31,21 @@ def main() -> None:
     setup("sidecar", text=settings.log_text)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # it owns nothing that would need an orderly end
     page = StatusPage(settings.status_fd)
-    threading.Thread(target=watch, args=(page,), name="watch", daemon=True).start()
+    threading.Thread(target=watch, args=(page, settings.shape_log), name="watch", daemon=True).start()
     serve_http(page, settings.listen_fd)
 
 
-def watch(page: StatusPage) -> None:
+def watch(page: StatusPage, shape_log: str = "") -> None:
     """Observe, decide, apply."""
+    shapes = ShapeLog(shape_log) if shape_log else None
     while True:
         now_s = time.monotonic()
         replicas = [observe.replica_view(e, now_s) for e in observe.engines(page)]
         verdict = readiness(replicas, observe.leaving(page))
         if page.write_verdict(verdict, now_s):
             log("verdict", f"{'ready' if verdict.ready else 'not ready'}: {verdict.reason.code}", ready=verdict.ready)
+        if shapes is not None:
+            shapes.look(page, now_s)
         time.sleep(TICK_S)
 
 

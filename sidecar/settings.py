@@ -12,6 +12,7 @@ class SidecarSettings:
     listen_fd: int
     status_fd: int
     log_text: bool
+    shape_log: str = ""  # file to keep the shapes in use in; empty: none
 
 
 def dump(settings: SidecarSettings) -> str:

@@ -22,6 +22,7 @@ from sidecar import observe
 from sidecar.settings import parse
 from sidecar.shapes import ShapeLog
 
+LEAVE_S = 2.0  # for the last words in the shape log
 TICK_S = 0.05  # the age of a verdict at most; one look costs about 50 us
 
 
@@ -29,16 +30,20 @@ def main() -> None:
     settings = parse(sys.argv[1])
     die_with_parent(os.getppid())
     setup("sidecar", text=settings.log_text)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # it owns nothing that would need an orderly end
+    leave = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: leave.set())
     page = StatusPage(settings.status_fd)
-    threading.Thread(target=watch, args=(page, settings.shape_log), name="watch", daemon=True).start()
-    serve_http(page, settings.listen_fd)
+    watching = threading.Thread(target=watch, args=(page, settings.shape_log, leave), name="watch", daemon=True)
+    watching.start()
+    serve_http(page, settings.listen_fd)  # ends on SIGTERM too, by uvicorn's own handler
+    leave.set()
+    watching.join(LEAVE_S)
 
 
-def watch(page: StatusPage, shape_log: str = "") -> None:
-    """Observe, decide, apply."""
+def watch(page: StatusPage, shape_log: str, leave: threading.Event) -> None:
+    """Observe, decide, apply. Ends the process when it is told to leave: engines have written their last by then."""
     shapes = ShapeLog(shape_log) if shape_log else None
-    while True:
+    while not leave.wait(TICK_S):
         now_s = time.monotonic()
         replicas = [observe.replica_view(e, now_s) for e in observe.engines(page)]
         verdict = readiness(replicas, observe.leaving(page))
@@ -46,7 +51,9 @@ def watch(page: StatusPage, shape_log: str = "") -> None:
             log("verdict", f"{'ready' if verdict.ready else 'not ready'}: {verdict.reason.code}", ready=verdict.ready)
         if shapes is not None:
             shapes.look(page, now_s)
-        time.sleep(TICK_S)
+    if shapes is not None:
+        shapes.look(page, time.monotonic(), last=True)
+    os._exit(0)
 
 
 def serve_http(page: StatusPage, listen_fd: int) -> None:

@@ -17,7 +17,6 @@ from serve.contract.shapes import Dims, ShapeUse
 from serve.contract.status import Main, StatusPage, read_engine
 
 WRITE_EVERY_S = 5.0
-WRITE_EVERY_LEAVING_S = 0.25  # while the container stops, engines may still have something to say
 KEYS_MAX = 4 * shapes.SHAPES_MAX  # counts held in memory, of which the most used are written
 
 Key = tuple[Dims, int]  # shape, and size of the batch
@@ -29,7 +28,7 @@ class ShapeLog:
         self._path = Path(path)
         self._counts: Counts = {}
         self._seen: dict[int, tuple[int, Mapping[Key, int]]] = {}  # by place: the epoch, and what it said last
-        self._next_s = 0.0
+        self._looked_s = -WRITE_EVERY_S
         self._written = b""
         self._complained = False
         try:
@@ -39,11 +38,11 @@ class ShapeLog:
         except (OSError, ValueError) as e:
             log("bad_shape_log", f"EVENKEEL_SHAPE_LOG={path} is not a shape log: {e}; it is begun anew")
 
-    def look(self, page: StatusPage, now_s: float) -> None:
-        """Called often; works every few seconds."""
-        if now_s < self._next_s:
+    def look(self, page: StatusPage, now_s: float, *, last: bool = False) -> None:
+        """Called often; works every few seconds, and when it is the last time."""
+        if now_s - self._looked_s < WRITE_EVERY_S and not last:
             return
-        self._next_s = now_s + (WRITE_EVERY_LEAVING_S if page.main.count[Main.LEAVING] else WRITE_EVERY_S)
+        self._looked_s = now_s
         model = ""
         for place in range(page.main.count[Main.ENGINES]):
             text = page.read_text(place)

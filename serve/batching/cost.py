@@ -107,12 +107,12 @@ class CostModel:
 
 
 def rising(measured: Sequence[tuple[int, float]]) -> Curve:
-    """A curve through these points that never falls: a larger batch that was faster is noise."""
-    seconds, last = [], 0.0
-    for _, s in measured:
-        last = max(last, s)
-        seconds.append(last)
-    return Curve([n for n, _ in measured], seconds)
+    """A curve that never falls: no batch costs more than a larger one. Noise only ever adds time, so the larger is right."""
+    seconds, least = [], float("inf")
+    for _, s in reversed(measured):
+        least = min(least, s)
+        seconds.append(least)
+    return Curve([n for n, _ in measured], seconds[::-1])
 
 
 def explore(curve: Curve, chosen: int, rows_max: int, within_s: float) -> int:

@@ -7,6 +7,7 @@ neither a slow import nor a slow reader of /status delays a verdict.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from sidecar.settings import parse
 from sidecar.shapes import ShapeLog
 
 LEAVE_S = 2.0  # for the last words in the shape log
+NICE = 19
 TICK_S = 0.05  # the age of a verdict at most; one look costs about 50 us
 
 
@@ -56,7 +58,19 @@ def watch(page: StatusPage, shape_log: str, leave: threading.Event) -> None:
     os._exit(0)
 
 
+def load_http() -> None:
+    """Half a second of imports, while the engine warms up and the first requests come: this thread takes what is left over."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    import uvicorn  # noqa: F401
+
+    import sidecar.http  # noqa: F401
+
+
 def serve_http(page: StatusPage, listen_fd: int) -> None:
+    loading = threading.Thread(target=load_http, name="load")
+    loading.start()
+    loading.join()
     import uvicorn
 
     from sidecar.http import build

@@ -69,6 +69,9 @@ class Curve:
             high += 1
             seconds[high] = seconds[high - 1]
 
+    def forget_runs(self) -> None:
+        self.runs, self.batches = [0] * ROWS_BITS, 0
+
 
 @dataclass(slots=True)
 class CostModel:

@@ -23,17 +23,20 @@ from serve.contract import fingerprint
 from serve.contract.lifecycle import State, step
 from serve.contract.logline import LogStream, log, setup
 from serve.contract.process import EXIT_BAD_MODEL, die_with_parent
-from serve.contract.status import Block, Engine, StatusPage
+from serve.contract.status import RUN_IDS, Block, Engine, Front, Main, StatusPage
 from serve.engine.startup import Ledger, process_began_s
 from serve.errors import BadModel
 from serve.settings import EngineSettings, parse
 
 if TYPE_CHECKING:
     from serve.contract.shapes import ShapeUse
+    from serve.engine.cycle import Cycle
     from serve.engine.explain import Explanation
     from serve.engine.replica import Replica
     from serve.engine.warmup import Report
 
+REHEARSAL_S_MAX = 1.0  # a front may be missing, or have no answer: then this engine is ready without it
+REHEARSAL_TURN_S = 0.005
 NICE = 19  # of the thread that reads the model's files for their sum: it takes what nobody else wants
 
 
@@ -88,10 +91,12 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger) 
 
     signal.signal(signal.SIGTERM, close)
     settle()
-    explanation.warmed(replica, report)
-    tell(replica, report, ledger)
     stop = threading.Event()
     threading.Thread(target=explain.publish_shapes, args=(explanation, replica, stop), name="shapes", daemon=True).start()
+    with ledger.phase("warm"):
+        rehearse(cycle, page, settings)
+    explanation.warmed(replica, report)
+    tell(replica, report, ledger)
     life.become(State.READY)
     cycle.serve()
     stop.set()
@@ -129,6 +134,28 @@ def proven(settings: EngineSettings, life: Life, ledger: Ledger, explanation: Ex
         explanation.failed(reason, e.message, warmup.report if warmup else None)
         raise
     return replica, report
+
+
+def rehearse(cycle: Cycle, page: StatusPage, settings: EngineSettings) -> None:
+    """Serve while every front worker warms the whole way to here, see front/rehearsal.py; then forget what that counted.
+
+    On a first start nobody else has been told to send anything. After a restart there may be clients among the callers:
+    then what was counted stays.
+    """
+    if not cycle.replica.rehearsals:
+        return
+    block, bit = page.engine(settings.place), 1 << settings.place
+    before, end_s = bytes(block.count), time.monotonic() + REHEARSAL_S_MAX
+    while time.monotonic() < end_s and not cycle.closing:
+        if all(page.front(i).count[Front.REHEARSED] & bit for i in range(page.main.count[Main.FRONTS])):
+            break
+        cycle.turn(REHEARSAL_TURN_S)
+    for curve in cycle.replica.cost.curves.values():
+        curve.forget_runs()
+    if settings.epoch == 1:
+        old = memoryview(before).cast("Q")
+        for cell in (Engine.BATCHES, Engine.ROWS, *range(Engine.RUN_SUM_S, RUN_IDS)):
+            block.count[cell] = old[cell]
 
 
 def tell(replica: Replica, report: Report, ledger: Ledger) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from collections.abc import Sequence
+
 import numpy as np
 
 from serve import codec
@@ -73,3 +77,28 @@ def _outputs(replica: Replica, arrays: tuple[Array, ...]) -> list[Array]:
 def _accept(sample: Sample) -> str:
     """The answer is asked for in the format of the expected file."""
     return SUFFIX_TYPES.get(sample.output.suffix, "") if sample.output else ""
+
+
+# Rehearsals -----------------------------------------------------------------------------------------------------------
+
+REHEARSALS_MAX, REHEARSAL_BYTES_MAX = 4, 64 * 1024  # what fronts send once before traffic comes travels in the card
+
+
+def rehearsals(replica: Replica, row: Sequence[Array] | None) -> list[dict[str, str]]:
+    """Request bodies for the fronts: one sample of each content type, else `row` as JSON. None for a bare handler."""
+    bodies: dict[str, bytes] = {}
+    for sample in replica.manifest.samples:
+        if sample.content_type not in bodies and sample.input.stat().st_size <= REHEARSAL_BYTES_MAX:
+            bodies[sample.content_type] = sample.input.read_bytes()
+    if not bodies and row is not None and replica.signature is not None:
+        bodies["application/json"] = _as_json(row, replica.signature)
+    chosen = [(kind, body) for kind, body in bodies.items() if len(body) <= REHEARSAL_BYTES_MAX][:REHEARSALS_MAX]
+    return [{"content_type": kind, "body": base64.b64encode(body).decode()} for kind, body in chosen]
+
+
+def _as_json(row: Sequence[Array], signature: Signature) -> bytes:
+    """{"inputs": {name: array}}, which every signature takes. bfloat16 is shown as its value, made-up rows hold ones."""
+    named = {
+        s.name: (np.ones(a.shape) if s.dtype == "bfloat16" else a).tolist() for s, a in zip(signature.inputs, row, strict=True)
+    }
+    return json.dumps({"inputs": named}).encode()

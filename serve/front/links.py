@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ class Model:
     plain_row: bool  # one input whose rows are of fixed size, so that a codec may hand over a row as its bytes
     rows_together: bool  # one numeric output whose rows are lists of fixed length: many replies are encoded at once
     slot_bytes: int  # room for one row and its answer, when both have a fixed size
+    rehearsals: tuple[Mapping[str, str], ...] = ()  # request bodies to warm the whole way with, see rehearsal.py
 
     @staticmethod
     def from_card(card: dict[str, Any]) -> Model:
@@ -49,7 +50,8 @@ class Model:
         together = together and output is not None and output.dtype != "bfloat16"
         plain = bool(sig and sig.rows_axis and inputs.single and outputs.fixed)
         room = inputs.row_room + (outputs.row_room if outputs.fixed else inputs.row_room)
-        return Model(card["name"], card["version"], card["rows_max"], sig, inputs, outputs, plain, together, room)
+        return Model(card["name"], card["version"], card["rows_max"], sig, inputs, outputs, plain, together, room,
+                     tuple(card.get("rehearsals", ())))  # fmt: skip
 
 
 OnReplies = Callable[["EngineLink", bytes], None]

@@ -77,20 +77,20 @@ def shapes(signature: Signature, gather: Gather, samples: Sequence[Sample], used
     pattern = next(iter(found.values())).rows[0] if found else None
     strange = 0
     for use in sorted(used, key=lambda u: -u.total):
-        key = use.dims
-        if not fits(key, signature) or gather.key(key) != key:
+        if not fits(use.dims, signature):
             strange += 1
             continue
+        key = gather.key(use.dims)  # its buckets may have had other edges than ours
         sizes = tuple(n for n, count in use.runs if count)
         if key in found:
-            found[key].sizes = sizes
+            found[key].sizes = tuple(sorted({*found[key].sizes, *sizes}))
         else:
             found[key] = Shape(key, "shape log", [_made(signature, key, pattern)], sizes)
     if not found:
         guess = gather.key(tuple(tuple(d if isinstance(d, int) else FREE_DIM_GUESS for d in s.dims) for s in signature.inputs))
         found[guess] = Shape(guess, "signature", [_made(signature, guess, None)])
     for shape in found.values():
-        _vary(shape, signature)
+        _vary(shape, signature, invented=pattern is None)
     left_out = f"{strange} shapes of the shape log do not fit this model" if strange else ""
     if len(found) > SHAPES_MAX:
         left_out += f"{'; ' if left_out else ''}{len(found) - SHAPES_MAX} shapes beyond {SHAPES_MAX}"
@@ -129,11 +129,18 @@ def _one(spec: TensorSpec) -> Array:
     return np.full(1, "a" if dtype.hasobject else 1, dtype)
 
 
-def _vary(shape: Shape, signature: Signature) -> None:
-    """More rows that differ, by turning the values of the first one round: the values stay ones that the model knows."""
+def _vary(shape: Shape, signature: Signature, *, invented: bool) -> None:
+    """More rows that differ, by turning the values of the first one round: the values stay ones that the model knows.
+
+    Of an invented row every third value becomes zero before: ones turned round would be ones.
+    """
     if not signature.rows_axis:
         return
     first = shape.rows[0]
+    if invented:
+        first = [
+            a if a.dtype.hasobject else np.where(np.arange(a.size).reshape(a.shape) % 3 == 0, 0, a).astype(a.dtype) for a in first
+        ]
     for turn in range(1, ROWS_KEPT - len(shape.rows) + 1):
         turned = [np.roll(a.reshape(-1), turn).reshape(a.shape) for a in first]
         if any(not np.array_equal(a, b) for a, b in zip(turned, first, strict=True)):

@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from typing import Any
 
 from serve.contract.lifecycle import readiness
 from serve.contract.logline import log, setup
@@ -58,25 +59,25 @@ def watch(page: StatusPage, shape_log: str, leave: threading.Event) -> None:
     os._exit(0)
 
 
-def load_http() -> None:
-    """Half a second of imports, while the engine warms up and the first requests come: this thread takes what is left over."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-    import uvicorn  # noqa: F401
-
-    import sidecar.http  # noqa: F401
-
-
 def serve_http(page: StatusPage, listen_fd: int) -> None:
-    loading = threading.Thread(target=load_http, name="load")
+    servers: list[Any] = []
+    loading = threading.Thread(target=lambda: servers.append(make_server(page)), name="load")
     loading.start()
     loading.join()
+    servers[0].run(sockets=[socket.socket(fileno=listen_fd)])
+
+
+def make_server(page: StatusPage) -> Any:
+    """Half a second of imports, while the engine warms up and the first requests come: this thread takes what they leave."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
     import uvicorn
 
     from sidecar.http import build
 
-    server = uvicorn.Server(uvicorn.Config(build(page), log_config=None, access_log=False, lifespan="off"))
-    server.run(sockets=[socket.socket(fileno=listen_fd)])
+    config = uvicorn.Config(build(page), log_config=None, access_log=False, lifespan="off")
+    config.load()
+    return uvicorn.Server(config)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from serve.contract.signature import Signature
 from serve.engine import golden
 from serve.engine.backends.base import Array, RawBackend, RawReply, RawRequest
 from serve.engine.golden import Golden
-from serve.engine.plan import decoded
+from serve.engine.plan import Shape, decoded
 from serve.engine.replica import Replica
 from serve.errors import BadModel, EvenkeelError
 
@@ -81,24 +83,43 @@ def _accept(sample: Sample) -> str:
 
 # Rehearsals -----------------------------------------------------------------------------------------------------------
 
-REHEARSALS_MAX, REHEARSAL_BYTES_MAX = 4, 64 * 1024  # what fronts send once before traffic comes travels in the card
+REHEARSALS_MAX, REHEARSAL_BYTES_MAX = 8, 64 * 1024  # what fronts send once before traffic comes travels in the card
+ROWS_REHEARSED = (1, 8)  # one row goes a shorter way than several
 
 
-def rehearsals(replica: Replica, row: Sequence[Array] | None) -> list[dict[str, str]]:
-    """Request bodies for the fronts: one sample of each content type, else `row` as JSON. None for a bare handler."""
-    bodies: dict[str, bytes] = {}
+def rehearsals(replica: Replica, shape: Shape | None) -> list[dict[str, str]]:
+    """Request bodies for the fronts: samples, one of each content type, and rows as JSON and NPY, the usual formats.
+
+    A handler gets its samples only.
+    """
+    bodies: dict[str, list[bytes]] = {}
     for sample in replica.manifest.samples:
         if sample.content_type not in bodies and sample.input.stat().st_size <= REHEARSAL_BYTES_MAX:
-            bodies[sample.content_type] = sample.input.read_bytes()
-    if not bodies and row is not None and replica.signature is not None:
-        bodies["application/json"] = _as_json(row, replica.signature)
-    chosen = [(kind, body) for kind, body in bodies.items() if len(body) <= REHEARSAL_BYTES_MAX][:REHEARSALS_MAX]
-    return [{"content_type": kind, "body": base64.b64encode(body).decode()} for kind, body in chosen]
+            bodies[sample.content_type] = [sample.input.read_bytes()]
+    if shape is not None and replica.signature is not None:
+        for rows in [n for n in ROWS_REHEARSED if n <= replica.rows_max]:
+            for kind, body in _made_bodies(shape.batch(rows), replica.signature):
+                bodies.setdefault(kind, []).append(body)
+    chosen = [(kind, body) for kind, some in bodies.items() for body in some if len(body) <= REHEARSAL_BYTES_MAX]
+    return [{"content_type": kind, "body": base64.b64encode(body).decode()} for kind, body in chosen[:REHEARSALS_MAX]]
 
 
-def _as_json(row: Sequence[Array], signature: Signature) -> bytes:
-    """{"inputs": {name: array}}, which every signature takes. bfloat16 is shown as its value, made-up rows hold ones."""
-    named = {
-        s.name: (np.ones(a.shape) if s.dtype == "bfloat16" else a).tolist() for s, a in zip(signature.inputs, row, strict=True)
-    }
-    return json.dumps({"inputs": named}).encode()
+def _made_bodies(arrays: Sequence[Array], signature: Signature) -> Iterator[tuple[str, bytes]]:
+    """Empty where a row is too large: its texts would only be thrown away."""
+    if sum(a.nbytes for a in arrays) > REHEARSAL_BYTES_MAX:
+        return
+    specs = signature.inputs
+    # Of bfloat16, whose arrays hold bits, the text formats take the value. What value does not matter here.
+    values = [np.ones(a.shape, np.float32) if s.dtype == "bfloat16" else a for s, a in zip(specs, arrays, strict=True)]
+    if not signature.rows_axis:
+        document: Any = {"inputs": {s.name: v.tolist() for s, v in zip(specs, values, strict=True)}}
+    elif len(specs) == 1:
+        document = {"instances": values[0].tolist()}
+    else:
+        rows = zip(*(v.tolist() for v in values), strict=True)
+        document = {"instances": [dict(zip([s.name for s in specs], row, strict=True)) for row in rows]}
+    yield "application/json", json.dumps(document).encode()
+    if len(specs) == 1 and not values[0].dtype.hasobject:
+        file = io.BytesIO()
+        np.save(file, values[0])
+        yield "application/x-npy", file.getvalue()

@@ -19,7 +19,7 @@ from serve.contract.status import BLOCK_CELLS, Block, Front
 from serve.front.invocation import Invocations
 from serve.front.links import EngineLink
 
-RUNS = 60  # of each body: Python specialises code within about 50 calls
+RUNS = 50  # of each body: Python specialises code within about 50 calls
 SECONDS_MAX = 0.5  # of the rehearsal with one engine, however slow the model
 READ_BYTES = 1 << 16
 

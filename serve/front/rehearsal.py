@@ -14,13 +14,15 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
+from serve.contract.lifecycle import State
 from serve.contract.logline import log
-from serve.contract.status import BLOCK_CELLS, Block, Front
+from serve.contract.status import BLOCK_CELLS, Block, Engine, Front
 from serve.front.invocation import Invocations
 from serve.front.links import EngineLink
 
 RUNS = 50  # of each body: Python specialises code within about 50 calls
-SECONDS_MAX = 0.5  # of the rehearsal with one engine, however slow the model
+RUNS_AGAIN = 10  # with further engines, when this worker is warm itself
+SECONDS_MAX = 0.4  # of the rehearsal with one engine, however slow the model
 READ_BYTES = 1 << 16
 
 
@@ -31,6 +33,7 @@ class Rehearsal:
         """`connect` makes the protocol of a new connection, as for a client."""
         self._invocations, self._block, self._connect = invocations, block, connect
         self._turn = asyncio.Lock()
+        self._runs = RUNS
         self._tasks: set[asyncio.Task[None]] = set()
         block.count[Front.REHEARSED] = 0
 
@@ -45,21 +48,22 @@ class Rehearsal:
     async def _with(self, place: int, link: EngineLink) -> None:
         async with self._turn:
             model = link.model
-            if model is None:
+            if model is None or not warming(link):
                 return
             before = bytes(self._block.count)
             self._invocations.rehearse_with(link)
             try:
-                answered = await asyncio.wait_for(self._send(model.rehearsals), 2 * SECONDS_MAX)
+                answered = await asyncio.wait_for(self._send(model.rehearsals, link), 2 * SECONDS_MAX)
                 self._uncount(before, answered)
             except (OSError, TimeoutError) as e:
                 log("no_rehearsal", f"the way to engine {place} is not warm: {e!r}")
             finally:
                 self._invocations.rehearse_with(None)
+            self._runs = RUNS_AGAIN
             if link.model is model:
                 self._block.count[Front.REHEARSED] |= 1 << place
 
-    async def _send(self, bodies: tuple[Mapping[str, str], ...]) -> int:
+    async def _send(self, bodies: tuple[Mapping[str, str], ...], link: EngineLink) -> int:
         """All bodies, one after the other, again and again. Returns how many were answered."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
@@ -69,9 +73,9 @@ class Rehearsal:
         transport, _ = await loop.connect_accepted_socket(self._connect, theirs)
         try:
             requests = [request(body) for body in bodies]
-            for _ in range(RUNS):
+            for _ in range(self._runs):
                 for data in requests:
-                    if time.monotonic() > end_s and answered >= len(requests):
+                    if not warming(link) or (time.monotonic() > end_s and answered >= len(requests)):
                         return answered
                     await loop.sock_sendall(ours, data)
                     await self._read_answer(loop, ours)
@@ -105,6 +109,11 @@ class Rehearsal:
         count[Front.OK] = old[Front.OK]
         for cell in range(Front.LATENCY, BLOCK_CELLS):
             count[cell] = old[cell]
+
+
+def warming(link: EngineLink) -> bool:
+    """Whether the engine there still waits for us. One that is ready, or waits no longer, counts what it is sent as traffic."""
+    return link.block.count[Engine.STATE] == State.WARMING
 
 
 def request(body: Mapping[str, str]) -> bytes:

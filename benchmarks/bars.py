@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.contenders import RAW
+from benchmarks.first import FirstRequests
 from benchmarks.summary import Summary
 
 EVENKEEL, MOSEC, TRITON = "evenkeel", "mosec", "triton"
@@ -61,7 +62,10 @@ P50 = Measure("p50", "ms", lambda s: s.p50_ms.median, False)
 P99 = Measure("p99", "ms", lambda s: s.p99_ms.median, False)
 
 
-def verdicts(summaries: Summaries, start: StartAndMemory | None) -> list[Verdict]:
+FIRST_RATIO_MAX = 1.2
+
+
+def verdicts(summaries: Summaries, start: StartAndMemory | None, first: Sequence[FirstRequests] = ()) -> list[Verdict]:
     """Every bar, in the order in which they were set."""
     judge = Judge(summaries)
     return [
@@ -80,6 +84,7 @@ def verdicts(summaries: Summaries, start: StartAndMemory | None) -> list[Verdict
         *(v for cell in ("S-json-free-64", "S-npy-free-64") for v in judge.against(cell, P99, {MOSEC: 1.0})),
         judge.cpu("echo-json-pin-64", 25.0, role="front"),
         *start_and_memory(start),
+        *first_requests(first),
     ]
 
 
@@ -137,6 +142,13 @@ def start_and_memory(start: StartAndMemory | None) -> Sequence[Verdict]:
         (f"{start.pss_mb:.0f} MB ({parts})", start.pss_mb <= 200.0),
     )
     return [Verdict(work, bar, text, met) for (work, bar), (text, met) in zip(bars, measured, strict=True)]
+
+
+def first_requests(first: Sequence[FirstRequests]) -> Sequence[Verdict]:
+    bar = f"p99 of the first 100 requests after the first 200 on /ping ≤ {FIRST_RATIO_MAX:g} × steady state"
+    if not first:
+        return [Verdict("first requests", bar, f"{EVENKEEL} was not measured", None)]
+    return [Verdict(f"first requests, {f.case}", bar, f.describe(), f.ratio.median <= FIRST_RATIO_MAX) for f in first]
 
 
 def number(value: float) -> str:

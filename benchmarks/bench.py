@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import models, plot, procs, report
+from benchmarks import first, models, plot, procs, report
 from benchmarks.bars import StartAndMemory, number
 from benchmarks.contenders import Cell, Contender, RawResult, RawRuntime, Run, RunningServer, ServerFailed, stop_all
 from benchmarks.report import Results
@@ -102,6 +102,7 @@ def measure(plan: Plan, servers: Sequence[Server], folder: Path, results: Result
             results.start = measure_start_and_memory(ours, folder / "T", plan.starts)
         except ServerFailed as e:
             note(results, f"start and memory: {e}")
+        measure_first(ours, folder, 2 if plan.reps == 1 else 5, results)
     for (model, pinned), cells in groupby(plan.cells, key=lambda c: (c.model, c.pinned)):
         if time.monotonic() > plan.cells_until_s:
             note(results, f"no time left for {', '.join(c.name for c in cells)}")
@@ -133,6 +134,19 @@ def measure_start_and_memory(server: Server, folder: Path, starts: int) -> Start
             running.stop()
     say(f"idle: {found.pss_mb:.0f} MB PSS {rounded(found.pss_mb_by_role)}, {found.idle_cores:.3f} cores")
     return found
+
+
+def measure_first(server: Evenkeel, folder: Path, starts: int, results: Results) -> None:
+    with first.cases(server, folder) as (cases, notes):
+        for text in notes:
+            note(results, text)
+        for case in cases:
+            try:
+                results.first.append(first.measure(server, case, starts))
+            except (ServerFailed, OSError) as e:
+                note(results, f"first requests, {case.name}: {e}")
+                continue
+            say(results.first[-1].describe())
 
 
 def measure_group(

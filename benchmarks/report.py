@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.bars import StartAndMemory, Verdict, number, verdicts
 from benchmarks.contenders import RAW, RawResult, Run
+from benchmarks.first import FirstRequests
 from benchmarks.summary import DISTURBANCE_MAX, Spread, Summary, summarize
 
 MODELS = {
@@ -26,13 +27,14 @@ class Results:
     runs: dict[tuple[str, str], list[Run]] = field(default_factory=dict)
     raw: list[RawResult] = field(default_factory=list)
     start: StartAndMemory | None = None
+    first: list[FirstRequests] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what was left out, went wrong, or was disturbed
 
     def summaries(self) -> dict[tuple[str, str], Summary]:
         return {key: summarize(runs) for key, runs in self.runs.items()}
 
     def verdicts(self) -> list[Verdict]:
-        return verdicts(self.summaries(), self.start)
+        return verdicts(self.summaries(), self.start, self.first)
 
     def records(self) -> list[dict[str, Any]]:
         """Everything as JSON objects, one a line in the file beside the report."""
@@ -40,6 +42,7 @@ class Results:
         found += [run.to_json() for runs in self.runs.values() for run in runs]
         found += [result.to_json() for result in self.raw]
         found += [self.start.to_json()] if self.start else []
+        found += [result.to_json() for result in self.first]
         found += [s.to_json() for s in self.summaries().values()]
         return found + [v.to_json() for v in self.verdicts()]
 

@@ -102,7 +102,7 @@ class Evenkeel(Plain):
         return None if self.program.is_file() else f"{self.program} does not exist: run `make` first"
 
     def versions(self) -> str:
-        return versions_in(Path(sys.executable), "evenkeel", "onnxruntime", "numpy", "uvicorn", "gunicorn", "orjson")
+        return versions_in(Path(sys.executable), "evenkeel", "onnxruntime", "torch", "numpy", "uvicorn", "gunicorn", "orjson")
 
     def serves(self, model: str) -> bool:
         return True

@@ -81,6 +81,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_EMF_PERIOD_S", float, 60.0, 1, 3600, "one such line a period; shorter alarms sooner and costs more"),
     Variable("EVENKEEL_EMF_NAMESPACE", _text, "evenkeel", 0, 0, "CloudWatch namespace of these metrics; one for each endpoint"),
     Variable("EVENKEEL_RUN_DIR", _text, "", 0, 0, "folder for sockets; empty: a new one under the temporary folder"),
+    Variable("EVENKEEL_SHAPE_LOG", _text, "", 0, 0, "file of shapes met in service, warmed on at the next start; empty: none"),
     Variable("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", _text, "", 0, 0, "reply type unless the client says; empty: as asked"),
     Variable("SAGEMAKER_SAFE_PORT_RANGE", _text, "", 0, 0, "LOW-HIGH: every other port of ours must be inside"),
 )  # fmt: skip

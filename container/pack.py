@@ -16,10 +16,8 @@ import tarfile
 from pathlib import Path
 
 from serve.contract import manifest
+from serve.contract.fingerprint import RECORD, SKIPPED
 from serve.errors import BadModel
-
-RECORD = "evenkeel-manifest.json"
-SKIPPED = {"__pycache__", ".git", ".DS_Store"}
 
 
 def run(model_dir: Path, output: Path) -> int:

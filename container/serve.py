@@ -128,7 +128,7 @@ def engines(env: Environment, the_plan: plan.Plan, page: StatusPage, run_dir: Pa
         def command(epoch: int, place: int = place, fd: int = fd) -> list[str]:
             return _module("serve.engine.process", serve_settings.dump(EngineSettings(
                 place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(env.model_dir.resolve()),
-                threads=the_plan.threads, log_text=text, log_fd=log_fd)))  # fmt: skip
+                threads=the_plan.threads, log_text=text, log_fd=log_fd, shape_log=env["EVENKEEL_SHAPE_LOG"])))  # fmt: skip
 
         fds = (fd, page.fd, log_fd)
         children.append(Child("engine", place, command, fds, environ=env.for_engines(run_dir), captured=True))
@@ -151,6 +151,6 @@ def sidecar(env: Environment, page: StatusPage, side: socket.socket, admin_fd: i
     argument = sidecar_settings.dump(SidecarSettings(
         listen_fd=side.fileno(), status_fd=page.fd, admin_fd=admin_fd, token_fd=token_fd, log_text=text,
         emf_period_s=env.emf_period_s, emf_namespace=env["EVENKEEL_EMF_NAMESPACE"], grpc_host=env.sidecar[0],
-        grpc_port=env["EVENKEEL_GRPC_HEALTH_PORT"]))  # fmt: skip
+        grpc_port=env["EVENKEEL_GRPC_HEALTH_PORT"], shape_log=env["EVENKEEL_SHAPE_LOG"]))  # fmt: skip
     fds = (side.fileno(), page.fd, admin_fd, token_fd)
     return Child("sidecar", 0, lambda epoch: _module("sidecar.process", argument), fds, environ=env.inherited)

@@ -51,6 +51,7 @@ class EngineSettings:
     threads: int
     log_text: bool
     log_fd: int
+    shape_log: str = ""  # file that says which shapes the last version met; empty: none
 
 
 Record = TypeVar("Record", FrontSettings, EngineSettings)

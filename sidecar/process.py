@@ -23,40 +23,48 @@ from sidecar import observe
 from sidecar.emf import Emf
 from sidecar.observe import Now, Remembered
 from sidecar.settings import SidecarSettings, parse, read_token
+from sidecar.shapes import ShapeLog
 from sidecar.transitions import restore
 
 TICK_S = 0.05  # the age of a verdict at most; one look costs 30 us, with 32 engines 370
 SAMPLE_EVERY_S = 1.0
 CONNECTIONS_MAX = 256  # at each door; beyond it 503
-LEAVE_S = 1  # for answers that are still being read when the container stops
+LEAVE_S = 1  # for answers that are still being read when the container stops, and for the last words in the shape log
 
 
 def main() -> None:
     settings = parse(sys.argv[1])
     die_with_parent(os.getppid())
     setup("sidecar", text=settings.log_text)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # it owns nothing that would need an orderly end
+    leave = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: leave.set())  # until the HTTP server, once it runs, ends on it by itself
     page = StatusPage(settings.status_fd)
     predecessors = sum(n for key, n in observe.restarts(page).items() if key.startswith("sidecar/"))
     remembered = Remembered(memory=restore(page.read_text(SIDECAR_TEXT), time.time(), predecessors))
-    emf = Emf(settings.emf_period_s, settings.emf_namespace)
-    threading.Thread(target=watch_or_end, args=(page, remembered, emf), name="watch", daemon=True).start()
+    watching = threading.Thread(target=watch_or_end, args=(page, remembered, settings, leave), name="watch", daemon=True)
+    watching.start()
     serve_http(page, remembered, settings)
+    leave.set()
+    watching.join(LEAVE_S)
+    os._exit(0)  # no waiting for other threads
 
 
-def watch_or_end(page: StatusPage, remembered: Remembered, emf: Emf) -> None:
+def watch_or_end(page: StatusPage, remembered: Remembered, settings: SidecarSettings, leave: threading.Event) -> None:
     """A sidecar that has stopped watching must not live on as one that only answers: end, and be replaced."""
     try:
-        watch(page, remembered, emf)
+        watch(page, remembered, settings, leave)
     except Exception:
         log("watch_failed", "the sidecar ends on a bug of ours; the supervisor starts another", trace=traceback.format_exc())
         os._exit(1)
+    os._exit(0)
 
 
-def watch(page: StatusPage, remembered: Remembered, emf: Emf) -> None:
-    """Observe, decide, apply; then remember and, once a second, measure."""
+def watch(page: StatusPage, remembered: Remembered, settings: SidecarSettings, leave: threading.Event) -> None:
+    """Observe, decide, apply; then remember and, once a second, measure. When told to leave, the engines have ended."""
+    emf = Emf(settings.emf_period_s, settings.emf_namespace)
+    shapes = ShapeLog(settings.shape_log) if settings.shape_log else None
     sample_due_s = 0.0
-    while True:
+    while not leave.wait(TICK_S):
         now_s = time.monotonic()
         verdict = readiness(observe.replica_views(page, now_s), observe.leaving(page))
         if page.write_verdict(verdict, now_s):
@@ -68,7 +76,10 @@ def watch(page: StatusPage, remembered: Remembered, emf: Emf) -> None:
             remembered.measures.sample(page, now_s)
             remembered.load.sample(page, now_s)
             emf.tick(page, now_s, time.time(), remembered.measures.headroom_rps)
-        time.sleep(TICK_S)
+        if shapes is not None:
+            shapes.look(page, now_s)
+    if shapes is not None:
+        shapes.look(page, time.monotonic(), last=True)
 
 
 def serve_http(page: StatusPage, remembered: Remembered, settings: SidecarSettings) -> None:
@@ -82,7 +93,6 @@ def serve_http(page: StatusPage, remembered: Remembered, settings: SidecarSettin
 
         grpc_health.start(page, settings.grpc_host, settings.grpc_port)
     run_server(app, settings.listen_fd)
-    os._exit(0)  # no waiting for other threads
 
 
 def run_server(app: object, listen_fd: int) -> None:

@@ -25,6 +25,7 @@ class SidecarSettings:
     emf_namespace: str = "evenkeel"
     grpc_host: str = ""
     grpc_port: int = 0  # 0: no gRPC health
+    shape_log: str = ""  # file to keep the shapes in use in; empty: none
 
 
 def dump(settings: SidecarSettings) -> str:

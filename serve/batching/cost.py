@@ -2,6 +2,8 @@
 
 For each shape a curve over powers of two, first measured in warm-up and then corrected by every batch that runs. In
 between it is a straight line; beyond the last point it goes on with the last slope. Pure: times are handed in.
+
+A curve that is never tried at some size never learns that it is wrong there, so a few batches explore: see `explore`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,14 @@ GAIN = 0.1  # weight of one new observation; ten batches change the estimate by 
 STEP_LIMIT = 2.0  # one observation moves the estimate as if it were off by at most this factor: pauses are not cost
 SHAPES_MAX = 64  # shapes whose curve is remembered; further ones start from the default every time
 SAME_RATE = 0.95  # batch sizes whose rows per second are within 5 % count as equally fast: noise, not gain
+ROWS_BITS = 13  # batch sizes are counted rounded up to powers of two, up to 4096
+
+# Exploring, docs/decisions/0008. One batch in EXPLORE_EVERY may try the next size up or down, only where the curve says
+# that the two are close, and each size only until it has been seen EXPLORE_RUNS times: ten batches move an estimate by
+# two thirds, twice that settles it.
+EXPLORE_EVERY = 32
+EXPLORE_RUNS = 20
+EXPLORE_RATE = 0.8  # a size expected to give less than 80 % of the best rows per second is not close
 
 
 @dataclass(slots=True)
@@ -22,6 +32,9 @@ class Curve:
 
     sizes: list[int]
     seconds: list[float]
+    # Batches seen, by size rounded up to a power of two: cell i counts those of up to 2**i rows.
+    runs: list[int] = field(default_factory=lambda: [0] * ROWS_BITS, compare=False)
+    batches: int = field(default=0, compare=False)
 
     def predict(self, rows: int) -> float:
         sizes, seconds = self.sizes, self.seconds
@@ -39,6 +52,8 @@ class Curve:
 
     def observe(self, rows: int, took_s: float) -> None:
         """Move the points around `rows` towards what was just seen, keeping the curve from falling."""
+        self.batches += 1
+        self.runs[min((rows - 1).bit_length(), ROWS_BITS - 1)] += 1
         sizes, seconds = self.sizes, self.seconds
         factor = 1 + GAIN * (min(max(took_s / self.predict(rows), 1 / STEP_LIMIT), STEP_LIMIT) - 1)
         low = high = min(bisect_left(sizes, rows), len(sizes) - 1)
@@ -54,6 +69,9 @@ class Curve:
             high += 1
             seconds[high] = seconds[high - 1]
 
+    def forget_runs(self) -> None:
+        self.runs, self.batches = [0] * ROWS_BITS, 0
+
 
 @dataclass(slots=True)
 class CostModel:
@@ -63,13 +81,16 @@ class CostModel:
     default: Curve = field(default_factory=lambda: Curve([1], [0.001]))
 
     def learn(self, key: Hashable, measured: Sequence[tuple[int, float]]) -> None:
-        """Start a curve from warm-up: (rows, seconds) pairs with ascending rows."""
-        seconds, last = [], 0.0
-        for _, s in measured:
-            last = max(last, s)
-            seconds.append(last)
-        self.default = Curve([n for n, _ in measured], seconds)
+        """Start the default curve, and that of this shape, from warm-up: (rows, seconds) pairs with ascending rows."""
+        self.default = rising(measured)
         self._store(key, self.default)
+
+    def learn_shape(self, key: Hashable, measured: Sequence[tuple[int, float]]) -> None:
+        """Start the curve of one more shape. Sizes that were not measured keep their proportion to the default's."""
+        default, known = self.default, dict(measured)
+        factor = measured[-1][1] / default.predict(measured[-1][0])
+        sizes = sorted({*default.sizes, *known})
+        self._store(key, rising([(n, known.get(n, factor * default.predict(n))) for n in sizes]))
 
     def _store(self, key: Hashable, curve: Curve) -> None:
         if len(self.curves) < SHAPES_MAX:
@@ -86,6 +107,34 @@ class CostModel:
     def observe(self, key: Hashable, rows: int, took_s: float) -> None:
         if took_s > 0:
             self.curve(key).observe(rows, took_s)
+
+
+def rising(measured: Sequence[tuple[int, float]]) -> Curve:
+    """A curve that never falls: no batch costs more than a larger one. Noise only ever adds time, so the larger is right."""
+    seconds, least = [], float("inf")
+    for _, s in reversed(measured):
+        least = min(least, s)
+        seconds.append(least)
+    return Curve([n for n, _ in measured], seconds[::-1])
+
+
+def explore(curve: Curve, chosen: int, rows_max: int, within_s: float) -> int:
+    """The size to run instead of `chosen`, when it is time to try one; nearly always `chosen` itself.
+
+    Warm-up measures in the noise of a start, and the machine changes afterwards: where two sizes are close, which is
+    better shows only in service. `rows_max` rows wait or could be waited for, so a larger try delays nobody whom a
+    larger batch would not delay.
+    """
+    if curve.batches % EXPLORE_EVERY != EXPLORE_EVERY - 1:
+        return chosen
+    enough = EXPLORE_RATE * chosen / curve.predict(chosen)
+    for rows in (2 * chosen, chosen // 2):
+        if not 1 <= rows <= min(rows_max, 1 << (ROWS_BITS - 1)) or curve.runs[(rows - 1).bit_length()] >= EXPLORE_RUNS:
+            continue
+        seconds = curve.predict(rows)
+        if seconds <= within_s and rows / seconds >= enough:
+            return rows
+    return chosen
 
 
 def best_rows(curve: Curve, rows_max: int, within_s: float) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from serve.batching.cost import Curve, best_rows
+from serve.batching.cost import Curve, best_rows, explore
 
 WAIT_SHARE_MAX = 0.5  # never wait longer than this share of the batch's own time: bounds the cost of a wrong guess
 WAIT_S_MAX = 0.010
@@ -57,7 +57,8 @@ def next_step(view: QueueView, now_s: float, curve: Curve, policy: Policy) -> Ru
     within_s = _time_left(view, now_s, policy)
     rows = best_rows(curve, min(view.rows, policy.rows_max), within_s)
     if rows < view.rows or rows >= policy.rows_max:
-        return Run(rows)  # more waits already than is worth running together
+        # More waits already than is worth running together.
+        return Run(explore(curve, rows, min(view.rows, policy.rows_max), within_s))
     wait_s = _worthwhile_wait(view, curve, policy, within_s)
     return Wait(now_s + wait_s) if wait_s > 0 else Run(rows)
 

@@ -51,6 +51,9 @@ class Manifest:
     pad_waste: float = 0.25  # share of padded elements that a shape bucket may hold
     batched_handler: bool = False
     threads: int | None = None
+    compile: bool = False  # by torch.compile
+    warmup_s: float = 10.0  # all of warm-up may take this long, beside the first run of each shape
+    batch_tolerance: float | None = None  # None: by the dtype of the output, see engine/golden.py
     samples: tuple[Sample, ...] = field(default=())
 
 
@@ -77,14 +80,17 @@ def load(folder: Path) -> Manifest:
 def parse(data: Mapping[str, Any], folder: Path) -> Manifest:
     """Check the tables of a manifest. Every message starts with the key that is wrong."""
     top = _Table(data, "", {"name", "version", "backend", "file", "inputs", "outputs", "batching", "samples", "handler",
-                            "threads"})  # fmt: skip
+                            "threads", "compile", "warmup"})  # fmt: skip
     backend, file = _backend_and_file(top, folder)
-    batching = top.table("batching", {"rows_max", "slo_ms", "pad_waste", "enabled"})
+    batching = top.table("batching", {"rows_max", "slo_ms", "pad_waste", "enabled", "tolerance", "rows_depend"})
     handler = top.table("handler", {"batched"})
     if handler.data and backend != "handler":
         raise BadModel(f"model.toml: [handler] makes no sense with backend = {backend!r}")
-    inputs, rows_in = _specs(top, "inputs")
-    outputs, rows_out = _specs(top, "outputs")
+    if top.boolean("compile", False) and backend != "pytorch":
+        raise BadModel(f"model.toml: compile = true makes no sense with backend = {backend!r}, only with pytorch")
+    rows_depend = batching.boolean("rows_depend", False)
+    inputs, rows_in = _specs(top, "inputs", rows_depend)
+    outputs, rows_out = _specs(top, "outputs", rows_depend)
     if inputs is not None and outputs is not None and rows_in != rows_out:
         raise BadModel(f"model.toml: inputs and outputs must agree on the leading {ROWS!r} axis")
     slo_ms = batching.number("slo_ms", None, 0.1, 3_600_000)
@@ -92,14 +98,18 @@ def parse(data: Mapping[str, Any], folder: Path) -> Manifest:
     assert rows_max is not None, "rows_max has a default"
     pad_waste = batching.number("pad_waste", 0.25, 0.0, 0.9)
     assert pad_waste is not None, "pad_waste has a default"
+    warmup_s = top.table("warmup", {"seconds"}).number("seconds", 10.0, 0.0, 3600.0)
+    assert warmup_s is not None, "seconds has a default"
     if not batching.boolean("enabled", True):
         rows_max = 1
     return Manifest(
         folder=folder, name=top.text("name", folder.resolve().name or "model"), version=top.text("version", "1"),
-        backend=backend, file=file, inputs=inputs, outputs=outputs, rows_axis=rows_in if inputs is not None else rows_out,
+        backend=backend, file=file, inputs=inputs, outputs=outputs, 
+        rows_axis=False if rows_depend else rows_in if inputs is not None else rows_out,
         rows_max=rows_max, slo_s=None if slo_ms is None else slo_ms / 1e3, pad_waste=pad_waste,
         batched_handler=handler.boolean("batched", False), threads=top.integer("threads", None, 1, 1024),
-        samples=_samples(top, folder))  # fmt: skip
+        compile=top.boolean("compile", False), warmup_s=warmup_s,
+        batch_tolerance=batching.number("tolerance", None, 0.0, math.inf), samples=_samples(top, folder))  # fmt: skip
 
 
 def _backend_and_file(top: _Table, folder: Path) -> tuple[str, Path | None]:
@@ -133,7 +143,8 @@ def _kind_by_suffix(name: str) -> str:
     return kind
 
 
-def _specs(top: _Table, key: str) -> tuple[tuple[TensorSpec, ...] | None, bool | None]:
+def _specs(top: _Table, key: str, rows_depend: bool) -> tuple[tuple[TensorSpec, ...] | None, bool | None]:
+    """`rows_depend`: the leading rows axis is a free dim like any other, so that a request stays one item."""
     tables = top.tables(key, {"name", "dtype", "shape", "allow_nan", "pad"})
     if not tables:
         return None, None
@@ -148,7 +159,9 @@ def _specs(top: _Table, key: str) -> tuple[tuple[TensorSpec, ...] | None, bool |
         leading = bool(shape) and shape[0] == ROWS
         rows.add(leading)
         dims = tuple(shape[1:] if leading else shape)
-        if ROWS in dims:
+        if rows_depend and leading:
+            leading, dims = False, (ROWS, *dims)
+        elif ROWS in dims:
             raise BadModel(f"model.toml: {table.path}.shape: {ROWS!r} can only be the first dimension")
         specs.append(TensorSpec(table.text("name", ""), dtype, dims, table.boolean("allow_nan", False), _pad(table, dtype)))
         if not specs[-1].name:

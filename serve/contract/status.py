@@ -73,6 +73,7 @@ class Front(_Cells):
     RESUBMITTED = auto()
     ABANDONED = auto()
     LATENCY_SUM_S = auto()
+    REHEARSED = auto()  # bit i: the way to the engine at place i is warm
     ERRORS = 32
     LATENCY = 64
 

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 from serve.batching.cost import best_rows
-from serve.engine import process, replica
+from serve.engine import explain, replica, samples
 from serve.engine.replica import Replica
+from serve.engine.warmup import Warmup
 from serve.errors import BadModel
 
 
@@ -27,9 +28,12 @@ def main() -> int:
             print(f"          {key}: {value}")
         print(f"loaded    in {time.monotonic() - start_s:.2f} s with {threads} threads")
         print_signature(loaded)
-        run_samples(loaded)
+        warmup = Warmup(loaded)
+        run_samples(loaded, warmup)
         if loaded.signature is not None:
-            print_costs(loaded)
+            print_costs(loaded, warmup)
+        warmup.warm_rest()
+        print_proof(warmup)
     except BadModel as e:
         print(f"NOT OK    {e.message}", file=sys.stderr)
         return 1
@@ -50,20 +54,30 @@ def print_signature(loaded: Replica) -> None:
         print("          the first axis is fixed: requests run one at a time, without batching")
 
 
-def run_samples(loaded: Replica) -> None:
+def run_samples(loaded: Replica, warmup: Warmup) -> None:
     if not loaded.manifest.samples:
         print("samples   none in model.toml: add [[samples]] to warm up on real input and to check answers at every start")
     for sample in loaded.manifest.samples:
-        answer = replica.run_sample(loaded, sample)
+        answer = samples.run_sample(loaded, sample, warmup.report.golden)
         verdict = "matches" if sample.output else "ran"
         print(f"sample    {sample.input.name} {verdict}: {answer[:100].strip()}")
 
 
-def print_costs(loaded: Replica) -> None:
-    for rows, seconds in replica.sweep(loaded):
+def print_costs(loaded: Replica, warmup: Warmup) -> None:
+    for rows, seconds in warmup.sweep():
         print(f"cost      {rows:>5} rows  {seconds * 1e3:10.3f} ms  {rows / seconds:12.1f} rows/s", flush=True)
     chosen = best_rows(loaded.cost.default, loaded.rows_max, loaded.manifest.slo_s or float("inf"))
-    print(f"policy    up to {chosen} rows in a batch: {process.why(loaded.cost.default, chosen)}")
+    print(f"policy    up to {chosen} rows in a batch: {explain.why(loaded.cost.default, chosen)}")
+
+
+def print_proof(warmup: Warmup) -> None:
+    report = warmup.report
+    settled = sum(e.converged for e in report.plan)
+    shapes = len({e.key for e in report.plan})
+    print(f"warm-up   {shapes} shapes, {len(report.plan)} batch sizes of them, {settled} settled to a steady latency")
+    print(f"golden    {report.golden.passed} of {report.golden.checked} checks passed")
+    for note in report.notes:
+        print(f"          {note}")
 
 
 def _resident_mb() -> float:

@@ -12,18 +12,32 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from serve.contract import fingerprint
 from serve.contract.lifecycle import State, step
 from serve.contract.logline import LogStream, log, setup
 from serve.contract.process import EXIT_BAD_MODEL, die_with_parent
-from serve.contract.status import Block, Engine, StatusPage
+from serve.contract.status import RUN_IDS, Block, Engine, Front, Main, StatusPage
+from serve.engine.startup import Ledger, process_began_s
 from serve.errors import BadModel
 from serve.settings import EngineSettings, parse
+
+if TYPE_CHECKING:
+    from serve.contract.shapes import ShapeUse
+    from serve.engine.cycle import Cycle
+    from serve.engine.explain import Explanation
+    from serve.engine.replica import Replica
+    from serve.engine.warmup import Report
+
+REHEARSAL_S_MAX = 1.0  # a front may be missing, or have no answer: then this engine is ready without it
+REHEARSAL_TURN_S = 0.005
+NICE = 19  # of the thread that reads the model's files for their sum: it takes what nobody else wants
 
 
 class Life:
@@ -41,6 +55,7 @@ class Life:
 
 
 def main() -> None:
+    ledger = Ledger(began_s=process_began_s())
     settings = parse(EngineSettings, sys.argv[1])
     die_with_parent(os.getppid())
     setup(f"engine-{settings.place}", text=settings.log_text, fd=settings.log_fd)
@@ -48,7 +63,7 @@ def main() -> None:
     page = StatusPage(settings.status_fd)
     life = Life(page.engine(settings.place))
     try:
-        run(settings, page, life)
+        run(settings, page, life, ledger)
     except BadModel as e:
         life.become(State.FAILED)
         log("bad_model", e.message)
@@ -58,25 +73,15 @@ def main() -> None:
         os._exit(1)
 
 
-def run(settings: EngineSettings, page: StatusPage, life: Life) -> None:
-    started_s = time.monotonic()
+def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger) -> None:
     life.become(State.LOADING)
-    from serve.engine import replica as replicas  # the framework comes with the backend, so only from here on
+    from serve.engine import explain  # NumPy comes with it and the framework with the backend, so only from here on
     from serve.engine.cycle import Cycle
 
-    imported_s = time.monotonic()
-    replica = replicas.load(Path(settings.model_dir), settings.threads)
-    loaded_s = time.monotonic()
-    life.become(State.WARMING)
-    log("loaded", f"{replica.manifest.name} loaded, warming", **_facts(replica), seconds=round(loaded_s - started_s, 3))
+    ledger.before("import")
+    explanation = explain.Explanation(page, settings.place, ledger)
+    replica, report = proven(settings, life, ledger, explanation)
     block = life.block
-
-    def progress(done: int, total: int, what: str) -> None:
-        block.count[Engine.WARM_TOTAL] = total
-        block.count[Engine.WARM_DONE] = done
-
-    replicas.warm(replica, progress)
-    ready_s = time.monotonic()
     block.value[Engine.ROW_COST_S] = replica.cost.default.cheapest_row()
     listener = socket.socket(fileno=os.dup(settings.listen_fd))
     cycle = Cycle(replica, listener, block, settings.epoch)
@@ -85,14 +90,109 @@ def run(settings: EngineSettings, page: StatusPage, life: Life) -> None:
         cycle.closing = True
 
     signal.signal(signal.SIGTERM, close)
-    explain(page, settings.place, replica)
     settle()
+    stop = threading.Event()
+    threading.Thread(target=explain.publish_shapes, args=(explanation, replica, stop), name="shapes", daemon=True).start()
+    with ledger.phase("warm"):
+        rehearse(cycle, page, settings)
+    explanation.warmed(replica, report)
+    tell(replica, report, ledger)
     life.become(State.READY)
-    log("ready", f"{replica.manifest.name} is warm and proven", import_s=round(imported_s - started_s, 3),
-        load_s=round(loaded_s - imported_s, 3), warm_s=round(ready_s - loaded_s, 3))  # fmt: skip
     cycle.serve()
+    stop.set()
+    explanation.shapes(replica)
     life.become(State.DRAINING)
     life.become(State.CLOSED)
+
+
+def proven(settings: EngineSettings, life: Life, ledger: Ledger, explanation: Explanation) -> tuple[Replica, Report]:
+    """Load and warm. Raises BadModel, after it has been said why on the status page."""
+    from serve.engine import replica as replicas
+    from serve.engine.golden import GoldenFailed
+    from serve.engine.warmup import Warmup
+
+    warmup = None
+    try:
+        threading.Thread(
+            target=take_fingerprint, args=(Path(settings.model_dir), explanation), name="fingerprint", daemon=True
+        ).start()
+        replica = replicas.load(Path(settings.model_dir), settings.threads, ledger)
+        explanation.loaded(replica)
+        life.become(State.WARMING)
+        log("loaded", f"{replica.manifest.name} loaded, warming", **_facts(replica), seconds=ledger.to_json()["total_s"])
+        block = life.block
+
+        def progress(done: int, total: int, what: str) -> None:
+            block.count[Engine.WARM_TOTAL] = total
+            block.count[Engine.WARM_DONE] = done
+
+        with ledger.phase("warm"):
+            warmup = Warmup(replica, shapes_of_last_version(settings.shape_log), progress)
+            report = warmup.run()
+    except BadModel as e:
+        reason = "golden_failed" if isinstance(e, GoldenFailed) else "bad_model"
+        explanation.failed(reason, e.message, warmup.report if warmup else None)
+        raise
+    return replica, report
+
+
+def rehearse(cycle: Cycle, page: StatusPage, settings: EngineSettings) -> None:
+    """Serve while every front worker warms the whole way to here, see front/rehearsal.py; then forget what that counted.
+
+    On a first start nobody else has been told to send anything. After a restart there may be clients among the callers:
+    then what was counted stays.
+    """
+    if not cycle.replica.rehearsals:
+        return
+    block, bit = page.engine(settings.place), 1 << settings.place
+    before, end_s = bytes(block.count), time.monotonic() + REHEARSAL_S_MAX
+    while time.monotonic() < end_s and not cycle.closing:
+        if all(page.front(i).count[Front.REHEARSED] & bit for i in range(page.main.count[Main.FRONTS])):
+            break
+        cycle.turn(REHEARSAL_TURN_S)
+    for curve in cycle.replica.cost.curves.values():
+        curve.forget_runs()
+    if settings.epoch == 1:
+        old = memoryview(before).cast("Q")
+        for cell in (Engine.BATCHES, Engine.ROWS, *range(Engine.RUN_SUM_S, RUN_IDS)):
+            block.count[cell] = old[cell]
+
+
+def tell(replica: Replica, report: Report, ledger: Ledger) -> None:
+    """One line about the start, and one about each thing that a person should know of the warm-up."""
+    for note in report.notes:
+        log("warmup_note", note)
+    unsettled = [f"{e.rows} rows of {e.key}" for e in report.plan if not e.converged]
+    if unsettled:
+        log("warmup_unsettled", f"the latency of {', '.join(unsettled[:8])} had not settled when the time for it was over")
+    seconds = {phase: s for phase, s in ledger.to_json().items() if s is not None}
+    golden = f"{report.golden.passed} of {report.golden.checked}"
+    log("ready", f"{replica.manifest.name} is warm and proven", **seconds, warmed=len(report.plan), golden=golden)
+
+
+def take_fingerprint(folder: Path, explanation: Explanation) -> None:
+    """A thread's work: read all files while the framework loads, and go on while the model serves if they are large."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    try:
+        explanation.fingerprint(fingerprint.sha256(folder))
+    except OSError as e:  # a file that the model does not need may be unreadable
+        log("no_fingerprint", f"the model's files have no sha256: {e}")
+
+
+def shapes_of_last_version(path: str) -> list[ShapeUse]:
+    """What the shape log says; a log that is missing or damaged says nothing."""
+    from serve.contract import shapes
+
+    if not path:
+        return []
+    try:
+        return shapes.read(path)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as e:
+        log("bad_shape_log", f"EVENKEEL_SHAPE_LOG={path} is ignored: {e}; warm-up goes by the samples and the signature")
+        return []
 
 
 def settle() -> None:
@@ -108,34 +208,6 @@ def settle() -> None:
 
 def _facts(replica: Any) -> dict[str, Any]:
     return {"version": replica.manifest.version, "backend": replica.manifest.backend, **replica.backend.describe()}
-
-
-def explain(page: StatusPage, place: int, replica: Any) -> None:
-    """Publish what this replica is and how it batches, for /status."""
-    from serve.batching.cost import best_rows
-
-    manifest, curve = replica.manifest, replica.cost.default
-    chosen = best_rows(curve, replica.rows_max, manifest.slo_s or float("inf"))
-    signature = replica.signature
-    page.write_text(place, {
-        "model": {"name": manifest.name, "version": manifest.version, "backend": manifest.backend},
-        "facts": replica.backend.describe(),
-        "inputs": [s.describe(signature.rows_axis) for s in signature.inputs] if signature else "raw body",
-        "outputs": [s.describe(signature.rows_axis) for s in signature.outputs] if signature else "raw body",
-        "batching": {
-            "rows_max": replica.rows_max, "slo_s": manifest.slo_s, "chosen_rows": chosen,
-            "why": why(curve, chosen), "learned": [
-                {"rows": n, "seconds": s, "rows_per_s": round(n / s, 1)}
-                for n, s in zip(curve.sizes, curve.seconds, strict=True)]},
-    })  # fmt: skip
-
-
-def why(curve: Any, chosen: int) -> str:
-    """One sentence on the batch size in force."""
-    one, many = 1 / curve.predict(1), chosen / curve.predict(chosen)
-    if chosen == 1:
-        return f"batching does not help this model here: one row at a time already gives {one:.0f} rows/s"
-    return f"{chosen} rows together give {many:.0f} rows/s, {many / one:.1f} times one at a time; fewer run when fewer wait"
 
 
 if __name__ == "__main__":

@@ -88,9 +88,17 @@ class Gather:
         return batch
 
     def _padded_alone(self, segment: Segment, key: Dims) -> list[Array]:
+        return self.padded(self._arrays(segment), key)
+
+    def padded(self, arrays: Sequence[Array], key: Dims) -> list[Array]:
+        """Inputs of one request, filled up to the shape under which it queues."""
+        lead = arrays[0].shape[:1] if self.signature.rows_axis else ()
         out = []
-        for spec, source, dims in zip(self.signature.inputs, self._arrays(segment), key, strict=True):
-            target = self._empty(spec, dims)
+        for spec, source, dims in zip(self.signature.inputs, arrays, key, strict=True):
+            if source.shape == (*lead, *dims):
+                out.append(source)
+                continue
+            target = self._empty(spec, (*lead, *dims))
             target[tuple(slice(0, n) for n in source.shape)] = source
             out.append(target)
         return out

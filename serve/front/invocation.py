@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from serve.contract.signature import Signature
+    from serve.front.rehearsal import Rehearsal
 
 SWEEP_S = 0.05  # how late a deadline may be noticed
 ATTEMPTS_MAX = 2  # a request runs again once after a crash; one that was in two crashes is suspect
@@ -91,6 +92,8 @@ class Invocations:
         self._timeout_s = limits.request_timeout_s
         self._model: Model | None = None  # set from the first HELLO on
         self._only_up: EngineLink | None = None  # the engine that is up, when exactly one is
+        self._rehearsing: EngineLink | None = None  # everything goes there for the moment
+        self.rehearsal: Rehearsal | None = None
         self._links = [
             EngineLink(path, page.engine(i), self._intake.arena, self.finish, self._engine_up, self._engine_lost)
             for i, path in enumerate(sockets)
@@ -343,6 +346,8 @@ class Invocations:
         assert link.model is not None, "called after HELLO"
         self._model = link.model
         self._note_up()
+        if self.rehearsal is not None and link.model.rehearsals:
+            self.rehearsal.engine_up(self._links.index(link), link)
         early, self._early = self._early, []
         for invocation, body in early:
             if invocation.caller is not None:
@@ -354,6 +359,10 @@ class Invocations:
 
     def _engine_lost(self, link: EngineLink) -> None:
         """Run its requests again, once: the inputs are still in their slots, and nobody else can write there now."""
+        if self.rehearsal is not None:
+            self.rehearsal.engine_lost(self._links.index(link))
+        if self._rehearsing is link:
+            self._rehearsing = None
         self._note_up()
         orphans = [i for i in self._flight.pending.values() if i.link is link]
         ran = link.ran_last()
@@ -374,7 +383,11 @@ class Invocations:
 
     def _note_up(self) -> None:
         up = [link for link in self._links if link.model is not None]
-        self._only_up = up[0] if len(up) == 1 else None
+        self._only_up = self._rehearsing or (up[0] if len(up) == 1 else None)
+
+    def rehearse_with(self, link: EngineLink | None) -> None:
+        self._rehearsing = link
+        self._note_up()
 
     def trim(self) -> None:
         self._intake.trim()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ class Model:
     row_plan: Plan | None
     rows_together: bool  # one numeric output whose rows are lists of fixed length: many replies are encoded at once
     slot_bytes: int  # room for one row and its answer, when both have a fixed size
+    rehearsals: tuple[Mapping[str, str], ...] = ()  # request bodies to warm the whole way with, see rehearsal.py
 
     @staticmethod
     def from_card(card: dict[str, Any]) -> Model:
@@ -54,7 +55,8 @@ class Model:
         room = inputs.row_room + (outputs.row_room if outputs.fixed else inputs.row_room)
         return Model(
             name=card["name"], version=card["version"], rows_max=card["rows_max"], signature=sig, inputs=inputs, outputs=outputs,
-            row_plan=plan_of(sig) if sig and plain else None, rows_together=together, slot_bytes=room)  # fmt: skip
+            row_plan=plan_of(sig) if sig and plain else None, rows_together=together, slot_bytes=room,
+            rehearsals=tuple(card.get("rehearsals", ())))  # fmt: skip
 
 
 OnReplies = Callable[["EngineLink", bytes], None]

@@ -28,6 +28,7 @@ from serve.contract.status import FRONTS_MAX, Front, StatusPage, worker_restart_
 from serve.front.app import build
 from serve.front.invocation import Invocations
 from serve.front.protocol import Desk, FrontProtocol
+from serve.front.rehearsal import Rehearsal
 from serve.settings import FrontSettings, parse
 
 BEAT_EVERY_S = 1.0
@@ -127,8 +128,12 @@ class FrontWorker(Worker):  # type: ignore[misc]
             server_header=False, date_header=False, callback_notify=self._beat, timeout_notify=1, backlog=BACKLOG,
             timeout_keep_alive=round(settings.limits.keep_alive_s), timeout_graceful_shutdown=round(settings.drain_s), ws="none",
         )  # fmt: skip
+        config.load()
+        server = uvicorn.Server(config)
+        connect = functools.partial(FrontProtocol, desk, config=config, server_state=server.server_state, app_state={})
+        invocations.rehearsal = Rehearsal(invocations, block, connect)
         sweeps = [asyncio.create_task(invocations.keep_sweeping()), asyncio.create_task(keep_sweeping(desk))]
-        await uvicorn.Server(config).serve(sockets=self.sockets)
+        await server.serve(sockets=self.sockets)
         for task in sweeps:
             task.cancel()
         invocations.close()

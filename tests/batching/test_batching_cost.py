@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.batching.cost import GAIN, SAME_RATE, SHAPES_MAX, STEP_LIMIT, CostModel, Curve, best_rows
+from serve.batching.cost import (
+    EXPLORE_EVERY,
+    EXPLORE_RUNS,
+    GAIN,
+    SAME_RATE,
+    SHAPES_MAX,
+    STEP_LIMIT,
+    CostModel,
+    Curve,
+    best_rows,
+    explore,
+)
 
 RESNET = Curve([1, 2, 4, 8], [0.025, 0.053, 0.108, 0.218])  # 40 rows/s at 1, 37 to 38 above
 TINY = Curve([1, 2, 4, 8, 16, 32, 64], [0.00033, 0.00033, 0.00034, 0.00036, 0.0004, 0.0005, 0.00064])
@@ -92,7 +103,7 @@ def test_one_pause_moves_the_curve_a_little_only() -> None:
 def test_what_was_measured_is_what_is_predicted() -> None:
     model = CostModel()
     model.learn("shape", [(1, 0.002), (2, 0.001), (4, 0.005)])
-    assert model.curve("shape").seconds == [0.002, 0.002, 0.005], "a larger batch that was faster is noise"
+    assert model.curve("shape").seconds == [0.001, 0.001, 0.005], "a smaller batch that was slower is noise, which adds time"
 
 
 def test_a_shape_never_seen_starts_from_the_last_one_measured_and_learns_on_its_own() -> None:
@@ -116,3 +127,62 @@ def test_a_duration_of_zero_is_not_believed() -> None:
     model.learn("shape", [(1, 0.002)])
     model.observe("shape", 1, 0.0)
     assert model.curve("shape").predict(1) == 0.002
+
+
+CLOSE = Curve([1, 2, 4, 8], [0.025, 0.052, 0.106, 0.214])  # 40 rows/s at one, 37 to 38 above
+
+
+def tries(curve: Curve, chosen: int, rows_max: int, batches: int, within_s: float = math.inf) -> list[int]:
+    """The sizes other than `chosen` that are tried in so many batches."""
+    found = []
+    for _ in range(batches):
+        rows = explore(curve, chosen, rows_max, within_s)
+        curve.observe(rows, curve.predict(rows))
+        found += [rows] if rows != chosen else []
+    return found
+
+
+def fresh(curve: Curve) -> Curve:
+    return Curve(list(curve.sizes), list(curve.seconds))
+
+
+def test_a_size_that_is_close_is_tried_now_and_then_and_not_for_ever() -> None:
+    found = tries(fresh(CLOSE), 1, 64, 100 * EXPLORE_EVERY)
+    assert found == [2] * EXPLORE_RUNS
+    assert tries(fresh(CLOSE), 1, 64, EXPLORE_EVERY - 1) == []
+
+
+def test_a_size_that_is_clearly_worse_is_never_tried() -> None:
+    assert tries(fresh(TINY), 64, 64, 10_000) == []
+    assert tries(Curve([1, 2], [0.01, 0.04]), 1, 64, 10_000) == []
+
+
+def test_a_larger_size_is_tried_only_when_its_rows_are_there_and_its_time_is() -> None:
+    assert tries(fresh(CLOSE), 1, 1, 10_000) == []
+    assert tries(fresh(CLOSE), 1, 64, 10_000, within_s=0.03) == []
+
+
+def test_a_curve_that_was_wrong_about_a_close_size_finds_out_in_service() -> None:
+    """Two rows really take 0.040 s, 50 rows/s; warm-up, in noise, saw 0.052."""
+    curve = fresh(CLOSE)
+    for _ in range(EXPLORE_RUNS * EXPLORE_EVERY):
+        rows = explore(curve, best_rows(curve, 2, math.inf), 2, math.inf)
+        curve.observe(rows, 0.025 if rows == 1 else 0.040)
+    assert best_rows(curve, 2, math.inf) == 2
+
+
+def test_batches_are_counted_by_size_rounded_up() -> None:
+    curve = Curve([1, 2, 4], [1.0, 2.0, 4.0])
+    for rows in (1, 2, 3, 4, 5, 64, 4096, 9999):
+        curve.observe(rows, 1.0)
+    assert [n for n, runs in enumerate(curve.runs) if runs] == [0, 1, 2, 3, 6, 12] and curve.runs[2] == 2 and curve.batches == 8
+    curve.forget_runs()
+    assert sum(curve.runs) == curve.batches == 0
+
+
+def test_a_further_shape_measured_at_a_few_sizes_takes_the_rest_from_the_default_in_proportion() -> None:
+    model = CostModel()
+    model.learn("first", [(1, 0.001), (2, 0.0015), (4, 0.002), (8, 0.003)])
+    model.learn_shape("second", [(1, 0.010), (4, 0.020)])
+    assert model.curve("second").predict(8) == pytest.approx(0.030)
+    assert model.default.predict(8) == 0.003

@@ -16,6 +16,7 @@ import numpy as np
 
 from serve.contract.manifest import Manifest
 from serve.contract.signature import Signature
+from serve.engine.startup import Ledger
 
 Array = np.ndarray[Any, Any]
 
@@ -65,6 +66,7 @@ class LoadOptions:
     """What the plan gives one replica."""
 
     threads: int
+    ledger: Ledger = field(default_factory=Ledger)  # for phases inside loading: device copy, compile
 
 
 Loader = Callable[[Manifest, LoadOptions], TensorBackend | RawBackend]

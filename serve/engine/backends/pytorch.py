@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from serve.contract.logline import log
 from serve.contract.manifest import ROWS, Manifest
 from serve.contract.signature import Signature, TensorSpec
 from serve.engine.backends.base import Array, LoadOptions
 from serve.engine.backends.formats import kind_of
 from serve.engine.backends.shapes import ROWS_TRIED, Dim, Found, settle, sizes_tried, trial_inputs
+from serve.engine.startup import Ledger
 from serve.errors import BadModel, ModelFailed
 
 # uint16, uint32 and uint64 are missing in older versions.
@@ -27,6 +29,7 @@ DTYPES = {getattr(torch, name): name for name in (
     "float16", "bfloat16", "float32", "float64", "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64",
     "uint64") if hasattr(torch, name)}  # fmt: skip
 MESSAGE_CHARS_MAX = 400
+ROWS_COMPILED = (1, 2, 3)  # one is compiled for itself; two are the first of any number, and three show that it holds
 Forward = Callable[..., Any]
 
 
@@ -39,14 +42,40 @@ class Program:
     ins: tuple[Found, ...]
     outs: tuple[Found, ...]
     rows_max: int | None = None
+    compiled: Forward | None = None  # the same by torch.compile, which compiles at its first calls
 
 
 class PytorchBackend:
-    def __init__(self, program: Program, manifest: Manifest) -> None:
+    def __init__(self, program: Program, manifest: Manifest, ledger: Ledger | None = None) -> None:
         self._program = program
         settled = settle(program.ins, program.outs, manifest, self._runs)
         self.signature, self._batching = settled.signature, settled.batching
         self._run = self._runs(self.signature)
+        self._compiled = "off"
+        if program.compiled is not None:
+            with (ledger or Ledger()).phase("compile"):
+                self._use_compiled(program, program.compiled)
+
+    def _use_compiled(self, program: Program, compiled: Forward) -> None:
+        """Compile now, for one row and for several, or go on without and say why."""
+        plain = self._run
+        self._program = replace(program, forward=compiled)
+        self._run = self._runs(self.signature)
+        names = sorted({d for spec in self.signature.inputs for d in spec.dims if isinstance(d, str)})
+        limit = program.rows_max or max(ROWS_COMPILED)
+        tried = [n for n in ROWS_COMPILED if n <= limit] if self.signature.rows_axis else [None]
+        try:
+            for i, rows in enumerate(tried):
+                self._run(trial_inputs(self.signature.inputs, rows, sizes_tried(names, i)))
+            self._compiled = "by torch.compile, inductor"
+        except Exception as e:  # the compilers behind torch.compile raise whatever they meet
+            self._program, self._run = program, plain
+            self._compiled = f"no: {_short(e)}"
+            advice = "install g++ in the image" if "compiler" in str(e).lower() else "take compile = true out of model.toml"
+            log(
+                "not_compiled",
+                f"compile = true, but torch.compile failed, so the model is served as it is: {_short(e)}; {advice}",
+            )
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
         limit = self._program.rows_max
@@ -63,7 +92,7 @@ class PytorchBackend:
 
     def describe(self) -> Mapping[str, Any]:
         return {"framework": f"torch {torch.__version__}", "format": self._program.format, "device": "cpu",
-                "threads": torch.get_num_threads(), "batching": self._batching}  # fmt: skip
+                "threads": torch.get_num_threads(), "batching": self._batching, "compiled": self._compiled}  # fmt: skip
 
     def _runs(self, signature: Signature) -> Callable[[Sequence[Array]], Sequence[Array]]:
         forward = self._program.forward
@@ -92,8 +121,12 @@ def load(manifest: Manifest, options: LoadOptions) -> PytorchBackend:
             torch.set_num_interop_threads(1)
     kind, text = kind_of(manifest.file)
     if kind == "pt2":
-        return PytorchBackend(exported(manifest.file, manifest), manifest)
+        program = exported(manifest.file, manifest)
+        return PytorchBackend(with_compiled(program) if manifest.compile else program, manifest, options.ledger)
     if kind == "torchscript":
+        if manifest.compile:
+            raise BadModel(f"model.toml: compile = true needs a torch.export archive; {manifest.file.name} is TorchScript, "
+                           "which is compiled already")  # fmt: skip
         return PytorchBackend(scripted(manifest.file, manifest), manifest)
     if kind in ("checkpoint", "pickle"):
         raise BadModel(f"{manifest.file} is a pickled checkpoint, weights without a program: write code/inference.py "
@@ -126,6 +159,15 @@ def exported(file: Path, manifest: Manifest) -> Program:
     module.recompile()
     first = str(ins[0].shape[0]) if ins and ins[0].shape else ""
     return Program("torch.export", module.forward, ins, outs, _upper_bound(program, first))
+
+
+def with_compiled(program: Program) -> Program:
+    """Sizes stay symbols, so that one row and any number of rows are two compilations and not one for each size."""
+    import torch._inductor.config as inductor
+
+    inductor.cpp_cache_precompile_headers = False  # they would stay behind outside our scratch folder
+    inductor.compile_threads = 1  # else it starts a pool of processes, which outlives the need for it
+    return replace(program, compiled=torch.compile(program.forward, dynamic=True))
 
 
 def _upper_bound(program: Any, symbol: str) -> int | None:

@@ -1,0 +1,122 @@
+"""Before traffic comes: a worker asks itself a few questions, over the whole way that a client's will go.
+
+The first request through cold code (imports, caches, memory never touched, an interpreter that has not specialised)
+takes ten times as long as the hundredth. So when an engine says HELLO it brings request bodies along, and this worker
+sends them to itself over a socket pair: parse, decode, slot, engine, encode, write. The engine turns READY when every
+worker has done so, or after a bound. What the rehearsal counts on the status page is taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import time
+from collections.abc import Callable, Mapping
+
+from serve.contract.lifecycle import State
+from serve.contract.logline import log
+from serve.contract.status import BLOCK_CELLS, Block, Engine, Front
+from serve.front.invocation import Invocations
+from serve.front.links import EngineLink
+
+RUNS = 50  # of each body: Python specialises code within about 50 calls
+RUNS_AGAIN = 10  # with further engines, when this worker is warm itself
+SECONDS_MAX = 0.4  # of the rehearsal with one engine, however slow the model
+READ_BYTES = 1 << 16
+
+
+class Rehearsal:
+    """One worker's rehearsals, one engine after the other."""
+
+    def __init__(self, invocations: Invocations, block: Block, connect: Callable[[], asyncio.Protocol]) -> None:
+        """`connect` makes the protocol of a new connection, as for a client."""
+        self._invocations, self._block, self._connect = invocations, block, connect
+        self._turn = asyncio.Lock()
+        self._runs = RUNS
+        self._tasks: set[asyncio.Task[None]] = set()
+        block.count[Front.REHEARSED] = 0
+
+    def engine_up(self, place: int, link: EngineLink) -> None:
+        task = asyncio.get_running_loop().create_task(self._with(place, link))
+        self._tasks.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._tasks.discard)
+
+    def engine_lost(self, place: int) -> None:
+        self._block.count[Front.REHEARSED] &= ~(1 << place)
+
+    async def _with(self, place: int, link: EngineLink) -> None:
+        async with self._turn:
+            model = link.model
+            if model is None or not warming(link):
+                return
+            before = bytes(self._block.count)
+            self._invocations.rehearse_with(link)
+            try:
+                answered = await asyncio.wait_for(self._send(model.rehearsals, link), 2 * SECONDS_MAX)
+                self._uncount(before, answered)
+            except (OSError, TimeoutError) as e:
+                log("no_rehearsal", f"the way to engine {place} is not warm: {e!r}")
+            finally:
+                self._invocations.rehearse_with(None)
+            self._runs = RUNS_AGAIN
+            if link.model is model:
+                self._block.count[Front.REHEARSED] |= 1 << place
+
+    async def _send(self, bodies: tuple[Mapping[str, str], ...], link: EngineLink) -> int:
+        """All bodies, one after the other, again and again. Returns how many were answered."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        end_s, answered = time.monotonic() + SECONDS_MAX, 0
+        transport, _ = await loop.connect_accepted_socket(self._connect, theirs)
+        try:
+            requests = [request(body) for body in bodies]
+            for _ in range(self._runs):
+                for data in requests:
+                    if not warming(link) or (time.monotonic() > end_s and answered >= len(requests)):
+                        return answered
+                    await loop.sock_sendall(ours, data)
+                    await self._read_answer(loop, ours)
+                    answered += 1
+            return answered
+        finally:
+            transport.close()
+            ours.close()
+
+    async def _read_answer(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+        data = b""
+        while (end := data.find(b"\r\n\r\n")) < 0:
+            data += await self._read(loop, sock)
+        size = int(data[:end].lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+        left = size - (len(data) - end - 4)
+        while left > 0:
+            left -= len(await self._read(loop, sock))
+
+    async def _read(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bytes:
+        data = await loop.sock_recv(sock, READ_BYTES)
+        if not data:
+            raise ConnectionResetError("the worker closed its own connection")
+        return data
+
+    def _uncount(self, before: bytes, answered: int) -> None:
+        """Counters as they were, unless somebody else was answered meanwhile: then his answers are among them."""
+        count, old = self._block.count, memoryview(before).cast("Q")
+        if count[Front.OK] - old[Front.OK] != answered:
+            return
+        self._block.value[Front.LATENCY_SUM_S] = memoryview(before).cast("d")[Front.LATENCY_SUM_S]
+        count[Front.OK] = old[Front.OK]
+        for cell in range(Front.LATENCY, BLOCK_CELLS):
+            count[cell] = old[cell]
+
+
+def warming(link: EngineLink) -> bool:
+    """Whether the engine there still waits for us. One that is ready, or waits no longer, counts what it is sent as traffic."""
+    return link.block.count[Engine.STATE] == State.WARMING
+
+
+def request(body: Mapping[str, str]) -> bytes:
+    data = base64.b64decode(body["body"])
+    head = f"POST /invocations HTTP/1.1\r\nHost: rehearsal\r\nContent-Type: {body['content_type']}\r\nContent-Length: {len(data)}"
+    return head.encode("latin-1") + b"\r\n\r\n" + data

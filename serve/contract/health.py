@@ -44,7 +44,7 @@ def served(page: StatusPage) -> list[ServedModel]:
     found = []
     for place in range(page.main.count[Main.ENGINES]):
         model = page.read_text(place).get("model")
-        if isinstance(model, dict):
+        if isinstance(model, dict) and model.get("name"):
             found.append(ServedModel(place, page.engine(place).count[Engine.STATE] == State.READY, model))
     return found
 

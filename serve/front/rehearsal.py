@@ -21,23 +21,25 @@ from serve.front.invocation import Invocations
 from serve.front.links import EngineLink
 
 RUNS = 50  # of each body: Python specialises code within about 50 calls
-RUNS_AGAIN = 10  # with further engines, when this worker is warm itself
 SECONDS_MAX = 0.4  # of the rehearsal with one engine, however slow the model
 READ_BYTES = 1 << 16
 
 
 class Rehearsal:
-    """One worker's rehearsals, one engine after the other."""
+    """One worker's rehearsal, with the first engine that it meets while that warms up. With later ones it is warm."""
 
     def __init__(self, invocations: Invocations, block: Block, connect: Callable[[], asyncio.Protocol]) -> None:
         """`connect` makes the protocol of a new connection, as for a client."""
         self._invocations, self._block, self._connect = invocations, block, connect
-        self._turn = asyncio.Lock()
-        self._runs = RUNS
+        self._done = False
         self._tasks: set[asyncio.Task[None]] = set()
         block.count[Front.REHEARSED] = 0
 
     def engine_up(self, place: int, link: EngineLink) -> None:
+        if self._done or not warming(link):
+            self._block.count[Front.REHEARSED] |= 1 << place
+            return
+        self._done = True
         task = asyncio.get_running_loop().create_task(self._with(place, link))
         self._tasks.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
@@ -46,22 +48,19 @@ class Rehearsal:
         self._block.count[Front.REHEARSED] &= ~(1 << place)
 
     async def _with(self, place: int, link: EngineLink) -> None:
-        async with self._turn:
-            model = link.model
-            if model is None or not warming(link):
-                return
-            before = bytes(self._block.count)
-            self._invocations.rehearse_with(link)
-            try:
-                answered = await asyncio.wait_for(self._send(model.rehearsals, link), 2 * SECONDS_MAX)
-                self._uncount(before, answered)
-            except (OSError, TimeoutError) as e:
-                log("no_rehearsal", f"the way to engine {place} is not warm: {e!r}")
-            finally:
-                self._invocations.rehearse_with(None)
-            self._runs = RUNS_AGAIN
-            if link.model is model:
-                self._block.count[Front.REHEARSED] |= 1 << place
+        model = link.model
+        assert model is not None, "called when the engine has said HELLO"
+        before = bytes(self._block.count)
+        self._invocations.rehearse_with(link)
+        try:
+            answered = await asyncio.wait_for(self._send(model.rehearsals, link), 2 * SECONDS_MAX)
+            self._uncount(before, answered)
+        except (OSError, TimeoutError) as e:
+            log("no_rehearsal", f"the way to engine {place} is not warm: {e!r}")
+        finally:
+            self._invocations.rehearse_with(None)
+        if link.model is model:
+            self._block.count[Front.REHEARSED] |= 1 << place
 
     async def _send(self, bodies: tuple[Mapping[str, str], ...], link: EngineLink) -> int:
         """All bodies, one after the other, again and again. Returns how many were answered."""
@@ -73,7 +72,7 @@ class Rehearsal:
         transport, _ = await loop.connect_accepted_socket(self._connect, theirs)
         try:
             requests = [request(body) for body in bodies]
-            for _ in range(self._runs):
+            for _ in range(RUNS):
                 for data in requests:
                     if not warming(link) or (time.monotonic() > end_s and answered >= len(requests)):
                         return answered

@@ -86,9 +86,11 @@ def curves(draw: st.DrawFn) -> Curve:
     return Curve(sizes, seconds)
 
 
+RATE_MAX = 1_000_000
+DECISIONS_MAX = round(RATE_MAX * WAIT_S_MAX) + 10  # a wait is for one row at least, so none is shorter than 1 / RATE_MAX
 VIEWS = st.builds(
     QueueView, rows=st.integers(1, 300), oldest_s=st.floats(990, 1000), deadline_s=st.floats(990, 1100),
-    rate=st.floats(0, 1e6), expected=st.floats(0, 1000), waited_s=st.floats(0, 0.1))  # fmt: skip
+    rate=st.floats(0, RATE_MAX), expected=st.floats(0, 1000), waited_s=st.floats(0, 0.1))  # fmt: skip
 POLICIES = st.builds(Policy, rows_max=st.integers(1, 256), slo_s=st.none() | st.floats(0.001, 10))
 
 
@@ -115,7 +117,7 @@ def test_a_wait_and_the_batch_after_it_end_before_the_deadline(view: QueueView, 
 def test_waiting_comes_to_an_end(view: QueueView, curve: Curve, policy: Policy) -> None:
     """Held back step after step with nobody arriving, a batch runs after WAIT_S_MAX at the latest."""
     now_s, waited_s = 1000.0, view.waited_s
-    for _ in range(1100):  # the shortest wait is WAIT_S_MAX / 1000
+    for _ in range(DECISIONS_MAX):
         step = next_step(QueueView(view.rows, view.oldest_s, view.deadline_s, view.rate, view.expected, waited_s),
                          now_s, curve, policy)  # fmt: skip
         if isinstance(step, Run):
@@ -123,4 +125,4 @@ def test_waiting_comes_to_an_end(view: QueueView, curve: Curve, policy: Policy) 
         waited_s += step.until_s - now_s
         now_s = step.until_s
         assert now_s <= 1000.0 + WAIT_S_MAX
-    raise AssertionError("still waiting after 1100 decisions")
+    raise AssertionError(f"still waiting after {DECISIONS_MAX} decisions")

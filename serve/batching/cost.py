@@ -22,6 +22,7 @@ class Curve:
 
     sizes: list[int]
     seconds: list[float]
+    seen: bool = False  # whether batches of just this shape were measured, in warm-up or later
 
     def predict(self, rows: int) -> float:
         sizes, seconds = self.sizes, self.seconds
@@ -40,6 +41,7 @@ class Curve:
     def observe(self, rows: int, took_s: float) -> None:
         """Move the points around `rows` towards what was just seen, keeping the curve from falling."""
         sizes, seconds = self.sizes, self.seconds
+        self.seen = True
         factor = 1 + GAIN * (min(max(took_s / self.predict(rows), 1 / STEP_LIMIT), STEP_LIMIT) - 1)
         low = high = min(bisect_left(sizes, rows), len(sizes) - 1)
         seconds[high] *= factor
@@ -68,7 +70,7 @@ class CostModel:
         for _, s in measured:
             last = max(last, s)
             seconds.append(last)
-        self.default = Curve([n for n, _ in measured], seconds)
+        self.default = Curve([n for n, _ in measured], seconds, seen=True)
         self._store(key, self.default)
 
     def _store(self, key: Hashable, curve: Curve) -> None:

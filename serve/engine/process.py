@@ -7,6 +7,7 @@ the status page inherited. Exits with EXIT_BAD_MODEL when starting it again coul
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import os
 import signal
@@ -20,8 +21,9 @@ from typing import Any
 
 from serve.contract.lifecycle import State, step
 from serve.contract.logline import LogStream, log, setup
-from serve.contract.process import EXIT_BAD_MODEL, die_with_parent
+from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE, die_with_parent
 from serve.contract.status import Block, Engine, StatusPage
+from serve.engine.failures import DeviceLost
 from serve.errors import BadModel
 from serve.settings import EngineSettings, parse
 
@@ -45,6 +47,8 @@ def main() -> None:
     die_with_parent(os.getppid())
     setup(f"engine-{settings.place}", text=settings.log_text, fd=settings.log_fd)
     sys.stdout, sys.stderr = LogStream("stdout"), LogStream("stderr")
+    faulthandler.enable(2)  # the stacks of a crash in native code, below our log: the supervisor reads it
+    faulthandler.register(DUMP_SIGNAL, 2)
     page = StatusPage(settings.status_fd)
     life = Life(page.engine(settings.place))
     try:
@@ -53,6 +57,9 @@ def main() -> None:
         life.become(State.FAILED)
         log("bad_model", e.message)
         os._exit(EXIT_BAD_MODEL)
+    except DeviceLost as e:
+        log("device_lost", f"the device is in a state that only a new process can leave: {e}")
+        os._exit(EXIT_DEVICE)
     except Exception:
         log("engine_failed", "the engine ends on a bug of ours; the supervisor starts another", trace=traceback.format_exc())
         os._exit(1)
@@ -78,8 +85,10 @@ def run(settings: EngineSettings, page: StatusPage, life: Life) -> None:
     replicas.warm(replica, progress)
     ready_s = time.monotonic()
     block.value[Engine.ROW_COST_S] = replica.cost.default.cheapest_row()
+    block.value[Engine.RUN_LIMIT_S] = replica.manifest.run_s_max or 0.0
     listener = socket.socket(fileno=os.dup(settings.listen_fd))
     cycle = Cycle(replica, listener, block, settings.epoch)
+    cycle.on_change = lambda: explain(page, settings.place, replica)
 
     def close(signum: int, frame: FrameType | None) -> None:
         cycle.closing = True
@@ -123,7 +132,7 @@ def explain(page: StatusPage, place: int, replica: Any) -> None:
         "inputs": [s.describe(signature.rows_axis) for s in signature.inputs] if signature else "raw body",
         "outputs": [s.describe(signature.rows_axis) for s in signature.outputs] if signature else "raw body",
         "batching": {
-            "rows_max": replica.rows_max, "slo_s": manifest.slo_s, "chosen_rows": chosen,
+            "rows_max": replica.rows_max, "rows_fit": replica.rows_fit, "slo_s": manifest.slo_s, "chosen_rows": chosen,
             "why": why(curve, chosen), "learned": [
                 {"rows": n, "seconds": s, "rows_per_s": round(n / s, 1)}
                 for n, s in zip(curve.sizes, curve.seconds, strict=True)]},

@@ -50,6 +50,7 @@ class Replica:
     outputs: Layout | None = None
     gather: Gather | None = None
     scatter: Scatter | None = None
+    rows_fit: int | None = None  # of a batch, learned when a larger one did not fit into memory
 
     def card(self) -> dict[str, Any]:
         """What fronts are told at HELLO, as JSON."""

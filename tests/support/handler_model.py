@@ -79,6 +79,13 @@ def predict_fn(items, model):
     print("batch of", len(items))
     if any(i.get("do") == "too few" for i in items):
         return []
+    if any(i.get("do") == "no list" for i in items):
+        return {"x": 1}
+    if any(i.get("do") == "a set" for i in items):
+        return {1}
+    if any(i.get("do") == "one number" for i in items):
+        import numpy
+        return numpy.array(3.0)
     return [{"x": act(i), "together": len(items)} for i in items]
 """
 

@@ -160,7 +160,8 @@ def test_a_front_without_file_descriptors_serves_those_who_are_there_and_recover
         with tree.wire() as old:
             assert old.post(b"[[1.0]]").status == 200
             used = len(os.listdir(f"/proc/{pid}/fd"))
-            before = resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 4, used + 4))
+            before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 4, before[1]))
             more = [socket.create_connection(("127.0.0.1", tree.port)) for _ in range(40)]
             for _ in range(20):
                 assert old.post(b"[[1.0]]").status == 200

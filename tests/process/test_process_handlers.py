@@ -180,7 +180,8 @@ def test_a_batched_handler_that_returns_too_few_answers_is_told_so(batched: Tree
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     """Deadlines of two seconds."""
-    with serving(handler_folder(tmp_path_factory.mktemp("impatient")), EVENKEEL_REQUEST_TIMEOUT_S="2", EVENKEEL_STUCK_S="1") as tree:
+    folder = handler_folder(tmp_path_factory.mktemp("impatient"))
+    with serving(folder, EVENKEEL_REQUEST_TIMEOUT_S="2", EVENKEEL_STUCK_S="1") as tree:
         yield tree
 
 

@@ -8,9 +8,12 @@ terminated and launched again; they are sticky, so every later call would fail t
 
 from __future__ import annotations
 
+import re
+
 from serve.errors import EvenkeelError, ModelFailed, OutOfMemory
 
 MESSAGE_CHARS_MAX = 300
+FRAMEWORKS = ("torch", "onnxruntime", "cupy", "cupy_backends", "tensorflow", "jaxlib", "numpy", "tensorrt", "pycuda")
 CAUSES_MAX = 8  # links of `__cause__` that are followed
 
 DEVICE_LOST = (
@@ -28,6 +31,8 @@ OUT_OF_MEMORY = (
     "failed to allocate memory", "available memory of",  # ONNX Runtime's arena
     "bad_alloc", "bad allocation", "cannot allocate memory", "status_alloc_failed",
 )  # fmt: skip
+# A plain RuntimeError is torch's only when it begins as torch's do: a handler may put a client's words into its own.
+TORCH_BEGINS = re.compile(r"^(runtimeerror: )?(cuda|hip|xpu|mps|\[enforce fail at|std::bad_alloc)", re.MULTILINE)
 OUT_OF_MEMORY_NAMES = ("MemoryError", "OutOfMemoryError")
 
 
@@ -60,19 +65,17 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     named = any(kind.__name__ in OUT_OF_MEMORY_NAMES for kind in type(error).__mro__)
-    return named or (_native(error) and _says(error, OUT_OF_MEMORY))
-
-
-def _native(error: BaseException) -> bool:
-    """RuntimeError and what frameworks define themselves; a ValueError that speaks of memory is somebody's own words."""
-    return isinstance(error, RuntimeError) or type(error).__module__ not in ("builtins", "serve.errors")
+    return named or _says(error, OUT_OF_MEMORY)
 
 
 def _says(error: BaseException, words: tuple[str, ...]) -> bool:
-    if not _native(error):
-        return False
+    """Whether a framework says so: in an error of its own kind, or in a RuntimeError that begins as its errors do."""
     text = str(error).lower()
-    return any(w in text for w in words)
+    if type(error) is RuntimeError:
+        native = TORCH_BEGINS.search(text) is not None
+    else:
+        native = type(error).__module__.partition(".")[0] in FRAMEWORKS
+    return native and any(w in text for w in words)
 
 
 def _words(error: BaseException) -> str:

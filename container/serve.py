@@ -15,6 +15,7 @@ from pathlib import Path
 from container import environment, machine, plan
 from container.environment import Environment
 from container.progress import Progress
+from container.sentinel import Sentinel
 from container.supervise import Child, Supervisor
 from container.watch import Policy
 from serve import settings as serve_settings
@@ -22,7 +23,7 @@ from serve.contract import manifest
 from serve.contract.logline import log, setup
 from serve.contract.status import PLAN_TEXT, Main, StatusPage
 from serve.errors import BadModel, BadSetting
-from serve.settings import EngineSettings, FrontSettings
+from serve.settings import MIB, EngineSettings, FrontSettings
 from sidecar import settings as sidecar_settings
 from sidecar.settings import ADMIN_SOCKET, SidecarSettings
 
@@ -50,7 +51,7 @@ def run(environ: Mapping[str, str]) -> int:
         children = [*engines(env, the_plan, page, run_dir, text), front(env, the_plan, page, data, run_dir, text)]
         children.append(sidecar(env, page, side, listen_unix(run_dir / ADMIN_SOCKET), text))
         supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"],
-                                watch_policy(env))  # fmt: skip
+                                watch_policy(env), Sentinel(env["EVENKEEL_LEAK_S"], env["EVENKEEL_MEMORY_MB"] * MIB))  # fmt: skip
         supervisor.on_tick = Progress(page, data.getsockname()[1], env.model_dir, text).look
         code = supervisor.run()
         log("stopped", "every process has ended", code=code)

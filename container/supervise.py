@@ -14,10 +14,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from container import watch
+from container import machine, watch
 from container.output import Output
-from serve.contract.lifecycle import Reason, Verdict
+from container.sentinel import Sentinel
+from serve.contract.lifecycle import Reason, State, Verdict
 from serve.contract.logline import log
 from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE
 from serve.contract.status import Engine, Front, Main, StatusPage, read_engine, restart_cell, run_spans
@@ -27,6 +29,8 @@ RESTART_WINDOW_S = 600.0
 BACKOFF_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # before the n-th restart within the window
 # Who takes requests leaves before who answers them; the observer goes last.
 DEPARTURE = ("front", "engine", "sidecar")
+LEAVE_S = 30.0  # for an engine that is replaced for its memory to finish what it has accepted
+CGROUP = Path("/sys/fs/cgroup")
 DUMP_S = 0.5  # for a stuck engine to write its stacks before it is ended
 EXIT_REASONS = {EXIT_DEVICE: "device"}  # exit codes that say why
 
@@ -48,7 +52,7 @@ class Child:
     ending: str = ""  # why we ended it ourselves, one of RESTART_REASONS
     due_s: float | None = 0.0  # when to start it next; None while it runs
     started_s: float = 0.0
-    condemned_s: float = 0.0  # when it was found stuck; 0: it is not
+    condemned_s: float = 0.0  # when it was found stuck, or told to leave for its memory; 0: neither
 
     @property
     def label(self) -> str:
@@ -61,9 +65,12 @@ class Supervisor:
     def __init__(
         self, page: StatusPage, children: list[Child], restart_limit: int, drain_s: float, quiet_s: float,
         policy: watch.Policy = watch.Policy(),  # noqa: B008  frozen
+        sentinel: Sentinel | None = None,
     ) -> None:  # fmt: skip
         self._page, self._children, self._policy = page, children, policy
         self._moment = watch.Moment(time.monotonic())
+        self._sentinel = sentinel or Sentinel()
+        self._oom_kills = machine.oom_kills(CGROUP)
         self._restart_limit, self._drain_s, self._quiet_s = restart_limit, drain_s, quiet_s
         self._exit_code = 0
         self._stop_asked_s = 0.0
@@ -167,27 +174,39 @@ class Supervisor:
         if code == EXIT_BAD_MODEL:
             self.stop(1, "the model cannot be served, see the line above; starting it again cannot help")
             return
+        reason, child.ending = child.ending or self._reason(code), ""
         recent = [t for t in child.restarts if now_s - t < RESTART_WINDOW_S]
-        child.restarts = deque([*recent, now_s])
-        reason = child.ending or EXIT_REASONS.get(code) or ("signal" if code < 0 else "exit")
-        child.ending = ""
+        child.restarts = deque([*recent, now_s] if reason != "leak" else recent)  # that one left in good order
         self._page.main.count[restart_cell(child.role, reason)] += 1
         what = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        if len(recent) >= self._restart_limit:
+        if len(child.restarts) > self._restart_limit:
             self.stop(1, f"{child.label} ended {len(recent) + 1} times within {RESTART_WINDOW_S / 60:g} minutes ({what})")
             return
-        child.due_s = now_s + BACKOFF_S[min(len(recent), len(BACKOFF_S) - 1)]
-        log("restart", f"{child.label} ended with {what}, starting another", role=child.role, place=child.place)
+        child.due_s = now_s + (BACKOFF_S[min(len(recent), len(BACKOFF_S) - 1)] if reason != "leak" else 0.0)
+        log("restart", f"{child.label} ended with {what}, starting another", role=child.role, place=child.place,
+            reason=reason)  # fmt: skip
         self._start_due(now_s)
+
+    def _reason(self, code: int) -> str:
+        """Why a process ended that we did not end, as far as can be known."""
+        kills, self._oom_kills = self._oom_kills, machine.oom_kills(CGROUP)
+        if code == -signal.SIGKILL and self._oom_kills > kills:
+            return "out_of_memory"
+        return EXIT_REASONS.get(code) or ("signal" if code < 0 else "exit")
 
     # ---- those that live but do not move, see watch.py ---------------------------------------------------------------
 
     def _watch(self, now_s: float) -> None:
         self._moment = self._moment.later(now_s)
+        sample = self._sentinel.due(now_s)
         for child in self._children:
+            if child.ending == "leak" and child.process is not None and self._moment.since(child.condemned_s) > LEAVE_S:
+                _signal_group(child, signal.SIGKILL)
             if child.process is not None and not child.ending:
                 if child.role == "engine":
                     self._watch_engine(child)
+                    if sample and not child.condemned_s:
+                        self._watch_memory(child, child.process.pid)
                 elif why := self._silence(child):
                     log("stuck", f"{child.label} {why}; it is ended and another started", role=child.role, place=child.place)
                     self._end(child, "stuck")
@@ -219,6 +238,18 @@ class Supervisor:
             os.kill(child.process.pid, DUMP_SIGNAL)
         elif self._moment.now_s - child.condemned_s >= DUMP_S:
             self._end(child, "stuck")
+
+    def _watch_memory(self, child: Child, pid: int) -> None:
+        """Before the kernel ends a replica in the middle of a batch, it is told to finish what it has accepted and leave.
+        What comes meanwhile waits in the fronts."""
+        view = read_engine(self._page, child.place)
+        if view.state != State.READY:
+            return
+        why = self._sentinel.look(child.place, pid, view.rows, self._moment.now_s)
+        if why:
+            log("leak", f"{child.label} is replaced: {why}", role=child.role, place=child.place, rows=view.rows)
+            child.ending, child.condemned_s = "leak", self._moment.now_s
+            _signal_group(child, signal.SIGTERM)
 
     def _running(self, child: Child) -> list[tuple[int, int]]:
         """The ids of the batch, as spans: those that the log of a front has when one of them is refused."""

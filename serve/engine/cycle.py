@@ -94,10 +94,13 @@ class Cycle:
     # ---- the story -----------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
-        """Until told to close, and then until everything accepted has been answered."""
+        """Until told to close, and then until everything taken has been answered."""
         wait_s = IDLE_S
-        while not self.closing or not self.idle:
+        while not self.closing:
             wait_s = self.turn(wait_s)
+        wait_s = 0.0
+        while not self.idle:
+            wait_s = self._last_turn(min(wait_s, EXPIRE_EVERY_S))
 
     @property
     def idle(self) -> bool:
@@ -115,6 +118,15 @@ class Cycle:
         if now_s - self._expired_at_s >= EXPIRE_EVERY_S:
             self._expire(now_s)
         wait_s = self._advance(now_s)
+        self._peers.send()
+        return wait_s
+
+    def _last_turn(self, wait_s: float) -> float:
+        """As `turn`, but nothing more is taken: what comes now is the fronts' again as soon as we are gone."""
+        for peer, records in self._peers.receive(wait_s):
+            if records is None:
+                self._forget(peer)
+        wait_s = self._advance(self._clock())
         self._peers.send()
         return wait_s
 
@@ -160,11 +172,14 @@ class Cycle:
         """Everything that has arrived: new fronts, requests, cancellations. Sleeps up to `wait_s` for the first."""
         for peer, records in self._peers.receive(wait_s):
             if records is None:
-                for item in self._pending.drop_peer(peer):
-                    self._replies.forget(item)
-                self.cells.count[_QUEUE_ROWS] = self._pending.rows
+                self._forget(peer)
             else:
                 self._queue(peer, records)
+
+    def _forget(self, peer: Peer) -> None:
+        for item in self._pending.drop_peer(peer):
+            self._replies.forget(item)
+        self.cells.count[_QUEUE_ROWS] = self._pending.rows
 
     def _queue(self, peer: Peer, records: bytes) -> None:
         pending, key = self._pending, self._only_key

@@ -43,10 +43,12 @@ class DeviceLost(Exception):
 def translated(error: BaseException) -> EvenkeelError:
     """What the callers of the batch are told. Raises DeviceLost."""
     chain = _chain(error)
-    if any(_says(e, DEVICE_LOST) for e in chain):
-        raise DeviceLost(_words(chain[-1])) from error
-    if any(_is_out_of_memory(e) for e in chain):
-        return OutOfMemory(f"not enough memory for this request: {_words(chain[-1])}")
+    lost = next((e for e in chain if _says(e, DEVICE_LOST)), None)
+    if lost is not None:
+        raise DeviceLost(_words(lost)) from error
+    short = next((e for e in chain if _is_out_of_memory(e)), None)
+    if short is not None:
+        return OutOfMemory(f"not enough memory for this request: {_words(short)}")
     if isinstance(error, EvenkeelError):
         return error
     known = ModelFailed(f"the model raised {_words(error)}")

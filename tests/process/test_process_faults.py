@@ -151,6 +151,15 @@ def test_a_stopped_front_worker_is_replaced_and_the_port_answers_again(tmp_path:
         assert reasons(tree) == {"front/stuck": 1}
 
 
+def test_a_device_that_is_lost_ends_the_engine_with_its_own_reason(tmp_path: Path) -> None:
+    with serving(handler_folder(tmp_path / "model")) as tree:
+        words = "CUDA error: device-side assert triggered"
+        assert ask(tree, asking(1, "raise from", say=words)).code == "poisoned_request", "it did so twice"
+        assert ask(tree, asking(4)).json()["x"] == 8
+        assert reasons(tree) == {"engine/device": 2}
+        assert said(tree, "device_lost", words)
+
+
 # What runs out --------------------------------------------------------------------------------------------------------
 
 
@@ -184,3 +193,21 @@ def test_a_full_disk_under_the_log_does_not_stop_the_service(tmp_path: Path) -> 
         assert tree.process.wait(30) == 0
     finally:
         tree.kill()
+
+
+def test_a_replica_that_leaks_is_replaced_before_the_limit_and_costs_no_request(tmp_path: Path) -> None:
+    with serving(handler_folder(tmp_path / "model"), EVENKEEL_MEMORY_MB="1200") as tree, tree.wire(60.0) as wire:
+        count = 0
+
+        def replaced() -> bool:
+            nonlocal count
+            count += 1
+            reply = wire.post(asking(count, "leak", size=2 << 20))
+            assert (reply.status, reply.json()["x"]) == (200, 2 * count)
+            time.sleep(0.03)
+            return count % 20 == 0 and bool(tree.events("leak"))
+
+        eventually(replaced, "it is replaced", 120.0)
+        assert wire.post(asking(5)).json()["x"] == 10
+        assert reasons(tree) == {"engine/leak": 1}
+        assert tree.errors() == {}

@@ -8,6 +8,8 @@ from pathlib import Path
 INFERENCE = """
 import json, logging, os, subprocess, sys, time
 
+KEPT = []
+
 def model_fn(model_dir):
     print("loading from", os.path.basename(model_dir))
     return 2
@@ -55,6 +57,8 @@ def act(data):
     elif do == "busy hang":
         while True:
             pass
+    elif do == "leak":
+        KEPT.append(b"x" * data["size"])
     elif do == "nan":
         return float("nan")
     elif do == "none":

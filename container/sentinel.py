@@ -33,7 +33,7 @@ class Sentinel:
             self._pids[place], self._samples[place] = pid, deque(maxlen=SAMPLES_MAX)
         samples = self._samples[place]
         samples.append(Sample(now_s, rows, anonymous_bytes(pid)))
-        return leak(samples, self._room(), self._within_s)
+        return leak(list(samples), self._room(), self._within_s)
 
     def _room(self) -> float:
         """Of the memory that is left, the share of one replica: others may grow as well."""

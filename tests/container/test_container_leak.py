@@ -72,6 +72,14 @@ def test_the_sentinel_samples_in_its_time_and_forgets_a_process_that_is_gone() -
     assert sentinel.look(0, 1, 99, 99.0) == "" and len(sentinel._samples[0]) == 1
 
 
+def test_the_sentinel_finds_the_leak_of_a_real_process() -> None:
+    sentinel, kept = Sentinel(60.0, 1), []
+    for i in range(SAMPLES_MIN):
+        kept.append(b"x" * (2 * MIB))
+        why = sentinel.look(0, os.getpid(), i, float(i))
+    assert "MiB a second" in why and len(kept) == SAMPLES_MIN
+
+
 def test_own_memory_leaves_out_what_is_shared() -> None:
     before = anonymous_bytes(os.getpid())
     kept = b"x" * (64 * MIB)

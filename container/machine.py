@@ -1,4 +1,7 @@
-"""What this machine lets us use: CPUs by affinity and cgroup, whichever is less. Reads /proc and /sys only."""
+"""What this machine lets us use: CPUs by affinity and cgroup, memory by cgroup and machine, whichever is less.
+
+Reads /proc and /sys only.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,32 @@ def cpu_quota(root: Path) -> float | None:
     if quota and period and int(quota) > 0:
         return int(quota) / int(period)
     return None
+
+
+def memory_left(root: Path, meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes until the cgroup's limit (v2 or v1), or the machine's, whichever comes first. What the kernel can reclaim of
+    files counts as free."""
+    left = [_fields(meminfo).get("MemAvailable:", 0) * 1024]
+    for limit, used, stat, cache in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ):
+        most, now = _read(root / limit), _read(root / used)
+        if most.isdigit() and now.isdigit():
+            left.append(int(most) - int(now) + _fields(root / stat).get(cache, 0))
+    return max(0, min(left))
+
+
+def oom_kills(root: Path) -> int:
+    """How many processes of this cgroup the kernel has ended for want of memory; 0 where it does not say."""
+    v1 = _fields(root / "memory/memory.oom_control").get("oom_kill", 0)
+    return _fields(root / "memory.events").get("oom_kill", v1)
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Lines of a name and a number, with or without a unit."""
+    pairs = [line.split() for line in _read(path).splitlines()]
+    return {p[0]: int(p[1]) for p in pairs if len(p) >= 2 and p[1].isdigit()}
 
 
 def _read(path: Path) -> str:

@@ -15,13 +15,15 @@ from pathlib import Path
 from container import environment, machine, plan
 from container.environment import Environment
 from container.progress import Progress
+from container.sentinel import Sentinel
 from container.supervise import Child, Supervisor
+from container.watch import Policy
 from serve import settings as serve_settings
 from serve.contract import manifest
 from serve.contract.logline import log, setup
 from serve.contract.status import PLAN_TEXT, Main, StatusPage
 from serve.errors import BadModel, BadSetting
-from serve.settings import EngineSettings, FrontSettings
+from serve.settings import MIB, EngineSettings, FrontSettings
 from sidecar import settings as sidecar_settings
 from sidecar.settings import ADMIN_SOCKET, SidecarSettings
 
@@ -48,7 +50,8 @@ def run(environ: Mapping[str, str]) -> int:
         page.write_text(PLAN_TEXT, {"model": model_of(env.model_dir)})
         children = [*engines(env, the_plan, page, run_dir, text), front(env, the_plan, page, data, run_dir, text)]
         children.append(sidecar(env, page, side, listen_unix(run_dir / ADMIN_SOCKET), text))
-        supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"])
+        supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"],
+                                watch_policy(env), Sentinel(env["EVENKEEL_LEAK_S"], env["EVENKEEL_MEMORY_MB"] * MIB))  # fmt: skip
         supervisor.on_tick = Progress(page, data.getsockname()[1], env.model_dir, text).look
         code = supervisor.run()
         log("stopped", "every process has ended", code=code)
@@ -57,6 +60,10 @@ def run(environ: Mapping[str, str]) -> int:
         shutil.rmtree(run_dir, ignore_errors=True)
         if reserved is not None:
             reserved.close()
+
+
+def watch_policy(env: Environment) -> Policy:
+    return Policy(env["EVENKEEL_STUCK_FACTOR"], env["EVENKEEL_STUCK_S"], env["EVENKEEL_FRONT_TIMEOUT_S"])
 
 
 def model_of(folder: Path) -> dict[str, str]:
@@ -140,7 +147,7 @@ def front(env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.
         listen_fd=data.fileno(), status_fd=page.fd, fronts=the_plan.fronts, limits=env.limits(),
         engine_sockets=tuple(str(run_dir / f"engine-{i}.sock") for i in range(the_plan.engines)),
         default_accept=env["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"] or None, drain_s=env["EVENKEEL_DRAIN_S"],
-        log_text=text))  # fmt: skip
+        log_text=text, timeout_s=env["EVENKEEL_FRONT_TIMEOUT_S"]))  # fmt: skip
     fds = (data.fileno(), page.fd)
     return Child("front", 0, lambda epoch: _module("serve.front.process", argument), fds, environ=env.inherited)
 

@@ -14,19 +14,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from container import machine, watch
 from container.output import Output
-from serve.contract.lifecycle import Reason, Verdict
+from container.sentinel import Sentinel
+from serve.contract.lifecycle import Reason, State, Verdict
 from serve.contract.logline import log
-from serve.contract.process import EXIT_BAD_MODEL
-from serve.contract.status import Engine, Main, StatusPage, read_engine, restart_cell
+from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE
+from serve.contract.status import Engine, Front, Main, StatusPage, read_engine, restart_cell, run_spans
 
 TICK_S = 0.25
 RESTART_WINDOW_S = 600.0
 BACKOFF_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # before the n-th restart within the window
 # Who takes requests leaves before who answers them; the observer goes last.
 DEPARTURE = ("front", "engine", "sidecar")
-STUCK_GRACE_S = 1.0  # after the last deadline of a running batch: nobody waits for it any more
+LEAVE_S = 30.0  # for an engine that is replaced for its memory to finish what it has accepted
+CGROUP = Path("/sys/fs/cgroup")
+DUMP_S = 0.5  # for a stuck engine to write its stacks before it is ended
+EXIT_REASONS = {EXIT_DEVICE: "device"}  # exit codes that say why
 
 
 @dataclass(slots=True)
@@ -45,6 +51,8 @@ class Child:
     restarts: deque[float] = field(default_factory=deque)
     ending: str = ""  # why we ended it ourselves, one of RESTART_REASONS
     due_s: float | None = 0.0  # when to start it next; None while it runs
+    started_s: float = 0.0
+    condemned_s: float = 0.0  # when it was found stuck, or told to leave for its memory; 0: neither
 
     @property
     def label(self) -> str:
@@ -54,8 +62,15 @@ class Child:
 class Supervisor:
     """Runs until every child has ended. `run` returns the container's exit code."""
 
-    def __init__(self, page: StatusPage, children: list[Child], restart_limit: int, drain_s: float, quiet_s: float) -> None:
-        self._page, self._children = page, children
+    def __init__(
+        self, page: StatusPage, children: list[Child], restart_limit: int, drain_s: float, quiet_s: float,
+        policy: watch.Policy = watch.Policy(),  # noqa: B008  frozen
+        sentinel: Sentinel | None = None,
+    ) -> None:  # fmt: skip
+        self._page, self._children, self._policy = page, children, policy
+        self._moment = watch.Moment(time.monotonic())
+        self._sentinel = sentinel or Sentinel()
+        self._oom_kills = machine.oom_kills(CGROUP)
         self._restart_limit, self._drain_s, self._quiet_s = restart_limit, drain_s, quiet_s
         self._exit_code = 0
         self._stop_asked_s = 0.0
@@ -81,7 +96,7 @@ class Supervisor:
                     return self._exit_code
             else:
                 self._start_due(now_s)
-                self._end_stuck(now_s)
+                self._watch(now_s)
             self.on_tick()
             outputs = {c.output.fd: c for c in self._children if c.output is not None}
             ready, _, _ = select.select([self._wake_r, *outputs], [], [], TICK_S if not self._stop_asked_s else 0.02)
@@ -110,12 +125,12 @@ class Supervisor:
 
     def _start(self, child: Child) -> None:
         child.epoch += 1
-        child.due_s = None
+        child.due_s, child.started_s, child.condemned_s = None, time.monotonic(), 0.0
         block = self._page.engine(child.place) if child.role == "engine" else None
         if block is not None:
-            for cell in (Engine.STATE, Engine.QUEUE_ROWS, Engine.WARM_DONE, Engine.WARM_TOTAL):
+            for cell in (Engine.STATE, Engine.QUEUE_ROWS, Engine.WARM_DONE, Engine.WARM_TOTAL, Engine.STUCK):
                 block.count[cell] = 0
-            block.value[Engine.RUN_STARTED_S] = 0.0
+            block.value[Engine.RUN_STARTED_S] = block.value[Engine.BEAT_S] = 0.0
             block.count[Engine.EPOCH] = child.epoch
         # A session of its own: Ctrl-C at a terminal reaches only the supervisor, which then stops the others in order.
         read_end, write_end = os.pipe2(os.O_CLOEXEC) if child.captured else (-1, None)
@@ -159,29 +174,90 @@ class Supervisor:
         if code == EXIT_BAD_MODEL:
             self.stop(1, "the model cannot be served, see the line above; starting it again cannot help")
             return
+        reason, child.ending = child.ending or self._reason(code), ""
         recent = [t for t in child.restarts if now_s - t < RESTART_WINDOW_S]
-        child.restarts = deque([*recent, now_s])
-        reason = child.ending or ("signal" if code < 0 else "exit")
-        child.ending = ""
+        child.restarts = deque([*recent, now_s] if reason != "leak" else recent)  # that one left in good order
         self._page.main.count[restart_cell(child.role, reason)] += 1
         what = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        if len(recent) >= self._restart_limit:
+        if len(child.restarts) > self._restart_limit:
             self.stop(1, f"{child.label} ended {len(recent) + 1} times within {RESTART_WINDOW_S / 60:g} minutes ({what})")
             return
-        child.due_s = now_s + BACKOFF_S[min(len(recent), len(BACKOFF_S) - 1)]
-        log("restart", f"{child.label} ended with {what}, starting another", role=child.role, place=child.place)
+        child.due_s = now_s + (BACKOFF_S[min(len(recent), len(BACKOFF_S) - 1)] if reason != "leak" else 0.0)
+        log("restart", f"{child.label} ended with {what}, starting another", role=child.role, place=child.place,
+            reason=reason)  # fmt: skip
         self._start_due(now_s)
 
-    def _end_stuck(self, now_s: float) -> None:
-        """An engine whose batch runs beyond every deadline in it serves nobody: end it, its queue runs elsewhere."""
+    def _reason(self, code: int) -> str:
+        """Why a process ended that we did not end, as far as can be known."""
+        kills, self._oom_kills = self._oom_kills, machine.oom_kills(CGROUP)
+        if code == -signal.SIGKILL and self._oom_kills > kills:
+            return "out_of_memory"
+        return EXIT_REASONS.get(code) or ("signal" if code < 0 else "exit")
+
+    # ---- those that live but do not move, see watch.py ---------------------------------------------------------------
+
+    def _watch(self, now_s: float) -> None:
+        self._moment = self._moment.later(now_s)
+        sample = self._sentinel.due(now_s)
         for child in self._children:
-            if child.role != "engine" or child.process is None:
-                continue
-            view = read_engine(self._page, child.place)
-            if view.run_started_s > 0 and now_s > view.run_deadline_s + STUCK_GRACE_S:
-                log("stuck", f"{child.label} has run one batch for {now_s - view.run_started_s:.1f} s, beyond its deadline")
-                child.ending = "stuck"
+            if child.ending == "leak" and child.process is not None and self._moment.since(child.condemned_s) > LEAVE_S:
                 _signal_group(child, signal.SIGKILL)
+            if child.process is not None and not child.ending:
+                if child.role == "engine":
+                    self._watch_engine(child)
+                    if sample and not child.condemned_s:
+                        self._watch_memory(child, child.process.pid)
+                elif why := self._silence(child):
+                    log("stuck", f"{child.label} {why}; it is ended and another started", role=child.role, place=child.place)
+                    self._end(child, "stuck")
+
+    def _silence(self, child: Child) -> str:
+        page = self._page
+        if child.role == "sidecar":
+            return watch.silent_sidecar(page.main.value[Main.VERDICT_BEAT_S], child.started_s, self._moment)
+        beats_s = [page.front(i).value[Front.BEAT_S] for i in range(page.main.count[Main.FRONTS])]
+        return watch.silent_fronts(beats_s, child.started_s, self._moment, self._policy)
+
+    def _watch_engine(self, child: Child) -> None:
+        """Found stuck, it writes its stacks, and is then ended; its queue runs elsewhere. One that moves on meanwhile is
+        left alone."""
+        page = self._page
+        view, block = read_engine(page, child.place), page.engine(child.place)
+        waiting = sum(page.front(i).count[Front.QUEUE_ROWS] for i in range(page.main.count[Main.FRONTS]))
+        why = watch.stuck(view, self._moment, self._policy, waiting)
+        if not why:
+            if child.condemned_s:
+                log("moved_on", f"{child.label} was slow, not stuck: it goes on", role=child.role, place=child.place)
+                child.condemned_s, block.count[Engine.STUCK] = 0.0, 0
+        elif not child.condemned_s:
+            child.condemned_s, block.count[Engine.STUCK] = self._moment.now_s, 1
+            log("stuck", f"{child.label} {why}; its stacks follow, then it is ended", role=child.role, place=child.place,
+                rows=view.run_rows, predicted_s=round(view.run_predicted_s, 6), longest_s=round(view.run_longest_s, 6),
+                batches=view.batches, requests=self._running(child), again=view.run_again)  # fmt: skip
+            assert child.process is not None, "only the living are watched"
+            os.kill(child.process.pid, DUMP_SIGNAL)
+        elif self._moment.now_s - child.condemned_s >= DUMP_S:
+            self._end(child, "stuck")
+
+    def _watch_memory(self, child: Child, pid: int) -> None:
+        """Before the kernel ends a replica in the middle of a batch, it is told to finish what it has accepted and leave.
+        What comes meanwhile waits in the fronts."""
+        view = read_engine(self._page, child.place)
+        if view.state != State.READY:
+            return
+        why = self._sentinel.look(child.place, pid, view.rows, self._moment.now_s)
+        if why:
+            log("leak", f"{child.label} is replaced: {why}", role=child.role, place=child.place, rows=view.rows)
+            child.ending, child.condemned_s = "leak", self._moment.now_s
+            _signal_group(child, signal.SIGTERM)
+
+    def _running(self, child: Child) -> list[tuple[int, int]]:
+        """The ids of the batch, as spans: those that the log of a front has when one of them is refused."""
+        return run_spans(self._page.engine(child.place))
+
+    def _end(self, child: Child, reason: str) -> None:
+        child.ending = reason
+        _signal_group(child, signal.SIGKILL)
 
     # ---- leaving -----------------------------------------------------------------------------------------------------
 

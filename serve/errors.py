@@ -139,6 +139,18 @@ class Cancelled(EvenkeelError):
     code, status = "cancelled", 499
 
 
+class PoisonedRequest(EvenkeelError):
+    """The engine ended twice while it ran this request. The model's fault, so 500; and no hint to try again."""
+
+    code, status = "poisoned_request", 500
+
+
+class OutOfMemory(EvenkeelError):
+    """One item alone does not fit into the memory that the model may use."""
+
+    code, status = "out_of_memory", 507
+
+
 def families() -> tuple[type[EvenkeelError], ...]:
     """Every error class, in definition order: the wire number of an error is its place here."""
     found: list[type[EvenkeelError]] = [EvenkeelError]

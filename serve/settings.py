@@ -37,6 +37,7 @@ class FrontSettings:
     default_accept: str | None
     drain_s: float
     log_text: bool
+    timeout_s: int  # a worker whose event loop stands still this long is replaced by gunicorn
 
 
 @dataclass(frozen=True, slots=True)

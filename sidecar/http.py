@@ -110,7 +110,7 @@ def _add_probes(app: FastAPI, page: StatusPage) -> None:
     @app.api_route("/readyz", methods=GET)
     def readyz(request: Request) -> PlainTextResponse:
         verdict = page.verdict()
-        found = conditions(observe.replica_views(page, time.monotonic()), observe.leaving(page))
+        found = conditions(observe.replica_views(page), observe.leaving(page))
         return _probe(probes.ready(verdict, found), request)
 
     @app.api_route("/startupz", methods=GET)

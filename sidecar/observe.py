@@ -33,7 +33,6 @@ from sidecar.load import Load
 from sidecar.measure import Measures, Point
 from sidecar.transitions import Memory, Seen, SeenReplica
 
-OVERDUE_S = 1.0  # a batch that runs this long after its last deadline is answered by nobody any more
 STATUS_OF = {family.code: family.status for family in FAMILIES}
 POINT_FIELDS = tuple(f.name for f in dataclasses.fields(Point))
 AT_S = POINT_FIELDS.index("at_s")
@@ -63,13 +62,12 @@ def engines(page: StatusPage) -> list[EngineView]:
     return [read_engine(page, i) for i in range(page.main.count[Main.ENGINES])]
 
 
-def replica_view(engine: EngineView, now_s: float) -> ReplicaView:
-    overdue = engine.run_started_s > 0 and now_s > engine.run_deadline_s + OVERDUE_S
-    return ReplicaView(engine.state, alive(engine.pid), engine.was_ready, overdue)
+def replica_view(engine: EngineView) -> ReplicaView:
+    return ReplicaView(engine.state, alive(engine.pid), engine.was_ready, engine.stuck)
 
 
-def replica_views(page: StatusPage, now_s: float) -> list[ReplicaView]:
-    return [replica_view(e, now_s) for e in engines(page)]
+def replica_views(page: StatusPage) -> list[ReplicaView]:
+    return [replica_view(e) for e in engines(page)]
 
 
 def alive(pid: int) -> bool:
@@ -120,7 +118,7 @@ def status(page: StatusPage, now: Now, remembered: Remembered, points_after_s: f
     """The whole truth as JSON; of the measures only the points after that moment of CLOCK_MONOTONIC."""
     count, value = page.main.count, page.main.value
     memory, latest = remembered.memory, remembered.measures.now()
-    reason, views, stopping = Reason(count[Main.VERDICT_REASON]), replica_views(page, now.monotonic_s), leaving(page)
+    reason, views, stopping = Reason(count[Main.VERDICT_REASON]), replica_views(page), leaving(page)
     replicas = [_replica(page, e, now, remembered) for e in engines(page)]
     is_ready = bool(count[Main.VERDICT_READY])
     estimate_s = ready_in_s(is_ready, stopping, [r["ready_in_s"] for r in replicas if r["alive"]])

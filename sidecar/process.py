@@ -66,7 +66,7 @@ def watch(page: StatusPage, remembered: Remembered, settings: SidecarSettings, l
     sample_due_s = 0.0
     while not leave.wait(TICK_S):
         now_s = time.monotonic()
-        verdict = readiness(observe.replica_views(page, now_s), observe.leaving(page))
+        verdict = readiness(observe.replica_views(page), observe.leaving(page))
         if page.write_verdict(verdict, now_s):
             log("verdict", f"{'ready' if verdict.ready else 'not ready'}: {verdict.reason.code}", ready=verdict.ready)
         if remembered.memory.look(observe.seen(page, Now(now_s, time.time()))):

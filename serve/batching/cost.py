@@ -35,6 +35,7 @@ class Curve:
     # Batches seen, by size rounded up to a power of two: cell i counts those of up to 2**i rows.
     runs: list[int] = field(default_factory=lambda: [0] * ROWS_BITS, compare=False)
     batches: int = field(default=0, compare=False)
+    seen: bool = False  # whether batches of just this shape were measured, in warm-up or later
 
     def predict(self, rows: int) -> float:
         sizes, seconds = self.sizes, self.seconds
@@ -55,6 +56,7 @@ class Curve:
         self.batches += 1
         self.runs[min((rows - 1).bit_length(), ROWS_BITS - 1)] += 1
         sizes, seconds = self.sizes, self.seconds
+        self.seen = True
         factor = 1 + GAIN * (min(max(took_s / self.predict(rows), 1 / STEP_LIMIT), STEP_LIMIT) - 1)
         low = high = min(bisect_left(sizes, rows), len(sizes) - 1)
         seconds[high] *= factor
@@ -83,6 +85,7 @@ class CostModel:
     def learn(self, key: Hashable, measured: Sequence[tuple[int, float]]) -> None:
         """Start the default curve, and that of this shape, from warm-up: (rows, seconds) pairs with ascending rows."""
         self.default = rising(measured)
+        self.default.seen = True
         self._store(key, self.default)
 
     def learn_shape(self, key: Hashable, measured: Sequence[tuple[int, float]]) -> None:
@@ -90,7 +93,9 @@ class CostModel:
         default, known = self.default, dict(measured)
         factor = measured[-1][1] / default.predict(measured[-1][0])
         sizes = sorted({*default.sizes, *known})
-        self._store(key, rising([(n, known.get(n, factor * default.predict(n))) for n in sizes]))
+        curve = rising([(n, known.get(n, factor * default.predict(n))) for n in sizes])
+        curve.seen = True
+        self._store(key, curve)
 
     def _store(self, key: Hashable, curve: Curve) -> None:
         if len(self.curves) < SHAPES_MAX:

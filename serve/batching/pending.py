@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from serve.batching.placement import Segment
 
 
+ALONE = "alone"  # the queue of those that share a batch with nobody, whatever their shape
+
+
 @dataclass(slots=True, eq=False)
 class Item:
     """One request in the engine. `placed` rows of it are in batches already; the rest waits.
@@ -32,6 +35,7 @@ class Item:
     capacity: int = 0
     used: int = 0
     placed: int = 0
+    alone: bool = False  # it runs in a batch of its own
     gone: bool = False  # cancelled, expired or failed: skipped when its turn comes
 
 
@@ -45,9 +49,10 @@ class Pending:
 
     def add(self, item: Item) -> None:
         """Ids are unique among all fronts: each counts on from a start of its own."""
-        queue = self._queues.get(item.key)
+        key = ALONE if item.alone else item.key
+        queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[item.key] = deque()
+            queue = self._queues[key] = deque()
         queue.append(item)
         self._by_id[item.id] = item
         self.rows += item.rows

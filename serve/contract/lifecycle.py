@@ -81,7 +81,7 @@ class ReplicaView:
     state: State
     alive: bool
     was_ready: bool
-    overdue: bool  # a batch runs beyond every deadline in it
+    stuck: bool  # the supervisor has found it so, and will end it
 
 
 # Of several reasons the first of these is told: what is broken before what only takes time, the slowest first.
@@ -92,7 +92,7 @@ def readiness(replicas: Sequence[ReplicaView], leaving: Reason | None) -> Verdic
     """Ready when at least one replica is READY and runs; otherwise the worst off replica names the reason."""
     if leaving is not None:
         return Verdict(False, leaving)
-    if any(r.alive and r.state == State.READY and not r.overdue for r in replicas):
+    if any(r.alive and r.state == State.READY and not r.stuck for r in replicas):
         return Verdict(True, Reason.READY)
     if not replicas:
         return Verdict(False, Reason.STARTING)
@@ -114,13 +114,13 @@ def conditions(replicas: Sequence[ReplicaView], leaving: Reason | None) -> tuple
     running = [r for r in replicas if r.alive]
     loaded = [r for r in running if r.state in (State.WARMING, State.READY)]
     warm = [r for r in loaded if r.state == State.READY]
-    moving = [r for r in warm if not r.overdue]
+    moving = [r for r in warm if not r.stuck]
     return (
         Condition("staying", leaving is None, f"the container is stopping: {leaving.code}" if leaving else ""),
         Condition("running", bool(running), "" if running else "no engine process runs"),
         Condition("loaded", bool(loaded), "" if loaded else "no running engine has loaded its model"),
         Condition("warm", bool(warm), "" if warm else "no loaded engine has passed warm-up and golden checks"),
-        Condition("moving", bool(moving), "" if moving else "no warm engine is without a batch beyond its deadline"),
+        Condition("moving", bool(moving), "" if moving else "every warm engine is stuck in a batch"),
     )
 
 
@@ -129,14 +129,14 @@ def container_state(replicas: Sequence[ReplicaView], leaving: Reason | None) -> 
     or stuck will be started anew, so it counts as NEW."""
     if leaving is not None:
         return State.FAILED if leaving is Reason.FAILED else State.DRAINING
-    counting = [r.state for r in replicas if r.alive and not r.overdue and r.state <= State.READY]
+    counting = [r.state for r in replicas if r.alive and not r.stuck and r.state <= State.READY]
     return max(counting, default=State.NEW)
 
 
 def _reason(r: ReplicaView) -> Reason:
     if r.state == State.FAILED:
         return Reason.FAILED
-    if r.overdue:
+    if r.stuck:
         return Reason.STUCK
     if r.was_ready:
         return Reason.ENGINE_LOST

@@ -48,6 +48,7 @@ class Manifest:
     rows_axis: bool | None = None  # None: as the model file says
     rows_max: int = 64
     slo_s: float | None = None
+    run_s_max: float | None = None  # beyond it a batch is stuck, whatever was predicted
     pad_waste: float = 0.25  # share of padded elements that a shape bucket may hold
     batched_handler: bool = False
     threads: int | None = None
@@ -82,7 +83,8 @@ def parse(data: Mapping[str, Any], folder: Path) -> Manifest:
     top = _Table(data, "", {"name", "version", "backend", "file", "inputs", "outputs", "batching", "samples", "handler",
                             "threads", "compile", "warmup"})  # fmt: skip
     backend, file = _backend_and_file(top, folder)
-    batching = top.table("batching", {"rows_max", "slo_ms", "pad_waste", "enabled", "tolerance", "rows_depend"})
+    batching = top.table(
+        "batching", {"rows_max", "slo_ms", "run_s_max", "pad_waste", "enabled", "tolerance", "rows_depend"})  # fmt: skip
     handler = top.table("handler", {"batched"})
     if handler.data and backend != "handler":
         raise BadModel(f"model.toml: [handler] makes no sense with backend = {backend!r}")
@@ -107,6 +109,7 @@ def parse(data: Mapping[str, Any], folder: Path) -> Manifest:
         backend=backend, file=file, inputs=inputs, outputs=outputs, 
         rows_axis=False if rows_depend else rows_in if inputs is not None else rows_out,
         rows_max=rows_max, slo_s=None if slo_ms is None else slo_ms / 1e3, pad_waste=pad_waste,
+        run_s_max=batching.number("run_s_max", None, 0.1, 86_400),
         batched_handler=handler.boolean("batched", False), threads=top.integer("threads", None, 1, 1024),
         compile=top.boolean("compile", False), warmup_s=warmup_s,
         batch_tolerance=batching.number("tolerance", None, 0.0, math.inf), samples=_samples(top, folder))  # fmt: skip

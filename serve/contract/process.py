@@ -20,3 +20,8 @@ def die_with_parent(parent: int, sig: int = signal.SIGKILL) -> None:
 # Exit codes by which a role tells the supervisor that starting it again cannot help.
 EXIT_BAD_MODEL = 64
 EXIT_BAD_SETTING = 65
+# Of an engine whose device is in a state that only a new process can leave.
+EXIT_DEVICE = 66
+
+# On this signal an engine writes the Python stacks of all its threads to descriptor 2, which the supervisor makes log lines.
+DUMP_SIGNAL = signal.SIGUSR1

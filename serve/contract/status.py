@@ -99,6 +99,12 @@ class Engine(_Cells):
     RUN_SUM_S = auto()  # of the model alone
     BUSY_SUM_S = auto()  # of whole batches, with gather and scatter: what the engine was not free
     QUEUE_SUM_S = auto()
+    RUN_ROWS = auto()
+    RUN_AGAIN = auto()  # 1: the running batch is one request that was in a crash, see transport/descriptor.py
+    RUN_LONGEST_S = auto()  # about the longest batch so far, over all lives: it fades slowly
+    RUN_LIMIT_S = auto()  # what the model's owner allows a batch, 0 without a word of his
+    STUCK = auto()  # written by the supervisor: it has decided to end this process
+    ROWS_FIT = auto()  # rows of a batch that fit into memory, learned from those that did not; 0: no limit met
     ERRORS = 32
     BATCH_ROWS = 64
     RUN_TIME = 112
@@ -107,10 +113,13 @@ class Engine(_Cells):
 
 assert len(FAMILIES) <= 32, "ERRORS has room for 32 families"
 
-# In an engine's block: how many requests its last batch had, if it noted them, and their ids. Not cleared at a restart:
-# a front asks which requests were running when the engine ended.
-RUN_IDS = 440
-RUN_IDS_MAX = 4
+# In an engine's block: who is in the batch that runs, or ran last. The engine's epoch, how many spans of ids there are,
+# and the first and last id of each; a span may hold more than ran, never less. Not cleared at a restart: a front asks
+# which of its requests were running when the engine ended.
+RUN_EPOCH = 440
+RUN_SPANS = 441
+RUN_SPANS_MAX = 16
+assert RUN_SPANS + 1 + 2 * RUN_SPANS_MAX <= BLOCK_CELLS, "the spans end with the block"
 
 _BLOCKS = 1 + FRONTS_MAX + ENGINES_MAX
 _TEXT_AT = _BLOCKS * BLOCK_CELLS * 8
@@ -236,6 +245,13 @@ def restarts(page: StatusPage) -> dict[tuple[str, str], int]:
     return found
 
 
+def run_spans(engine: Block) -> list[tuple[int, int]]:
+    """The first and last request id of each span that is in the engine's batch, or was in its last one."""
+    count = engine.count
+    at = [RUN_SPANS + 1 + 2 * i for i in range(min(count[RUN_SPANS], RUN_SPANS_MAX))]
+    return [(count[i], count[i + 1]) for i in at]
+
+
 @dataclass(frozen=True, slots=True)
 class EngineView:
     """One engine's block, read at one moment."""
@@ -252,6 +268,14 @@ class EngineView:
     run_deadline_s: float
     batches: int
     rows: int
+    state_since_s: float = 0.0
+    beat_s: float = 0.0
+    run_rows: int = 0
+    run_predicted_s: float = 0.0  # 0: nothing is known of such a batch
+    run_longest_s: float = 0.0
+    run_limit_s: float = 0.0
+    run_again: bool = False
+    stuck: bool = False
 
 
 def read_engine(page: StatusPage, place: int) -> EngineView:
@@ -260,4 +284,6 @@ def read_engine(page: StatusPage, place: int) -> EngineView:
     return EngineView(
         place, n[Engine.PID], n[Engine.EPOCH], State(n[Engine.STATE]), bool(n[Engine.WAS_READY]), n[Engine.WARM_DONE],
         n[Engine.WARM_TOTAL], n[Engine.QUEUE_ROWS], v[Engine.RUN_STARTED_S], v[Engine.RUN_DEADLINE_S],
-        n[Engine.BATCHES], n[Engine.ROWS])  # fmt: skip
+        n[Engine.BATCHES], n[Engine.ROWS], v[Engine.STATE_SINCE_S], v[Engine.BEAT_S], n[Engine.RUN_ROWS],
+        v[Engine.RUN_PREDICTED_S], v[Engine.RUN_LONGEST_S], v[Engine.RUN_LIMIT_S], bool(n[Engine.RUN_AGAIN]),
+        bool(n[Engine.STUCK]))  # fmt: skip

@@ -76,6 +76,13 @@ def broken_up(segments: list[Segment]) -> list[Segment]:
     return out
 
 
+def span(segment: Segment) -> tuple[int, int]:
+    """The first and last id of these rows of a block: a front's ids ascend in the order in which it submits."""
+    item, start, rows = segment
+    assert isinstance(item, Block), "other items have one id"
+    return int(item.table[start, ID]), int(item.table[start + rows - 1, ID])
+
+
 def replies(table: Table, reply: bytes, shift: int) -> bytes:
     """One reply for each record of the table: `reply` with the record's id, and its offset moved by `shift`."""
     out = np.empty((len(table), WORDS), np.uint64)

@@ -12,6 +12,7 @@ import math
 import socket
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,28 +21,32 @@ from serve.batching.pending import Item, Pending
 from serve.batching.placement import Segment, place
 from serve.batching.policy import Policy, QueueView, Wait, next_step
 from serve.contract.logline import log
-from serve.contract.status import RUN_IDS, RUN_IDS_MAX, Engine, row_bucket, time_bucket
+from serve.contract.status import RUN_EPOCH, RUN_SPANS, RUN_SPANS_MAX, Engine, row_bucket, time_bucket
 from serve.contract.status import Block as Cells
 from serve.engine.backends.base import RawReply, RawRequest
-from serve.engine.blocks import ROWS_MIN, Block, block_of, broken_up
+from serve.engine.blocks import ROWS_MIN, Block, block_of, broken_up, span
+from serve.engine.failures import translated
 from serve.engine.peers import Peer, Peers
 from serve.engine.replica import Replica
 from serve.engine.replies import Replies
 from serve.engine.tensors import Array, single_rows
-from serve.errors import Cancelled, DeadlineExceeded, EvenkeelError, ModelFailed, NotFinite
+from serve.errors import Cancelled, DeadlineExceeded, EvenkeelError, ModelFailed, NotFinite, OutOfMemory
 from serve.transport import descriptor
-from serve.transport.descriptor import FINITE, RECORD_BYTES, REQUEST
+from serve.transport.descriptor import FINITE, RECORD_BYTES, REQUEST, SUSPECT
 
 PRICE_EVERY = 16  # batches between updates of the price of a row, which fronts use to predict waits
 IDLE_S = 0.5  # how often an idle engine stamps that it lives
 EXPIRE_EVERY_S = 0.05
 RATE_TAU_S = 0.05  # arrivals are averaged over about this long
 PEAK_WINDOW_S = 0.5
+LONGEST_FADES = 1e-4  # of what the longest batch was above this one: one odd pause is forgotten after some 10,000
 
 _QUEUE_ROWS, _BATCHES, _ROWS = int(Engine.QUEUE_ROWS), int(Engine.BATCHES), int(Engine.ROWS)
 _BEAT, _STARTED, _PREDICTED = int(Engine.BEAT_S), int(Engine.RUN_STARTED_S), int(Engine.RUN_PREDICTED_S)
 _DEADLINE, _ROW_COST = int(Engine.RUN_DEADLINE_S), int(Engine.ROW_COST_S)
 _BATCH_ROWS, _RUN_TIME = int(Engine.BATCH_ROWS), int(Engine.RUN_TIME)
+_RUN_ROWS, _AGAIN, _LONGEST = int(Engine.RUN_ROWS), int(Engine.RUN_AGAIN), int(Engine.RUN_LONGEST_S)
+_ROWS_FIT = int(Engine.ROWS_FIT)
 _RUN_SUM, _BUSY_SUM = int(Engine.RUN_SUM_S), int(Engine.BUSY_SUM_S)
 
 
@@ -70,7 +75,8 @@ class Cycle:
     ) -> None:
         self.replica, self.cells = replica, cells
         self.closing = False
-        self._clock = clock
+        self.on_change: Callable[[], None] = lambda: None  # what the replica says of itself has changed
+        self._clock, self._epoch = clock, epoch
         self._peers = Peers(listener, replica.card(), epoch)
         self._replies = Replies(cells, epoch)
         self._pending = Pending()
@@ -88,10 +94,13 @@ class Cycle:
     # ---- the story -----------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
-        """Until told to close, and then until everything accepted has been answered."""
+        """Until told to close, and then until everything taken has been answered."""
         wait_s = IDLE_S
-        while not self.closing or not self.idle:
+        while not self.closing:
             wait_s = self.turn(wait_s)
+        wait_s = 0.0
+        while not self.idle:
+            wait_s = self._last_turn(min(wait_s, EXPIRE_EVERY_S))
 
     @property
     def idle(self) -> bool:
@@ -112,6 +121,15 @@ class Cycle:
         self._peers.send()
         return wait_s
 
+    def _last_turn(self, wait_s: float) -> float:
+        """As `turn`, but nothing more is taken: what comes now is the fronts' again as soon as we are gone."""
+        for peer, records in self._peers.receive(wait_s):
+            if records is None:
+                self._forget(peer)
+        wait_s = self._advance(self._clock())
+        self._peers.send()
+        return wait_s
+
     def _advance(self, now_s: float) -> float:
         """Run one batch if it is time. Returns how long the next `take` may sleep."""
         chosen = self._pending.oldest()
@@ -124,6 +142,8 @@ class Cycle:
         if head.deadline_s <= now_s:
             self._expire(now_s)
             return 0.0
+        if head.alone:
+            return self._run_alone(head, now_s)
         rows = pending.rows if self._only_key is not None else sum(i.rows - i.placed for i in queue if not i.gone)
         held_s = now_s - self._held_since_s if self._held_since_s else 0.0
         expected = self._arrivals.peak_rows - pending.rows
@@ -139,17 +159,27 @@ class Cycle:
             self._run(segments, key)
         return 0.0 if pending.rows else IDLE_S
 
+    def _run_alone(self, item: Item, now_s: float) -> float:
+        """It was in a crash: nobody shares a batch with it."""
+        segments = place(deque((item,)), self.replica.rows_max, now_s)
+        self._pending.placed(segments)
+        self._run(segments, item.key)
+        return 0.0
+
     # ---- take ----------------------------------------------------------------------------------------------------
 
     def _take(self, wait_s: float) -> None:
         """Everything that has arrived: new fronts, requests, cancellations. Sleeps up to `wait_s` for the first."""
         for peer, records in self._peers.receive(wait_s):
             if records is None:
-                for item in self._pending.drop_peer(peer):
-                    self._replies.forget(item)
-                self.cells.count[_QUEUE_ROWS] = self._pending.rows
+                self._forget(peer)
             else:
                 self._queue(peer, records)
+
+    def _forget(self, peer: Peer) -> None:
+        for item in self._pending.drop_peer(peer):
+            self._replies.forget(item)
+        self.cells.count[_QUEUE_ROWS] = self._pending.rows
 
     def _queue(self, peer: Peer, records: bytes) -> None:
         pending, key = self._pending, self._only_key
@@ -168,7 +198,8 @@ class Cycle:
         for kind, flags, _, rows, id, offset, capacity, used, _, deadline_s, _ in REQUEST.iter_unpack(records):
             if kind == descriptor.SUBMIT:
                 key = self._key(peer, offset) if self._only_key is None else self._only_key
-                self._pending.add(Item(id, rows, key, deadline_s, now_s, peer, offset, capacity, used))
+                alone = flags & SUSPECT != 0
+                self._pending.add(Item(id, rows, key, deadline_s, now_s, peer, offset, capacity, used, alone=alone))
             elif kind == descriptor.CANCEL:
                 self._cancel(id)
             elif kind == descriptor.HELLO:
@@ -214,7 +245,7 @@ class Cycle:
             self.cells.value[_STARTED] = 0.0
         if failed is None:
             return
-        halves = _halves(segments)
+        halves = _halves(segments) or (_parts(segments[0]) if isinstance(failed, OutOfMemory) else None)
         if halves is not None:
             self._run(halves[0], key)
             self._run(halves[1], key)
@@ -229,21 +260,29 @@ class Cycle:
     def _stamp_start(self, segments: Sequence[Segment], key: Hashable, rows: int) -> float:
         value = self.cells.value
         now_s = self._clock()
-        value[_PREDICTED] = self.replica.cost.curve(key).predict(rows)
+        curve = self.replica.cost.curve(key)
+        value[_PREDICTED] = curve.predict(rows) if curve.seen and self.replica.signature is not None else 0.0
+        self.cells.count[_RUN_ROWS] = rows
+        self.cells.count[_AGAIN] = segments[0].item.alone
         value[_DEADLINE] = segments[0].item.deadline_s if len(segments) == 1 else max([s.item.deadline_s for s in segments])
         value[_BEAT] = now_s
         value[_STARTED] = now_s
-        self._note_ids(segments)
+        self._note_who_runs(segments)
         return now_s
 
-    def _note_ids(self, segments: Sequence[Segment]) -> None:
-        """If this batch ends the process, the fronts can tell who was in it. Only for small ones: it takes time."""
+    def _note_who_runs(self, segments: Sequence[Segment]) -> None:
+        """If this batch ends the process, the fronts can tell who was in it."""
         count = self.cells.count
-        count[RUN_IDS] = 0
-        if len(segments) <= RUN_IDS_MAX and all(s.item.id > 0 for s in segments):
-            for i, s in enumerate(segments, start=RUN_IDS + 1):
-                count[i] = s.item.id
-            count[RUN_IDS] = len(segments)
+        spans = [(s.item.id, s.item.id) if s.item.id > 0 else span(s) for s in segments]
+        if len(spans) > RUN_SPANS_MAX:  # too many to tell: everything between the first and the last of them
+            spans = [(min(first for first, _ in spans), max(last for _, last in spans))]
+        at = RUN_SPANS
+        count[at] = 0
+        count[RUN_EPOCH] = self._epoch
+        for first, last in spans:
+            count[at + 1], count[at + 2] = first, last
+            at += 2
+        count[RUN_SPANS] = len(spans)
 
     def _run_tensors(self, segments: list[Segment], key: Any, rows: int, started_s: float) -> EvenkeelError | None:
         """Gather, run, check, scatter. Returns what went wrong with the batch as a whole."""
@@ -253,19 +292,16 @@ class Cycle:
         singles = single_rows(segments, layout.row_bytes) if self._block_row_bytes else None
         if singles is None:
             segments = broken_up(segments)
-        batch = gather.batch(segments, key, singles)
-        bad = gather.not_finite(batch)
-        if bad is not None:
-            name = signature.inputs[bad].name
-            return NotFinite(f"input {name!r} holds NaN or infinity; set allow_nan in model.toml if the model takes it")
-        run_at_s = self._clock()
         try:
+            batch = gather.batch(segments, key, singles)
+            bad = gather.not_finite(batch)
+            if bad is not None:
+                name = signature.inputs[bad].name
+                return NotFinite(f"input {name!r} holds NaN or infinity; set allow_nan in model.toml if the model takes it")
+            run_at_s = self._clock()
             outputs = replica.backend.run(batch)
-        except EvenkeelError as e:
-            return e
         except Exception as e:  # foreign code: whatever it raises is an error of this batch, not of the engine
-            log("model_error", f"{type(e).__name__}: {e}", traceback=traceback.format_exc(limit=-8))
-            return ModelFailed(f"the model raised {type(e).__name__}: {str(e)[:300]}")
+            return self._told(e, rows)
         run_s = self._clock() - run_at_s
         checked = scatter.checked(outputs, rows)
         if isinstance(checked, str):
@@ -278,6 +314,25 @@ class Cycle:
             self._scatter(segments, checked, key, flags, started_s, run_s, rows)
         self._learn(key, rows, run_s, self._clock() - started_s)
         return None
+
+    def _told(self, error: Exception, rows: int) -> EvenkeelError:
+        """What the callers are told. Raises DeviceLost when only another process can go on."""
+        known = translated(error)
+        if isinstance(known, OutOfMemory):
+            self._lower_ceiling(rows)
+        elif known is not error:
+            log("model_error", known.message, traceback=traceback.format_exc(limit=-8))
+        return known
+
+    def _lower_ceiling(self, rows: int) -> None:
+        """So many rows did not fit into memory: from now on half of them at most."""
+        fits = max(1, rows // 2)
+        if rows > 1 and fits < self.replica.rows_max:
+            log("out_of_memory", f"a batch of {rows} rows does not fit into memory; from now on {fits} at most", rows_max=fits)
+            self.replica.rows_max = self.replica.rows_fit = fits
+            self._policy = Policy(fits, self.replica.manifest.slo_s)
+            self.cells.count[_ROWS_FIT] = fits
+            self.on_change()
 
     def _scatter(
         self, segments: list[Segment], outputs: list[Array], key: Any, flags: int, started_s: float, run_s: float, rows: int
@@ -309,8 +364,8 @@ class Cycle:
             if isinstance(result, RawReply):
                 self._replies.raw(s.item, result, started_s, run_s, len(segments))
                 continue
-            known = result if isinstance(result, EvenkeelError) else ModelFailed(f"{type(result).__name__}: {result}")
-            if isinstance(known, ModelFailed):
+            known = translated(result)
+            if isinstance(known, ModelFailed | OutOfMemory):
                 trace = "".join(traceback.format_exception(known.__cause__ or result, limit=-8))
                 log("handler_error", known.message, request_id=request.request_id, traceback=trace)
             self._replies.fault(s.item, known)
@@ -324,6 +379,7 @@ class Cycle:
         count[_BATCH_ROWS + row_bucket(rows)] += 1
         count[_RUN_TIME + time_bucket(run_s)] += 1
         value[_RUN_SUM] += run_s
+        value[_LONGEST] = max(took_s, value[_LONGEST] - LONGEST_FADES * (value[_LONGEST] - took_s))
         value[_BUSY_SUM] += took_s
         count[_QUEUE_ROWS] = self._pending.rows
         if count[_BATCHES] % PRICE_EVERY == 0:
@@ -339,6 +395,13 @@ def _halves(segments: list[Segment]) -> tuple[list[Segment], list[Segment]] | No
     if isinstance(item, Block) and rows > 1:
         return [Segment(item, start, rows // 2)], [Segment(item, start + rows // 2, rows - rows // 2)]
     return None
+
+
+def _parts(segment: Segment) -> tuple[list[Segment], list[Segment]] | None:
+    """The rows of one request as two batches: it can only be too large, and its rows need not run together."""
+    item, start, rows = segment
+    half = rows // 2
+    return ([Segment(item, start, half)], [Segment(item, start + half, rows - half)]) if half else None
 
 
 def _raw_request(item: Item) -> RawRequest:

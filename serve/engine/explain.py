@@ -65,7 +65,8 @@ def batching(replica: Replica) -> dict[str, Any]:
     curve, slo_s = replica.cost.default, replica.manifest.slo_s
     chosen = best_rows(curve, replica.rows_max, slo_s or float("inf"))
     learned = [{"rows": n, "seconds": s, "rows_per_s": round(n / s, 1)} for n, s in zip(curve.sizes, curve.seconds, strict=True)]
-    return {"rows_max": replica.rows_max, "slo_s": slo_s, "chosen_rows": chosen, "why": why(curve, chosen), "learned": learned}
+    return {"rows_max": replica.rows_max, "rows_fit": replica.rows_fit, "slo_s": slo_s, "chosen_rows": chosen,
+            "why": why(curve, chosen), "learned": learned}  # fmt: skip
 
 
 def why(curve: Curve, chosen: int) -> str:

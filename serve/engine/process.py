@@ -7,6 +7,7 @@ the status page inherited. Exits with EXIT_BAD_MODEL when starting it again coul
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import os
 import signal
@@ -22,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from serve.contract import fingerprint
 from serve.contract.lifecycle import State, step
 from serve.contract.logline import LogStream, log, setup
-from serve.contract.process import EXIT_BAD_MODEL, die_with_parent
-from serve.contract.status import RUN_IDS, Block, Engine, Front, Main, StatusPage
+from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE, die_with_parent
+from serve.contract.status import RUN_SPANS, Block, Engine, Front, Main, StatusPage
+from serve.engine.failures import DeviceLost
 from serve.engine.startup import Ledger, process_began_s
 from serve.errors import BadModel
 from serve.settings import EngineSettings, parse
@@ -60,6 +62,8 @@ def main() -> None:
     die_with_parent(os.getppid())
     setup(f"engine-{settings.place}", text=settings.log_text, fd=settings.log_fd)
     sys.stdout, sys.stderr = LogStream("stdout"), LogStream("stderr")
+    faulthandler.enable(2)  # the stacks of a crash in native code, below our log: the supervisor reads it
+    faulthandler.register(DUMP_SIGNAL, 2)
     page = StatusPage(settings.status_fd)
     life = Life(page.engine(settings.place))
     try:
@@ -68,6 +72,9 @@ def main() -> None:
         life.become(State.FAILED)
         log("bad_model", e.message)
         os._exit(EXIT_BAD_MODEL)
+    except DeviceLost as e:
+        log("device_lost", f"the device is in a state that only a new process can leave: {e}")
+        os._exit(EXIT_DEVICE)
     except Exception:
         log("engine_failed", "the engine ends on a bug of ours; the supervisor starts another", trace=traceback.format_exc())
         os._exit(1)
@@ -83,8 +90,10 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger) 
     replica, report = proven(settings, life, ledger, explanation)
     block = life.block
     block.value[Engine.ROW_COST_S] = replica.cost.default.cheapest_row()
+    block.value[Engine.RUN_LIMIT_S] = replica.manifest.run_s_max or 0.0
     listener = socket.socket(fileno=os.dup(settings.listen_fd))
     cycle = Cycle(replica, listener, block, settings.epoch)
+    cycle.on_change = lambda: explanation.update(batching=explain.batching(replica))
 
     def close(signum: int, frame: FrameType | None) -> None:
         cycle.closing = True
@@ -154,7 +163,7 @@ def rehearse(cycle: Cycle, page: StatusPage, settings: EngineSettings) -> None:
         curve.forget_runs()
     if settings.epoch == 1:
         old = memoryview(before).cast("Q")
-        for cell in (Engine.BATCHES, Engine.ROWS, *range(Engine.RUN_SUM_S, RUN_IDS)):
+        for cell in (Engine.BATCHES, Engine.ROWS, *range(Engine.RUN_SUM_S, RUN_SPANS)):
             block.count[cell] = old[cell]
 
 

@@ -34,6 +34,7 @@ class Replica:
     gather: Gather | None = None
     scatter: Scatter | None = None
     rehearsals: list[dict[str, str]] = field(default_factory=list)  # what fronts send once before traffic comes
+    rows_fit: int | None = None  # of a batch, learned when a larger one did not fit into memory
 
     def card(self) -> dict[str, Any]:
         """What fronts are told at HELLO, as JSON."""

@@ -80,7 +80,7 @@ class Crowd:
             invocation.link = link
             invocation.started_s = now_s
             invocation.deadline_s = deadline_s
-            invocation.attempts = 1
+            invocation.submits = 1
             pending[id] = invocation
             records.append(pack(SUBMIT, 0, 0, 1, id, at, slot.capacity, size, epoch, deadline_s, now_s))
         flight.last_id = id

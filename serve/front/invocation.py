@@ -29,6 +29,7 @@ from serve.errors import (
     EvenkeelError,
     NotReady,
     Overloaded,
+    PoisonedRequest,
     TooManyBytes,
     WaitTooLong,
 )  # fmt: skip
@@ -40,7 +41,7 @@ from serve.front.request import Flight, Invocation
 from serve.settings import Limits
 from serve.transport import descriptor
 from serve.transport.arena import read_spill
-from serve.transport.descriptor import FINITE, OVERFLOW, REPLY, REQUEST
+from serve.transport.descriptor import AGAIN, FINITE, OVERFLOW, REPLY, REQUEST, SUSPECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
     from serve.front.rehearsal import Rehearsal
 
 SWEEP_S = 0.05  # how late a deadline may be noticed
-ATTEMPTS_MAX = 2  # a request runs again once after a crash; one that was in two crashes is suspect
+CRASHES_MAX = 2  # a request that ran when an engine ended runs again, alone; when that ends the engine too, it was the cause
+SUBMITS_MAX = 6  # to one engine after the other, each of which ended before it ran the request
 DECODED_ASIDE_FROM = 1 << 20  # bytes of body from which decoding would hold up other requests noticeably
 EARLY_MAX = 256  # requests held by a worker that has not met an engine yet
 
@@ -242,10 +244,11 @@ class Invocations:
             self._held.append(invocation)
             return
         assert slot is not None, "a request is submitted with its slot"
-        invocation.attempts += 1
+        flags = 0 if invocation.submits == 0 else SUSPECT if invocation.crashes else AGAIN
+        invocation.submits += 1
         link.rows += invocation.rows
         link.submit(REQUEST.pack(
-            descriptor.SUBMIT, 0, 0, invocation.rows, invocation.id, slot.offset, slot.capacity, invocation.used, link.epoch,
+            descriptor.SUBMIT, flags, 0, invocation.rows, invocation.id, slot.offset, slot.capacity, invocation.used, link.epoch,
             invocation.deadline_s, invocation.started_s))  # fmt: skip
 
     # ---- encode, answer, release ---------------------------------------------------------------------------------
@@ -348,33 +351,38 @@ class Invocations:
         self._note_up()
         if self.rehearsal is not None and link.model.rehearsals:
             self.rehearsal.engine_up(self._links.index(link), link)
-        early, self._early = self._early, []
-        for invocation, body in early:
-            if invocation.caller is not None:
-                self.begin(invocation, body)
         held, self._held = self._held, []
         for invocation in held:
             invocation.link = link
             self._submit(invocation)
+        early, self._early = self._early, []
+        for invocation, body in early:  # behind those held, whose ids are lower: ids ascend as they are submitted
+            if invocation.caller is not None:
+                self.begin(invocation, body)
 
     def _engine_lost(self, link: EngineLink) -> None:
-        """Run its requests again, once: the inputs are still in their slots, and nobody else can write there now."""
+        """Run its requests again: the inputs are still in their slots, and nobody else can write there now.
+
+        Whoever may have run in its last batch does so alone from now on. If that ends an engine once more, it is known who
+        did it: nobody who only shared a batch with such a request, or waited behind it, is refused for that.
+        """
         if self.rehearsal is not None:
             self.rehearsal.engine_lost(self._links.index(link))
         if self._rehearsing is link:
             self._rehearsing = None
         self._note_up()
         orphans = [i for i in self._flight.pending.values() if i.link is link]
-        ran = link.ran_last()
+        ran = link.may_have_run()
         up = [other for other in self._links if other.model is not None]
         for invocation in orphans:
             invocation.link = None
-            if ran and invocation.id not in ran:
-                invocation.attempts -= 1  # it only waited there: this crash was not its own
-            if invocation.caller is None or invocation.attempts >= ATTEMPTS_MAX:
+            invocation.crashes += ran(invocation.id)
+            error = _no_more(invocation)
+            if invocation.caller is None or error is not None:
                 del self._flight.pending[invocation.id]
                 self._flight.rows -= invocation.rows
-                self._refuse(invocation, EngineLost("the engine ended twice while it ran this request; it was not tried again"))
+                if error is not None:
+                    self._refuse(invocation, error)
                 self._intake.release(invocation)
                 continue
             self._count[Front.RESUBMITTED] += 1
@@ -410,6 +418,15 @@ class Invocations:
 
 def _rows_of(link: EngineLink) -> int:
     return link.rows
+
+
+def _no_more(invocation: Invocation) -> EvenkeelError | None:
+    """Why a request whose engine has ended is not run again; None: it is."""
+    if invocation.crashes >= CRASHES_MAX:
+        return PoisonedRequest("the engine ended twice while it ran this request, the second time alone; it is not tried again")
+    if invocation.submits >= SUBMITS_MAX:
+        return EngineLost(f"{SUBMITS_MAX} engines ended, one after the other, while this request waited in them")
+    return None
 
 
 def _raw_answer(data: memoryview) -> tuple[bytes, bytes, bytes]:

@@ -16,7 +16,7 @@ from typing import Any
 from serve.codec import Plan, plan_of
 from serve.contract.logline import log
 from serve.contract.signature import Signature
-from serve.contract.status import RUN_IDS, Block
+from serve.contract.status import RUN_EPOCH, Block, run_spans
 from serve.transport import descriptor
 from serve.transport.arena import Arena
 from serve.transport.channel import Channel, ChannelClosed
@@ -146,10 +146,13 @@ class EngineLink:
         self._on_up(self)
         return rest
 
-    def ran_last(self) -> set[int]:
-        """The requests of the batch that the engine there ran last, if it was a small one; else nothing is known."""
-        count = self.block.count
-        return {count[RUN_IDS + 1 + i] for i in range(count[RUN_IDS])}
+    def may_have_run(self) -> Callable[[int], bool]:
+        """Whether a request was in the batch that the lost engine ran last. Without knowledge: any of them was."""
+        wrote = self.block.count[RUN_EPOCH]
+        if wrote > self.epoch:  # its successor has begun to run already
+            return lambda id: True
+        spans = run_spans(self.block) if wrote == self.epoch else []
+        return lambda id: any(first <= id <= last for first, last in spans)
 
     def take_fd(self) -> int:
         """The descriptor that came with an OVERFLOW reply."""

@@ -33,7 +33,6 @@ from serve.settings import FrontSettings, parse
 
 BEAT_EVERY_S = 1.0
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
-STUCK_S = 30  # a worker whose event loop stands still this long is replaced by gunicorn
 BACKLOG = 2048  # connections the kernel accepts for us: SageMaker gives a connect 250 ms
 
 
@@ -48,7 +47,7 @@ class Application(BaseApplication):  # type: ignore[misc]
     def load_config(self) -> None:
         values: dict[str, Any] = {
             "bind": f"fd://{self.settings.listen_fd}", "workers": self.settings.fronts, "worker_class": FrontWorker,
-            "timeout": STUCK_S, "graceful_timeout": max(1, round(self.settings.drain_s)), "backlog": BACKLOG,
+            "timeout": self.settings.timeout_s, "graceful_timeout": max(1, round(self.settings.drain_s)), "backlog": BACKLOG,
             "control_socket_disable": True, "logger_class": "serve.front.process.Log", "preload_app": True,
             "proc_name": "evenkeel-front", "pre_fork": self.places.choose, "child_exit": self.places.note_end,
         }  # fmt: skip

@@ -43,7 +43,8 @@ class Invocation:
     used: int  # bytes of input in the slot
     started_s = 0.0
     deadline_s: float
-    attempts = 0
+    submits = 0  # to how many engines it was given, one after the other
+    crashes = 0  # of engines that ran it, or may have
     slot: Slot | None = None
     link: EngineLink | None = None
 

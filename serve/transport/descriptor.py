@@ -29,6 +29,11 @@ class Kind(IntEnum):
 
 SUBMIT, CANCEL, ANSWER, FAULT, HELLO = (int(k) for k in (Kind.SUBMIT, Kind.CANCEL, Kind.ANSWER, Kind.FAULT, Kind.HELLO))
 
+# Flags of SUBMIT, for requests that an engine held when it ended. They also keep such records out of blocks (the first
+# word of a record differs), so that the ids in a block always ascend.
+AGAIN = 1  # it waited there
+SUSPECT = 2  # it ran, or may have run: it runs in a batch of its own now, so that another crash has one cause
+
 FINITE = 1  # flag of ANSWER: every output is finite, so that strict JSON needs no second look
 OVERFLOW = 2  # flag of ANSWER and FAULT: the data is not in the slot but in a memfd that came with this record
 

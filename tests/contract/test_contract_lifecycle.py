@@ -62,13 +62,13 @@ def test_every_reason_says_what_clears_it() -> None:
     assert all(CLEARS[r] for r in Reason if r is not Reason.READY)
 
 
-def view(state: State = State.READY, alive: bool = True, was_ready: bool = False, overdue: bool = False) -> ReplicaView:
-    return ReplicaView(state, alive, was_ready, overdue)
+def view(state: State = State.READY, alive: bool = True, was_ready: bool = False, stuck: bool = False) -> ReplicaView:
+    return ReplicaView(state, alive, was_ready, stuck)
 
 
 READY = view(was_ready=True)
 LOST = view(alive=False, was_ready=True)
-STUCK = view(was_ready=True, overdue=True)
+STUCK = view(was_ready=True, stuck=True)
 FAILED = view(State.FAILED)
 LOADING, WARMING, NEW = view(State.LOADING), view(State.WARMING), view(State.NEW)
 RESTARTED = view(State.LOADING, was_ready=True)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve.contract.status import Engine, Front
+from serve.contract.status import RUN_EPOCH, Engine, Front
 from serve.engine.backends.base import RawReply, RawRequest
 from serve.engine.replica import Replica
 from serve.errors import NUMBER, BadShape, DeadlineExceeded
+from serve.front.invocation import SUBMITS_MAX
 from serve.settings import Limits
 from tests.support.front_bench import FrontBench, codes, head
 from tests.support.models import Array, raw_replica, replica, signature, spec, twice_plus_one
@@ -290,16 +291,109 @@ def test_a_crash_costs_no_request() -> None:
         bench.assert_clean()
 
 
-def test_a_request_that_saw_two_crashes_is_not_tried_a_third_time() -> None:
+class Dead(BaseException):
+    """The engine process is gone."""
+
+
+def mortal(batches: list[list[float]]) -> Callable[[], Replica]:
+    """A model that takes its process down when it meets a number below 0, and notes the batches it was given."""
+
+    def run(inputs: Sequence[Array]) -> list[Array]:
+        batches.append(inputs[0][:, 0].tolist())
+        if (inputs[0] < 0).any():
+            raise Dead
+        return twice_plus_one(inputs)
+
+    return lambda: replica(PAIR, run, rows_max=64)
+
+
+def live_through(bench: FrontBench, turns: int = 300) -> int:
+    """Let time pass; engines that die are started again. Returns how many did."""
+    deaths = 0
+    for _ in range(turns):
+        bench.step_front()
+        for engine in bench.engines:
+            try:
+                engine.turn()
+            except Dead:
+                deaths += 1
+                engine.crash()
+                bench.step_front()
+                engine.start()
+    return deaths
+
+
+def test_a_request_that_ran_in_two_crashes_is_refused_and_never_runs_a_third_time() -> None:
+    batches: list[list[float]] = []
+    with FrontBench(mortal(batches)) as bench:
+        caller = bench.ask(body([-1, 2]))
+        assert live_through(bench) == 2
+        assert caller.code == "poisoned_request" and caller.error is not None
+        assert (caller.error.status, caller.error.retryable, caller.error.retry_after_s) == (500, False, None)
+        assert batches == [[-1.0], [-1.0]]
+        bench.assert_clean()
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("at", [0, 31, 63])
+def test_a_poisoned_request_in_a_batch_of_64_costs_no_other_its_answer(at: int, together: bool) -> None:
+    batches: list[list[float]] = []
+    with FrontBench(mortal(batches)) as bench:
+        enter = bench.arrive if together else bench.begin
+        callers = [enter(body([-1 if i == at else i, i]))[0] for i in range(64)]
+        assert live_through(bench) == 2
+        assert codes(callers) == ["poisoned_request" if i == at else "ok" for i in range(64)]
+        assert [predictions(c.body)[0][1] for c in callers if c.body] == [2.0 * i + 1 for i in range(64) if i != at]
+        assert [len(b) for b in batches] == [64] + [1] * 64, "each of them alone, the one that crashed too"
+        bench.assert_clean()
+
+
+def test_those_that_only_waited_behind_a_crash_still_run_together() -> None:
+    batches: list[list[float]] = []
+    with FrontBench(mortal(batches)) as bench:
+        poison = bench.ask(body([-1, 0]))
+        bench.step_front()
+        cycle = bench.engines[0].cycle
+        assert cycle is not None
+        cycle._take(0)
+        others = [bench.arrive(body([i, i]))[0] for i in range(12)]
+        bench.step_front()  # they are in the engine's socket
+        with pytest.raises(Dead):
+            cycle._advance(bench.clock())
+        bench.engines[0].crash()
+        bench.step_front()
+        bench.engines[0].start()
+        assert live_through(bench) == 1
+        assert poison.code == "poisoned_request" and codes(others) == ["ok"] * 12
+        assert [len(b) for b in batches if b != [-1.0]] == [12]
+        bench.assert_clean()
+
+
+def test_a_request_that_no_engine_lives_to_run_is_given_up_in_the_end() -> None:
     with FrontBench(plain) as bench:
         caller = bench.ask(body([1, 2]))
-        crash_in_the_middle(bench)
-        bench.engines[0].start()
-        crash_in_the_middle(bench)
-        assert caller.code == "engine_lost"
-        bench.engines[0].start()
+        for _ in range(SUBMITS_MAX):
+            assert caller.code == "waits"
+            crash_in_the_middle(bench)
+            bench.engines[0].start()
+        assert caller.code == "engine_lost" and caller.error is not None and caller.error.retryable
         bench.settle()
-        assert bench.page.front(0).count[Front.RESUBMITTED] == 1
+        bench.assert_clean()
+
+
+def test_when_the_next_engine_runs_already_everybody_may_have_been_in_the_crash() -> None:
+    """The front was asleep: who ran is not known any more, so nobody is held innocent, and each runs alone."""
+    batches: list[list[float]] = []
+    with FrontBench(mortal(batches)) as bench:
+        callers = [bench.ask(body([i, i])) for i in range(3)]
+        bench.step_front()
+        assert bench.engines[0].cycle is not None
+        bench.engines[0].cycle._take(0)
+        bench.engines[0].crash()
+        bench.page.engine(0).count[RUN_EPOCH] = 2
+        bench.engines[0].start()
+        bench.settle(8)
+        assert codes(callers) == ["ok"] * 3 and [len(b) for b in batches] == [1, 1, 1]
         bench.assert_clean()
 
 

@@ -180,7 +180,8 @@ def test_a_batched_handler_that_returns_too_few_answers_is_told_so(batched: Tree
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     """Deadlines of two seconds."""
-    with serving(handler_folder(tmp_path_factory.mktemp("impatient")), EVENKEEL_REQUEST_TIMEOUT_S="2") as tree:
+    folder = handler_folder(tmp_path_factory.mktemp("impatient"))
+    with serving(folder, EVENKEEL_REQUEST_TIMEOUT_S="2", EVENKEEL_STUCK_S="1") as tree:
         yield tree
 
 
@@ -238,7 +239,8 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
 
 def test_a_request_that_ends_the_engine_twice_is_given_up_and_others_go_on(mortal: Tree) -> None:
     reply = ask(mortal, asking(1, "die"))
-    assert (reply.status, reply.code) == (503, "engine_lost")
+    assert (reply.status, reply.code) == (500, "poisoned_request")
+    assert "retry-after" not in reply.headers
     good_again(mortal)
     assert mortal.status()["restarts"]["engine"] == 2
     assert mortal.status()["fronts"][0]["resubmitted"] == 1
@@ -252,6 +254,6 @@ def test_requests_queued_beside_one_that_ends_the_engine_are_answered(mortal: Tr
         others = [pool.submit(ask, mortal, asking(i, "die" if i == 2 else "")) for i in range(6)]
         assert first.result().json()["x"] == 176
         replies = [one.result() for one in others]
-    assert replies[2].code == "engine_lost"
+    assert replies[2].code == "poisoned_request"
     assert [r.status for i, r in enumerate(replies) if i != 2] == [200] * 5, [r.body for r in replies]
     good_again(mortal)

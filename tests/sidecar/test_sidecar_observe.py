@@ -40,15 +40,11 @@ def test_only_engines_of_the_plan_are_looked_at(page: StatusPage) -> None:
     assert [e.place for e in observe.engines(page)] == [0, 1]
 
 
-@pytest.mark.parametrize(("now_s", "overdue"), [(10.0, False), (20.9, False), (21.1, True)])
-def test_a_batch_is_overdue_a_second_after_its_last_deadline(page: StatusPage, now_s: float, overdue: bool) -> None:
-    seen = engine(page, PID=ME, STATE=int(State.READY), RUN_STARTED_S=9.0, RUN_DEADLINE_S=20.0)
-    assert observe.replica_view(seen, now_s).overdue is overdue
-
-
-def test_an_idle_engine_is_never_overdue(page: StatusPage) -> None:
-    seen = engine(page, PID=ME, STATE=int(State.READY), RUN_STARTED_S=0.0, RUN_DEADLINE_S=20.0)
-    assert not observe.replica_view(seen, 1e6).overdue
+@pytest.mark.parametrize("stuck", [0, 1])
+def test_an_engine_is_stuck_when_the_supervisor_has_found_it_so_and_not_for_being_late(page: StatusPage, stuck: int) -> None:
+    seen = engine(page, PID=ME, STATE=int(State.READY), RUN_STARTED_S=9.0, RUN_DEADLINE_S=10.0, STUCK=stuck)
+    verdict = readiness([observe.replica_view(seen)], None)
+    assert verdict == (Verdict(False, Reason.STUCK) if stuck else Verdict(True, Reason.READY))
 
 
 def test_a_process_that_is_gone_is_not_alive() -> None:
@@ -64,7 +60,7 @@ def test_a_ready_engine_whose_process_died_makes_the_verdict_engine_lost(page: S
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     seen = engine(page, PID=child.pid, STATE=int(State.READY), WAS_READY=1)
-    assert readiness([observe.replica_view(seen, 1.0)], None) == Verdict(False, Reason.ENGINE_LOST)
+    assert readiness([observe.replica_view(seen)], None) == Verdict(False, Reason.ENGINE_LOST)
 
 
 def test_the_status_tells_what_is_on_the_page(page: StatusPage) -> None:

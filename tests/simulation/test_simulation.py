@@ -39,6 +39,6 @@ def test_every_request_is_answered_once_and_rightly_whatever_happens(seed: int) 
 
 @pytest.mark.skipif("SEED" in os.environ, reason="one seed does not see everything")
 def test_the_seeds_together_saw_every_kind_of_end() -> None:
-    kinds = {"ok", "left", "crash", "deadline_exceeded", "engine_lost", "model_error", "not_finite_input",
+    kinds = {"ok", "left", "crash", "deadline_exceeded", "poisoned_request", "model_error", "not_finite_input",
              "not_finite_output", "overloaded", "not_ready"}  # fmt: skip
     assert kinds <= set(seen), seen

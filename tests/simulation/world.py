@@ -20,7 +20,7 @@ import numpy as np
 from serve.contract.signature import Signature
 from serve.engine.replica import Replica
 from serve.front.heads import Head
-from serve.front.invocation import Invocation
+from serve.front.invocation import SUBMITS_MAX, Invocation
 from serve.settings import Limits
 from tests.support.front_bench import Caller, FrontBench, head
 from tests.support.models import Array, replica, signature, spec
@@ -91,6 +91,8 @@ class World:
     seen: Counter[str] = field(default_factory=Counter)
     crashes: int = 0
     calm: bool = False
+    killed: bool = False  # whether engines die by another's hand too, and not only of what they run
+    poisoned: Counter[int] = field(default_factory=Counter)  # by request: crashes of engines that ran it
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -99,6 +101,7 @@ class World:
         self.free_rows = self.random.random() < 0.7
         # Crowds of single rows in half of the worlds: engines handle those that arrive together by columns.
         self.crowds = self.random.random() < 0.5
+        self.killed = self.random.random() < 0.6
         limits = Limits(request_timeout_s=TIMEOUT_S, queue_rows_max=400)
         self.bench = FrontBench(*makers, limits=limits, started=self.random.random() < 0.5)
         self.down = [e for e in self.bench.engines if e.cycle is None]
@@ -113,6 +116,7 @@ class World:
         self.bench.clock.advance(0.0001 * len(x))
         marks = x[:, 0] % 1
         if not self.calm and (marks == CRASHES).any() and self.random.random() < 0.5:
+            self.poisoned.update(set((x[:, 0] // 1000).astype(int).tolist()))
             raise Crash
         if (marks == RAISES).any():
             raise ValueError("a row says so")
@@ -125,7 +129,7 @@ class World:
     def live(self, steps: int) -> None:
         acts: list[tuple[float, Callable[[], None]]] = [
             (2 if self.crowds else 6, self.ask), (6, self.front_turns), (9, self.engine_turns), (1, self.leave),
-            (0.5, self.crash), (1.5, self.restart), (2, self.time_passes),
+            (0.5 * self.killed, self.crash), (1.5, self.restart), (2, self.time_passes),
             (0.15, self.long_time_passes), (1, self.bench.front.sweep),
         ]  # fmt: skip
         for _ in range(steps):
@@ -146,7 +150,7 @@ class World:
         mark: float | str = PLAIN
         as_json = self.random.random() < 0.5
         if self.random.random() < (0.03 if self.crowds else 0.25):
-            mark = self.random.choice([RAISES, GIVES_NAN, CRASHES, IS_NAN])
+            mark = self.random.choice([RAISES, GIVES_NAN, CRASHES, CRASHES, IS_NAN])
             at = self.random.randrange(rows)
             if mark == IS_NAN:
                 as_json = False  # strict JSON has no word for it
@@ -231,7 +235,10 @@ class World:
             assert late, f"request {request.number} was given up before its deadline"
             return
         if code == "engine_lost":
-            assert self.crashes >= 2, f"request {request.number} was given up after {self.crashes} crashes"
+            assert self.killed and self.crashes >= SUBMITS_MAX, f"request {request.number} never ran, and was given up"
+            return
+        if code == "poisoned_request":
+            self._check_poisoned(request)
             return
         expected = {PLAIN: "ok", CRASHES: "ok", RAISES: "model_error", IS_NAN: "not_finite_input"}.get(request.mark)
         if request.mark == GIVES_NAN:
@@ -240,6 +247,14 @@ class World:
         assert code == expected, f"request {request.number}, marked {request.mark}, was told {code}: {why}"
         if code == "ok":
             self._check_numbers(request)
+
+    def _check_poisoned(self, request: Request) -> None:
+        """Only the cause of a crash is refused for it. Who is killed from outside while he runs alone cannot prove that
+        he was innocent, but he too has seen two crashes."""
+        if request.mark == CRASHES:
+            assert self.killed or self.poisoned[request.number] == 2, f"{self.poisoned[request.number]} crashes"
+        else:
+            assert self.killed and self.crashes >= 2, f"request {request.number} did nothing wrong"
 
     def _check_numbers(self, request: Request) -> None:
         got = self._numbers(request)

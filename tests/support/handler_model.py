@@ -8,6 +8,8 @@ from pathlib import Path
 INFERENCE = """
 import json, logging, os, subprocess, sys, time
 
+KEPT = []
+
 def model_fn(model_dir):
     print("loading from", os.path.basename(model_dir))
     return 2
@@ -55,6 +57,8 @@ def act(data):
     elif do == "busy hang":
         while True:
             pass
+    elif do == "leak":
+        KEPT.append(b"x" * data["size"])
     elif do == "nan":
         return float("nan")
     elif do == "none":
@@ -79,6 +83,13 @@ def predict_fn(items, model):
     print("batch of", len(items))
     if any(i.get("do") == "too few" for i in items):
         return []
+    if any(i.get("do") == "no list" for i in items):
+        return {"x": 1}
+    if any(i.get("do") == "a set" for i in items):
+        return {1}
+    if any(i.get("do") == "one number" for i in items):
+        import numpy
+        return numpy.array(3.0)
     return [{"x": act(i), "together": len(items)} for i in items]
 """
 

@@ -71,7 +71,7 @@ def run_command(*arguments: str | Path, **settings: str) -> subprocess.Completed
 class Tree:
     """One `evenkeel serve`. Ends with `stop`, which proves that nothing is left, or with `kill`, which only cleans up."""
 
-    def __init__(self, model: str | Path, **settings: str) -> None:
+    def __init__(self, model: str | Path, log_to: str = "", **settings: str) -> None:
         folder = ARTIFACTS / model if isinstance(model, str) else model
         self.mark = uuid.uuid4().hex
         self.port, self.side = free_port(), free_port()
@@ -84,7 +84,8 @@ class Tree:
             "EVENKEEL_SIDECAR_ADDRESS": f"127.0.0.1:{self.side}", "EVENKEEL_LOG": "json", "EVENKEEL_QUIET_S": "0",
             "TMPDIR": str(self.tmp / "tmp"), "HOME": str(self.tmp / "home"), MARK: self.mark, **settings,
         }  # fmt: skip
-        with self.out.open("ab") as out, self.err.open("ab") as err:
+        self.out.touch()
+        with Path(log_to or self.out).open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
                 [str(EVENKEEL), "serve"], env=clean_environment(self.settings), stdout=out, stderr=err, cwd=ROOT,
                 start_new_session=True,

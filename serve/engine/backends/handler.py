@@ -106,10 +106,10 @@ class HandlerBackend:
             if len(items) == 1:
                 return [e]
             return [self._predict([item], [p])[0] for item, p in zip(items, processors, strict=True)]
-        wrong = _wrong_count(predictions, len(items))
-        if wrong:  # a bug of the script and no fault of an item: trying them alone would hide it
-            return [ModelFailed(wrong) for _ in items]
-        return [predictions[i] for i in range(len(items))]
+        try:  # what is wrong here is a bug of the script and no fault of an item: trying them alone would hide it
+            return _taken_apart(predictions, len(items))
+        except ModelFailed as e:
+            return [e for _ in items]
 
     def _written(self, prediction: Any, request: RawRequest, processor: Processor) -> RawReply | Exception:
         if isinstance(prediction, EvenkeelError):
@@ -122,12 +122,19 @@ class HandlerBackend:
             return e
 
 
-def _wrong_count(predictions: Any, count: int) -> str:
+def _taken_apart(predictions: Any, count: int) -> list[Any]:
+    """The predictions one by one. Raises ModelFailed."""
+    kind = type(predictions).__name__
     if not isinstance(predictions, Sized) or isinstance(predictions, str | bytes | Mapping):
-        return f"predict_fn takes batches: it must return a list of {count}, not {type(predictions).__name__}"
-    if len(predictions) != count:
-        return f"predict_fn takes batches: it returned {len(predictions)} predictions for {count} requests"
-    return ""
+        raise ModelFailed(f"predict_fn takes batches: it must return a list of {count}, not {kind}")
+    try:  # an array without dimensions has no length, a set no order, a table other keys
+        size = len(predictions)
+        apart = [predictions[i] for i in range(count)] if size == count else []  # type: ignore[index]
+    except RAISED as e:
+        raise ModelFailed(f"predict_fn takes batches: it must return a list of {count}, not {kind}: {said(e)}") from e
+    if size != count:
+        raise ModelFailed(f"predict_fn takes batches: it returned {size} predictions for {count} requests")
+    return apart
 
 
 # Loading --------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,54 @@
+"""Samples the memory of the replicas and asks leak.py about it. Owner of the samples; reads /proc, decides nothing."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+from container import machine
+from container.leak import SAMPLES_MAX, Sample, leak
+
+SAMPLE_S = 1.0
+
+
+class Sentinel:
+    """`within_s` 0: nobody is replaced for a leak. `budget_bytes` 0: the limit is the cgroup's or the machine's."""
+
+    def __init__(self, within_s: float = 0.0, budget_bytes: int = 0) -> None:
+        self._within_s, self._budget_bytes = within_s, budget_bytes
+        self._samples: dict[int, deque[Sample]] = {}
+        self._pids: dict[int, int] = {}
+        self._due_s = 0.0
+
+    def due(self, now_s: float) -> bool:
+        """Whether it is time for samples. True once in SAMPLE_S."""
+        if self._within_s <= 0 or now_s < self._due_s:
+            return False
+        self._due_s = now_s + SAMPLE_S
+        return True
+
+    def look(self, place: int, pid: int, rows: int, now_s: float) -> str:
+        """Take a sample of this replica. Says why it should be replaced, or ""."""
+        if self._pids.get(place) != pid:  # another process: what was known of this place is past
+            self._pids[place], self._samples[place] = pid, deque(maxlen=SAMPLES_MAX)
+        samples = self._samples[place]
+        samples.append(Sample(now_s, rows, anonymous_bytes(pid)))
+        return leak(list(samples), self._room(), self._within_s)
+
+    def _room(self) -> float:
+        """Of the memory that is left, the share of one replica: others may grow as well."""
+        if self._budget_bytes:
+            left = self._budget_bytes - sum(s[-1].bytes for s in self._samples.values() if s)
+        else:
+            left = machine.memory_left(Path("/sys/fs/cgroup"))
+        return left / len(self._samples)
+
+
+def anonymous_bytes(pid: int) -> int:
+    """A process's own memory: without the model file and the fronts' arenas that it maps. 0 when it has just gone."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    line = next((line for line in text.splitlines() if line.startswith("RssAnon:")), "RssAnon: 0 kB")
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,84 @@
+"""What foreign code raised, as one of our errors. Three kinds matter beyond the request: too little memory, which a smaller
+batch may avoid; a lost device, which only another process can use again; and everything else.
+
+Told by names and words, since no framework may be imported for it: ONE table, to be extended here when a framework
+words it anew. CUDA's words are those of cudaGetErrorString for errors of which its manual says that the process must be
+terminated and launched again; they are sticky, so every later call would fail too.
+"""
+
+from __future__ import annotations
+
+import re
+
+from serve.errors import EvenkeelError, ModelFailed, OutOfMemory
+
+MESSAGE_CHARS_MAX = 300
+FRAMEWORKS = ("torch", "onnxruntime", "cupy", "cupy_backends", "tensorflow", "jaxlib", "numpy", "tensorrt", "pycuda")
+CAUSES_MAX = 8  # links of `__cause__` that are followed
+
+DEVICE_LOST = (
+    "device-side assert", "illegal memory access", "unspecified launch failure", "unspecified launch error",
+    "misaligned address", "illegal instruction", "hardware stack error", "invalid program counter", "invalid pc",
+    "operation not supported on global/shared address space", "launch timed out and was terminated",
+    "uncorrectable ecc error", "uncorrectable nvlink error", "gpu is lost", "device is lost",
+    "cuda failure 214", "cuda failure 700", "cuda failure 702", "cuda failure 710", "cuda failure 714", "cuda failure 715",
+    "cuda failure 716", "cuda failure 717", "cuda failure 718", "cuda failure 719", "cudaerrorillegaladdress",
+    "cuda_error_illegal_address", "cudaerrorassert", "cuda_error_assert", "cuda_error_launch_failed",
+)  # fmt: skip
+OUT_OF_MEMORY = (
+    "out of memory",  # torch and CUDA
+    "can't allocate memory", "not enough memory",  # torch's CPU allocator
+    "failed to allocate memory", "available memory of",  # ONNX Runtime's arena
+    "bad_alloc", "bad allocation", "cannot allocate memory", "status_alloc_failed",
+)  # fmt: skip
+# A plain RuntimeError is torch's only when it begins as torch's do: a handler may put a client's words into its own.
+TORCH_BEGINS = re.compile(r"^(runtimeerror: )?(cuda|hip|xpu|mps|\[enforce fail at|std::bad_alloc)", re.MULTILINE)
+OUT_OF_MEMORY_NAMES = ("MemoryError", "OutOfMemoryError")
+
+
+class DeviceLost(Exception):
+    """The process must end: its device will answer nothing any more."""
+
+
+def translated(error: BaseException) -> EvenkeelError:
+    """What the callers of the batch are told. Raises DeviceLost."""
+    chain = _chain(error)
+    lost = next((e for e in chain if _says(e, DEVICE_LOST)), None)
+    if lost is not None:
+        raise DeviceLost(_words(lost)) from error
+    short = next((e for e in chain if _is_out_of_memory(e)), None)
+    if short is not None:
+        return OutOfMemory(f"not enough memory for this request: {_words(short)}")
+    if isinstance(error, EvenkeelError):
+        return error
+    known = ModelFailed(f"the model raised {_words(error)}")
+    known.__cause__ = error
+    return known
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and what it was raised from, that is: from our words back to the framework's own. A client's own text in
+    an error that is none of the model's must not be taken for the device's."""
+    found = [error]
+    while len(found) < CAUSES_MAX and found[-1].__cause__ is not None:
+        found.append(found[-1].__cause__)
+    return [e for e in found if not isinstance(e, EvenkeelError) or isinstance(e, ModelFailed)]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    named = any(kind.__name__ in OUT_OF_MEMORY_NAMES for kind in type(error).__mro__)
+    return named or _says(error, OUT_OF_MEMORY)
+
+
+def _says(error: BaseException, words: tuple[str, ...]) -> bool:
+    """Whether a framework says so: in an error of its own kind, or in a RuntimeError that begins as its errors do."""
+    text = str(error).lower()
+    if type(error) is RuntimeError:
+        native = TORCH_BEGINS.search(text) is not None
+    else:
+        native = type(error).__module__.partition(".")[0] in FRAMEWORKS
+    return native and any(w in text for w in words)
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error)[:MESSAGE_CHARS_MAX]}"

@@ -1,0 +1,213 @@
+"""Processes that stop moving, requests that kill, resources that run out: each has its outcome, and costs nobody else."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.handler_model import asking, handler_folder
+from tests.support.tree import Tree, eventually, serving
+from tests.support.wire import Response, Wire, request
+
+CROWD = 64
+
+
+def ask(tree: Tree, body: bytes) -> Response:
+    with tree.wire(60.0) as wire:
+        return wire.post(body)
+
+
+def reasons(tree: Tree) -> dict[str, int]:
+    found: dict[str, int] = tree.status()["restart_reasons"]
+    return found
+
+
+def said(tree: Tree, event: str, words: str) -> bool:
+    return any(words in r.get("message", "") for r in tree.events(event))
+
+
+def busy(tree: Tree, x: int, s: float) -> Wire:
+    """A connection whose request is running when this returns."""
+    wire = tree.wire(60.0)
+    wire.send(request(asking(x, "wait", s=s)))
+    eventually(lambda: said(tree, "user_output", f"begun {x}"), "the request runs", 10)
+    return wire
+
+
+# Poison ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def batched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
+    with serving(handler_folder(tmp_path_factory.mktemp("batched"), batched=True), EVENKEEL_RESTART_LIMIT="20") as tree:
+        yield tree
+
+
+@pytest.mark.parametrize("death", ["die", "abort"])
+def test_one_of_64_that_ends_the_engine_costs_no_other_its_answer(batched: Tree, death: str) -> None:
+    before = batched.status()["restarts"]["engine"]
+    batched.out.write_bytes(b"")
+    running = busy(batched, 1000, 0.7)
+    wires = [batched.wire(60.0) for _ in range(CROWD)]
+    for i, wire in enumerate(wires):
+        wire.send(request(asking(i, death if i == 17 else "")))
+    replies = [wire.read() for wire in wires]
+    assert running.read().status == 200
+    assert (replies[17].status, replies[17].code) == (500, "poisoned_request")
+    others = [r for i, r in enumerate(replies) if i != 17]
+    assert [r.status for r in others] == [200] * (CROWD - 1)
+    assert [r.json()["x"] for r in others] == [2 * i for i in range(CROWD) if i != 17]
+    assert said(batched, "user_output", f"batch of {CROWD}"), "they were in one batch with it"
+    assert batched.status()["restarts"]["engine"] == before + 2
+    for wire in (running, *wires):
+        wire.close()
+
+
+@pytest.mark.parametrize(
+    ("do", "words"),
+    [("too few", "returned 0 predictions"), ("no list", "list of"), ("a set", "predict_fn"), ("one number", "predict_fn")],
+)
+def test_what_a_batched_handler_returns_wrongly_is_its_requests_error_and_no_hang(batched: Tree, do: str, words: str) -> None:
+    before = batched.status()["restarts"]["engine"]
+    reply = ask(batched, asking(1, do))
+    assert (reply.status, reply.code) == (500, "model_error") and words in reply.body.decode()
+    assert ask(batched, asking(4)).json()["x"] == 8
+    assert batched.status()["restarts"]["engine"] == before
+
+
+# Stuck ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_handler_that_hangs_is_ended_by_the_owners_limit_with_its_stacks_in_the_log(tmp_path: Path) -> None:
+    folder = handler_folder(tmp_path / "model")
+    (folder / "model.toml").write_text("[batching]\nrun_s_max = 1.0\n")
+    with serving(folder) as tree:
+        with ThreadPoolExecutor(4) as pool:
+            hanging = pool.submit(ask, tree, asking(5, "hang"))
+            eventually(lambda: said(tree, "user_output", "hanging 5"), "it hangs", 10)
+            others = [pool.submit(ask, tree, asking(i)) for i in range(3)]
+            assert hanging.result().code == "poisoned_request", "long before its deadline of 60 s"
+            assert [o.result().json()["x"] for o in others] == [0, 2, 4]
+        assert reasons(tree)["engine/stuck"] == 2
+        assert said(tree, "stuck", "the model's own limit is 1 s")
+        assert said(tree, "output", "inference.py") and said(tree, "output", "in act"), tree.story()
+
+
+def test_a_handler_that_is_slow_is_not_stuck(tmp_path: Path) -> None:
+    """What a handler takes lies in its data: quick requests say nothing of this one."""
+    with serving(handler_folder(tmp_path / "model"), EVENKEEL_STUCK_S="0.1", EVENKEEL_STUCK_FACTOR="2") as tree:
+        assert [ask(tree, asking(i)).status for i in range(20)] == [200] * 20
+        assert ask(tree, asking(3, "wait", s=2.5)).json()["x"] == 6
+        assert tree.status()["restarts"] == {"front": 0, "engine": 0, "sidecar": 0}
+
+
+def test_a_stopped_engine_is_replaced_when_requests_wait_for_it(tmp_path: Path) -> None:
+    with serving("echo", EVENKEEL_STUCK_S="1") as tree:
+        stopped = tree.pid_of("engine")
+        os.kill(stopped, signal.SIGSTOP)
+        time.sleep(1.5)
+        assert tree.pid_of("engine") == stopped and tree.ping() == 200, "idle, it is in nobody's way"
+        assert ask(tree, b"[[1.0, 2.0]]").status == 200
+        assert reasons(tree) == {"engine/stuck": 1}
+
+
+def test_an_engine_stopped_in_the_middle_of_a_batch_costs_no_request(tmp_path: Path) -> None:
+    folder = handler_folder(tmp_path / "model")
+    (folder / "model.toml").write_text("[batching]\nrun_s_max = 2.0\n")
+    with serving(folder) as tree:
+        wire = busy(tree, 7, 0.5)
+        os.kill(tree.pid_of("engine"), signal.SIGSTOP)
+        assert wire.read().json()["x"] == 14
+        assert reasons(tree) == {"engine/stuck": 1}
+        wire.close()
+
+
+def test_a_stopped_sidecar_is_replaced_and_traffic_never_notices(tmp_path: Path) -> None:
+    with serving("echo") as tree:
+        stopped = tree.pid_of("sidecar")
+        os.kill(stopped, signal.SIGSTOP)
+
+        def another() -> bool:
+            assert tree.ping() == 200 and ask(tree, b"[[1.0]]").status == 200
+            return any(r["role"] == "sidecar" for r in tree.events("restart"))
+
+        eventually(another, "another sidecar")
+        assert eventually(lambda: reasons(tree), "/status is back") == {"sidecar/stuck": 1}
+
+
+def test_a_stopped_front_worker_is_replaced_and_the_port_answers_again(tmp_path: Path) -> None:
+    with serving("echo", EVENKEEL_FRONT_TIMEOUT_S="2") as tree:
+        os.kill(tree.pid_of("front"), signal.SIGSTOP)
+        with tree.wire(60.0) as wire:  # accepted by the kernel, answered by the next worker
+            assert wire.post(b"[[1.0]]").status == 200
+        assert reasons(tree) == {"front/stuck": 1}
+
+
+def test_a_device_that_is_lost_ends_the_engine_with_its_own_reason(tmp_path: Path) -> None:
+    with serving(handler_folder(tmp_path / "model")) as tree:
+        words = "CUDA error: device-side assert triggered"
+        assert ask(tree, asking(1, "raise from", say=words)).code == "poisoned_request", "it did so twice"
+        assert ask(tree, asking(4)).json()["x"] == 8
+        assert reasons(tree) == {"engine/device": 2}
+        assert said(tree, "device_lost", words)
+
+
+# What runs out --------------------------------------------------------------------------------------------------------
+
+
+def test_a_front_without_file_descriptors_serves_those_who_are_there_and_recovers(tmp_path: Path) -> None:
+    with serving("echo") as tree:
+        pid = tree.pid_of("front")
+        with tree.wire() as old:
+            assert old.post(b"[[1.0]]").status == 200
+            used = len(os.listdir(f"/proc/{pid}/fd"))
+            before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 4, before[1]))
+            more = [socket.create_connection(("127.0.0.1", tree.port)) for _ in range(40)]
+            for _ in range(20):
+                assert old.post(b"[[1.0]]").status == 200
+            for s in more:
+                s.close()
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        eventually(lambda: tree.ping() == 200, "new connections are served again")
+        assert ask(tree, b"[[1.0]]").status == 200
+        assert tree.pid_of("front") == pid, "nothing had to be replaced"
+
+
+def test_a_full_disk_under_the_log_does_not_stop_the_service(tmp_path: Path) -> None:
+    tree = Tree("echo", log_to="/dev/full")
+    try:
+        tree.wait_ready()
+        assert [ask(tree, b"[[1.0]]").status for _ in range(5)] == [200] * 5
+        os.kill(tree.pid_of("engine"), signal.SIGKILL)
+        assert ask(tree, b"[[1.0]]").status == 200
+        tree.tell(signal.SIGTERM)
+        assert tree.process.wait(30) == 0
+    finally:
+        tree.kill()
+
+
+def test_a_replica_that_leaks_is_replaced_before_the_limit_and_costs_no_request(tmp_path: Path) -> None:
+    with serving(handler_folder(tmp_path / "model"), EVENKEEL_MEMORY_MB="1200") as tree, tree.wire(60.0) as wire:
+        count = 0
+
+        def replaced() -> bool:
+            nonlocal count
+            count += 1
+            reply = wire.post(asking(count, "leak", size=2 << 20))
+            assert (reply.status, reply.json()["x"]) == (200, 2 * count)
+            time.sleep(0.03)
+            return count % 20 == 0 and bool(tree.events("leak"))
+
+        eventually(replaced, "it is replaced", 120.0)
+        assert wire.post(asking(5)).json()["x"] == 10
+        assert reasons(tree) == {"engine/leak": 1}
+        assert tree.errors() == {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serve.contract import faults
 from serve.contract.status import ENGINES_MAX, FRONTS_MAX
 from serve.errors import BadSetting
 from serve.settings import MIB, Limits
@@ -53,6 +54,11 @@ def _address(value: str) -> str:
     return value
 
 
+def _faults(value: str) -> str:
+    faults.parse(value)
+    return value
+
+
 VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_MODEL_DIR", _text, "/opt/ml/model", 0, 0, "folder of the model, read only", ("SAGEMAKER_MODEL_PATH",)),
     Variable("SAGEMAKER_BIND_TO_PORT", int, 8080, 0, 65535, "data port; 0 lets the kernel choose"),
@@ -76,6 +82,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_DRAIN_S", float, 25.0, 0.1, 3600, "from SIGTERM to exit at most; the platform kills after 30"),
     Variable("EVENKEEL_QUIET_S", float, 0.5, 0, 60, "from SIGTERM on: serve on this long while /ping already says 503"),
     Variable("EVENKEEL_RESTART_LIMIT", int, 5, 0, 1000, "restarts of one process in 10 minutes before giving up"),
+    Variable("EVENKEEL_FAULTS", _faults, "", 0, 0,
+             "faults on purpose, for trying a model, such as `crash:every=100;slow:rate=0.01,ms=200`; empty: none"),
     Variable("EVENKEEL_LOG", _flag_text, "auto", 0, 0, "json or text; auto: text on a terminal"),
     Variable("EVENKEEL_EMF", int, 0, 0, 1, "1: metrics as CloudWatch embedded metric format on stdout too"),
     Variable("EVENKEEL_EMF_PERIOD_S", float, 60.0, 1, 3600, "one such line a period; shorter alarms sooner and costs more"),

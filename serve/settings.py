@@ -51,6 +51,7 @@ class EngineSettings:
     threads: int
     log_text: bool
     log_fd: int
+    faults: str = ""  # on purpose: EVENKEEL_FAULTS, empty for none
 
 
 Record = TypeVar("Record", FrontSettings, EngineSettings)

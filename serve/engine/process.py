@@ -76,6 +76,10 @@ def run(settings: EngineSettings, page: StatusPage, life: Life) -> None:
         block.count[Engine.WARM_DONE] = done
 
     replicas.warm(replica, progress)
+    if settings.faults:
+        from serve.engine import faults
+
+        faults.apply(replica, settings.faults)
     ready_s = time.monotonic()
     block.value[Engine.ROW_COST_S] = replica.cost.default.cheapest_row()
     listener = socket.socket(fileno=os.dup(settings.listen_fd))

@@ -66,15 +66,18 @@ def deadlines(failure: Failure, injected_s: list[float]) -> bool:
 
 
 def said_no(failure: Failure, injected_s: list[float]) -> bool:
-    """Before it is ready, and once it has gone, the container takes no requests; it says so or is not there."""
-    gone = failure.kind == "no connection" and any(failure.failed_s >= t for t in injected_s)
-    return gone or failure.kind in ("503 not_ready", "503 draining")
+    """Before it is ready the container takes no requests, and says so; told to end, it has no quiet time to wait."""
+    return failure.kind == "503 not_ready" or closing_door(failure, injected_s, 0.0)
 
 
 def after_it_said_so(failure: Failure, injected_s: list[float]) -> bool:
     """Clients that never look at /ping: who asks after the quiet time may meet a closing door, who asked before may not."""
-    late = any(failure.sent_s > t + QUIET_S for t in injected_s)
-    return late and failure.kind in ("closed", "no connection", "503 not_ready", "503 draining")
+    return closing_door(failure, injected_s, QUIET_S)
+
+
+def closing_door(failure: Failure, injected_s: list[float], quiet_s: float) -> bool:
+    late = any(failure.sent_s > t + quiet_s for t in injected_s)
+    return late and failure.kind in ("closed", "no connection", "503 draining", "503 not_ready")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +182,7 @@ def hold_for_ever(who: Callable[[Tree], int], within_s: float) -> Callable[[Stag
         held = who(stage.tree)
         began_s = time.monotonic()
         stage.hit(held, signal.SIGSTOP)
-        eventually(lambda: procs.read_process(held) is None, "the held process was replaced", within_s + 30)
+        eventually(lambda: procs.read_process(held) is None, "the held process was replaced", within_s + 3)
         stage.noticed_s.append(time.monotonic() - began_s)
         eventually(lambda: all_ready(stage.tree) and fronts_serve(stage.tree, held), "all is well again", 60)
 

@@ -23,6 +23,7 @@ TIMEOUT_S = 3.0  # of requests, where a hang has to be noticed by it
 # A hang is noticed when its batch has run beyond its last deadline, one second more, and a tick of the supervisor; the
 # rest is for a busy machine.
 HANG_BOUND_S = TIMEOUT_S + 1.0 + 0.25 + 0.5
+FRONT_BOUND_S = 30.0 + 3.0  # gunicorn's timeout for a silent worker, and its own tick
 SETTLE_S = (0.05, 0.4)  # between two injections, at random
 QUIET_S = 0.5  # from SIGTERM on the container still takes what comes
 SOME_TAKE_LONGER = "slow:rate=0.05,ms=20"  # so that faults meet batches that run
@@ -57,6 +58,11 @@ def nothing(failure: Failure, injected_s: list[float]) -> bool:
 def cut_connections(failure: Failure, injected_s: list[float]) -> bool:
     """A connection that was open to a killed front is lost with it, and nothing else is."""
     return failure.kind == "closed" and any(failure.opened_s <= t <= failure.failed_s <= t + NOTICED_S for t in injected_s)
+
+
+def cut_when_noticed(failure: Failure, injected_s: list[float]) -> bool:
+    """A held front's connections are lost when it is replaced, and no later ones."""
+    return failure.kind == "closed" and any(failure.opened_s <= t <= failure.failed_s <= t + FRONT_BOUND_S for t in injected_s)
 
 
 def deadlines(failure: Failure, injected_s: list[float]) -> bool:
@@ -246,7 +252,6 @@ QUIET = {**SOME_SLOW, "EVENKEEL_QUIET_S": f"{QUIET_S:g}"}
 CRASHES = {**MANY, "EVENKEEL_FAULTS": "crash:every=400"}
 HANGS = {**MANY, "EVENKEEL_FAULTS": "hang:every=700", "EVENKEEL_REQUEST_TIMEOUT_S": f"{TIMEOUT_S:g}"}
 HELD = {**MANY, "EVENKEEL_REQUEST_TIMEOUT_S": f"{TIMEOUT_S:g}", "EVENKEEL_REPLICAS": "2"}
-FRONT_BOUND_S = 30.0 + 3.0  # gunicorn's timeout for a silent worker, and its own tick
 
 
 def first_engine(tree: Tree) -> int:
@@ -276,7 +281,7 @@ CASES = (
          bound_s=HANG_BOUND_S),
     Case("SIGSTOP of one of 2 engines, for ever", hold_for_ever(first_engine, HANG_BOUND_S), deadlines, HELD, share=1.5,
          bound_s=HANG_BOUND_S),
-    Case("SIGSTOP of a front worker, for ever", hold_for_ever(first_front, FRONT_BOUND_S), cut_connections, TWO_FRONTS, share=0.1,
+    Case("SIGSTOP of a front worker, for ever", hold_for_ever(first_front, FRONT_BOUND_S), cut_when_noticed, TWO_FRONTS, share=0.1,
          least_minutes=4, bound_s=FRONT_BOUND_S),
 )  # fmt: skip
 

@@ -281,8 +281,8 @@ CASES = (
          bound_s=HANG_BOUND_S),
     Case("SIGSTOP of one of 2 engines, for ever", hold_for_ever(first_engine, HANG_BOUND_S), deadlines, HELD, share=1.5,
          bound_s=HANG_BOUND_S),
-    Case("SIGSTOP of a front worker, for ever", hold_for_ever(first_front, FRONT_BOUND_S), cut_when_noticed, TWO_FRONTS, share=0.1,
-         least_minutes=4, bound_s=FRONT_BOUND_S),
+    Case("SIGSTOP of a front worker, for ever", hold_for_ever(first_front, FRONT_BOUND_S), cut_when_noticed, TWO_FRONTS,
+         share=0.1, target=1, least_minutes=4, bound_s=FRONT_BOUND_S),
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serve.contract import faults
 from serve.contract.status import ENGINES_MAX, FRONTS_MAX
 from serve.errors import BadSetting
 from serve.settings import MIB, Limits
@@ -53,6 +54,11 @@ def _address(value: str) -> str:
     return value
 
 
+def _faults(value: str) -> str:
+    faults.parse(value)
+    return value
+
+
 VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_MODEL_DIR", _text, "/opt/ml/model", 0, 0, "folder of the model, read only", ("SAGEMAKER_MODEL_PATH",)),
     Variable("SAGEMAKER_BIND_TO_PORT", int, 8080, 0, 65535, "data port; 0 lets the kernel choose"),
@@ -84,6 +90,8 @@ VARIABLES: tuple[Variable, ...] = (
              "a replica whose memory would meet the limit within this time is replaced in good order; 0: never"),
     Variable("EVENKEEL_MEMORY_MB", int, 0, 0, 1 << 30,
              "MiB that all replicas together may take, for EVENKEEL_LEAK_S; 0: what cgroup and machine have left"),
+    Variable("EVENKEEL_FAULTS", _faults, "", 0, 0,
+             "faults on purpose, for trying a model, such as `crash:every=100;slow:rate=0.01,ms=200`; empty: none"),
     Variable("EVENKEEL_LOG", _flag_text, "auto", 0, 0, "json or text; auto: text on a terminal"),
     Variable("EVENKEEL_EMF", int, 0, 0, 1, "1: metrics as CloudWatch embedded metric format on stdout too"),
     Variable("EVENKEEL_EMF_PERIOD_S", float, 60.0, 1, 3600, "one such line a period; shorter alarms sooner and costs more"),

@@ -38,6 +38,9 @@ def run(environ: Mapping[str, str]) -> int:
     cpus = machine.cpus()
     the_plan = plan.make(cpus, env["EVENKEEL_FRONTS"], env["EVENKEEL_REPLICAS"], env["EVENKEEL_THREADS"])
     log("plan", the_plan.why(cpus), model_dir=str(env.model_dir), set=env.set_by_hand())
+    if env["EVENKEEL_FAULTS"]:
+        log("faults_on", "EVENKEEL_FAULTS is set: the model of this container fails on purpose; never so in production",
+            level="warning", faults=env["EVENKEEL_FAULTS"])  # fmt: skip
     run_dir = make_run_dir(env["EVENKEEL_RUN_DIR"])
     reserved = None
     try:
@@ -47,7 +50,7 @@ def run(environ: Mapping[str, str]) -> int:
         page = StatusPage.create()
         page.main.value[Main.STARTED_S] = time.monotonic()
         page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = the_plan.fronts, the_plan.engines
-        page.write_text(PLAN_TEXT, {"model": model_of(env.model_dir)})
+        page.write_text(PLAN_TEXT, {"model": model_of(env.model_dir), "fault_injection": env["EVENKEEL_FAULTS"]})
         children = [*engines(env, the_plan, page, run_dir, text), front(env, the_plan, page, data, run_dir, text)]
         children.append(sidecar(env, page, side, listen_unix(run_dir / ADMIN_SOCKET), text))
         supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"],
@@ -135,7 +138,8 @@ def engines(env: Environment, the_plan: plan.Plan, page: StatusPage, run_dir: Pa
         def command(epoch: int, place: int = place, fd: int = fd) -> list[str]:
             return _module("serve.engine.process", serve_settings.dump(EngineSettings(
                 place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(env.model_dir.resolve()),
-                threads=the_plan.threads, log_text=text, log_fd=log_fd, shape_log=env["EVENKEEL_SHAPE_LOG"])))  # fmt: skip
+                threads=the_plan.threads, log_text=text, log_fd=log_fd, shape_log=env["EVENKEEL_SHAPE_LOG"],
+                faults=env["EVENKEEL_FAULTS"])))  # fmt: skip
 
         fds = (fd, page.fd, log_fd)
         children.append(Child("engine", place, command, fds, environ=env.for_engines(run_dir), captured=True))

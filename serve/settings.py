@@ -53,6 +53,7 @@ class EngineSettings:
     log_text: bool
     log_fd: int
     shape_log: str = ""  # file that says which shapes the last version met; empty: none
+    faults: str = ""  # on purpose: EVENKEEL_FAULTS, empty for none
 
 
 Record = TypeVar("Record", FrontSettings, EngineSettings)

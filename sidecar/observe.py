@@ -13,6 +13,7 @@ from typing import Any
 from serve.contract import health
 from serve.contract.lifecycle import CLEARS, Reason, ReplicaView, State, conditions, container_state
 from serve.contract.status import (
+    PLAN_TEXT,
     ROLES,
     ROW_CELLS,
     TIME_CELLS,
@@ -129,6 +130,7 @@ def status(page: StatusPage, now: Now, remembered: Remembered, points_after_s: f
         "ready_in_s": estimate_s, "conditions": [dataclasses.asdict(c) for c in conditions(views, stopping)],
         "now": round(now.unix_s, 3), "now_s": round(now.monotonic_s, 3),
         "uptime_s": round(now.monotonic_s - value[Main.STARTED_S], 3),
+        "fault_injection": page.read_text(PLAN_TEXT).get("fault_injection", ""),
         "models": models(page),
         "queue_rows": latest.queue_rows, "in_flight": latest.in_flight, "saturation": latest.saturation,
         "headroom_requests_per_s": remembered.measures.headroom_rps,

@@ -8,6 +8,7 @@ the latency objective still hold. There is no fixed wait to set.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,7 +55,7 @@ def next_step(view: QueueView, now_s: float, curve: Curve, policy: Policy) -> Ru
     assert view.rows > 0, "the caller sleeps while nothing is queued"
     if view.rows == 1 and view.expected < 1:
         return ONE_ROW  # the most common question of a quiet server, and nothing to choose from
-    within_s = _time_left(view, now_s, policy)
+    within_s = _time_left(view, now_s, curve, policy)
     rows = best_rows(curve, min(view.rows, policy.rows_max), within_s)
     if rows < view.rows or rows >= policy.rows_max:
         # More waits already than is worth running together.
@@ -63,12 +64,19 @@ def next_step(view: QueueView, now_s: float, curve: Curve, policy: Policy) -> Ru
     return Wait(now_s + wait_s) if wait_s > 0 else Run(rows)
 
 
-def _time_left(view: QueueView, now_s: float, policy: Policy) -> float:
-    """Seconds that a batch may take so that its oldest member still meets its deadline, and the objective if it can."""
-    left = view.deadline_s - now_s - SLACK_S
+def _time_left(view: QueueView, now_s: float, curve: Curve, policy: Policy) -> float:
+    """Seconds that a batch may take so that its oldest member still meets its deadline and the objective, each if it can.
+
+    What even one row alone would miss is missed, and the best for all is to go on at full speed. Else an overload would
+    never end: small, slow batches for the sake of a request that is late already, while those behind it become late.
+    """
+    left, least_s = math.inf, curve.predict(1)
+    to_deadline = view.deadline_s - now_s - SLACK_S
+    if to_deadline >= least_s:
+        left = to_deadline
     if policy.slo_s is not None:
         to_objective = view.oldest_s + policy.slo_s - now_s - SLACK_S
-        if to_objective > 0:  # once it is missed, the best for all is to go on at full speed
+        if to_objective >= least_s:
             left = min(left, to_objective)
     return left
 

@@ -104,6 +104,10 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger) 
     threading.Thread(target=explain.publish_shapes, args=(explanation, replica, stop), name="shapes", daemon=True).start()
     with ledger.phase("warm"):
         rehearse(cycle, page, settings)
+    if settings.faults:
+        from serve.engine import faults
+
+        faults.apply(replica, settings.faults)
     explanation.warmed(replica, report)
     tell(replica, report, ledger)
     life.become(State.READY)

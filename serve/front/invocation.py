@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 SWEEP_S = 0.05  # how late a deadline may be noticed
 CRASHES_MAX = 2  # a request that ran when an engine ended runs again, alone; when that ends the engine too, it was the cause
 SUBMITS_MAX = 6  # to one engine after the other, each of which ended before it ran the request
+# Of the deadline, what the predicted wait may take. At 1 a long queue would be one of requests that reach the model just
+# when they are too late; less refuses sooner. A fifth covers what the prediction is wrong by.
+WAIT_SHARE_MAX = 0.8
 DECODED_ASIDE_FROM = 1 << 20  # bytes of body from which decoding would hold up other requests noticeably
 EARLY_MAX = 256  # requests held by a worker that has not met an engine yet
 
@@ -232,9 +235,9 @@ class Invocations:
         if link.rows >= CHECK_WAIT_FROM_ROWS:
             ahead = max(link.rows, link.block.count[_ENGINE_ROWS])
             wait_s = ahead * link.block.value[_ROW_COST]
-            if wait_s > self._timeout_s:
+            if wait_s > WAIT_SHARE_MAX * self._timeout_s:
                 raise self._overloaded(
-                    f"the wait would be about {wait_s:.1f} s, longer than the deadline of {self._timeout_s:g} s", WaitTooLong
+                    f"the wait would be about {wait_s:.1f} s, too long for the deadline of {self._timeout_s:g} s", WaitTooLong
                 )
         return link
 

@@ -72,8 +72,15 @@ def test_a_missed_objective_is_forgotten_and_the_batch_runs_at_full_size() -> No
     assert next_step(view(rows=8, oldest_s=9.0), 10.0, curve, Policy(8, 0.020)) == Run(8)
 
 
-def test_a_deadline_that_cannot_be_met_still_runs_something() -> None:
-    assert next_step(view(rows=8, deadline_s=9.0), 10.0, FLAT, NO_SLO) == Run(1)
+def test_a_deadline_that_cannot_be_met_is_forgotten_and_the_batch_runs_at_full_size() -> None:
+    """In an overload the oldest is always nearly late: small batches for its sake would make all the others late too."""
+    for deadline_s in (9.0, 10.0, 10.005):
+        assert next_step(view(rows=8, deadline_s=deadline_s), 10.0, FLAT, NO_SLO) == Run(8)
+
+
+def test_a_deadline_that_a_smaller_batch_meets_makes_the_batch_smaller() -> None:
+    curve = Curve([1, 2, 4, 8], [0.010, 0.012, 0.016, 0.024])
+    assert next_step(view(rows=8, deadline_s=10.020), 10.0, curve, NO_SLO) == Run(4)
 
 
 @st.composite

@@ -150,3 +150,11 @@ def test_the_port_of_grpc_health_must_be_inside_the_safe_range_when_it_is_on() -
     assert environment.read(inside)["EVENKEEL_GRPC_HEALTH_PORT"] == 0
     with pytest.raises(BadSetting, match="EVENKEEL_GRPC_HEALTH_PORT=8999 is outside"):
         environment.read({**inside, "EVENKEEL_GRPC_HEALTH_PORT": "8999"})
+
+
+def test_faults_on_purpose_are_off_and_a_wrong_one_stops_the_start_with_one_line() -> None:
+    assert environment.read({})["EVENKEEL_FAULTS"] == ""
+    assert environment.read({"EVENKEEL_FAULTS": "slow:rate=0.5,ms=20"})["EVENKEEL_FAULTS"] == "slow:rate=0.5,ms=20"
+    with pytest.raises(BadSetting, match="EVENKEEL_FAULTS='crash' must say one of every=N") as e:
+        environment.read({"EVENKEEL_FAULTS": "crash"})
+    assert "\n" not in e.value.message

@@ -109,6 +109,18 @@ def test_a_wait_that_would_outlast_the_deadline_is_refused_at_once() -> None:
         bench.assert_clean()
 
 
+def test_a_wait_that_leaves_too_little_of_the_deadline_is_refused_too() -> None:
+    """Else a full queue would be one of requests that all reach the model when it is just too late for them."""
+    for rows, code in ((70, "ok"), (90, "overloaded")):
+        with FrontBench(plain, limits=Limits(request_timeout_s=1.0)) as bench:
+            bench.page.engine(0).value[Engine.ROW_COST_S] = 0.01
+            bench.ask(body(*[[1, 2]] * rows))
+            caller = bench.ask(body([1, 2]))
+            bench.settle(30)
+            assert caller.code == code
+            bench.assert_clean()
+
+
 def test_an_answer_that_would_need_more_room_than_any_slot_is_not_called_overload() -> None:
     """A retry can never help, so 429 would make clients come back for ever."""
     huge = signature([spec("x", 1)], [spec("y", 1 << 27)])

@@ -273,7 +273,7 @@ class Cycle:
     def _note_who_runs(self, segments: Sequence[Segment]) -> None:
         """If this batch ends the process, the fronts can tell who was in it."""
         count = self.cells.count
-        spans = [(id, id) if (id := s.item.id) > 0 else span(s) for s in segments]
+        spans = [(s.item.id, s.item.id) if s.item.id > 0 else span(s) for s in segments]
         if len(spans) > RUN_SPANS_MAX:  # too many to tell: everything between the first and the last of them
             spans = [(min(first for first, _ in spans), max(last for _, last in spans))]
         at = RUN_SPANS

@@ -17,7 +17,7 @@ GRACE_S = 1.0  # after the last deadline of a running batch: nobody waits for it
 LATE_FACTOR = 2.0  # such a batch may still take this many times what others took: under overload it began late
 AGAIN_FACTOR = 4.0  # more patience with a request that was ended before: a slow one, taken for stuck, gets its answer
 SIDECAR_SILENT_S = 5.0  # it stamps every 0.05 s
-SIDECAR_START_S = 30.0  # until its first stamp, on a busy machine
+START_S = 60.0  # until a process stamps for the first time, on a busy machine
 FRONTS_SILENT_S = 10.0  # beyond the time in which gunicorn should have replaced its silent workers
 
 
@@ -89,13 +89,14 @@ def _stands_still(view: EngineView, moment: Moment, policy: Policy, rows_waiting
 def silent_sidecar(beat_s: float, started_s: float, moment: Moment) -> str:
     """A sidecar that lives and gives no verdicts: /ping keeps the last one, so that it may well be replaced."""
     silent_s = moment.since(max(beat_s, started_s))
-    limit_s = SIDECAR_SILENT_S if beat_s > started_s else SIDECAR_START_S
+    limit_s = SIDECAR_SILENT_S if beat_s > started_s else START_S
     return f"has given no verdict for {silent_s:.1f} s" if silent_s > limit_s else ""
 
 
 def silent_fronts(beats_s: list[float], started_s: float, moment: Moment, policy: Policy) -> str:
     """gunicorn replaces a silent worker. When all are silent for longer than that takes, it is silent itself."""
-    silent_s = moment.since(max([*beats_s, started_s]))
-    if silent_s <= policy.front_s + FRONTS_SILENT_S:
+    last_s = max(beats_s, default=0.0)
+    silent_s = moment.since(max(last_s, started_s))
+    if silent_s <= (policy.front_s + FRONTS_SILENT_S if last_s > started_s else START_S):
         return ""
     return f"has no worker that moved in the last {silent_s:.1f} s, and has replaced none"

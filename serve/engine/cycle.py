@@ -277,8 +277,7 @@ class Cycle:
         if len(spans) > RUN_SPANS_MAX:  # too many to tell: everything between the first and the last of them
             spans = [(min(first for first, _ in spans), max(last for _, last in spans))]
         at = RUN_SPANS
-        count[at] = 0
-        count[RUN_EPOCH] = self._epoch
+        count[at], count[RUN_EPOCH] = 0, self._epoch
         for first, last in spans:
             count[at + 1], count[at + 2] = first, last
             at += 2
@@ -379,7 +378,8 @@ class Cycle:
         count[_BATCH_ROWS + row_bucket(rows)] += 1
         count[_RUN_TIME + time_bucket(run_s)] += 1
         value[_RUN_SUM] += run_s
-        value[_LONGEST] = max(took_s, value[_LONGEST] - LONGEST_FADES * (value[_LONGEST] - took_s))
+        above_s = value[_LONGEST] - took_s
+        value[_LONGEST] = took_s + above_s * (1 - LONGEST_FADES) if above_s > 0 else took_s
         value[_BUSY_SUM] += took_s
         count[_QUEUE_ROWS] = self._pending.rows
         if count[_BATCHES] % PRICE_EVERY == 0:

@@ -108,6 +108,7 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger) 
         from serve.engine import faults
 
         faults.apply(replica, settings.faults)
+        explanation.update(facts=replica.backend.describe())
     explanation.warmed(replica, report)
     tell(replica, report, ledger)
     life.become(State.READY)

@@ -11,7 +11,7 @@ from container.watch import (
     AGAIN_FACTOR,
     GRACE_S,
     SIDECAR_SILENT_S,
-    SIDECAR_START_S,
+    START_S,
     Moment,
     Policy,
     run_limit,
@@ -97,14 +97,15 @@ def test_a_watcher_that_was_away_gives_everybody_a_new_chance() -> None:
 def test_a_silent_sidecar_is_replaced_and_a_slow_start_is_not_silence() -> None:
     assert not silent_sidecar(100.0, 1.0, Moment(100.0 + SIDECAR_SILENT_S - 0.1))
     assert silent_sidecar(100.0, 1.0, Moment(100.0 + SIDECAR_SILENT_S + 0.1))
-    assert not silent_sidecar(10.0, 100.0, Moment(100.0 + SIDECAR_START_S - 0.1))
-    assert silent_sidecar(10.0, 100.0, Moment(100.0 + SIDECAR_START_S + 0.1))
+    assert not silent_sidecar(10.0, 100.0, Moment(100.0 + START_S - 0.1))
+    assert silent_sidecar(10.0, 100.0, Moment(100.0 + START_S + 0.1))
 
 
 def test_fronts_are_silent_only_when_all_of_them_are_for_longer_than_gunicorn_needs() -> None:
     assert not silent_fronts([100.0, 139.0], 1.0, Moment(160.0), POLICY)
     assert silent_fronts([100.0, 130.0], 1.0, Moment(160.0), POLICY)
-    assert not silent_fronts([0.0, 0.0], 150.0, Moment(160.0), POLICY), "they have just been started"
+    assert not silent_fronts([0.0, 0.0], 100.0, Moment(100.0 + START_S - 0.1), POLICY), "they have just been started"
+    assert silent_fronts([0.0, 0.0], 100.0, Moment(100.0 + START_S + 0.1), POLICY)
 
 
 # ---- by property -----------------------------------------------------------------------------------------------------

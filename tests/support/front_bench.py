@@ -92,6 +92,7 @@ class FrontBench:
         self.folder = tempfile.TemporaryDirectory()
         self.clock = ManualClock()
         self.page = StatusPage.create()
+        self.fronts_made = 0
         self.limits = limits or Limits()
         self.loop = asyncio.new_event_loop()
         self.engines = [EnginePlace(self, i, make) for i, make in enumerate(replicas)]
@@ -104,7 +105,8 @@ class FrontBench:
             self.settle()
 
     async def _make(self) -> Invocations:
-        return Invocations(self.page, 0, [e.path for e in self.engines], self.limits, self.clock)
+        self.fronts_made += 1  # each process counts its requests from a start of its own
+        return Invocations(self.page, 0, [e.path for e in self.engines], self.limits, self.clock, self.fronts_made << 32)
 
     def ask(self, body: bytes, the_head: Head | None = None) -> Caller:
         caller, _ = self.begin(body, the_head)

@@ -263,8 +263,8 @@ def first_front(tree: Tree) -> int:
 
 
 CASES = (
-    Case("kill -9 of the engine, 1 replica", kill_engines(6), settings=SOME_SLOW, share=6, target=60),
-    Case("kill -9 of an engine, 2 replicas", kill_engines(12), settings=TWO, share=6, target=60),
+    Case("kill -9 of the engine, 1 replica", kill_engines(4), settings=SOME_SLOW, share=6, target=60),
+    Case("kill -9 of an engine, 2 replicas", kill_engines(8), settings=TWO, share=6, target=80),
     Case("kill -9 of a front worker, 2 workers", kill(first_front, 6, fronts_serve), cut_connections, TWO_FRONTS),
     Case("kill -9 of gunicorn", kill(gunicorn_pid, 5, fronts_serve), cut_connections, SOME_SLOW),
     Case("kill -9 of the sidecar", kill(sidecar_pid, 5, another_sidecar), settings=SOME_SLOW),

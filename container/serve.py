@@ -52,7 +52,7 @@ def run(environ: Mapping[str, str]) -> int:
         page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = the_plan.fronts, the_plan.engines
         page.write_text(PLAN_TEXT, {"model": model_of(env.model_dir), "fault_injection": env["EVENKEEL_FAULTS"]})
         children = [*engines(env, the_plan, page, run_dir, text), front(env, the_plan, page, data, run_dir, text)]
-        children.append(sidecar(env, page, side, listen_unix(run_dir / ADMIN_SOCKET), text))
+        children.append(sidecar(env, page, side, run_dir, text))
         supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"],
                                 watch_policy(env), Sentinel(env["EVENKEEL_LEAK_S"], env["EVENKEEL_MEMORY_MB"] * MIB))  # fmt: skip
         supervisor.on_tick = Progress(page, data.getsockname()[1], env.model_dir, text).look
@@ -156,11 +156,13 @@ def front(env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.
     return Child("front", 0, lambda epoch: _module("serve.front.process", argument), fds, environ=env.inherited)
 
 
-def sidecar(env: Environment, page: StatusPage, side: socket.socket, admin_fd: int, text: bool) -> Child:
+def sidecar(env: Environment, page: StatusPage, side: socket.socket, run_dir: Path, text: bool) -> Child:
     """The token goes down in a memfd: arguments can be read by everybody on the machine."""
+    admin_fd = listen_unix(run_dir / ADMIN_SOCKET)
     token_fd = sidecar_settings.hold_token(env["EVENKEEL_ADMIN_TOKEN"])
     argument = sidecar_settings.dump(SidecarSettings(
-        listen_fd=side.fileno(), status_fd=page.fd, admin_fd=admin_fd, token_fd=token_fd, log_text=text,
+        listen_fd=side.fileno(), status_fd=page.fd, admin_fd=admin_fd, token_fd=token_fd,
+        run_dir=str(run_dir), log_text=text,
         emf_period_s=env.emf_period_s, emf_namespace=env["EVENKEEL_EMF_NAMESPACE"], grpc_host=env.sidecar[0],
         grpc_port=env["EVENKEEL_GRPC_HEALTH_PORT"], shape_log=env["EVENKEEL_SHAPE_LOG"]))  # fmt: skip
     fds = (side.fileno(), page.fd, admin_fd, token_fd)

@@ -31,6 +31,7 @@ from serve.contract.status import (
     Engine,
     Front,
     Main,
+    RolloutCell,
     StatusPage,
     restarts,
     time_edge,
@@ -124,6 +125,10 @@ FAMILIES: tuple[Family, ...] = (
     Family("evenkeel_retries", "counter", (), "Requests run again because the engine that had them ended."),
     Family("evenkeel_restarts", "counter", ("process", "reason"), "Processes that ended and were replaced."),
     Family("evenkeel_ready", "gauge", (), "1 while /ping says 200, else 0."),
+    Family("evenkeel_rollout_rollback_wanted", "gauge", (),
+           "1 while the judge in the sidecar says that the candidate must go back, else 0; absent while it follows no rollout."),
+    Family("evenkeel_rollout_evidence_insufficient", "gauge", (),
+           "1 while the judge in the sidecar says hold, else 0; absent while it follows no rollout."),
     Family("evenkeel_state", "gauge", ("state",), "Engines in each state of their life."),
     Family("evenkeel_warmup_seconds", "gauge", (), "How long the slowest engine's warm-up took; absent before it is done."),
     Family("evenkeel_startup_seconds", "gauge", ("phase",),
@@ -217,6 +222,10 @@ def _of_container(page: StatusPage) -> Iterator[Sample]:
     for (role, reason), count in restarts(page).items():
         yield Sample("evenkeel_restarts", (role, reason), count)
     yield Sample("evenkeel_ready", (), page.verdict().ready)
+    says = page.main.count[Main.ROLLOUT]
+    if says != RolloutCell.NONE:
+        yield Sample("evenkeel_rollout_rollback_wanted", (), says == RolloutCell.ROLLBACK)
+        yield Sample("evenkeel_rollout_evidence_insufficient", (), says == RolloutCell.HOLD)
     if value[Main.MEASURED_S]:
         yield Sample("evenkeel_saturation_ratio", (), value[Main.SATURATION])
         if not math.isnan(value[Main.HEADROOM_RPS]):

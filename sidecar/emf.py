@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from serve.contract.status import PLAN_TEXT, StatusPage
+from serve.contract.status import PLAN_TEXT, Main, RolloutCell, StatusPage
 from sidecar.measure import Totals, between, read
 
 LINE_BYTES_MAX = 4000  # a pipe takes so much in one piece, so that lines of several processes do not mix
@@ -21,6 +21,7 @@ UNITS = {
     "Requests": "Count", "Errors": "Count", "RefusedRequests": "Count", "ShedRequests": "Count", "Restarts": "Count",
     "LatencyP50": "Milliseconds", "LatencyP99": "Milliseconds", "Saturation": "Percent", "Ready": "Count",
     "QueueRows": "Count", "InFlight": "Count", "HeadroomRequests": "Count/Second",
+    "RollbackWanted": "Count", "EvidenceInsufficient": "Count",
 }  # fmt: skip
 
 
@@ -32,6 +33,7 @@ class Period:
     after: Totals
     ready: bool
     headroom_rps: float | None
+    rollout: int = RolloutCell.NONE
 
     def values(self) -> dict[str, float]:
         """By metric. What nobody knows is left out: a made-up zero would calm an alarm."""
@@ -42,8 +44,12 @@ class Period:
             "Restarts": b.restarts - a.restarts, "LatencyP50": _ms(point.p50_s), "LatencyP99": _ms(point.p99_s),
             "Saturation": round(100 * point.saturation, 2), "Ready": int(self.ready), "QueueRows": b.queue_rows,
             "InFlight": b.in_flight, "HeadroomRequests": None if self.headroom_rps is None else round(self.headroom_rps, 2),
+            "RollbackWanted": self._says(RolloutCell.ROLLBACK), "EvidenceInsufficient": self._says(RolloutCell.HOLD),
         }  # fmt: skip
         return {name: value for name, value in found.items() if value is not None}
+
+    def _says(self, word: RolloutCell) -> int | None:
+        return None if self.rollout == RolloutCell.NONE else int(self.rollout == word)
 
 
 def _ms(seconds: float | None) -> float | None:
@@ -86,12 +92,12 @@ class Emf:
         if now_s - self._before.at_s < self._period_s:
             return
         after = read(page, now_s)
-        values = Period(self._before, after, page.verdict().ready, headroom_rps).values()
+        values = Period(self._before, after, page.verdict().ready, headroom_rps, page.main.count[Main.ROLLOUT]).values()
         self._before = after
         model = page.read_text(PLAN_TEXT, looks=1).get("model", {})
         text = line(values, model.get("name", ""), model.get("version", ""), self._namespace, wall_s)
         data = text.encode() + b"\n"
-        assert len(data) <= LINE_BYTES_MAX, "twelve metrics and three bounded names"
+        assert len(data) <= LINE_BYTES_MAX, "fourteen metrics and three bounded names"
         try:
             os.write(self._fd, data)
         except OSError:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 
 from serve.contract.lifecycle import readiness
 from serve.contract.logline import log, setup
@@ -85,8 +86,11 @@ def watch(page: StatusPage, remembered: Remembered, settings: SidecarSettings, l
 def serve_http(page: StatusPage, remembered: Remembered, settings: SidecarSettings) -> None:
     """The TCP port in this thread, the Unix socket for changing calls in another, one application for both."""
     from sidecar.http import Shown, build, trusted
+    from sidecar.judging import Judging
 
-    app = build(Shown(page, remembered, read_token(settings.token_fd)))
+    judging = Judging(page, Path(settings.run_dir))
+    judging.start()
+    app = build(Shown(page, remembered, judging, read_token(settings.token_fd)))
     threading.Thread(target=run_server, args=(trusted(app), settings.admin_fd), name="admin", daemon=True).start()
     if settings.grpc_port:
         from sidecar import grpc_health

@@ -20,6 +20,7 @@ class SidecarSettings:
     status_fd: int
     admin_fd: int  # the listening Unix socket for changing calls
     token_fd: int
+    run_dir: str  # private to our user: where a rollout in progress is saved
     log_text: bool
     emf_period_s: float = 0.0  # 0: no metrics on stdout
     emf_namespace: str = "evenkeel"

@@ -41,8 +41,8 @@ class _Cells(IntEnum):
 
 
 class Main(_Cells):
-    """Written by the supervisor, but for the verdict, DRAIN_ASKED and what is measured, which are the sidecar's, and
-    WORKER_RESTARTS, which are gunicorn's."""
+    """Written by the supervisor, but for the verdict, DRAIN_ASKED, what is measured and ROLLOUT, which are the
+    sidecar's, and WORKER_RESTARTS, which are gunicorn's."""
 
     STARTED_S = auto()
     LEAVING = auto()  # the Reason why the container is stopping, 0 while it is not
@@ -58,6 +58,14 @@ class Main(_Cells):
     SATURATION = 72  # share of the last seconds in which engines were busy
     HEADROOM_RPS = 73  # NaN while nobody can say
     MEASURED_S = 74  # when the two were written; 0: never
+    ROLLOUT = 75  # a RolloutCell: what the sidecar's judge says of the rollout that it was told to follow
+
+
+class RolloutCell(IntEnum):
+    NONE = 0  # none was named
+    PROMOTE = 1
+    HOLD = 2
+    ROLLBACK = 3
 
 
 class Front(_Cells):

@@ -51,6 +51,17 @@ class Scrape:
     state: str = ""
     faults: tuple[str, ...] = ()  # hard facts learned otherwise, by their names in guards.FAULTS
 
+    def to_json(self) -> dict[str, Any]:
+        """Edges as text: the last one is infinite, which JSON cannot hold."""
+        edges = [[repr(edge), n] for edge, n in self.seconds]
+        return {**asdict(self), "key": [self.key.arm.value, self.key.name], "seconds": edges, "faults": list(self.faults)}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Scrape:
+        arm, name = data["key"]
+        seconds = tuple((float(edge), int(n)) for edge, n in data["seconds"])
+        return Scrape(**{**data, "key": Key(Arm(arm), name), "seconds": seconds, "faults": tuple(data["faults"])})
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:

@@ -17,15 +17,16 @@ from typing import Any, NoReturn, Protocol
 
 from sidecar.rollout import plot, replay
 from sidecar.rollout.listen import Board, listening
+from sidecar.rollout.order import UNCHECKED, Order
 from sidecar.rollout.poll import Direct, Prometheus, Source, targets
 from sidecar.rollout.reasons import Verdict
 from sidecar.rollout.rollout import Record, Rollout
-from sidecar.rollout.rule import Arm, Rule
+from sidecar.rollout.rule import Arm
 from sidecar.rollout.trouble import BadLog, BadRule, CannotJudge
 
 EXIT = {Verdict.PROMOTE: 0, Verdict.ROLLBACK: 1, Verdict.HOLD: 2}
 COULD_NOT_JUDGE = 3
-UNCHECKED = "unchecked"
+USUAL = Order()
 
 
 class Clock(Protocol):
@@ -59,19 +60,23 @@ def parser() -> Parser:
     p.add_argument("--replay", type=Path, metavar="FILE", help="compute the verdict of a replay log again")
     p.add_argument("--split", metavar="ARM=W,ARM=W", help="intended weights (baseline=1,candidate=1), or: unchecked")
     p.add_argument("--id", default="", help="name of this rollout (rollout-<time>)")
-    p.add_argument("--window-s", type=float, default=10.0, help="seconds between looks (10)")
+    p.add_argument("--window-s", type=float, default=USUAL.window_s, help="seconds between looks (10)")
     p.add_argument(
-        "--block-s", type=float, default=30.0, help="seconds a block of the sign witness (30; 60 if faults are bursty)"
+        "--block-s", type=float, default=USUAL.block_s, help="seconds a block of the sign witness (30; 60 if faults are bursty)"
     )
-    p.add_argument("--min-minutes", type=float, default=5.0, help="no promotion earlier (5)")
-    p.add_argument("--max-minutes", type=float, default=30.0, help="the verdict comes no later (30)")
-    p.add_argument("--min-requests", type=int, default=1000, help="no promotion with fewer in an arm (1000)")
-    p.add_argument("--budget", type=float, default=0.001, help="an error rate that is always good enough (0.001; 0: none)")
-    p.add_argument("--latency-budget", type=float, default=0.002, help="the same for answers above an edge (0.002; 0: none)")
+    p.add_argument("--min-minutes", type=float, default=USUAL.min_minutes, help="no promotion earlier (5)")
+    p.add_argument("--max-minutes", type=float, default=USUAL.max_minutes, help="the verdict comes no later (30)")
+    p.add_argument("--min-requests", type=int, default=USUAL.min_requests, help="no promotion with fewer in an arm (1000)")
+    p.add_argument("--budget", type=float, default=USUAL.budget, help="an error rate that is always good enough (0.001; 0: none)")
+    p.add_argument(
+        "--latency-budget", type=float, default=USUAL.latency_budget, help="the same for answers above an edge (0.002; 0: none)"
+    )
     p.add_argument("--margin", type=float, help="no rollback at a ratio up to this (1.25; 1.5 without a baseline)")
-    p.add_argument("--bad-ratio", type=float, default=2.0, help="no promotion at a ratio from this on (2)")
+    p.add_argument("--bad-ratio", type=float, default=USUAL.bad_ratio, help="no promotion at a ratio from this on (2)")
     p.add_argument("--edge", type=float, nargs="+", default=[], metavar="S", help="judge answers slower than this, seconds")
-    p.add_argument("--objective-s", type=float, default=0.0, help="the latency objective: judge answers slower than it too")
+    p.add_argument(
+        "--objective-s", type=float, default=USUAL.objective_s, help="the latency objective: judge answers slower than it too"
+    )
     p.add_argument("--no-latency", action="store_true", help="judge errors only")
     p.add_argument("--at-end", choices=("hold", "rollback"), default="hold", help="the verdict when time is up (hold)")
     p.add_argument("--log", type=Path, metavar="FILE", help="the replay log (<id>.jsonl)")
@@ -82,25 +87,15 @@ def parser() -> Parser:
     return p
 
 
-def rule_of(args: argparse.Namespace) -> Rule:
-    reference = Arm.BASELINE if args.baseline else Arm.PRODUCTION
-    return Rule(
-        rollout=args.id or time.strftime("rollout-%Y%m%dT%H%M%SZ", time.gmtime()),
-        reference=reference,
-        margin=args.margin or (1.25 if reference == Arm.BASELINE else 1.5),
-        bad_ratio=args.bad_ratio,
-        budget=args.budget,
-        budget_latency=args.latency_budget,
-        block_s=args.block_s,
-        requests_min=args.min_requests,
-        stage_s_min=args.min_minutes * 60,
-        max_s=args.max_minutes * 60,
-        at_end=args.at_end,
-        latency=not args.no_latency,
-        edges=tuple(sorted(set(args.edge))),
-        objective_s=args.objective_s,
-        mix_checked=args.split != UNCHECKED,
-    )
+def order_of(args: argparse.Namespace) -> Order:
+    return Order(
+        candidate=tuple(args.candidate), baseline=tuple(args.baseline), production=tuple(args.production),
+        id=args.id or time.strftime("rollout-%Y%m%dT%H%M%SZ", time.gmtime()), model=args.model, split=split_of(args.split),
+        split_checked=args.split != UNCHECKED, window_s=args.window_s, block_s=args.block_s, min_minutes=args.min_minutes,
+        max_minutes=args.max_minutes, min_requests=args.min_requests, budget=args.budget, latency_budget=args.latency_budget,
+        margin=args.margin, bad_ratio=args.bad_ratio, edge=tuple(args.edge), objective_s=args.objective_s,
+        no_latency=args.no_latency, at_end=args.at_end,
+    )  # fmt: skip
 
 
 def split_of(text: str | None) -> dict[Arm, float] | None:
@@ -112,15 +107,14 @@ def split_of(text: str | None) -> dict[Arm, float] | None:
         raise BadRule(f"--split {text}: expected something like baseline=1,candidate=1") from e
 
 
-def source_of(args: argparse.Namespace) -> Source:
-    arms = {Arm.PRODUCTION: args.production, Arm.BASELINE: args.baseline, Arm.CANDIDATE: args.candidate}
-    given = {arm: names for arm, names in arms.items() if names}
-    timeout_s = max(0.5, min(5.0, args.window_s / 3))
+def source_of(args: argparse.Namespace, order: Order) -> Source:
+    given = order.arms()
     if args.prometheus:
         if any(len(names) > 1 for names in given.values()):
             raise CannotJudge("with --prometheus each arm is one selector")
-        return Prometheus(args.prometheus, {a: n[0] for a, n in given.items()}, timeout_s, args.instance_label, args.model)
-    return Direct(targets(given), timeout_s, args.model)
+        selectors = {arm: names[0] for arm, names in given.items()}
+        return Prometheus(args.prometheus, selectors, order.timeout_s, args.instance_label, order.model)
+    return Direct(targets(given), order.timeout_s, order.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +184,9 @@ def run_live(args: argparse.Namespace, clock: Clock, show: Output) -> tuple[dict
         raise CannotJudge("give --candidate and --baseline (or --production), or --replay")
     if args.window_s <= 0:
         raise BadRule("--window-s must be positive")
-    rollout = Rollout(rule_of(args), split_of(args.split))
-    source = source_of(args)
+    order = order_of(args)
+    rollout = Rollout(order.rule(), order.split)
+    source = source_of(args, order)
     record = rollout.decision()
     board = Board(record.to_json())
     try:

@@ -5,14 +5,18 @@ A source is asked for one round at a time. What cannot be read in time, after a 
 
 from __future__ import annotations
 
+import io
 import json
+import socket
+import ssl
+import threading
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Protocol
 from urllib.error import HTTPError, URLError
 
@@ -26,6 +30,10 @@ BODY_BYTES_MAX = 16 << 20
 CHUNK_BYTES = 1 << 16
 AT_ONCE_MAX = 16
 TRIES = 2
+TLS = ssl.create_default_context()
+# Text is read by one thread at a time: reading is Python's own work, and more threads would only take turns with, and hold up,
+# whatever else this process does.
+_reading = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +50,75 @@ class Unreachable(CannotJudge):
     code = "unreachable"
 
 
-def fetch(url: str, timeout_s: float) -> str:
+class _UntilRaw(io.RawIOBase):
+    """What is read of an answer, head and body, by one deadline: a time-out for each read alone never ends for an instance
+    that sends a byte now and then."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, until_s: float) -> None:
+        self._raw, self._sock, self._until_s = raw, sock, until_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("no whole answer in time")
+        self._sock.settimeout(left_s)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _answer_until(until_s: float) -> Callable[..., HTTPResponse]:
+    def answer(sock: socket.socket, *args: Any, **kwargs: Any) -> HTTPResponse:
+        found = HTTPResponse(sock, *args, **kwargs)
+        found.fp = io.BufferedReader(_UntilRaw(found.fp.detach(), sock, until_s))
+        return found
+
+    return answer
+
+
+def _opener(until_s: float) -> urllib.request.OpenerDirector:
+    """As urlopen's own, but for the deadline."""
+
+    def connection(kind: type[HTTPConnection]) -> Callable[..., HTTPConnection]:
+        def connect(*args: Any, **kwargs: Any) -> HTTPConnection:
+            made = kind(*args, **kwargs)
+            made.response_class = _answer_until(until_s)  # type: ignore[assignment]
+            return made
+
+        return connect
+
+    class Http(urllib.request.HTTPHandler):
+        def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+            return self.do_open(connection(HTTPConnection), req)
+
+    class Https(urllib.request.HTTPSHandler):
+        def https_open(self, req: urllib.request.Request) -> HTTPResponse:
+            return self.do_open(connection(HTTPSConnection), req, context=TLS)
+
+    return urllib.request.build_opener(Http, Https)
+
+
+def fetch(url: str, timeout_s: float, bytes_max: int = BODY_BYTES_MAX) -> str:
     """The body of a 200. Raises Unreachable, also for one that comes too slowly or is too long."""
     until_s = time.monotonic() + timeout_s
     body = bytearray()
     try:
-        # The time-out is for each read alone; the deadline is for all of them.
-        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
-            while (chunk := answer.read1(CHUNK_BYTES)) and len(body) <= BODY_BYTES_MAX:
+        with _opener(until_s).open(url, timeout=timeout_s) as answer:
+            while (chunk := answer.read1(CHUNK_BYTES)) and len(body) <= bytes_max:
                 body += chunk
-                if time.monotonic() > until_s:
-                    raise TimeoutError(f"no whole answer in {timeout_s:g} s")
+    except TimeoutError as e:
+        raise Unreachable(f"{url}: no whole answer in {timeout_s:g} s") from e
     except (OSError, HTTPException, ValueError) as e:
         # A URLError wraps what happened; an HTTPError is one too, but its text holds the status.
         why = e.reason if isinstance(e, URLError) and not isinstance(e, HTTPError) else e
         raise Unreachable(f"{url}: {why or type(e).__name__}") from e
-    if len(body) > BODY_BYTES_MAX:
-        raise Unreachable(f"{url}: the answer is longer than {BODY_BYTES_MAX} bytes")
+    if len(body) > bytes_max:
+        raise Unreachable(f"{url}: the answer is longer than {bytes_max} bytes")
     return body.decode("utf-8", "replace")
 
 
@@ -74,9 +134,15 @@ def twice(fetch_once: Callable[[], str]) -> str:
 def metrics_url(url: str) -> str:
     """`host:port` and `http://host:port` mean their /metrics."""
     whole = url if "://" in url else f"http://{url}"
-    parts = urllib.parse.urlsplit(whole)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    try:
+        parts = urllib.parse.urlsplit(whole)
+        host, _ = parts.hostname, parts.port
+    except ValueError as e:
+        raise CannotJudge(f"{url}: not an HTTP address: {e}") from e
+    if parts.scheme not in ("http", "https") or not host:
         raise CannotJudge(f"{url}: not an HTTP address")
+    if parts.username is not None:
+        raise CannotJudge("an address with a user name or password in it would be shown to whoever reads the decision")
     return whole if parts.path not in ("", "/") else urllib.parse.urlunsplit(parts._replace(path="/metrics"))
 
 
@@ -87,6 +153,7 @@ class Direct:
     urls: Mapping[Key, str]
     timeout_s: float
     model: str = ""
+    bytes_max: int = BODY_BYTES_MAX
 
     def look(self, now_s: float) -> Round:
         with ThreadPoolExecutor(min(AT_ONCE_MAX, len(self.urls))) as pool:
@@ -96,8 +163,9 @@ class Direct:
 
     def _one(self, key: Key, url: str, now_s: float) -> Scrape | str:
         try:
-            text = twice(lambda: fetch(url, self.timeout_s))
-            return scrape.build(scrape.from_text(text), key, now_s, self.model)
+            text = twice(lambda: fetch(url, self.timeout_s, self.bytes_max))
+            with _reading:
+                return scrape.build(scrape.from_text(text), key, now_s, self.model)
         except BadMetrics as e:
             return f"{url}: {e.message}"
         except Unreachable as e:

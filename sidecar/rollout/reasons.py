@@ -37,6 +37,7 @@ class Reason(StrEnum):
     SPLIT_UNKNOWN = "split_unknown"
     ENVIRONMENT_UNSTABLE = "environment_unstable"
     LATENCY_NOT_MEASURED = "latency_not_measured"
+    JUDGE_LOST = "judge_lost"
 
 
 class Flag(StrEnum):
@@ -130,6 +131,10 @@ TABLE: dict[Reason, Entry] = {
     ),
     Reason.LATENCY_NOT_MEASURED: Entry(
         _H, "the reference has too few latency observations to choose edges from", "wait, or give `--edge`, or `--no-latency`"
+    ),
+    Reason.JUDGE_LOST: Entry(
+        _H, "the sidecar that judged was replaced and what it had saved cannot be read, or it hit an error of ours",
+        "name the rollout again",
     ),
 }  # fmt: skip
 

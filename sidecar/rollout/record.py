@@ -8,6 +8,7 @@ from typing import Any
 from sidecar.rollout.decide import Decision, Signals, State, flags
 from sidecar.rollout.evidence import Evidence, e_value
 from sidecar.rollout.interval import LEVEL
+from sidecar.rollout.reasons import Finding, Reason, Verdict
 from sidecar.rollout.rule import Rule
 from sidecar.rollout.witnesses import FAR_WORSE_AT, log_mean
 
@@ -28,6 +29,18 @@ def record(rule: Rule, state: State, decision: Decision) -> dict[str, Any]:
         "flags": [f.value for f in flags(rule, state)],
         "rule": rule.to_json(),
     }
+
+
+def lost(about: str, why: str) -> dict[str, Any]:
+    """The record of a rollout of which nothing is known any more: hold, and say so."""
+    nothing: dict[str, Any] = {"metrics": {}, "same_version": {}, "sample_ratio": None, "signals": {}, "flags": [], "rule": None}
+    head = {"rollout": about, **holding(why), "stage": 0, "windows": 0, "elapsed_s": 0.0}
+    return {**head, **nothing}
+
+
+def holding(why: str) -> dict[str, Any]:
+    """The part of a record that changes when its judge is lost."""
+    return {"decision": Verdict.HOLD.value, "final": True, "reasons": [Finding(Reason.JUDGE_LOST, "judge", why).to_json()]}
 
 
 def _witnesses(rule: Rule, e: Evidence) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """One rollout being judged: takes rounds of scrapes, gives the decision record at any time. No clock: the caller brings it.
 
-Owns the last round, the windows and the state. Not thread safe: one caller feeds it and reads it.
+Owns the last round, the windows and the state. Not thread safe: one caller feeds it and reads it. `memory` and the windows
+are all that another process needs to go on from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Any
 
 from sidecar.rollout import decide, edges, replay
@@ -16,6 +19,9 @@ from sidecar.rollout.record import record
 from sidecar.rollout.rule import Arm, Rule
 from sidecar.rollout.trouble import BadRule
 
+# Requests, or answers timed, of one instance in one window. No process serves so many: who says so is not believed, and the
+# statistics need not count to 10**300.
+PLAUSIBLE_MAX = 10**8
 EVEN: Mapping[Arm, float] = {Arm.BASELINE: 1.0, Arm.CANDIDATE: 1.0}
 
 
@@ -30,6 +36,14 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         return self._data
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the windows do not tell: the raw counters of the last round, and what is being gathered to choose edges from."""
+
+    head: dict[str, Any]
+    scrapes: tuple[dict[str, Any], ...]
 
 
 class Rollout:
@@ -57,7 +71,8 @@ class Rollout:
         Whoever was there in the last round and is not here now is missing, as are those named in `missing`.
         """
         assert self._last_s is None or at_s >= self._last_s, "rounds come in order of time"
-        found = {s.key: s for s in scrapes}
+        found = {s.key: s for s in scrapes if self._is_plausible(s)}
+        missing = (*missing, *(s.key for s in scrapes if s.key not in found))
         gone = sorted(k for k in (set(self._last) | set(missing)) - set(found) if self._is_missed(k))
         window = None
         if self._last_s is not None:
@@ -69,6 +84,10 @@ class Rollout:
         self._last = {**self._last, **found}
         self._last_s = at_s
         return window
+
+    def _is_plausible(self, s: Scrape) -> bool:
+        did = self._delta(s)
+        return max(did.requests, did.timed, did.restarts, did.shed) <= PLAUSIBLE_MAX
 
     def _is_missed(self, key: Key) -> bool:
         """Production beside a baseline may come and go; of the rest only what left on purpose, and is no candidate."""
@@ -100,6 +119,34 @@ class Rollout:
                     self._answers[edge] = self._answers.get(edge, 0) + n
         if sum(self._answers.values()) >= self.rule.edge_requests_min:
             self._edges = edges.choose(self._answers, self.rule.objective_s)
+
+    # ---- going on in another process -----------------------------------------------------------------------------------
+
+    def memory(self) -> Memory:
+        split = {arm.value: weight for arm, weight in self._split.items()}
+        edges_of = [[edge, n] for edge, n in self._answers.items() if isfinite(edge)]
+        head = {"windows": len(self.windows), "stage": self._stage, "split": split, "edges": list(self._edges),
+                "answers": edges_of, "above": self._answers.get(inf, 0), "last_s": self._last_s}  # fmt: skip
+        return Memory(head, tuple(s.to_json() for s in self._last.values()))
+
+    @staticmethod
+    def resumed(rule: Rule, windows: Sequence[Window], memory: Memory) -> Rollout:
+        """As it was. Counters only grow, so the next round loses nothing: its window is longer. Raises ValueError, KeyError or
+        TypeError when the memory cannot be read."""
+        head = memory.head
+        if head["windows"] != len(windows):
+            raise ValueError(f"{len(windows)} windows, {head['windows']} expected")
+        rollout = Rollout(rule, {Arm(arm): float(weight) for arm, weight in head["split"].items()})
+        rollout.windows = list(windows)
+        for window in windows:
+            rollout.state = decide.step(rule, rollout.state, window)
+        rollout._stage, rollout._edges = int(head["stage"]), tuple(map(float, head["edges"]))
+        rollout._answers = {float(edge): int(n) for edge, n in head["answers"]}
+        if head["above"]:
+            rollout._answers[inf] = int(head["above"])
+        rollout._last = {s.key: s for s in map(Scrape.from_json, memory.scrapes)}
+        rollout._last_s = None if head["last_s"] is None else float(head["last_s"])
+        return rollout
 
     def decision(self) -> Record:
         decision = decide.decide(self.rule, self.state)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -29,6 +28,9 @@ REQUESTS, SECONDS, SHED, RESTARTS, READY, STATE = NAMES
 # The gauge counts engines in each state. A FAILED one is news whatever the others do; one READY engine serves.
 TOLD_FIRST = ("FAILED", "READY", "WARMING", "LOADING", "NEW", "DRAINING", "CLOSED")
 
+COUNT_MAX = 2**53  # from there on a float counts no further
+LINE_CHARS_MAX = 4096  # a name and its labels; the work of reading a line may grow with its square
+
 K = TypeVar("K", str, float)
 
 
@@ -41,6 +43,8 @@ class Sample:
 
 def from_text(text: str) -> list[Sample]:
     """The samples of /metrics that matter here. Raises BadMetrics."""
+    if max(map(len, text.splitlines()), default=0) > LINE_CHARS_MAX:
+        raise BadMetrics(f"this is not Prometheus text: a line of more than {LINE_CHARS_MAX} characters")
     try:
         found = [Sample(s.name, s.labels, s.value) for s in _samples(text) if s.name in NAMES]
     except (ValueError, KeyError, IndexError) as e:
@@ -88,8 +92,8 @@ def _add(counts: dict[K, int], name: K, sample: Sample) -> None:
 
 
 def _count(s: Sample) -> int:
-    if not isfinite(s.value) or s.value < 0:
-        raise BadMetrics(f"{s.name} is {s.value:g}, which no counter can be")
+    if not 0 <= s.value <= COUNT_MAX:  # NaN is not either; an int beyond the range of floats can be compared, not converted
+        raise BadMetrics(f"{s.name} is {str(s.value)[:30]}, which no counter can be")
     return round(s.value)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import exp, fsum, inf, lgamma, log
+from math import exp, fsum, inf, lgamma, log, sqrt
 
 WORSE_GAINS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 FAR_WORSE_GAINS = (1.5, 2.0, 4.0, 10.0)
@@ -106,8 +106,16 @@ def binomial(n: int, chance: float, k: int) -> tuple[float, float]:
         return (1.0 if n < k else 0.0), (1.0 if n == k else 0.0)
     if k > n:
         return 1.0, 0.0
-    weights = [exp(_log_binomial(n, chance, j)) for j in range(k)]
+    low, high = _where(n, chance)
+    weights = [exp(_log_binomial(n, chance, j)) for j in range(low, min(k, high))]
     return min(1.0, fsum(weights)), exp(_log_binomial(n, chance, k))
+
+
+def _where(n: int, chance: float) -> tuple[int, int]:
+    """All successes that have any chance worth a float: 40 standard deviations and more, so that a burst of a million bad
+    events takes thousands of terms and not a million."""
+    mean, width = n * chance, 1000 + 40 * sqrt(n * chance * (1 - chance))
+    return max(0, int(mean - width)), min(n, int(mean + width)) + 1
 
 
 def _log_binomial(n: int, chance: float, k: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serve.contract.lifecycle import Reason, Verdict
-from serve.contract.status import PLAN_TEXT, Front, Main, StatusPage, restart_cell, time_bucket
+from serve.contract.status import PLAN_TEXT, Front, Main, RolloutCell, StatusPage, restart_cell, time_bucket
 from serve.errors import NUMBER, BadShape, Overloaded
 from sidecar.emf import LINE_BYTES_MAX, UNITS, Emf, line
 
@@ -84,6 +84,17 @@ def test_a_container_that_is_not_ready_says_so(page: StatusPage) -> None:
     lines.at(0.0)
     (record,) = lines.at(60.0)
     assert record["Ready"] == 0
+
+
+def test_the_judge_of_a_rollout_speaks_to_alarms_and_is_silent_without_one(page: StatusPage) -> None:
+    lines, said = Lines(page), []
+    lines.at(0.0)
+    for i, says in enumerate(RolloutCell):
+        page.main.count[Main.ROLLOUT] = says
+        (record,) = lines.at(60.0 * (i + 1))
+        check(record)
+        said.append((record.get("RollbackWanted"), record.get("EvidenceInsufficient")))
+    assert said == [(None, None), (0, 0), (0, 1), (1, 0)]
 
 
 @pytest.mark.parametrize("text", ["", "\0" * 999, '"\\' * 500, "é" * 999, " "])

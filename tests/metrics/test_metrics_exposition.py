@@ -21,6 +21,7 @@ from serve.contract.status import (
     Engine,
     Front,
     Main,
+    RolloutCell,
     StatusPage,
     restart_cell,
     row_bucket,
@@ -43,6 +44,7 @@ def full(page: StatusPage) -> StatusPage:
     """A page on which everything is known that can be."""
     page.write_text(0, {**EXPLAINED, "startup": {f"{phase}_s": 1.0 for phase in exposition.PHASES}})
     page.main.value[Main.MEASURED_S] = 1.0
+    page.main.count[Main.ROLLOUT] = RolloutCell.HOLD
     return page
 
 
@@ -76,7 +78,8 @@ def test_every_metric_has_a_sample_once_everything_is_known(page: StatusPage) ->
 def test_a_page_on_which_nothing_has_happened_yet_is_valid_and_invents_nothing(page: StatusPage) -> None:
     scrape = Scrape.of_page(page)
     unknown = {"evenkeel_saturation_ratio", "evenkeel_headroom_requests_per_second", "evenkeel_warmup_seconds",
-               "evenkeel_startup_seconds", "evenkeel_model_info"}  # fmt: skip
+               "evenkeel_startup_seconds", "evenkeel_model_info", "evenkeel_rollout_rollback_wanted",
+               "evenkeel_rollout_evidence_insufficient"}  # fmt: skip
     assert scrape.names & unknown == set()
     assert scrape["evenkeel_ready"] == 0 and scrape.of("evenkeel_state", state="new") == 1
     assert scrape.of("evenkeel_requests_total", code="500", model="digits", version="7") == 0, "known from the first scrape on"
@@ -203,6 +206,17 @@ def test_a_headroom_that_nobody_knows_is_not_exposed(page: StatusPage) -> None:
     page.main.value[Main.HEADROOM_RPS], page.main.value[Main.MEASURED_S] = math.nan, 5.0
     names = Scrape.of_page(page).names
     assert "evenkeel_saturation_ratio" in names and "evenkeel_headroom_requests_per_second" not in names
+
+
+@pytest.mark.parametrize(
+    ("says", "gauges"), [(RolloutCell.PROMOTE, (0, 0)), (RolloutCell.HOLD, (0, 1)), (RolloutCell.ROLLBACK, (1, 0))]
+)
+def test_the_judge_speaks_in_two_gauges_so_that_only_a_promotion_is_silent(
+    page: StatusPage, says: RolloutCell, gauges: tuple[int, int]
+) -> None:
+    page.main.count[Main.ROLLOUT] = says
+    scrape = Scrape.of_page(page)
+    assert (scrape["evenkeel_rollout_rollback_wanted"], scrape["evenkeel_rollout_evidence_insufficient"]) == gauges
 
 
 def test_the_slowest_engine_is_told_and_phases_without_a_time_are_left_out(page: StatusPage) -> None:

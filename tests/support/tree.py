@@ -147,7 +147,7 @@ class Tree:
         for line in self.out.read_bytes().split(b"\n"):
             with contextlib.suppress(ValueError):  # whether all lines are JSON is a test of its own
                 record = json.loads(line)
-                if record["event"] == event:
+                if record.get("event") == event:  # a line of metrics for CloudWatch has none
                     found.append(record)
         return found
 

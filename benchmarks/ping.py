@@ -210,7 +210,8 @@ def held(server: Server, seconds: float) -> Phase:
 HOLDER = """
 import json, sys, time, urllib.request
 began_s = time.monotonic()
-request = urllib.request.Request(f"http://127.0.0.1:{sys.argv[1]}/invocations", sys.argv[2].encode(), {"Content-Type": "application/json"})
+url, kind = f"http://127.0.0.1:{sys.argv[1]}/invocations", {"Content-Type": "application/json"}
+request = urllib.request.Request(url, sys.argv[2].encode(), kind)
 with urllib.request.urlopen(request, timeout=60) as reply:
     print(json.dumps([reply.status, time.monotonic() - began_s]))
 """
@@ -289,7 +290,9 @@ def report(phases: Sequence[Phase], plan: Plan) -> str:
         "",
         "Milliseconds, as a client on the same machine sees them. A ping on a new connection is timed from the connect on.",
         "",
-        *table(("phase", "what", "n", "p50", "p99", "p99.9", "max"), [(name, what, *s.cells()) for name, what, s, _ in rows(phases)]),
+        *table(
+            ("phase", "what", "n", "p50", "p99", "p99.9", "max"), [(name, what, *s.cells()) for name, what, s, _ in rows(phases)]
+        ),
         "",
         "| phase | what shows it, and who used the cores |",
         "|---|---|",

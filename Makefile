@@ -7,13 +7,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: help serve test check bench lock clean
+.PHONY: help serve test check bench bench-ping lock clean
 
 help:
 	@echo "make serve [MODEL=folder] [PORT=8080]   serve a model; Ctrl-C stops it"
 	@echo "make test                               run every test"
 	@echo "make check                              format, lint, types, architecture"
 	@echo "make bench [ARGS=--quick]               measure against other servers (needs wrk)"
+	@echo "make bench-ping                         /ping and connects under load, two minutes"
 
 serve: $(VENV)/.serve
 	@EVENKEEL_MODEL_DIR=$(MODEL) SAGEMAKER_BIND_TO_PORT=$(PORT) EVENKEEL_SIDECAR_ADDRESS=$(SIDECAR) exec $(BIN)/evenkeel serve
@@ -30,6 +31,9 @@ check: $(VENV)/.dev
 bench: $(VENV)/.bench
 	@command -v wrk >/dev/null || { echo "wrk is missing: apt-get install wrk"; exit 1; }
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
+
+bench-ping: $(VENV)/.bench
+	@$(BIN)/python -m benchmarks.ping $(ARGS)
 
 # Each stamp is one set of extras on top of the one before; touching pyproject.toml or the lock brings them up to date.
 $(VENV)/.python:

@@ -1,8 +1,8 @@
 """The clients of benchmarks/ping.py, each a process of its own: `python -m benchmarks.ping_clients KIND PORT SECONDS`.
 
 One JSON line on stdout at the end. Only the standard library, one thread and epoll, so that a client costs little of the CPU
-that it shares with the server. What is due is sent at its time, whether or not the last answer has come; `late` is how much
-later than its time a thing was sent, which is the machine's doing and the client's, never the server's.
+that it shares with the server. Everything is due at a fixed time; `late` is how much later it was sent, which is the machine's
+doing and the client's. What is late because an answer was is counted as the server's time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STORM_PER_S = 512
 LOAD_CONNECTIONS = 200
 REFUSED_PAUSE_S = 0.05  # what a client that was refused waits before it tries again
 WAIT_S_MAX = 60.0  # for one answer; then it counts as failed
-BODY = b'{"instances": [[1.0]]}'
+BODY = b"[[1.0]]"
 WORK = b"POST /invocations HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
     len(BODY),
     BODY,
@@ -65,17 +65,18 @@ def whole(data: bytes) -> str | None:
 
 
 def keep_pinging(port: int, seconds: float) -> Found:
-    """One kept-alive connection."""
-    found, sock = Found(), connect(port)
+    """One kept-alive connection. A ping that had to wait for the answer to the one before is timed from when it was due."""
+    found, sock, ended_s = Found(), connect(port), 0.0
     for due_s in schedule(seconds, PING_EVERY_S):
         sleep_until(due_s)
-        began_s = time.perf_counter()
+        began_s = due_s if ended_s > due_s else time.perf_counter()
         found.late_s.append(began_s - due_s)
         sock.sendall(PING)
         data = b""
         while (status := whole(data)) is None:
             data += sock.recv(65536)
-        found.answer_s.append(time.perf_counter() - began_s)
+        ended_s = time.perf_counter()
+        found.answer_s.append(ended_s - began_s)
         found.statuses[status] += 1
     return found
 

@@ -65,7 +65,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_HOST", _text, "0.0.0.0", 0, 0, "address of the data port"),
     Variable("EVENKEEL_SIDECAR_ADDRESS", _address, "127.0.0.1:9090", 0, 0, "where the sidecar serves /status; port 0: any"),
     Variable("EVENKEEL_ADMIN_TOKEN", _token, "", 0, 0,
-             "secret for changing calls (POST /drain) to the sidecar over HTTP; empty: only over its Unix socket", secret=True),
+             "secret for changing calls (POST /drain, /rollout) to the sidecar over HTTP; empty: only over its Unix socket", secret=True),
     Variable("EVENKEEL_GRPC_HEALTH_PORT", int, 0, 0, 65535,
              "gRPC health checking at the sidecar's host; 0: off. Needs the extra `grpc`"),
     Variable("EVENKEEL_FRONTS", int, 0, 0, FRONTS_MAX, "HTTP workers; 0: one for every 4 CPUs"),

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: help serve test check bench bench-ping lock clean
+.PHONY: help serve test check bench bench-ping chaos overload soak lock clean
 
 help:
 	@echo "make serve [MODEL=folder] [PORT=8080]   serve a model; Ctrl-C stops it"
@@ -15,6 +15,9 @@ help:
 	@echo "make check                              format, lint, types, architecture"
 	@echo "make bench [ARGS=--quick]               measure against other servers (needs wrk)"
 	@echo "make bench-ping                         /ping and connects under load, two minutes"
+	@echo "make chaos [MINUTES=12]                 kill, hold and stop real trees under load; count every request"
+	@echo "make overload                           what ten times the capacity does; a minute"
+	@echo "make soak [MINUTES=75]                  does anything grow? four fifths at 80 % load, one fifth at 150 %"
 
 serve: $(VENV)/.serve
 	@EVENKEEL_MODEL_DIR=$(MODEL) SAGEMAKER_BIND_TO_PORT=$(PORT) EVENKEEL_SIDECAR_ADDRESS=$(SIDECAR) exec $(BIN)/evenkeel serve
@@ -34,6 +37,15 @@ bench: $(VENV)/.bench
 
 bench-ping: $(VENV)/.bench
 	@$(BIN)/python -m benchmarks.ping $(ARGS)
+
+chaos: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.chaos --minutes $(or $(MINUTES),12) $(ARGS)
+
+overload: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.overload $(ARGS)
+
+soak: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),75) $(ARGS)
 
 # Each stamp is one set of extras on top of the one before; touching pyproject.toml or the lock brings them up to date.
 $(VENV)/.python:

@@ -227,6 +227,6 @@ def test_prometheus_scrapes_both_ports_and_answers_every_query_of_rules_and_dash
             prometheus.ask("query", query=expression)
         eventually(lambda: set(prometheus.query("evenkeel:request_seconds:p99_5m")) == ports, "rules are evaluated", 60)
         rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
-        assert len(rules) == 12 and {rule["health"] for rule in rules} == {"ok"}
+        assert len(rules) == 13 and {rule["health"] for rule in rules} == {"ok"}
         targets = prometheus.ask("targets")["activeTargets"]
         assert [t["lastError"] for t in targets] == ["", ""]

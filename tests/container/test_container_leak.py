@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 from pathlib import Path
@@ -75,7 +76,9 @@ def test_the_sentinel_samples_in_its_time_and_forgets_a_process_that_is_gone() -
 def test_the_sentinel_finds_the_leak_of_a_real_process() -> None:
     sentinel, kept = Sentinel(60.0, 1), []
     for i in range(SAMPLES_MIN):
-        kept.append(b"x" * (2 * MIB))
+        fresh = mmap.mmap(-1, 8 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # never memory that was freed before
+        fresh.write(b"x" * len(fresh))
+        kept.append(fresh)
         why = sentinel.look(0, os.getpid(), i, float(i))
     assert "MiB a second" in why and len(kept) == SAMPLES_MIN
 

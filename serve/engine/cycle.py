@@ -318,7 +318,10 @@ class Cycle:
             self._replies.singles(segments, layout.row_bytes, flags, started_s, run_s, rows)
         else:
             self._scatter(segments, checked, key, flags, started_s, run_s, rows)
-        self._learn(key, rows, run_s, self._clock() - started_s)
+        took_s = self._clock() - started_s
+        self._count_batch(rows, run_s, took_s)
+        self._peers.send()  # nobody needs to wait while we learn
+        self._learn(key, rows, took_s)
         return None
 
     def _told(self, error: Exception, rows: int) -> EvenkeelError:
@@ -365,7 +368,8 @@ class Cycle:
         requests = [_raw_request(s.item) for s in segments]
         results = self.replica.backend.handle(requests)
         run_s = self._clock() - started_s
-        self._learn((), len(segments), run_s, run_s)
+        self._count_batch(len(segments), run_s, run_s)
+        self._learn((), len(segments), run_s)
         for s, request, result in zip(segments, requests, results, strict=True):
             if isinstance(result, RawReply):
                 self._replies.raw(s.item, result, started_s, run_s, len(segments))
@@ -376,10 +380,8 @@ class Cycle:
                 log("handler_error", known.message, request_id=request.request_id, traceback=trace)
             self._replies.fault(s.item, known)
 
-    def _learn(self, key: Hashable, rows: int, run_s: float, took_s: float) -> None:
-        """`took_s` is what the batch kept the engine from others: gather and scatter are part of its cost."""
-        cost, count, value = self.replica.cost, self.cells.count, self.cells.value
-        cost.observe(key, rows, took_s)
+    def _count_batch(self, rows: int, run_s: float, took_s: float) -> None:
+        count, value = self.cells.count, self.cells.value
         count[_BATCHES] += 1
         count[_ROWS] += rows
         count[_BATCH_ROWS + row_bucket(rows)] += 1
@@ -389,8 +391,13 @@ class Cycle:
         value[_LONGEST] = took_s + above_s * (1 - LONGEST_FADES) if above_s > 0 else took_s
         value[_BUSY_SUM] += took_s
         count[_QUEUE_ROWS] = self._pending.rows
-        if count[_BATCHES] % PRICE_EVERY == 0:
-            value[_ROW_COST] = cost.curve(key).cheapest_row()
+
+    def _learn(self, key: Hashable, rows: int, took_s: float) -> None:
+        """`took_s` is what the batch kept the engine from others: gather and scatter are part of its cost."""
+        cost = self.replica.cost
+        cost.observe(key, rows, took_s)
+        if self.cells.count[_BATCHES] % PRICE_EVERY == 0:
+            self.cells.value[_ROW_COST] = cost.curve(key).cheapest_row()
 
 
 def _halves(segments: list[Segment]) -> tuple[list[Segment], list[Segment]] | None:

@@ -85,6 +85,7 @@ class Invocations:
         self._page = page
         self._loop = asyncio.get_running_loop()
         self._arrived: list[Arrival] = []  # in this turn of the event loop
+        self._lone = False  # the last turn in which something arrived brought one request
         self._early: list[tuple[Invocation, Body]] = []  # came while this worker had not met an engine yet
         self._held: list[Invocation] = []  # accepted while the only engine restarts
         # Ids are unique among all living fronts: an engine knows requests by their id alone.
@@ -108,21 +109,29 @@ class Invocations:
     # For any request, one at a time. Crowd does the same for many plain ones together.
 
     def arrive(self, invocation: Invocation, body: bytes) -> None:
-        """A whole request is here. What comes in one turn of the event loop is taken together at its end."""
+        """A whole request is here. What comes in one turn of the event loop is taken together at its end.
+
+        One that is alone, as the one before it was, has nobody to wait for: 4 us less of some 100.
+        """
+        if self._lone and not self._flight.pending and not self._arrived:
+            self.begin(invocation, body, lone=True)
+            return
         if not self._arrived:
             self._loop.call_soon(self._take_arrived)
         self._arrived.append((invocation, body))
 
     def _take_arrived(self) -> None:
         arrived, self._arrived = self._arrived, []
+        self._lone = len(arrived) == 1
         for invocation, body in self._crowd.take(arrived, self._model, self._only_up):
             if invocation.caller is not None:
                 self.begin(invocation, body)
 
-    def begin(self, invocation: Invocation, body: Body, decoded: Decoded | None = None) -> None:
+    def begin(self, invocation: Invocation, body: Body, decoded: Decoded | None = None, lone: bool = False) -> None:
         """Admit, decode, claim, submit. Any refusal is answered here and now.
 
-        A large body is decoded aside, and comes back here with `decoded`.
+        A large body is decoded aside, and comes back here with `decoded`. `lone`: nothing else is going to be submitted in
+        this turn of the event loop.
         """
         now_s = self._clock()
         if decoded is None:
@@ -157,7 +166,7 @@ class Invocations:
         invocation.deadline_s = now_s + self._timeout_s
         self._flight.pending[id] = invocation
         self._flight.rows += invocation.rows
-        self._submit(invocation)
+        self._submit(invocation, lone)
 
     def finish(self, link: EngineLink, records: bytes) -> None:
         """Replies of an engine: encode and answer each, and have the slots back."""
@@ -241,7 +250,7 @@ class Invocations:
                 )
         return link
 
-    def _submit(self, invocation: Invocation) -> None:
+    def _submit(self, invocation: Invocation, now: bool = False) -> None:
         link, slot = invocation.link, invocation.slot
         if link is None:
             self._held.append(invocation)
@@ -252,7 +261,7 @@ class Invocations:
         link.rows += invocation.rows
         link.submit(REQUEST.pack(
             descriptor.SUBMIT, flags, 0, invocation.rows, invocation.id, slot.offset, slot.capacity, invocation.used, link.epoch,
-            invocation.deadline_s, invocation.started_s))  # fmt: skip
+            invocation.deadline_s, invocation.started_s), now)  # fmt: skip
 
     # ---- encode, answer, release ---------------------------------------------------------------------------------
 

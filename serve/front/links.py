@@ -80,8 +80,11 @@ class EngineLink:
         self._closing = False
         self._connect()
 
-    def submit(self, record: bytes) -> None:
+    def submit(self, record: bytes, now: bool = False) -> None:
         """Send with everything else of this turn of the event loop: one system call for many requests."""
+        if now:
+            self.send([record])
+            return
         if not self._outbox:
             self._loop.call_soon(self._flush)
         self._outbox.append(record)

@@ -598,3 +598,31 @@ def test_a_crowd_that_an_engine_took_down_with_it_runs_again_on_the_next() -> No
         assert [predictions(c.body) for c in crowd] == [[[2.0 * i + 1, 2.0 * i + 1]] for i in range(CROWD)]
         assert bench.page.front(0).count[Front.RESUBMITTED] == CROWD
         bench.assert_clean()
+
+
+def test_a_lone_request_after_a_lone_one_reaches_the_engine_at_once() -> None:
+    with FrontBench(plain) as bench:
+        bench.arrive(body([1, 2]))
+        bench.settle()
+        second, _ = bench.arrive(body([3, 4]))
+        bench.engines[0].turn()  # no turn of the event loop in between
+        assert bench.page.engine(0).count[Engine.BATCHES] == 2
+        bench.settle()
+        assert second.code == "ok"
+        bench.assert_clean()
+
+
+def test_after_one_that_went_ahead_the_others_of_the_turn_still_go_together() -> None:
+    with FrontBench(plain) as bench:
+        bench.arrive(body([1, 2]))
+        bench.settle()
+        callers = [bench.arrive(body([i, i]))[0] for i in range(CROWD)]
+        assert bench.front._flight.rows == 1
+        bench.settle()
+        assert codes(callers) == ["ok"] * CROWD
+        # That turn brought many, so now everybody waits for the end of the turn.
+        callers = [bench.arrive(body([i, i]))[0] for i in range(CROWD)]
+        assert bench.front._flight.rows == 0
+        bench.settle()
+        assert codes(callers) == ["ok"] * CROWD
+        bench.assert_clean()

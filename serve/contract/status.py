@@ -15,6 +15,7 @@ import math
 import mmap
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, auto
 from typing import Any
@@ -135,8 +136,7 @@ RUN_SPANS = 441
 RUN_SPANS_MAX = 16
 assert RUN_SPANS + 1 + 2 * RUN_SPANS_MAX <= BLOCK_CELLS, "the spans end with the block"
 
-TALLIES_MAX = 8  # versions that a container remembers in its counters; of more, the oldest are counted together
-OLDER = TALLIES_MAX - 1  # their tally, the last one
+TALLIES_MAX = 16  # versions that a container counts one by one; all that come later are counted together in the last
 _TALLIES_AT = 1 + FRONTS_MAX + ENGINES_MAX
 _BLOCKS = _TALLIES_AT + FRONTS_MAX * (TALLIES_MAX - 1)
 _TEXT_AT = _BLOCKS * BLOCK_CELLS * 8
@@ -252,6 +252,11 @@ def time_edge(cell: int) -> float:
 def tallies(page: StatusPage, front: int) -> list[Block]:
     """What this front has counted, one block for each version."""
     return [page.tally(front, i) for i in range(max(1, page.main.count[Main.TALLIES]))]
+
+
+def summed(cells: Sequence[memoryview]) -> list[int]:
+    """The same cells of several blocks, added up."""
+    return [sum(column) for column in zip(*(c.tolist() for c in cells), strict=True)]
 
 
 def serves(page: StatusPage, place: int) -> bool:

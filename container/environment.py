@@ -41,6 +41,12 @@ def _flag_text(value: str) -> str:
     return value
 
 
+def _swap(value: str) -> str:
+    if value not in ("auto", "beside", "in_place"):
+        raise ValueError("must be auto, beside or in_place")
+    return value
+
+
 def _token(value: str) -> str:
     if not 16 <= len(value) <= 1024 or not all("!" <= c <= "~" for c in value):
         raise ValueError("must be 16 to 1024 printable ASCII characters without spaces")
@@ -61,11 +67,16 @@ def _faults(value: str) -> str:
 
 VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_MODEL_DIR", _text, "/opt/ml/model", 0, 0, "folder of the model, read only", ("SAGEMAKER_MODEL_PATH",)),
+    Variable("EVENKEEL_MODEL_VERSION", _text, "", 0, 0, "of a folder with NAME/VERSION/: what to serve first; empty: the highest"),
+    Variable("EVENKEEL_ROLLBACK_WINDOW_S", float, 300.0, 0, 86400,
+             "how long the version before stays warm after a swap; longer keeps its memory, 0 ends it at once"),
+    Variable("EVENKEEL_SWAP", _swap, "auto", 0, 0,
+             "where a new version loads: beside the old, in_place of it, or auto: by the measured memory (not a GPU's)"),
     Variable("SAGEMAKER_BIND_TO_PORT", int, 8080, 0, 65535, "data port; 0 lets the kernel choose"),
     Variable("EVENKEEL_HOST", _text, "0.0.0.0", 0, 0, "address of the data port"),
     Variable("EVENKEEL_SIDECAR_ADDRESS", _address, "127.0.0.1:9090", 0, 0, "where the sidecar serves /status; port 0: any"),
     Variable("EVENKEEL_ADMIN_TOKEN", _token, "", 0, 0,
-             "secret for changing calls (POST /drain, /rollout) to the sidecar over HTTP; empty: only over its Unix socket",
+             "secret for changing calls (POST /drain, /rollout, /models) to the sidecar over HTTP; empty: only over its Unix socket",
              secret=True),
     Variable("EVENKEEL_GRPC_HEALTH_PORT", int, 0, 0, 65535,
              "gRPC health checking at the sidecar's host; 0: off. Needs the extra `grpc`"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from serve.contract import manifest
 from serve.contract.lifecycle import State
 from serve.contract.logline import log
-from serve.contract.status import Main, StatusPage, read_engine
+from serve.contract.status import Main, StatusPage, places, read_engine
 from serve.errors import BadModel
 
 INLINE_BYTES_MAX = 1500  # a sample up to this size is pasted into the line, a larger one named by its path
@@ -31,7 +31,7 @@ class Progress:
             if self._text:
                 print(f"\nTry it:\n  {curl_line(self._model_dir, self._port)}\n", flush=True)
             return
-        engines = [read_engine(self._page, i) for i in range(self._page.main.count[Main.ENGINES])]
+        engines = [read_engine(self._page, i) for i in places(self._page)]
         slowest = min(engines, key=lambda e: (e.state, e.warm_done))
         now = "loading the model" if slowest.state < State.WARMING else f"warming {slowest.warm_done} of {slowest.warm_total}"
         if self._text and now != self._said:

@@ -16,13 +16,15 @@ from container import environment, machine, plan
 from container.environment import Environment
 from container.progress import Progress
 from container.sentinel import Sentinel
-from container.supervise import Child, Supervisor
+from container.child import Child
+from container.supervise import Supervisor
+from container.versions import Lane, Rules, Versions
 from container.watch import Policy
 from serve import settings as serve_settings
-from serve.contract import manifest
+from serve.contract import versions as versioned
 from serve.contract.logline import log, setup
-from serve.contract.status import PLAN_TEXT, Main, StatusPage
-from serve.errors import BadModel, BadSetting
+from serve.contract.status import ENGINES_MAX, Main, StatusPage
+from serve.errors import BadSetting
 from serve.settings import MIB, EngineSettings, FrontSettings
 from sidecar import settings as sidecar_settings
 from sidecar.settings import ADMIN_SOCKET, SidecarSettings
@@ -36,8 +38,14 @@ def run(environ: Mapping[str, str]) -> int:
     text = env["EVENKEEL_LOG"] == "text" or (env["EVENKEEL_LOG"] == "auto" and sys.stdout.isatty())
     setup("evenkeel", text=text)
     cpus = machine.cpus()
-    the_plan = plan.make(cpus, env["EVENKEEL_FRONTS"], env["EVENKEEL_REPLICAS"], env["EVENKEEL_THREADS"])
-    log("plan", the_plan.why(cpus), model_dir=str(env.model_dir), set=env.set_by_hand())
+    catalogue = versioned.read(env.model_dir)
+    version = catalogue.choose(env["EVENKEEL_MODEL_VERSION"])
+    the_plan = plan.make(cpus, env["EVENKEEL_FRONTS"], env["EVENKEEL_REPLICAS"], env["EVENKEEL_THREADS"],
+                         lanes=2 if catalogue.name else 1)  # fmt: skip
+    if the_plan.places > ENGINES_MAX:
+        raise BadSetting(f"EVENKEEL_REPLICAS={the_plan.engines} is too many for a folder with versions: at most {ENGINES_MAX // 2}")
+    more = {"name": catalogue.name, "version": version, "versions": list(catalogue.versions)} if catalogue.name else {}
+    log("plan", the_plan.why(cpus), model_dir=str(env.model_dir), set=env.set_by_hand(), **more)
     if env["EVENKEEL_FAULTS"]:
         log("faults_on", "EVENKEEL_FAULTS is set: the model of this container fails on purpose; never so in production",
             level="warning", faults=env["EVENKEEL_FAULTS"])  # fmt: skip
@@ -49,13 +57,14 @@ def run(environ: Mapping[str, str]) -> int:
         reserved = reserve_grpc(env.sidecar[0], env["EVENKEEL_GRPC_HEALTH_PORT"])
         page = StatusPage.create()
         page.main.value[Main.STARTED_S] = time.monotonic()
-        page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = the_plan.fronts, the_plan.engines
-        page.write_text(PLAN_TEXT, {"model": model_of(env.model_dir), "fault_injection": env["EVENKEEL_FAULTS"]})
-        children = [*engines(env, the_plan, page, run_dir, text), front(env, the_plan, page, data, run_dir, text)]
+        page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = the_plan.fronts, the_plan.places
+        versions = Versions(page, catalogue, version, swap_rules(env), {"fault_injection": env["EVENKEEL_FAULTS"]})
+        children = [*engines(env, the_plan, page, run_dir, text, versions), front(env, the_plan, page, data, run_dir, text)]
         children.append(sidecar(env, page, side, run_dir, text))
         supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"],
-                                watch_policy(env), Sentinel(env["EVENKEEL_LEAK_S"], env["EVENKEEL_MEMORY_MB"] * MIB))  # fmt: skip
-        supervisor.on_tick = Progress(page, data.getsockname()[1], env.model_dir, text).look
+                                watch_policy(env), Sentinel(env["EVENKEEL_LEAK_S"], env["EVENKEEL_MEMORY_MB"] * MIB),
+                                versions)  # fmt: skip
+        supervisor.on_tick = Progress(page, data.getsockname()[1], versions.serving.path, text).look
         code = supervisor.run()
         log("stopped", "every process has ended", code=code)
         return code
@@ -65,17 +74,12 @@ def run(environ: Mapping[str, str]) -> int:
             reserved.close()
 
 
+def swap_rules(env: Environment) -> Rules:
+    return Rules(env["EVENKEEL_ROLLBACK_WINDOW_S"], env["EVENKEEL_SWAP"], env["EVENKEEL_MEMORY_MB"] * MIB)
+
+
 def watch_policy(env: Environment) -> Policy:
     return Policy(env["EVENKEEL_STUCK_FACTOR"], env["EVENKEEL_STUCK_S"], env["EVENKEEL_FRONT_TIMEOUT_S"])
-
-
-def model_of(folder: Path) -> dict[str, str]:
-    """Name and version, known before an engine has loaded anything: counters have the same labels from the first on."""
-    try:
-        found = manifest.load(folder)
-    except BadModel:
-        return {"name": folder.resolve().name, "version": ""}  # the engine will say what is wrong with it
-    return {"name": found.name, "version": found.version}
 
 
 def make_run_dir(wanted: str) -> Path:
@@ -128,28 +132,35 @@ def _module(name: str, argument: str) -> list[str]:
     return [sys.executable, "-m", name, argument]
 
 
-def engines(env: Environment, the_plan: plan.Plan, page: StatusPage, run_dir: Path, text: bool) -> list[Child]:
-    """One child per engine, each with a listening socket that the supervisor keeps open across its restarts."""
+def engines(
+    env: Environment, the_plan: plan.Plan, page: StatusPage, run_dir: Path, text: bool, versions: Versions
+) -> list[Child]:
+    """One child per engine place, each with a listening socket that the supervisor keeps open across its restarts."""
     children = []
     log_fd = os.dup(1)  # an engine's own stdout is read line by line, so that user code cannot break our log
-    for place in range(the_plan.engines):
+    for place in range(the_plan.places):
+        lane = versions.lanes[place // the_plan.engines]
         fd = listen_unix(run_dir / f"engine-{place}.sock")
 
-        def command(epoch: int, place: int = place, fd: int = fd) -> list[str]:
+        def command(epoch: int, place: int = place, fd: int = fd, lane: Lane = lane) -> list[str]:
+            edition = lane.edition
+            assert edition is not None, "nothing is started where nothing is to be loaded"
             return _module("serve.engine.process", serve_settings.dump(EngineSettings(
-                place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(env.model_dir.resolve()),
+                place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(edition.path.resolve()),
                 threads=the_plan.threads, log_text=text, log_fd=log_fd, shape_log=env["EVENKEEL_SHAPE_LOG"],
-                faults=env["EVENKEEL_FAULTS"])))  # fmt: skip
+                faults=env["EVENKEEL_FAULTS"], name=versions.name, version=edition.version, edition=edition.number,
+                tally=edition.tally)))  # fmt: skip
 
         fds = (fd, page.fd, log_fd)
         children.append(Child("engine", place, command, fds, environ=env.for_engines(run_dir), captured=True))
+        versions.place(lane, children[-1])
     return children
 
 
 def front(env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.socket, run_dir: Path, text: bool) -> Child:
     argument = serve_settings.dump(FrontSettings(
         listen_fd=data.fileno(), status_fd=page.fd, fronts=the_plan.fronts, limits=env.limits(),
-        engine_sockets=tuple(str(run_dir / f"engine-{i}.sock") for i in range(the_plan.engines)),
+        engine_sockets=tuple(str(run_dir / f"engine-{i}.sock") for i in range(the_plan.places)),
         default_accept=env["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"] or None, drain_s=env["EVENKEEL_DRAIN_S"],
         log_text=text, timeout_s=env["EVENKEEL_FRONT_TIMEOUT_S"]))  # fmt: skip
     fds = (data.fileno(), page.fd)

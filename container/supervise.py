@@ -12,13 +12,14 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 from container import machine, watch
+from container.child import Child, tell
 from container.output import Output
 from container.sentinel import Sentinel
+from container.versions import Versions
 from serve.contract.lifecycle import Reason, State, Verdict
 from serve.contract.logline import log
 from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE
@@ -35,41 +36,17 @@ DUMP_S = 0.5  # for a stuck engine to write its stacks before it is ended
 EXIT_REASONS = {EXIT_DEVICE: "device"}  # exit codes that say why
 
 
-@dataclass(slots=True)
-class Child:
-    """One process place: what is started there, and what has happened to it."""
-
-    role: str  # front, engine or sidecar
-    place: int
-    command: Callable[[int], list[str]]  # epoch -> argv
-    fds: tuple[int, ...]
-    environ: Mapping[str, str] | None = None  # None: as the supervisor's
-    captured: bool = False  # what it writes on stdout and stderr becomes log lines of ours
-    output: Output | None = None
-    process: subprocess.Popen[bytes] | None = None
-    epoch: int = 0
-    restarts: deque[float] = field(default_factory=deque)
-    ending: str = ""  # why we ended it ourselves, one of RESTART_REASONS
-    due_s: float | None = 0.0  # when to start it next; None while it runs
-    started_s: float = 0.0
-    condemned_s: float = 0.0  # when it was found stuck, or told to leave for its memory; 0: neither
-
-    @property
-    def label(self) -> str:
-        return f"{self.role} {self.place}"
-
-
 class Supervisor:
     """Runs until every child has ended. `run` returns the container's exit code."""
 
     def __init__(
         self, page: StatusPage, children: list[Child], restart_limit: int, drain_s: float, quiet_s: float,
         policy: watch.Policy = watch.Policy(),  # noqa: B008  frozen
-        sentinel: Sentinel | None = None,
+        sentinel: Sentinel | None = None, versions: Versions | None = None,
     ) -> None:  # fmt: skip
         self._page, self._children, self._policy = page, children, policy
         self._moment = watch.Moment(time.monotonic())
-        self._sentinel = sentinel or Sentinel()
+        self._sentinel, self._versions = sentinel or Sentinel(), versions
         self._oom_kills = machine.oom_kills(CGROUP)
         self._restart_limit, self._drain_s, self._quiet_s = restart_limit, drain_s, quiet_s
         self._exit_code = 0
@@ -95,6 +72,8 @@ class Supervisor:
                 if self._depart(now_s):
                     return self._exit_code
             else:
+                if self._versions is not None:
+                    self._versions.tick(now_s)
                 self._start_due(now_s)
                 self._watch(now_s)
             self.on_tick()
@@ -164,12 +143,14 @@ class Supervisor:
     def _ended(self, child: Child, code: int, now_s: float) -> None:
         assert child.process is not None, "only running children end"
         child.process.returncode = code  # reaped here, so Popen must not wait for it again
-        _signal_group(child, signal.SIGKILL)  # whatever it had started must not outlive it
+        tell(child, signal.SIGKILL)  # whatever it had started must not outlive it
         if child.output is not None:
             child.output.close()
             child.output = None
         child.process = None
         if self._stop_asked_s:
+            return
+        if self._versions is not None and self._versions.ended(child, code, now_s):
             return
         if code == EXIT_BAD_MODEL:
             self.stop(1, "the model cannot be served, see the line above; starting it again cannot help")
@@ -201,7 +182,7 @@ class Supervisor:
         sample = self._sentinel.due(now_s)
         for child in self._children:
             if child.ending == "leak" and child.process is not None and self._moment.since(child.condemned_s) > LEAVE_S:
-                _signal_group(child, signal.SIGKILL)
+                tell(child, signal.SIGKILL)
             if child.process is not None and not child.ending:
                 if child.role == "engine":
                     self._watch_engine(child)
@@ -249,7 +230,7 @@ class Supervisor:
         if why:
             log("leak", f"{child.label} is replaced: {why}", role=child.role, place=child.place, rows=view.rows)
             child.ending, child.condemned_s = "leak", self._moment.now_s
-            _signal_group(child, signal.SIGTERM)
+            tell(child, signal.SIGTERM)
 
     def _running(self, child: Child) -> list[tuple[int, int]]:
         """The ids of the batch, as spans: those that the log of a front has when one of them is refused."""
@@ -257,7 +238,7 @@ class Supervisor:
 
     def _end(self, child: Child, reason: str) -> None:
         child.ending = reason
-        _signal_group(child, signal.SIGKILL)
+        tell(child, signal.SIGKILL)
 
     # ---- leaving -----------------------------------------------------------------------------------------------------
 
@@ -278,7 +259,7 @@ class Supervisor:
         if waited_s > self._drain_s:
             log("killed", f"still there after {self._drain_s:g} s: {', '.join(c.label for c in alive)}")
             for child in alive:
-                _signal_group(child, signal.SIGKILL)
+                tell(child, signal.SIGKILL)
             self._exit_code = self._exit_code or 1
             return self._wait_killed(alive)
         quiet_s = self._quiet_s if self._exit_code == 0 else 0.0
@@ -288,7 +269,7 @@ class Supervisor:
             self._departing += 1
             for child in alive:
                 if child.role == DEPARTURE[self._departing]:
-                    _signal_group(child, signal.SIGTERM)
+                    tell(child, signal.SIGTERM)
         return False
 
     def _was_ready(self) -> bool:
@@ -309,14 +290,3 @@ class Supervisor:
         except BlockingIOError:
             pass
 
-
-def _signal_group(child: Child, signum: int) -> None:
-    """TERM goes to the role's first process, which knows its own order; KILL to its whole session."""
-    assert child.process is not None, "only the living are signalled"
-    try:
-        if signum == signal.SIGKILL:
-            os.killpg(child.process.pid, signum)
-        else:
-            os.kill(child.process.pid, signum)
-    except ProcessLookupError:
-        pass  # it ended meanwhile; the next reap sees it

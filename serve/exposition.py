@@ -33,7 +33,9 @@ from serve.contract.status import (
     Main,
     RolloutCell,
     StatusPage,
+    places,
     restarts,
+    tallies,
     time_edge,
 )
 from serve.errors import FAMILIES as ERRORS
@@ -165,11 +167,13 @@ class PageCollector:
             yield family.metric(found[family.name])
 
     def _samples(self) -> Iterator[Sample]:
-        model = self._text(PLAN_TEXT).get("model", {})
-        yield from _of_fronts(self._page, (_label(model.get("name")), _label(model.get("version"))))
+        plan = self._text(PLAN_TEXT)
+        for number, model in enumerate(plan.get("tallies") or [plan.get("model", {})]):
+            yield from _of_version(self._page, number, (_label(model.get("name")), _label(model.get("version"))))
+        yield from _of_fronts(self._page)
         yield from _of_engines(self._page)
         yield from _of_container(self._page)
-        yield from _of_texts([self._text(place) for place in range(self._page.main.count[Main.ENGINES])])
+        yield from _of_texts([self._text(place) for place in places(self._page)])
 
     def _text(self, place: int) -> dict[str, Any]:
         """One look, no waiting: a writer that died in the middle must not hold up a scrape."""
@@ -178,25 +182,33 @@ class PageCollector:
         return found
 
 
-def _of_fronts(page: StatusPage, of_model: tuple[str, str]) -> Iterator[Sample]:
-    fronts = [page.front(i) for i in range(page.main.count[Main.FRONTS])]
+def _of_version(page: StatusPage, number: int, of_model: tuple[str, str]) -> Iterator[Sample]:
+    """What all fronts have answered with it."""
+    fronts = [page.tally(i, number) for i in range(page.main.count[Main.FRONTS])]
     counts = [f.count for f in fronts]
     latency = _summed(counts, Front.LATENCY, TIME_CELLS)
-    by_code, shed = dict.fromkeys(CODES, 0), dict.fromkeys(SHED, 0)
+    by_code = dict.fromkeys(CODES, 0)
     # The histogram rather than the cell OK: it is counted before the answer is sent, so that even a worker killed in
     # the middle of a batch has counted every answer that a client saw.
     by_code["200"] = sum(latency)
     by_code[str(Cancelled.status)] = sum(c[Front.ABANDONED] for c in counts)
     for error, count in zip(ERRORS, _summed(counts, Front.ERRORS, len(ERRORS)), strict=True):
         by_code[str(error.status)] += count
-        if error.shed:
-            shed[error.shed] += count
     for code, count in by_code.items():
         yield Sample("evenkeel_requests", (*of_model, code), count)
-    for reason, count in shed.items():
-        yield Sample("evenkeel_shed", (reason,), count)
     seconds = sum(f.value[Front.LATENCY_SUM_S] for f in fronts)
     yield Sample("evenkeel_request_seconds", of_model, seconds, time_buckets(latency))
+
+
+def _of_fronts(page: StatusPage) -> Iterator[Sample]:
+    fronts = range(page.main.count[Main.FRONTS])
+    shed, counts = dict.fromkeys(SHED, 0), [page.front(i).count for i in fronts]
+    counted = [block.count for i in fronts for block in tallies(page, i)]
+    for error, count in zip(ERRORS, _summed(counted, Front.ERRORS, len(ERRORS)), strict=True):
+        if error.shed:
+            shed[error.shed] += count
+    for reason, count in shed.items():
+        yield Sample("evenkeel_shed", (reason,), count)
     yield Sample("evenkeel_in_flight", (), sum(c[Front.IN_FLIGHT] for c in counts))
     yield Sample("evenkeel_retries", (), sum(c[Front.RESUBMITTED] for c in counts))
 
@@ -212,7 +224,7 @@ def _of_engines(page: StatusPage) -> Iterator[Sample]:
     batches = row_buckets(_summed(counts, Engine.BATCH_ROWS, ROW_CELLS))
     yield Sample("evenkeel_batch_rows", (), sum(c[Engine.ROWS] for c in counts), batches)
     yield Sample("evenkeel_queue_rows", (), sum(c[Engine.QUEUE_ROWS] for c in counts))
-    states = [c[Engine.STATE] for c in counts]
+    states = [page.engine(i).count[Engine.STATE] for i in places(page)]
     for state in State:
         yield Sample("evenkeel_state", (state.name.lower(),), states.count(state))
 

@@ -54,6 +54,10 @@ class EngineSettings:
     log_fd: int
     shape_log: str = ""  # file that says which shapes the last version met; empty: none
     faults: str = ""  # on purpose: EVENKEEL_FAULTS, empty for none
+    name: str = ""  # of the model and its version, where folders are called by them; empty: as the manifest says
+    version: str = ""
+    edition: int = 0  # which loading of a version this is
+    tally: int = 0  # where fronts count its answers
 
 
 Record = TypeVar("Record", FrontSettings, EngineSettings)

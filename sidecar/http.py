@@ -1,5 +1,5 @@
 """What the sidecar says over HTTP: the page for people, /status, probes, the Open Inference Protocol's words,
-/drain, /rollout….
+/models…, /drain, /rollout….
 
 Two doors lead here: the TCP port, and the Unix socket in the run directory, whose callers are trusted because only the
 container's own user can open it (`trusted` marks them). Nothing here decides on readiness.
@@ -23,7 +23,7 @@ from serve.contract.lifecycle import conditions
 from serve.contract.logline import log
 from serve.contract.status import Main, StatusPage
 from serve.errors import BadRequest, EvenkeelError, MethodNotAllowed, NotFound
-from sidecar import authority, observe, page_html, probes, rollout_http
+from sidecar import authority, models_http, observe, page_html, probes, rollout_http
 from sidecar.judging import Judging
 from sidecar.observe import Now, Remembered
 from sidecar.probes import Probe
@@ -51,6 +51,7 @@ def build(shown: Shown) -> FastAPI:
     _add_probes(app, shown.page)
     _add_inference_protocol(app, shown.page)
     _add_changes(app, shown)
+    models_http.add(app, shown.page, lambda request: _require_authority(request, shown.token), NO_STORE)
     rollout_http.add(app, shown.judging, lambda request: _require_authority(request, shown.token), NO_STORE)
     return app
 

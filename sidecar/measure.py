@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve.contract.lifecycle import State
-from serve.contract.status import TIME_CELLS, Engine, Front, Main, StatusPage, restarts, time_edge
+from serve.contract.status import TIME_CELLS, Engine, Front, Main, StatusPage, restarts, serves, tallies, time_edge
 from serve.errors import FAMILIES
 
 POINTS_MAX = 600  # ten minutes at one sample a second
@@ -67,10 +67,11 @@ class Capacity:
 
 def read(page: StatusPage, now_s: float) -> Totals:
     fronts = [page.front(i).count for i in range(page.main.count[Main.FRONTS])]
+    counted = [block.count for i in range(len(fronts)) for block in tallies(page, i)]
     engines = [page.engine(i) for i in range(page.main.count[Main.ENGINES])]
-    errors = [sum(f[Front.ERRORS + i] for f in fronts) for i in range(len(FAMILIES))]
+    errors = [sum(f[Front.ERRORS + i] for f in counted) for i in range(len(FAMILIES))]
     ours = [family.status == 429 or family.status >= 500 for family in FAMILIES]
-    latency = [f[Front.LATENCY : Front.LATENCY + TIME_CELLS].tolist() for f in fronts]
+    latency = [f[Front.LATENCY : Front.LATENCY + TIME_CELLS].tolist() for f in counted]
     return Totals(
         at_s=now_s, latency=tuple(map(sum, zip(*latency, strict=True))) or (0,) * TIME_CELLS,
         refused=sum(n for n, our in zip(errors, ours, strict=True) if not our),
@@ -78,7 +79,7 @@ def read(page: StatusPage, now_s: float) -> Totals:
         shed=sum(n for n, family in zip(errors, FAMILIES, strict=True) if family.shed),
         rows=sum(e.count[Engine.ROWS] for e in engines), restarts=sum(restarts(page).values()),
         busy_s=tuple(_busy_s(e.value[Engine.BUSY_SUM_S], e.value[Engine.RUN_STARTED_S], now_s) for e in engines),
-        ready=tuple(i for i, e in enumerate(engines) if e.count[Engine.STATE] == State.READY),
+        ready=tuple(i for i, e in enumerate(engines) if e.count[Engine.STATE] == State.READY and serves(page, i)),
         queue_rows=sum(e.count[Engine.QUEUE_ROWS] for e in engines), in_flight=sum(f[Front.IN_FLIGHT] for f in fronts),
     )  # fmt: skip
 

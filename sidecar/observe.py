@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +23,18 @@ from serve.contract.status import (
     Front,
     Main,
     StatusPage,
+    places,
     read_engine,
+    serves,
+    summed,
+    tallies,
     time_edge,
 )  # fmt: skip
 from serve.contract.status import (
     restarts as replaced,
 )
 from serve.errors import FAMILIES
+from sidecar import models_http
 from sidecar.estimate import Progress, ready_in_s, replica_ready_in_s
 from sidecar.load import Load
 from sidecar.measure import Measures, Point
@@ -60,7 +66,8 @@ class Now:
 
 
 def engines(page: StatusPage) -> list[EngineView]:
-    return [read_engine(page, i) for i in range(page.main.count[Main.ENGINES])]
+    """Of every place in use."""
+    return [read_engine(page, i) for i in places(page)]
 
 
 def replica_view(engine: EngineView) -> ReplicaView:
@@ -68,7 +75,8 @@ def replica_view(engine: EngineView) -> ReplicaView:
 
 
 def replica_views(page: StatusPage) -> list[ReplicaView]:
-    return [replica_view(e) for e in engines(page)]
+    """Of those that take traffic: a version that loads beside them, or stands by, makes nobody ready or failed."""
+    return [replica_view(e) for e in engines(page) if serves(page, e.place)]
 
 
 def alive(pid: int) -> bool:
@@ -131,7 +139,7 @@ def status(page: StatusPage, now: Now, remembered: Remembered, points_after_s: f
         "now": round(now.unix_s, 3), "now_s": round(now.monotonic_s, 3),
         "uptime_s": round(now.monotonic_s - value[Main.STARTED_S], 3),
         "fault_injection": page.read_text(PLAN_TEXT).get("fault_injection", ""),
-        "models": models(page),
+        "models": models(page), "versions": models_http.shown(page, now.unix_s - now.monotonic_s),
         "queue_rows": latest.queue_rows, "in_flight": latest.in_flight, "saturation": latest.saturation,
         "headroom_requests_per_s": remembered.measures.headroom_rps,
         "restarts": {role: sum(n for (of, _), n in replaced(page).items() if of == role) for role in ROLES},
@@ -163,7 +171,7 @@ def _replica(page: StatusPage, e: EngineView, now: Now, remembered: Remembered) 
     took_s, saturation = remembered.memory.took_s, remembered.load.saturation
     return {
         **page.read_text(e.place),
-        "place": e.place, "pid": e.pid, "alive": alive(e.pid), "epoch": e.epoch, "state": e.state.name,
+        "place": e.place, "serves": serves(page, e.place), "memory_bytes": block.count[Engine.MEMORY_BYTES], "pid": e.pid, "alive": alive(e.pid), "epoch": e.epoch, "state": e.state.name,
         "since": now.unix(since_s) if started else None, "for_s": round(in_state_s, 3) if started else None,
         "progress": _progress(e), "warm": f"{e.warm_done} of {e.warm_total}",
         "warm_done": e.warm_done, "warm_total": e.warm_total,
@@ -196,15 +204,16 @@ def _point(point: Point) -> list[Any]:
 
 def _front(page: StatusPage, place: int) -> dict[str, Any]:
     n = page.front(place).count
+    cells = summed([b.count for b in tallies(page, place)])
     return {
         "place": place, "pid": n[Front.PID], "connections": n[Front.CONNECTIONS], "in_flight": n[Front.IN_FLIGHT],
-        "queue_rows": n[Front.QUEUE_ROWS], "slot_bytes": n[Front.SLOT_BYTES], "ok": n[Front.OK],
-        "resubmitted": n[Front.RESUBMITTED], "abandoned": n[Front.ABANDONED], "errors": _errors(n, Front.ERRORS),
-        "latency_us": _time_histogram(n, Front.LATENCY),
+        "queue_rows": n[Front.QUEUE_ROWS], "slot_bytes": n[Front.SLOT_BYTES], "ok": cells[Front.OK],
+        "resubmitted": n[Front.RESUBMITTED], "abandoned": cells[Front.ABANDONED], "errors": _errors(cells, Front.ERRORS),
+        "latency_us": _time_histogram(cells, Front.LATENCY), "edition": n[Front.FOLLOWS],
     }  # fmt: skip
 
 
-def _errors(cells: memoryview, base: int) -> dict[str, int]:
+def _errors(cells: Sequence[int], base: int) -> dict[str, int]:
     found: dict[str, int] = {}
     for i, family in enumerate(FAMILIES):
         if cells[base + i]:
@@ -212,15 +221,15 @@ def _errors(cells: memoryview, base: int) -> dict[str, int]:
     return found
 
 
-def _own_faults(cells: memoryview) -> dict[str, int]:
+def _own_faults(cells: Sequence[int]) -> dict[str, int]:
     """An engine's errors without those that are the client's."""
     return {code: n for code, n in _errors(cells, Engine.ERRORS).items() if STATUS_OF[code] >= 500}
 
 
-def _row_histogram(cells: memoryview, base: int) -> dict[str, int]:
+def _row_histogram(cells: Sequence[int], base: int) -> dict[str, int]:
     """Counts by upper bound, empty buckets left out."""
     return {f"<{2**i}": cells[base + i] for i in range(ROW_CELLS) if cells[base + i]}
 
 
-def _time_histogram(cells: memoryview, base: int) -> dict[str, int]:
+def _time_histogram(cells: Sequence[int], base: int) -> dict[str, int]:
     return {f"<{time_edge(i) * 1e6:.4g}": cells[base + i] for i in range(TIME_CELLS) if cells[base + i]}

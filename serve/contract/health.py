@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve.contract.lifecycle import CLEARS, State
-from serve.contract.status import Engine, Main, StatusPage
+from serve.contract.status import Engine, Main, StatusPage, serves
 from serve.errors import EvenkeelError, NotFound
 
 
@@ -27,7 +27,8 @@ class ServedModel:
     """What one engine says that it serves. `model` is its text as it stands."""
 
     place: int
-    ready: bool
+    warm: bool  # its engine is READY
+    ready: bool  # and takes traffic
     model: dict[str, Any]
 
     @property
@@ -45,7 +46,8 @@ def served(page: StatusPage) -> list[ServedModel]:
     for place in range(page.main.count[Main.ENGINES]):
         model = page.read_text(place).get("model")
         if isinstance(model, dict) and model.get("name"):
-            found.append(ServedModel(place, page.engine(place).count[Engine.STATE] == State.READY, model))
+            warm = page.engine(place).count[Engine.STATE] == State.READY
+            found.append(ServedModel(place, warm, warm and serves(page, place), model))
     return found
 
 

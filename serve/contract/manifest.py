@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +62,42 @@ SUFFIX_TYPES = {".json": "application/json", ".jsonl": "application/jsonlines", 
                 ".npy": "application/x-npy", ".npz": "application/x-npz", ".bin": "application/octet-stream"}  # fmt: skip
 
 
-def load(folder: Path) -> Manifest:
-    """Read `folder`/model.toml, or infer everything from the files there. Raises BadModel."""
+def load(folder: Path, name: str = "", version: str = "") -> Manifest:
+    """Read `folder`/model.toml, or infer everything from the files there. Raises BadModel.
+
+    `name` and `version`: those of the folders `<name>/<version>/`. The manifest may repeat them, and say nothing else.
+    """
+    found = _load(folder)
+    if not version:
+        return found.manifest
+    for key, said, wanted in (("name", found.name, name), ("version", found.version, version)):
+        if said not in ("", wanted):
+            raise BadModel(f"{folder / 'model.toml'}: {key} = {said!r}, but the folder says {wanted!r}: leave it out, or make it so")
+    return replace(found.manifest, name=name, version=version)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A manifest, and what its file says of name and version by itself; empty: nothing."""
+
+    manifest: Manifest
+    name: str
+    version: str
+
+
+def _load(folder: Path) -> _Loaded:
     if not folder.is_dir():
         raise BadModel(f"model folder {folder} does not exist: set EVENKEEL_MODEL_DIR or mount the model there")
     path = folder / "model.toml"
     if not path.exists():
-        return parse({}, folder)
+        return _Loaded(parse({}, folder), "", "")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise BadModel(f"{path}: not valid TOML: {e}") from e
     except OSError as e:
         raise BadModel(f"{path} cannot be read: {e.strerror}") from e
-    return parse(data, folder)
+    return _Loaded(parse(data, folder), str(data.get("name", "")), str(data.get("version", "")))
 
 
 def parse(data: Mapping[str, Any], folder: Path) -> Manifest:

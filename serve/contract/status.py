@@ -15,6 +15,7 @@ import math
 import mmap
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, auto
 from typing import Any
@@ -41,7 +42,7 @@ class _Cells(IntEnum):
 
 
 class Main(_Cells):
-    """Written by the supervisor, but for the verdict, DRAIN_ASKED, what is measured and ROLLOUT, which are the
+    """Written by the supervisor, but for the verdict, DRAIN_ASKED, SWAP_ASKED, what is measured and ROLLOUT, which are the
     sidecar's, and WORKER_RESTARTS, which are gunicorn's."""
 
     STARTED_S = auto()
@@ -53,6 +54,9 @@ class Main(_Cells):
     VERDICT_SINCE_S = auto()
     VERDICT_BEAT_S = auto()
     DRAIN_ASKED = auto()  # not 0: somebody with authority asked the sidecar for an orderly drain
+    SERVING = auto()  # the edition (one loading of one version) that takes traffic; fronts follow it
+    TALLIES = auto()  # versions that were ever served, each with a tally of its own
+    SWAP_ASKED = auto()  # the number of the last wish for another version, see ASKED_TEXT; the sidecar's
     RESTARTS = 32  # by role and reason: see `restarts`
     WORKER_RESTARTS = 64  # by reason; written by gunicorn, which replaces its workers itself
     SATURATION = 72  # share of the last seconds in which engines were busy
@@ -69,7 +73,7 @@ class RolloutCell(IntEnum):
 
 
 class Front(_Cells):
-    """Written by one front worker. ERRORS counts by error family, LATENCY is a histogram of requests answered with 200."""
+    """Written by one front worker. OK, ABANDONED, ERRORS and LATENCY are there once for each version, see `tally`. ERRORS counts by error family, LATENCY is a histogram of requests answered with 200."""
 
     PID = auto()
     BEAT_S = auto()
@@ -82,12 +86,13 @@ class Front(_Cells):
     ABANDONED = auto()
     LATENCY_SUM_S = auto()
     REHEARSED = auto()  # bit i: the way to the engine at place i is warm
+    FOLLOWS = auto()  # the edition to which it sends requests
     ERRORS = 32
     LATENCY = 64
 
 
 class Engine(_Cells):
-    """Written by one engine; the supervisor clears it before a restart and writes EPOCH and PID."""
+    """Written by one engine; the supervisor clears it before a restart and writes EPOCH, PID, EDITION and MEMORY_BYTES."""
 
     PID = auto()
     EPOCH = auto()
@@ -113,6 +118,8 @@ class Engine(_Cells):
     RUN_LIMIT_S = auto()  # what the model's owner allows a batch, 0 without a word of his
     STUCK = auto()  # written by the supervisor: it has decided to end this process
     ROWS_FIT = auto()  # rows of a batch that fit into memory, learned from those that did not; 0: no limit met
+    EDITION = auto()  # what is, or is to be, loaded there; 0: nothing
+    MEMORY_BYTES = auto()  # of the process alone, without files and shared memory
     ERRORS = 32
     BATCH_ROWS = 64
     RUN_TIME = 112
@@ -129,11 +136,14 @@ RUN_SPANS = 441
 RUN_SPANS_MAX = 16
 assert RUN_SPANS + 1 + 2 * RUN_SPANS_MAX <= BLOCK_CELLS, "the spans end with the block"
 
-_BLOCKS = 1 + FRONTS_MAX + ENGINES_MAX
+TALLIES_MAX = 16  # versions that a container counts one by one; all that come later are counted together in the last
+_TALLIES_AT = 1 + FRONTS_MAX + ENGINES_MAX
+_BLOCKS = _TALLIES_AT + FRONTS_MAX * (TALLIES_MAX - 1)
 _TEXT_AT = _BLOCKS * BLOCK_CELLS * 8
 SIDECAR_TEXT = ENGINES_MAX  # the sidecar's own text, behind those of the engines: what its successor goes on from
 PLAN_TEXT = ENGINES_MAX + 1  # the supervisor's: which model is to be served, known before any engine has loaded it
-PAGE_BYTES = _TEXT_AT + (ENGINES_MAX + 2) * TEXT_BYTES
+ASKED_TEXT = ENGINES_MAX + 2  # the sidecar's: which version is asked for, {"ask": SWAP_ASKED, "version": …}
+PAGE_BYTES = _TEXT_AT + (ENGINES_MAX + 3) * TEXT_BYTES
 
 
 class Block:
@@ -168,6 +178,11 @@ class StatusPage:
     def front(self, place: int) -> Block:
         assert 0 <= place < FRONTS_MAX, "the plan bounds the number of fronts"
         return self._block(1 + place)
+
+    def tally(self, front: int, number: int) -> Block:
+        """Where this front counts what it answered with that version. The first one is in the front's own block."""
+        assert 0 <= number < TALLIES_MAX, "the supervisor bounds the versions that are remembered"
+        return self.front(front) if number == 0 else self._block(_TALLIES_AT + front * (TALLIES_MAX - 1) + number - 1)
 
     def engine(self, place: int) -> Block:
         assert 0 <= place < ENGINES_MAX, "the plan bounds the number of engines"
@@ -232,6 +247,27 @@ def time_edge(cell: int) -> float:
     """Seconds below which the times of a cell lie; those of the last cell have no bound."""
     octave, quarter = divmod(cell - 1, 4)
     return 1e-6 if cell == 0 else math.ldexp(1 + (quarter + 1) / 4, octave) * 1e-6
+
+
+def tallies(page: StatusPage, front: int) -> list[Block]:
+    """What this front has counted, one block for each version."""
+    return [page.tally(front, i) for i in range(max(1, page.main.count[Main.TALLIES]))]
+
+
+def summed(cells: Sequence[memoryview]) -> list[int]:
+    """The same cells of several blocks, added up."""
+    return [sum(column) for column in zip(*(c.tolist() for c in cells), strict=True)]
+
+
+def serves(page: StatusPage, place: int) -> bool:
+    """Whether the engine there is one of those that take traffic."""
+    return bool(page.engine(place).count[Engine.EDITION] == page.main.count[Main.SERVING])
+
+
+def places(page: StatusPage) -> list[int]:
+    """Engine places that are in use: those of the other lane are empty most of the time."""
+    count = page.main.count
+    return [i for i in range(count[Main.ENGINES]) if page.engine(i).count[Engine.EDITION] or not count[Main.SERVING]]
 
 
 def restart_cell(role: str, reason: str) -> int:

@@ -34,6 +34,8 @@ class Replica:
     gather: Gather | None = None
     scatter: Scatter | None = None
     rehearsals: list[dict[str, str]] = field(default_factory=list)  # what fronts send once before traffic comes
+    edition: int = 0  # which loading of a version this is, and where fronts count its answers
+    tally: int = 0
     rows_fit: int | None = None  # of a batch, learned when a larger one did not fit into memory
 
     def card(self) -> dict[str, Any]:
@@ -41,13 +43,14 @@ class Replica:
         return {
             "name": self.manifest.name, "version": self.manifest.version, "rows_max": self.rows_max,
             "signature": self.signature.to_json() if self.signature else None, "rehearsals": self.rehearsals,
+            "edition": self.edition, "tally": self.tally,
         }  # fmt: skip
 
 
-def load(folder: Path, threads: int, ledger: Ledger | None = None) -> Replica:
-    """Load the model in `folder`. Raises BadModel."""
+def load(folder: Path, threads: int, ledger: Ledger | None = None, name: str = "", version: str = "") -> Replica:
+    """Load the model in `folder`; `name` and `version` are those of a versioned folder. Raises BadModel."""
     ledger = ledger or Ledger()
-    manifest = manifests.load(folder)
+    manifest = manifests.load(folder, name, version)
     with ledger.phase("import"):
         load_backend = loader(manifest.backend)
     with ledger.phase("load"):

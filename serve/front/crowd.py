@@ -15,7 +15,7 @@ import numpy as np
 
 from serve.codec import Codec, Form
 from serve.contract.logline import log
-from serve.contract.status import Block, Front, time_bucket
+from serve.contract.status import Front, time_bucket
 from serve.front.intake import Intake
 from serve.front.links import EngineLink, Model
 from serve.front.request import Flight, Invocation
@@ -42,9 +42,9 @@ class Crowd:
     """Shares flight and slots with Invocations; owns nothing."""
 
     def __init__(
-        self, flight: Flight, intake: Intake, block: Block, limits: Limits, clock: Callable[[], float], encode_alone: EncodeAlone
+        self, flight: Flight, intake: Intake, limits: Limits, clock: Callable[[], float], encode_alone: EncodeAlone
     ) -> None:
-        self._flight, self._intake, self._block, self._clock = flight, intake, block, clock
+        self._flight, self._intake, self._clock = flight, intake, clock
         self._rows_max, self._timeout_s = limits.queue_rows_max, limits.request_timeout_s
         self._encode_alone = encode_alone
 
@@ -97,7 +97,10 @@ class Crowd:
         if together is None:
             return False
         encoder, words, bodies = together
-        pending, count, slots = self._flight.pending, self._block.count, []
+        model = link.model
+        assert model is not None, "it has just replied"
+        pending, block, slots = self._flight.pending, model.tally, []
+        count, start = block.count, b""
         now_s, answered, total_s, started_s, cell = self._clock(), 0, 0.0, 0.0, 0
         for n, id in enumerate(words[:, ID_WORD].tolist()):
             invocation = pending.pop(id)
@@ -117,12 +120,13 @@ class Crowd:
             count[cell] += 1
             answered += 1
             total_s += now_s - started_s
+            start = start or model.starts[head.answer_start]  # one encoder, so one head for all
             try:
-                caller.answer(invocation, head.answer_start, bodies[n])
+                caller.answer(invocation, start, bodies[n])
             except Exception:  # a bug of ours must cost this caller only, not those whose replies come after it
                 log("answer_failed", "a reply could not be answered", trace=traceback.format_exc(limit=-6))
         count[_OK] += answered
-        self._block.value[_LATENCY_SUM] += total_s
+        block.value[_LATENCY_SUM] += total_s
         self._flight.rows -= len(bodies)
         link.rows -= len(bodies)
         self._intake.slots.release_all(slots)

@@ -10,6 +10,7 @@ HTTP than status, content type and body.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from serve.codec import Body, Decoded
 from serve.contract.logline import log
-from serve.contract.status import Block, Engine, Front, StatusPage, time_bucket
+from serve.contract.status import Block, Engine, Front, Main, StatusPage, time_bucket
 from serve.errors import (
     FAMILIES,
     NUMBER,
@@ -37,7 +38,7 @@ from serve.front.crowd import CHECK_WAIT_FROM_ROWS, ROW_BODY_MAX, Arrival, Crowd
 from serve.front.heads import ok_start
 from serve.front.intake import Intake
 from serve.front.links import EngineLink, Model
-from serve.front.request import Flight, Invocation
+from serve.front.request import Flight, Invocation, model_of
 from serve.settings import Limits
 from serve.transport import descriptor
 from serve.transport.arena import read_spill
@@ -62,6 +63,7 @@ _ANSWER = int(descriptor.ANSWER)
 _OK, _LATENCY, _ERRORS = int(Front.OK), int(Front.LATENCY), int(Front.ERRORS)
 _LATENCY_SUM = int(Front.LATENCY_SUM_S)
 _IN_FLIGHT, _QUEUE_ROWS, _SLOT_BYTES = int(Front.IN_FLIGHT), int(Front.QUEUE_ROWS), int(Front.SLOT_BYTES)
+_SERVING = int(Main.SERVING)
 _ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
 
 
@@ -90,20 +92,24 @@ class Invocations:
         self._held: list[Invocation] = []  # accepted while the only engine restarts
         # Ids are unique among all living fronts: an engine knows requests by their id alone.
         self._flight = Flight(os.getpid() << 32 if first_id is None else first_id)
-        self._crowd = Crowd(self._flight, self._intake, self._block, limits, clock, self._encode)
+        self._crowd = Crowd(self._flight, self._intake, limits, clock, self._encode)
         self._thread = ThreadPoolExecutor(1, "decode")
         self._aside: set[asyncio.Task[None]] = set()
         self._aside_bytes = 0
         self._rows_max, self._bytes_max = limits.queue_rows_max, limits.queue_bytes_max
         self._timeout_s = limits.request_timeout_s
-        self._model: Model | None = None  # set from the first HELLO on
+        self._model: Model | None = None  # set from the first HELLO of an engine that serves on
+        self._edition = page.main.count[Main.SERVING]  # of the version to which everything is sent
+        self._count[Front.FOLLOWS] = self._edition
+        self._up: list[EngineLink] = []  # the engines of that edition that take requests
         self._only_up: EngineLink | None = None  # the engine that is up, when exactly one is
         self._rehearsing: EngineLink | None = None  # everything goes there for the moment
         self.rehearsal: Rehearsal | None = None
         self._links = [
-            EngineLink(path, page.engine(i), self._intake.arena, self.finish, self._engine_up, self._engine_lost)
+            EngineLink(path, page.engine(i), self._intake.arena, functools.partial(page.tally, place), self.finish,
+                       self._engine_up, self._engine_lost)
             for i, path in enumerate(sockets)
-        ]
+        ]  # fmt: skip
 
     # ---- the story -----------------------------------------------------------------------------------------------
     # For any request, one at a time. Crowd does the same for many plain ones together.
@@ -141,6 +147,7 @@ class Invocations:
             if model is None:
                 self._wait_for_model(invocation, body)
                 return
+            invocation.model = model
             if self._flight.rows >= self._rows_max:
                 raise self._overloaded(
                     f"{self._flight.rows} rows wait already, the limit is {self._rows_max} (EVENKEEL_QUEUE_ROWS)"
@@ -161,7 +168,6 @@ class Invocations:
             self._refuse(invocation, error)
             return
         self._flight.last_id = invocation.id = id = self._flight.last_id + 1
-        invocation.model = model
         invocation.link = link
         invocation.deadline_s = now_s + self._timeout_s
         self._flight.pending[id] = invocation
@@ -198,31 +204,32 @@ class Invocations:
             raise head.wrong
         if decoded is None:
             if len(body) > DECODED_ASIDE_FROM:
-                self._decode_aside(invocation, body, model.signature)
+                self._decode_aside(invocation, body, model, model.signature)
                 return False
             decoded = head.decoder.decode(body, model.signature, head.params)
         self._intake.take(invocation, model, decoded)
         return True
 
-    def _decode_aside(self, invocation: Invocation, body: Body, signature: Signature) -> None:
+    def _decode_aside(self, invocation: Invocation, body: Body, model: Model, signature: Signature) -> None:
         """Decode in a thread: a body of 25 MB takes most of a second, and /ping must not wait for it."""
         if self._aside_bytes > self._bytes_max:
             held = f"{self._aside_bytes >> 20} MiB of requests are being decoded already (EVENKEEL_QUEUE_MB)"
             raise self._overloaded(held, TooManyBytes)
         self._aside_bytes += len(body)
-        task = asyncio.get_running_loop().create_task(self._decode(invocation, body, signature))
+        task = asyncio.get_running_loop().create_task(self._decode(invocation, body, model, signature))
         self._aside.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(self._aside.discard)
 
-    async def _decode(self, invocation: Invocation, body: Body, signature: Signature) -> None:
+    async def _decode(self, invocation: Invocation, body: Body, model: Model, signature: Signature) -> None:
         head, loop = invocation.head, asyncio.get_running_loop()
         try:
             decoded = await loop.run_in_executor(self._thread, head.decoder.decode, body, signature, head.params)
         except EvenkeelError as error:
             self._refuse(invocation, error)
         else:
-            if invocation.caller is not None:
-                self.begin(invocation, body, decoded)
+            if invocation.caller is not None:  # another version may take the traffic by now
+                fits = self._model is None or self._model.takes(model)
+                self.begin(invocation, body, decoded if fits else None)
         finally:
             self._aside_bytes -= len(body)
 
@@ -237,10 +244,9 @@ class Invocations:
 
         None: no engine is up; the request is held until one is back, within its deadline.
         """
-        up = [link for link in self._links if link.model is not None]
-        if not up:
+        if not self._up:
             return None
-        link = min(up, key=_rows_of)
+        link = min(self._up, key=_rows_of)
         if link.rows >= CHECK_WAIT_FROM_ROWS:
             ahead = max(link.rows, link.block.count[_ENGINE_ROWS])
             wait_s = ahead * link.block.value[_ROW_COST]
@@ -278,7 +284,7 @@ class Invocations:
             log("answer_failed", "a reply could not be answered", trace=traceback.format_exc(limit=-6))
             self._refuse(invocation, EvenkeelError("an internal error; the log has its trace"))
         else:
-            self._answer(invocation, head.answer_start, body)
+            self._answer(invocation, model.starts[head.answer_start], body)
 
     def _answer_otherwise(self, invocation: Invocation, kind: int, flags: int, family: int, offset: int, size: int) -> None:
         """The less common answers: faults, answers larger than their slot, and those that a handler encoded."""
@@ -291,7 +297,8 @@ class Invocations:
         if kind == descriptor.FAULT:
             self._refuse(invocation, FAMILIES[family](bytes(memory[offset : offset + size]).decode("utf-8", "replace")))
         elif model.signature is None:
-            self._answer(invocation, *_raw_answer(memory[offset : offset + size]))
+            start, body, extra = _raw_answer(memory[offset : offset + size])
+            self._answer(invocation, model.starts.once(start), body, extra)
         else:
             self._encode(invocation, offset, flags & FINITE != 0, memory)
 
@@ -299,27 +306,31 @@ class Invocations:
         caller = invocation.caller
         assert caller is not None, "only those who wait are answered"
         invocation.caller = None
-        self._count[_OK] += 1
+        tally = invocation.model.tally
+        tally.count[_OK] += 1
         latency_s = self._clock() - invocation.started_s
-        self._count[_LATENCY + time_bucket(latency_s)] += 1
-        self._block.value[_LATENCY_SUM] += latency_s
+        tally.count[_LATENCY + time_bucket(latency_s)] += 1
+        tally.value[_LATENCY_SUM] += latency_s
         caller.answer(invocation, start, body, extra)
 
     def _refuse(self, invocation: Invocation, error: EvenkeelError) -> None:
         caller = invocation.caller
         if caller is None:
             return
-        self.count_error(error)
+        self.count_error(error, model_of(invocation))
         if error.status >= 500 and error.code not in ("not_ready", "deadline_exceeded"):
             log("request_failed", error.message, code=error.code, request_id=invocation.head.request_id)
         invocation.caller = None
         caller.answer_error(invocation, error)
 
-    def count_error(self, error: EvenkeelError) -> None:
-        self._count[_ERRORS + NUMBER[type(error)]] += 1
+    def count_error(self, error: EvenkeelError, model: Model | None = None) -> None:
+        """Under the version whose request it was; what never met one counts for the version that serves."""
+        model = model or self._model
+        count = model.tally.count if model is not None else self._count
+        count[_ERRORS + NUMBER[type(error)]] += 1
 
     def _overloaded(self, message: str, kind: type[Overloaded] = Overloaded) -> Overloaded:
-        costs = [link.rows * link.block.value[_ROW_COST] for link in self._links if link.model is not None]
+        costs = [link.rows * link.block.value[_ROW_COST] for link in self._up]
         return kind(message, retry_after_s=max(1, math.ceil(min(costs, default=1.0))))
 
     # ---- callers leave, deadlines pass, engines come and go ------------------------------------------------------
@@ -328,7 +339,7 @@ class Invocations:
         """The client has hung up. Its place in the engine's queue is freed; the slot comes back with the reply."""
         invocation.caller = None
         if invocation.slot is not None:
-            self._count[Front.ABANDONED] += 1
+            invocation.model.tally.count[Front.ABANDONED] += 1
             self._cancel(invocation)
 
     def _cancel(self, invocation: Invocation) -> None:
@@ -342,7 +353,9 @@ class Invocations:
             link.submit(REQUEST.pack(descriptor.CANCEL, 0, 0, 0, invocation.id, 0, 0, 0, link.epoch, 0.0, 0.0))
 
     def sweep(self) -> None:
-        """Answer those whose deadline has passed, wherever their request is now."""
+        """Follow the version that serves. Answer those whose deadline has passed, wherever their request is now."""
+        if self._page.main.count[_SERVING] != self._edition:
+            self._follow()
         now_s = self._clock()
         late = [i for i in self._flight.pending.values() if i.deadline_s <= now_s and i.caller is not None]
         for invocation in late:
@@ -359,18 +372,69 @@ class Invocations:
 
     def _engine_up(self, link: EngineLink) -> None:
         assert link.model is not None, "called after HELLO"
+        self._know(link)
+        if link.model.edition != self._edition:
+            if self.rehearsal is not None:  # it has no traffic, and those who have shall not be sent there
+                self.rehearsal.excuse(self._links.index(link))
+            self._follow()
+            return
         self._model = link.model
         self._note_up()
         if self.rehearsal is not None and link.model.rehearsals:
             self.rehearsal.engine_up(self._links.index(link), link)
-        held, self._held = self._held, []
-        for invocation in held:
-            invocation.link = link
-            self._submit(invocation)
+        self._take_held()
         early, self._early = self._early, []
         for invocation, body in early:  # behind those held, whose ids are lower: ids ascend as they are submitted
             if invocation.caller is not None:
                 self.begin(invocation, body)
+
+    def _take_held(self) -> None:
+        held, self._held = self._held, []
+        for invocation in held:
+            self._give(invocation)
+
+    def _follow(self) -> None:
+        """Go over to the edition that the supervisor has named, as soon as an engine of it has greeted: what is begun from
+        now on goes there, what was given to the others is answered by them."""
+        serving = self._page.main.count[_SERVING]
+        up = [link for link in self._links if link.model is not None and link.model.edition == serving]
+        if serving == self._edition or not up:
+            return
+        self._edition = self._count[Front.FOLLOWS] = serving
+        self._rehearsing, self._model = None, up[0].model
+        self._note_up()
+        self._take_held()
+
+    def _give(self, invocation: Invocation) -> None:
+        """Submit a request that no engine has: to one that serves, or else to one of its own version, which once served. Its
+        inputs lie in the slot as its version wanted them."""
+        wanted = invocation.model
+        fitting = [link for link in self._up if link.model is not None and link.model.takes(wanted)]
+        fitting = fitting or [o for o in self._links if o.model is not None and o.model.edition == wanted.edition]
+        if not fitting and self._up:
+            self._drop(invocation, EngineLost("its engine has gone, and the version that serves now takes other inputs"))
+            return
+        invocation.link = link = min(fitting, key=_rows_of) if fitting else None
+        if link is not None:
+            assert link.model is not None, "it has greeted"
+            invocation.model = link.model
+        self._submit(invocation)
+
+    def _drop(self, invocation: Invocation, error: EvenkeelError | None) -> None:
+        """Of a request that no engine has."""
+        del self._flight.pending[invocation.id]
+        self._flight.rows -= invocation.rows
+        if error is not None:
+            self._refuse(invocation, error)
+        self._intake.release(invocation)
+
+    def _know(self, link: EngineLink) -> None:
+        """The sum of the model's files, which the engine writes on the status page when it has it."""
+        model = link.model
+        if model is not None and not model.starts.sha256:
+            told = self._page.read_text(self._links.index(link), looks=1).get("model") or {}
+            if told.get("sha256") and told.get("version") == model.version:
+                model.starts.know(str(told["sha256"]))
 
     def _engine_lost(self, link: EngineLink) -> None:
         """Run its requests again: the inputs are still in their slots, and nobody else can write there now.
@@ -383,26 +447,21 @@ class Invocations:
         if self._rehearsing is link:
             self._rehearsing = None
         self._note_up()
+        self._follow()
         orphans = [i for i in self._flight.pending.values() if i.link is link]
         ran = link.may_have_run()
-        up = [other for other in self._links if other.model is not None]
         for invocation in orphans:
             invocation.link = None
             invocation.crashes += ran(invocation.id)
             error = _no_more(invocation)
             if invocation.caller is None or error is not None:
-                del self._flight.pending[invocation.id]
-                self._flight.rows -= invocation.rows
-                if error is not None:
-                    self._refuse(invocation, error)
-                self._intake.release(invocation)
+                self._drop(invocation, error)
                 continue
             self._count[Front.RESUBMITTED] += 1
-            invocation.link = min(up, key=_rows_of) if up else None
-            self._submit(invocation)
+            self._give(invocation)
 
     def _note_up(self) -> None:
-        up = [link for link in self._links if link.model is not None]
+        self._up = up = [link for link in self._links if link.model is not None and link.model.edition == self._edition]
         self._only_up = self._rehearsing or (up[0] if len(up) == 1 else None)
 
     def rehearse_with(self, link: EngineLink | None) -> None:
@@ -411,6 +470,8 @@ class Invocations:
 
     def trim(self) -> None:
         self._intake.trim()
+        for link in self._links:
+            self._know(link)
 
     async def keep_sweeping(self) -> None:
         while True:

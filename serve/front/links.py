@@ -17,6 +17,7 @@ from serve.codec import Plan, plan_of
 from serve.contract.logline import log
 from serve.contract.signature import Signature
 from serve.contract.status import RUN_EPOCH, Block, run_spans
+from serve.front.named import Starts
 from serve.transport import descriptor
 from serve.transport.arena import Arena
 from serve.transport.channel import Channel, ChannelClosed
@@ -41,10 +42,13 @@ class Model:
     row_plan: Plan | None
     rows_together: bool  # one numeric output whose rows are lists of fixed length: many replies are encoded at once
     slot_bytes: int  # room for one row and its answer, when both have a fixed size
+    starts: Starts  # heads of its answers
+    tally: Block  # where its answers are counted
+    edition: int = 0  # which loading of the version; one of them takes the traffic
     rehearsals: tuple[Mapping[str, str], ...] = ()  # request bodies to warm the whole way with, see rehearsal.py
 
     @staticmethod
-    def from_card(card: dict[str, Any]) -> Model:
+    def from_card(card: dict[str, Any], tally: Callable[[int], Block]) -> Model:
         sig = Signature.from_json(card["signature"]) if card["signature"] else None
         inputs = Layout(sig.inputs if sig else (), bool(sig and sig.rows_axis))
         outputs = Layout(sig.outputs if sig else (), bool(sig and sig.rows_axis))
@@ -56,7 +60,15 @@ class Model:
         return Model(
             name=card["name"], version=card["version"], rows_max=card["rows_max"], signature=sig, inputs=inputs, outputs=outputs,
             row_plan=plan_of(sig) if sig and plain else None, rows_together=together, slot_bytes=room,
+            starts=Starts(card["name"], card["version"]), tally=tally(card.get("tally", 0)), edition=card.get("edition", 0),
             rehearsals=tuple(card.get("rehearsals", ())))  # fmt: skip
+
+    def takes(self, other: Model) -> bool:
+        """Whether a request that was decoded for the other one can run on this one: the inputs in its slot are the same."""
+        mine, theirs = self.signature, other.signature
+        if mine is None or theirs is None:
+            return mine is theirs
+        return mine.inputs == theirs.inputs and mine.rows_axis == theirs.rows_axis
 
 
 OnReplies = Callable[["EngineLink", bytes], None]
@@ -66,8 +78,11 @@ OnChange = Callable[["EngineLink"], None]
 class EngineLink:
     """One engine place. `model` is set while an engine there is ready to take requests."""
 
-    def __init__(self, path: str, block: Block, arena: Arena, on_replies: OnReplies, on_up: OnChange, on_lost: OnChange) -> None:
-        self.path, self.block = path, block
+    def __init__(
+        self, path: str, block: Block, arena: Arena, tally: Callable[[int], Block], on_replies: OnReplies, on_up: OnChange,
+        on_lost: OnChange,
+    ) -> None:  # fmt: skip
+        self.path, self.block, self._tally = path, block, tally
         self.model: Model | None = None
         self.epoch = 0
         self.rows = 0  # rows submitted here and not yet given back
@@ -143,7 +158,7 @@ class EngineLink:
         end = RECORD_BYTES + hello[6]
         if len(self._greeting) < end:
             return b""
-        self.model = Model.from_card(json.loads(self._greeting[RECORD_BYTES:end]))
+        self.model = Model.from_card(json.loads(self._greeting[RECORD_BYTES:end]), self._tally)
         self.epoch = hello[7]
         rest, self._greeting = self._greeting[end:], b""
         self._on_up(self)
@@ -165,10 +180,10 @@ class EngineLink:
     def _lost(self) -> None:
         """The engine process has ended: its mapping of the arena is gone, so all slots it held are ours again."""
         self._drop_channel()
-        was_up = self.model is not None
+        was_used = self.model is not None and self.rows > 0  # a version that stood by leaves without a word
         self.model, self.rows, self._greeting = None, 0, b""
         self._outbox.clear()
-        if was_up and not self._closing:
+        if was_used and not self._closing:
             log("engine_lost", f"the engine at {self.path.rpartition('/')[2]} has gone; its requests are run again")
         self._on_lost(self)
         self._connect()

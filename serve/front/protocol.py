@@ -25,7 +25,7 @@ from serve.contract.status import Block, Front, StatusPage
 from serve.errors import BadRequest, BodyTimeout, BodyTooLarge, EvenkeelError, HeadersTooLarge, NotReady, TooManyArriving
 from serve.front.heads import HEAD_BYTES_REMEMBERED, Head, Heads, Route, build
 from serve.front.invocation import Invocations
-from serve.front.request import Invocation
+from serve.front.request import Invocation, model_of
 from serve.settings import Limits
 
 HEAD_BYTES_MAX = 64 * 1024
@@ -323,16 +323,16 @@ class FrontProtocol(HttpToolsProtocol):
     def answer_error(self, invocation: Invocation, error: EvenkeelError) -> None:
         """A small JSON error with Content-Length. The connection goes on unless the body was not read to its end."""
         if invocation.complete:
-            self._write_error(error, invocation.keep_alive, invocation.head.is_head)
+            self._write_error(error, invocation.keep_alive, invocation.head.is_head, _named(invocation))
             self._done(invocation)
         else:
             invocation.response_complete = True
-            self._write_error(error, False, invocation.head.is_head)
+            self._write_error(error, False, invocation.head.is_head, _named(invocation))
             self._linger()
 
-    def _write_error(self, error: EvenkeelError, keep_alive: bool, is_head: bool = False) -> None:
+    def _write_error(self, error: EvenkeelError, keep_alive: bool, is_head: bool = False, named: bytes = b"") -> None:
         body = orjson.dumps({"error": {"code": error.code, "message": error.message[:2000]}})
-        extra = b"" if keep_alive else b"connection: close\r\n"
+        extra = named if keep_alive else named + b"connection: close\r\n"
         if error.retry_after_s is not None:
             extra += b"retry-after: %d\r\n" % error.retry_after_s
         head = b"%bcontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n" % (STATUS_LINE[error.status], len(body), extra)
@@ -436,6 +436,12 @@ class FrontProtocol(HttpToolsProtocol):
         if invocation.body is not None:
             self.desk.receiving_bytes -= invocation.received
             invocation.body = None
+
+
+def _named(invocation: Invocation) -> bytes:
+    """The line that names the model whose error this is; b"" before there is one."""
+    model = model_of(invocation)
+    return model.starts.line if model is not None else b""
 
 
 # Stands for the head of what could not be read as a request.

@@ -44,17 +44,21 @@ class Rehearsal:
         self._tasks.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
 
+    def excuse(self, place: int) -> None:
+        """This engine has no traffic and is not to wait for us."""
+        self._block.count[Front.REHEARSED] |= 1 << place
+
     def engine_lost(self, place: int) -> None:
         self._block.count[Front.REHEARSED] &= ~(1 << place)
 
     async def _with(self, place: int, link: EngineLink) -> None:
         model = link.model
         assert model is not None, "called when the engine has said HELLO"
-        before = bytes(self._block.count)
+        before = bytes(model.tally.count)
         self._invocations.rehearse_with(link)
         try:
             answered = await asyncio.wait_for(self._send(model.rehearsals, link), 2 * SECONDS_MAX)
-            self._uncount(before, answered)
+            self._uncount(model.tally, before, answered)
         except (OSError, TimeoutError) as e:
             log("no_rehearsal", f"the way to engine {place} is not warm: {e!r}")
         finally:
@@ -99,12 +103,12 @@ class Rehearsal:
             raise ConnectionResetError("the worker closed its own connection")
         return data
 
-    def _uncount(self, before: bytes, answered: int) -> None:
+    def _uncount(self, tally: Block, before: bytes, answered: int) -> None:
         """Counters as they were, unless somebody else was answered meanwhile: then his answers are among them."""
-        count, old = self._block.count, memoryview(before).cast("Q")
+        count, old = tally.count, memoryview(before).cast("Q")
         if count[Front.OK] - old[Front.OK] != answered:
             return
-        self._block.value[Front.LATENCY_SUM_S] = memoryview(before).cast("d")[Front.LATENCY_SUM_S]
+        tally.value[Front.LATENCY_SUM_S] = memoryview(before).cast("d")[Front.LATENCY_SUM_S]
         count[Front.OK] = old[Front.OK]
         for cell in range(Front.LATENCY, BLOCK_CELLS):
             count[cell] = old[cell]

@@ -54,6 +54,11 @@ class Invocation:
         self.keep_alive = head.keep_alive
 
 
+def model_of(invocation: Invocation) -> Model | None:
+    """The version that answers it, or decoded it; None while it has met none."""
+    return getattr(invocation, "model", None)
+
+
 @dataclass(slots=True)
 class Flight:
     """The requests that hold a slot, by id, and how many rows they are together."""

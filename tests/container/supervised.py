@@ -8,7 +8,8 @@ import os
 import sys
 from typing import Any
 
-from container.supervise import Child, Supervisor
+from container.child import Child
+from container.supervise import Supervisor
 from serve.contract import logline
 from serve.contract.status import RESTART_REASONS, ROLES, Engine, Main, StatusPage, restart_cell
 

@@ -1,0 +1,46 @@
+"""One process place: what is started there, what has happened to it, and how to tell it something."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from container.output import Output
+
+
+@dataclass(slots=True)
+class Child:
+    role: str  # front, engine or sidecar
+    place: int
+    command: Callable[[int], list[str]]  # epoch -> argv
+    fds: tuple[int, ...]
+    environ: Mapping[str, str] | None = None  # None: as the supervisor's
+    captured: bool = False  # what it writes on stdout and stderr becomes log lines of ours
+    output: Output | None = None
+    process: subprocess.Popen[bytes] | None = None
+    epoch: int = 0
+    restarts: deque[float] = field(default_factory=deque)
+    ending: str = ""  # why we ended it ourselves, one of RESTART_REASONS
+    due_s: float | None = 0.0  # when to start it next; None while it runs, or while nothing is to run there
+    started_s: float = 0.0
+    condemned_s: float = 0.0  # when it was found stuck, or told to leave for its memory; 0: neither
+
+    @property
+    def label(self) -> str:
+        return f"{self.role} {self.place}"
+
+
+def tell(child: Child, signum: int) -> None:
+    """TERM goes to the role's first process, which knows its own order; KILL to its whole session."""
+    assert child.process is not None, "only the living are signalled"
+    try:
+        if signum == signal.SIGKILL:
+            os.killpg(child.process.pid, signum)
+        else:
+            os.kill(child.process.pid, signum)
+    except ProcessLookupError:
+        pass  # it ended meanwhile; the next reap sees it

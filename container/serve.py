@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from container import environment, machine, plan
+from container.door import Door
 from container.environment import Environment
 from container.progress import Progress
 from container.sentinel import Sentinel
@@ -53,8 +54,9 @@ def run(environ: Mapping[str, str]) -> int:
         page.write_text(PLAN_TEXT, {"model": model_of(env.model_dir), "fault_injection": env["EVENKEEL_FAULTS"]})
         children = [*engines(env, the_plan, page, run_dir, text), front(env, the_plan, page, data, run_dir, text)]
         children.append(sidecar(env, page, side, run_dir, text))
+        sentinel = Sentinel(env["EVENKEEL_LEAK_S"], env["EVENKEEL_MEMORY_MB"] * MIB)
         supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"],
-                                watch_policy(env), Sentinel(env["EVENKEEL_LEAK_S"], env["EVENKEEL_MEMORY_MB"] * MIB))  # fmt: skip
+                                watch_policy(env), sentinel, Door(data))  # fmt: skip
         supervisor.on_tick = Progress(page, data.getsockname()[1], env.model_dir, text).look
         code = supervisor.run()
         log("stopped", "every process has ended", code=code)

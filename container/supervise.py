@@ -1,6 +1,6 @@
 """PID 1's work: spawn, watch, restart, drain, reap. Knows processes by role and place, and nothing of what they do.
 
-Owner of the data port, the engines' listening sockets, the run directory and the supervisor's cells of the status
+Owner of the data port (door.py closes it), the engines' listening sockets, the run directory and the supervisor's cells of the status
 page. All of these outlive the processes that use them, so a restart loses no connection and no counter.
 """
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from container import machine, watch
+from container.door import Door
 from container.output import Output
 from container.sentinel import Sentinel
 from serve.contract.lifecycle import Reason, State, Verdict
@@ -66,10 +67,12 @@ class Supervisor:
         self, page: StatusPage, children: list[Child], restart_limit: int, drain_s: float, quiet_s: float,
         policy: watch.Policy = watch.Policy(),  # noqa: B008  frozen
         sentinel: Sentinel | None = None,
+        door: Door | None = None,
     ) -> None:  # fmt: skip
         self._page, self._children, self._policy = page, children, policy
         self._moment = watch.Moment(time.monotonic())
         self._sentinel = sentinel or Sentinel()
+        self._door = door
         self._oom_kills = machine.oom_kills(CGROUP)
         self._restart_limit, self._drain_s, self._quiet_s = restart_limit, drain_s, quiet_s
         self._exit_code = 0
@@ -283,6 +286,8 @@ class Supervisor:
             return self._wait_killed(alive)
         quiet_s = self._quiet_s if self._exit_code == 0 else 0.0
         if waited_s < quiet_s and self._was_ready():
+            return False
+        if self._door is not None and not self._door.closed(now_s, any(c.role == "front" for c in alive)):
             return False
         if not any(c.role in DEPARTURE[: self._departing + 1] for c in alive) and self._departing < len(DEPARTURE) - 1:
             self._departing += 1

@@ -54,6 +54,7 @@ class EngineSettings:
     log_fd: int
     shape_log: str = ""  # file that says which shapes the last version met; empty: none
     faults: str = ""  # on purpose: EVENKEEL_FAULTS, empty for none
+    standby: int = -1  # the spare place from which it waits for its own, see serve/engine/standby.py; -1: it has its own
 
 
 Record = TypeVar("Record", FrontSettings, EngineSettings)

@@ -20,6 +20,7 @@ from container import machine, standby, watch
 from container.door import Door
 from container.output import Output
 from container.sentinel import Sentinel
+from container.waker import Waker, parent_of
 from serve.contract.lifecycle import Reason, State, Verdict
 from serve.contract.logline import log
 from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE
@@ -73,7 +74,7 @@ class Supervisor:
         self._page, self._children, self._policy = page, children, policy
         self._moment = watch.Moment(time.monotonic())
         self._sentinel = sentinel or Sentinel()
-        self._door = door
+        self._door, self._waker = door, Waker()
         self._oom_kills = machine.oom_kills(CGROUP)
         self._restart_limit, self._drain_s, self._quiet_s = restart_limit, drain_s, quiet_s
         self._exit_code = 0
@@ -93,6 +94,8 @@ class Supervisor:
         while True:
             now_s = time.monotonic()
             self._reap(now_s)
+            self._moment = self._moment.later(now_s)
+            self._waker.look(self._processes(), self._moment)
             if self._page.main.count[Main.DRAIN_ASKED]:
                 self.stop(0, "asked to drain: finishing what has been accepted")
             if self._stop_asked_s:
@@ -221,7 +224,6 @@ class Supervisor:
     # ---- those that live but do not move, see watch.py ---------------------------------------------------------------
 
     def _watch(self, now_s: float) -> None:
-        self._moment = self._moment.later(now_s)
         sample = self._sentinel.due(now_s)
         for child in self._children:
             if child.ending == "leak" and child.process is not None and self._moment.since(child.condemned_s) > LEAVE_S:
@@ -349,6 +351,15 @@ class Supervisor:
     def _end(self, child: Child, reason: str) -> None:
         child.ending = reason
         _signal_group(child, signal.SIGKILL)
+
+    def _processes(self) -> dict[int, str]:
+        """Names by pid: the children, and the workers of gunicorn's that say who they are."""
+        found = {c.process.pid: c.label for c in self._children if c.process is not None}
+        for i in range(self._page.main.count[Main.FRONTS]):
+            pid = self._page.front(i).count[Front.PID]
+            if pid and found.get(parent_of(pid), "").startswith("front"):
+                found[pid] = f"front worker {i}"
+        return found
 
     # ---- leaving -----------------------------------------------------------------------------------------------------
 

@@ -8,13 +8,15 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from container.waker import is_stopped, parent_of
 from tests.support.handler_model import asking, handler_folder
+from tests.support.held import held
 from tests.support.tree import Tree, eventually, serving
 from tests.support.wire import Response, Wire, request
 
@@ -132,31 +134,114 @@ def test_a_handler_that_is_slow_is_not_stuck(tmp_path: Path) -> None:
         assert tree.status()["restarts"] == {"front": 0, "engine": 0, "sidecar": 0}
 
 
-def test_a_stopped_engine_is_replaced_when_requests_wait_for_it(tmp_path: Path) -> None:
+# Stopped and held: by SIGSTOP, which SIGCONT ends, or by a debugger, which it does not ---------------------------------
+
+
+class Asking:
+    """Clients that ask an echo all the time; whatever is not a right answer is kept."""
+
+    def __init__(self, tree: Tree, count: int = 4) -> None:
+        self.tree, self.answered = tree, 0
+        self.wrong: list[str] = []
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(float(i),), daemon=True) for i in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, x: float) -> None:
+        with self.tree.wire(60.0) as wire:
+            while not self._ended.wait(0.002):
+                x += 10.0
+                try:
+                    reply = wire.post(b"[[%f]]" % x)
+                except OSError as e:
+                    self.wrong.append(str(e))
+                    return
+                self.answered += 1
+                if reply.status != 200 or reply.json() != [[x]]:
+                    self.wrong.append(reply.raw.decode())
+
+    def end(self) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        assert self.wrong == [] and self.answered > 0
+
+
+def gunicorn_of(tree: Tree) -> int:
+    return parent_of(tree.pid_of("front"))
+
+
+def engine_of(tree: Tree) -> int:
+    return tree.pid_of("engine")
+
+
+def worker_of(tree: Tree) -> int:
+    return tree.pid_of("front")
+
+
+def sidecar_of(tree: Tree) -> int:
+    return tree.pid_of("sidecar")
+
+
+@pytest.mark.parametrize("fronts", ["1", "2"])
+@pytest.mark.parametrize("who", [worker_of, gunicorn_of, engine_of, sidecar_of])
+def test_who_is_stopped_under_load_is_let_go_on_and_costs_no_request(who: Callable[[Tree], int], fronts: str) -> None:
+    with serving("echo", EVENKEEL_FRONTS=fronts) as tree:
+        load, pid = Asking(tree), who(tree)
+        time.sleep(0.3)
+        os.kill(pid, signal.SIGSTOP)
+        eventually(lambda: tree.events("woken"), "it was noticed", 10)
+        eventually(lambda: not is_stopped(pid), "it goes on", 5)
+        time.sleep(0.3)
+        load.end()
+        assert [e["pid"] for e in tree.events("woken")] == [pid]
+        assert eventually(tree.status, "/status answers")["restart_reasons"] == {} and tree.errors() == {}
+        assert tree.ping() == 200
+
+
+def test_an_idle_engine_that_is_stopped_is_let_go_on_before_anybody_asks() -> None:
+    with serving("echo") as tree:
+        pid = engine_of(tree)
+        os.kill(pid, signal.SIGSTOP)
+        eventually(lambda: tree.events("woken"), "it was noticed", 10)
+        assert ask(tree, b"[[1.0, 2.0]]").status == 200 and engine_of(tree) == pid and reasons(tree) == {}
+
+
+def test_a_tree_with_a_stopped_process_still_leaves_in_order() -> None:
+    tree = Tree("echo", EVENKEEL_FRONTS="2").wait_ready()
+    try:
+        for pid in (worker_of(tree), engine_of(tree)):
+            os.kill(pid, signal.SIGSTOP)
+        tree.tell(signal.SIGTERM)
+        assert tree.process.wait(25) == 0
+        assert len(tree.events("woken")) == 2
+        tree.assert_nothing_left()
+    finally:
+        tree.kill()
+
+
+def test_an_engine_that_a_debugger_holds_while_idle_is_replaced_when_requests_wait_for_it() -> None:
     with serving("echo", EVENKEEL_STUCK_S="1") as tree:
-        stopped = tree.pid_of("engine")
-        os.kill(stopped, signal.SIGSTOP)
-        time.sleep(1.5)
-        assert tree.pid_of("engine") == stopped and tree.ping() == 200, "idle, it is in nobody's way"
-        assert ask(tree, b"[[1.0, 2.0]]").status == 200
-        assert reasons(tree) == {"engine/stuck": 1}
+        stopped = engine_of(tree)
+        with held(stopped):
+            time.sleep(1.5)
+            assert engine_of(tree) == stopped and tree.ping() == 200, "idle, it is in nobody's way"
+            assert ask(tree, b"[[1.0, 2.0]]").status == 200
+            assert reasons(tree) == {"engine/stuck": 1}
 
 
-def test_an_engine_stopped_in_the_middle_of_a_batch_costs_no_request(tmp_path: Path) -> None:
+def test_an_engine_that_a_debugger_holds_in_the_middle_of_a_batch_costs_no_request(tmp_path: Path) -> None:
     folder = handler_folder(tmp_path / "model")
     (folder / "model.toml").write_text("[batching]\nrun_s_max = 2.0\n")
-    with serving(folder) as tree:
-        wire = busy(tree, 7, 0.5)
-        os.kill(tree.pid_of("engine"), signal.SIGSTOP)
+    with serving(folder) as tree, busy(tree, 7, 0.5) as wire, held(engine_of(tree)):
         assert wire.read().json()["x"] == 14
         assert reasons(tree) == {"engine/stuck": 1}
-        wire.close()
 
 
-def test_a_stopped_sidecar_is_replaced_and_traffic_never_notices(tmp_path: Path) -> None:
-    with serving("echo") as tree:
-        stopped = tree.pid_of("sidecar")
-        os.kill(stopped, signal.SIGSTOP)
+def test_a_sidecar_that_a_debugger_holds_is_replaced_and_traffic_never_notices() -> None:
+    with serving("echo") as tree, held(sidecar_of(tree)):
 
         def another() -> bool:
             assert tree.ping() == 200 and ask(tree, b"[[1.0]]").status == 200
@@ -166,10 +251,21 @@ def test_a_stopped_sidecar_is_replaced_and_traffic_never_notices(tmp_path: Path)
         assert eventually(lambda: reasons(tree), "/status is back") == {"sidecar/stuck": 1}
 
 
-def test_a_stopped_front_worker_is_replaced_and_the_port_answers_again(tmp_path: Path) -> None:
-    with serving("echo", EVENKEEL_FRONT_TIMEOUT_S="2") as tree:
-        os.kill(tree.pid_of("front"), signal.SIGSTOP)
+def test_a_front_worker_that_a_debugger_holds_is_replaced_and_the_port_answers_again() -> None:
+    with serving("echo", EVENKEEL_FRONT_TIMEOUT_S="2") as tree, held(worker_of(tree)):
         with tree.wire(60.0) as wire:  # accepted by the kernel, answered by the next worker
+            assert wire.post(b"[[1.0]]").status == 200
+        assert reasons(tree) == {"front/stuck": 1}
+
+
+def test_while_a_debugger_holds_gunicorn_its_workers_serve_on_and_when_the_last_is_gone_it_is_replaced() -> None:
+    with serving("echo", EVENKEEL_FRONT_TIMEOUT_S="2") as tree, held(gunicorn_of(tree)):
+        load = Asking(tree)
+        time.sleep(3.0)
+        load.end()
+        assert reasons(tree) == {}, "its workers live, so nobody needs it"
+        os.kill(worker_of(tree), signal.SIGKILL)
+        with tree.wire(60.0) as wire:  # the port is the supervisor's: the kernel takes the connection meanwhile
             assert wire.post(b"[[1.0]]").status == 200
         assert reasons(tree) == {"front/stuck": 1}
 

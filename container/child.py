@@ -28,6 +28,7 @@ class Child:
     due_s: float | None = 0.0  # when to start it next; None while it runs, or while nothing is to run there
     started_s: float = 0.0
     condemned_s: float = 0.0  # when it was found stuck, or told to leave for its memory; 0: neither
+    beside: Child | None = None  # of a standby, and of one that leaves for its successor: whose place it is, or was
 
     @property
     def label(self) -> str:

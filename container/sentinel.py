@@ -18,6 +18,8 @@ class Sentinel:
         self._within_s, self._budget_bytes = within_s, budget_bytes
         self._samples: dict[int, deque[Sample]] = {}
         self._pids: dict[int, int] = {}
+        self._new_bytes: dict[int, int] = {}  # of the process at that place when it was first looked at
+        self._left_alone: set[int] = set()  # processes that are not to be replaced whatever they do
         self._due_s = 0.0
 
     def due(self, now_s: float) -> bool:
@@ -31,17 +33,25 @@ class Sentinel:
         """Take a sample of this replica. Says why it should be replaced, or ""."""
         if self._pids.get(place) != pid:  # another process: what was known of this place is past
             self._pids[place], self._samples[place] = pid, deque(maxlen=SAMPLES_MAX)
+            self._new_bytes[place] = anonymous_bytes(pid)
         samples = self._samples[place]
         samples.append(Sample(now_s, rows, anonymous_bytes(pid)))
-        return leak(list(samples), self._room(), self._within_s)
+        if pid in self._left_alone:
+            return ""
+        return leak(list(samples), self.left_bytes() / len(self._samples), self._within_s)  # others may grow as well
 
-    def _room(self) -> float:
-        """Of the memory that is left, the share of one replica: others may grow as well."""
+    def new_bytes(self, place: int) -> int:
+        """What the replica there took when it was new: about what its successor will."""
+        return self._new_bytes.get(place, 0)
+
+    def left_bytes(self) -> float:
         if self._budget_bytes:
-            left = self._budget_bytes - sum(s[-1].bytes for s in self._samples.values() if s)
-        else:
-            left = machine.memory_left(Path("/sys/fs/cgroup"))
-        return left / len(self._samples)
+            return self._budget_bytes - sum(s[-1].bytes for s in self._samples.values() if s)
+        return machine.memory_left(Path("/sys/fs/cgroup"))
+
+    def leave_alone(self, pid: int) -> None:
+        """Nothing can take this process's place."""
+        self._left_alone.add(pid)
 
 
 def anonymous_bytes(pid: int) -> int:

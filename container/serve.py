@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from container import environment, machine, plan
+from container.child import Child
+from container.door import Door
 from container.environment import Environment
 from container.progress import Progress
 from container.sentinel import Sentinel
-from container.child import Child
 from container.supervise import Supervisor
 from container.versions import Lane, Rules, Versions
 from container.watch import Policy
@@ -43,7 +44,9 @@ def run(environ: Mapping[str, str]) -> int:
     the_plan = plan.make(cpus, env["EVENKEEL_FRONTS"], env["EVENKEEL_REPLICAS"], env["EVENKEEL_THREADS"],
                          lanes=2 if catalogue.name else 1)  # fmt: skip
     if the_plan.places > ENGINES_MAX:
-        raise BadSetting(f"EVENKEEL_REPLICAS={the_plan.engines} is too many for a folder with versions: at most {ENGINES_MAX // 2}")
+        raise BadSetting(
+            f"EVENKEEL_REPLICAS={the_plan.engines} is too many for a folder with versions: at most {ENGINES_MAX // 2}"
+        )
     more = {"name": catalogue.name, "version": version, "versions": list(catalogue.versions)} if catalogue.name else {}
     log("plan", the_plan.why(cpus), model_dir=str(env.model_dir), set=env.set_by_hand(), **more)
     if env["EVENKEEL_FAULTS"]:
@@ -61,9 +64,9 @@ def run(environ: Mapping[str, str]) -> int:
         versions = Versions(page, catalogue, version, swap_rules(env), {"fault_injection": env["EVENKEEL_FAULTS"]})
         children = [*engines(env, the_plan, page, run_dir, text, versions), front(env, the_plan, page, data, run_dir, text)]
         children.append(sidecar(env, page, side, run_dir, text))
+        sentinel = Sentinel(env["EVENKEEL_LEAK_S"], env["EVENKEEL_MEMORY_MB"] * MIB)
         supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"],
-                                watch_policy(env), Sentinel(env["EVENKEEL_LEAK_S"], env["EVENKEEL_MEMORY_MB"] * MIB),
-                                versions)  # fmt: skip
+                                watch_policy(env), sentinel, versions, Door(data))  # fmt: skip
         supervisor.on_tick = Progress(page, data.getsockname()[1], versions.serving.path, text).look
         code = supervisor.run()
         log("stopped", "every process has ended", code=code)

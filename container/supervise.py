@@ -1,7 +1,7 @@
 """PID 1's work: spawn, watch, restart, drain, reap. Knows processes by role and place, and nothing of what they do.
 
-Owner of the data port, the engines' listening sockets, the run directory and the supervisor's cells of the status
-page. All of these outlive the processes that use them, so a restart loses no connection and no counter.
+Owner of the data port, which door.py closes, the engines' listening sockets, the run directory and the supervisor's cells of the
+status page. All of these outlive the processes that use them, so a restart loses no connection and no counter.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from container import machine, watch
+from container import machine, standby, watch
 from container.child import Child, tell
+from container.door import Door
 from container.output import Output
 from container.sentinel import Sentinel
 from container.versions import Versions
+from container.waker import Waker, parent_of
 from serve.contract.lifecycle import Reason, State, Verdict
 from serve.contract.logline import log
 from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE
-from serve.contract.status import Engine, Front, Main, StatusPage, read_engine, restart_cell, run_spans
+from serve.contract.status import Block, Engine, Front, Main, StatusPage, read_engine, restart_cell, run_spans
 
 TICK_S = 0.25
 RESTART_WINDOW_S = 600.0
@@ -42,11 +44,12 @@ class Supervisor:
     def __init__(
         self, page: StatusPage, children: list[Child], restart_limit: int, drain_s: float, quiet_s: float,
         policy: watch.Policy = watch.Policy(),  # noqa: B008  frozen
-        sentinel: Sentinel | None = None, versions: Versions | None = None,
+        sentinel: Sentinel | None = None, versions: Versions | None = None, door: Door | None = None,
     ) -> None:  # fmt: skip
         self._page, self._children, self._policy = page, children, policy
         self._moment = watch.Moment(time.monotonic())
         self._sentinel, self._versions = sentinel or Sentinel(), versions
+        self._door, self._waker = door, Waker()
         self._oom_kills = machine.oom_kills(CGROUP)
         self._restart_limit, self._drain_s, self._quiet_s = restart_limit, drain_s, quiet_s
         self._exit_code = 0
@@ -66,6 +69,8 @@ class Supervisor:
         while True:
             now_s = time.monotonic()
             self._reap(now_s)
+            self._moment = self._moment.later(now_s)
+            self._waker.look(self._processes(), self._moment)
             if self._page.main.count[Main.DRAIN_ASKED]:
                 self.stop(0, "asked to drain: finishing what has been accepted")
             if self._stop_asked_s:
@@ -76,6 +81,7 @@ class Supervisor:
                     self._versions.tick(now_s)
                 self._start_due(now_s)
                 self._watch(now_s)
+                self._switch_when_warm()
             self.on_tick()
             outputs = {c.output.fd: c for c in self._children if c.output is not None}
             ready, _, _ = select.select([self._wake_r, *outputs], [], [], TICK_S if not self._stop_asked_s else 0.02)
@@ -105,11 +111,8 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         child.epoch += 1
         child.due_s, child.started_s, child.condemned_s = None, time.monotonic(), 0.0
-        block = self._page.engine(child.place) if child.role == "engine" else None
+        block = self._clear(child.place) if child.role == "engine" else None
         if block is not None:
-            for cell in (Engine.STATE, Engine.QUEUE_ROWS, Engine.WARM_DONE, Engine.WARM_TOTAL, Engine.STUCK):
-                block.count[cell] = 0
-            block.value[Engine.RUN_STARTED_S] = block.value[Engine.BEAT_S] = 0.0
             block.count[Engine.EPOCH] = child.epoch
         # A session of its own: Ctrl-C at a terminal reaches only the supervisor, which then stops the others in order.
         read_end, write_end = os.pipe2(os.O_CLOEXEC) if child.captured else (-1, None)
@@ -121,6 +124,13 @@ class Supervisor:
             child.output = Output(read_end, child.label)
         if block is not None:
             block.count[Engine.PID] = child.process.pid
+
+    def _clear(self, place: int) -> Block:
+        block = self._page.engine(place)
+        for cell in (Engine.STATE, Engine.QUEUE_ROWS, Engine.WARM_DONE, Engine.WARM_TOTAL, Engine.STUCK):
+            block.count[cell] = 0
+        block.value[Engine.RUN_STARTED_S] = block.value[Engine.BEAT_S] = 0.0
+        return block
 
     def _read_output(self, child: Child) -> None:
         if child.output is not None and not child.output.read():
@@ -148,7 +158,15 @@ class Supervisor:
             child.output.close()
             child.output = None
         child.process = None
+        if child.beside is not None:
+            self._children.remove(child)
         if self._stop_asked_s:
+            return
+        if child.beside is not None:
+            if child.ending != "leak":
+                self._standby_failed(child.beside, code)
+            elif code:  # cut off in a batch, which is not its successor's
+                self._page.engine(child.place).value[Engine.RUN_STARTED_S] = 0.0
             return
         if self._versions is not None and self._versions.ended(child, code, now_s):
             return
@@ -162,6 +180,13 @@ class Supervisor:
         what = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         if len(child.restarts) > self._restart_limit:
             self.stop(1, f"{child.label} ended {len(recent) + 1} times within {RESTART_WINDOW_S / 60:g} minutes ({what})")
+            return
+        successor = self._standby_of(child)
+        if successor is not None:
+            log("restart", f"{child.label} ended with {what}, the one that was being made beside it takes its place",
+                role=child.role, place=child.place, reason=reason)  # fmt: skip
+            self._clear(child.place)
+            self._hand_over(child, successor)
             return
         child.due_s = now_s + (BACKOFF_S[min(len(recent), len(BACKOFF_S) - 1)] if reason != "leak" else 0.0)
         log("restart", f"{child.label} ended with {what}, starting another", role=child.role, place=child.place,
@@ -178,14 +203,14 @@ class Supervisor:
     # ---- those that live but do not move, see watch.py ---------------------------------------------------------------
 
     def _watch(self, now_s: float) -> None:
-        self._moment = self._moment.later(now_s)
         sample = self._sentinel.due(now_s)
         for child in self._children:
             if child.ending == "leak" and child.process is not None and self._moment.since(child.condemned_s) > LEAVE_S:
                 tell(child, signal.SIGKILL)
-            if child.process is not None and not child.ending:
+            if child.process is not None and not child.ending and child.beside is None:
                 if child.role == "engine":
-                    self._watch_engine(child)
+                    if not self._predecessor_leaves(child):  # until then the batches on the page are that one's
+                        self._watch_engine(child)
                     if sample and not child.condemned_s:
                         self._watch_memory(child, child.process.pid)
                 elif why := self._silence(child):
@@ -221,16 +246,86 @@ class Supervisor:
             self._end(child, "stuck")
 
     def _watch_memory(self, child: Child, pid: int) -> None:
-        """Before the kernel ends a replica in the middle of a batch, it is told to finish what it has accepted and leave.
-        What comes meanwhile waits in the fronts."""
+        """Before the kernel ends a replica in the middle of a batch, it is replaced."""
         view = read_engine(self._page, child.place)
         if view.state != State.READY:
             return
         why = self._sentinel.look(child.place, pid, view.rows, self._moment.now_s)
-        if why:
-            log("leak", f"{child.label} is replaced: {why}", role=child.role, place=child.place, rows=view.rows)
-            child.ending, child.condemned_s = "leak", self._moment.now_s
-            tell(child, signal.SIGTERM)
+        swapping = self._versions is not None and not self._versions.steady
+        if not why or swapping or any(c.beside is not None for c in self._children):  # one after the other
+            return
+        no_room = standby.why_not(self._page.main.count[Main.ENGINES], self._sentinel.new_bytes(child.place),
+                                  self._sentinel.left_bytes())  # fmt: skip
+        how = f"in its place, because {no_room}" if no_room else "by one that is made ready beside it"
+        log("leak", f"{child.label} is replaced {how}: {why}", role=child.role, place=child.place, rows=view.rows)
+        if no_room:
+            self._leave(child)
+        else:
+            self._begin_standby(child)
+
+    def _leave(self, child: Child) -> None:
+        """It finishes what it has accepted. What comes meanwhile waits in the fronts."""
+        child.ending, child.condemned_s = "leak", self._moment.now_s
+        tell(child, signal.SIGTERM)
+
+    # ---- a successor made ready beside its predecessor, see standby.py and serve/engine/standby.py ---------------------
+
+    def _begin_standby(self, child: Child) -> None:
+        fresh = Child(child.role, standby.SPARE, lambda epoch: standby.command(child.command(epoch)), child.fds, child.environ,
+                      child.captured, epoch=child.epoch, beside=child)  # fmt: skip
+        self._children.append(fresh)
+        self._start(fresh)
+
+    def _standby_of(self, child: Child) -> Child | None:
+        return next((c for c in self._children if c.beside is child and not c.ending and c.process is not None), None)
+
+    def _predecessor_leaves(self, child: Child) -> bool:
+        return any(c.beside is child and c.ending for c in self._children)
+
+    def _switch_when_warm(self) -> None:
+        """The predecessor is told to leave only when its successor can serve. /ping never learns of it."""
+        for fresh in [c for c in self._children if c.beside is not None and not c.ending]:
+            child = fresh.beside
+            assert child is not None, "it was chosen for that"
+            if self._versions is not None and not self._versions.steady:
+                self._end(fresh, "leak")  # its predecessor gives way to another version now
+                continue
+            if child.process is None or read_engine(self._page, fresh.place).state != State.READY:
+                continue
+            old = Child(child.role, child.place, child.command, child.fds, captured=child.captured, output=child.output,
+                        process=child.process, epoch=child.epoch, beside=child)  # fmt: skip
+            self._children.append(old)
+            self._page.main.count[restart_cell(child.role, "leak")] += 1
+            log(
+                "restart",
+                f"{child.label} has a warm successor, which takes over",
+                role=child.role,
+                place=child.place,
+                reason="leak",
+            )
+            self._hand_over(child, fresh)
+            self._leave(old)
+
+    def _hand_over(self, child: Child, fresh: Child) -> None:
+        """The standby's process is the child's from now on: its epoch on the page tells it so."""
+        self._children.remove(fresh)
+        child.process, child.output, child.epoch, child.started_s = fresh.process, fresh.output, fresh.epoch, fresh.started_s
+        child.ending, child.condemned_s, child.due_s = "", 0.0, None
+        assert child.process is not None, "only a living standby takes over"
+        block = self._page.engine(child.place)
+        block.count[Engine.PID] = child.process.pid
+        block.count[Engine.EPOCH] = child.epoch
+
+    def _standby_failed(self, child: Child, code: int) -> None:
+        what = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if child.process is None or child.ending:
+            return
+        if code == EXIT_BAD_MODEL:
+            log("no_successor", f"{child.label} stays: the model's files cannot be served any more, see the line above")
+            self._sentinel.leave_alone(child.process.pid)
+            return
+        log("no_successor", f"{child.label} is replaced in its place: the one beside it ended with {what}")
+        self._leave(child)
 
     def _running(self, child: Child) -> list[tuple[int, int]]:
         """The ids of the batch, as spans: those that the log of a front has when one of them is refused."""
@@ -239,6 +334,15 @@ class Supervisor:
     def _end(self, child: Child, reason: str) -> None:
         child.ending = reason
         tell(child, signal.SIGKILL)
+
+    def _processes(self) -> dict[int, str]:
+        """Names by pid: the children, and the workers of gunicorn's that say who they are."""
+        found = {c.process.pid: c.label for c in self._children if c.process is not None}
+        for i in range(self._page.main.count[Main.FRONTS]):
+            pid = self._page.front(i).count[Front.PID]
+            if pid and found.get(parent_of(pid), "").startswith("front"):
+                found[pid] = f"front worker {i}"
+        return found
 
     # ---- leaving -----------------------------------------------------------------------------------------------------
 
@@ -265,6 +369,8 @@ class Supervisor:
         quiet_s = self._quiet_s if self._exit_code == 0 else 0.0
         if waited_s < quiet_s and self._was_ready():
             return False
+        if self._door is not None and not self._door.closed(now_s, any(c.role == "front" for c in alive)):
+            return False
         if not any(c.role in DEPARTURE[: self._departing + 1] for c in alive) and self._departing < len(DEPARTURE) - 1:
             self._departing += 1
             for child in alive:
@@ -289,4 +395,3 @@ class Supervisor:
                 pass
         except BlockingIOError:
             pass
-

@@ -118,6 +118,11 @@ class Versions:
         return found
 
     @property
+    def steady(self) -> bool:
+        """No swap is under way."""
+        return self.phase is Phase.STEADY
+
+    @property
     def _other(self) -> Lane:
         return self.lanes[1 - self._serving]
 
@@ -440,4 +445,3 @@ class Versions:
         assert e is not None, "only what is there is shown"
         places = [c.place for c in lane.children]
         return {"edition": e.number, "version": e.version, "state": e.state, "since_s": e.since_s, "places": places}
-

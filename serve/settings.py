@@ -58,6 +58,7 @@ class EngineSettings:
     version: str = ""
     edition: int = 0  # which loading of a version this is
     tally: int = 0  # where fronts count its answers
+    standby: int = -1  # the spare place from which it waits for its own, see serve/engine/standby.py; -1: it has its own
 
 
 Record = TypeVar("Record", FrontSettings, EngineSettings)

@@ -108,7 +108,9 @@ class Cycle:
         return not len(self._pending) and not self._peers.unsent
 
     def close(self) -> None:
-        """Leave all fronts. What they gave us and we have not answered is theirs again."""
+        """Leave all fronts in good order. What they gave us and we have not answered is theirs again, and has run nowhere."""
+        if self.cells.count[RUN_EPOCH] == self._epoch:
+            self.cells.count[RUN_SPANS] = 0
         self._peers.close()
 
     def turn(self, wait_s: float) -> float:
@@ -237,12 +239,15 @@ class Cycle:
         started_s = self._stamp_start(segments, key, rows)
         try:
             if self.replica.signature is None:
-                self._run_raw(segments, started_s)
+                too_large = self._run_raw(segments, started_s)
                 failed: EvenkeelError | None = None
             else:
-                failed = self._run_tensors(segments, key, rows, started_s)
+                too_large, failed = [], self._run_tensors(segments, key, rows, started_s)
         finally:
             self.cells.value[_STARTED] = 0.0
+        if too_large:  # some of a batch of several: each is told only what it does alone
+            for fewer in _halves(too_large) or (too_large,):
+                self._run(fewer, key)
         if failed is None:
             return
         halves = _halves(segments) or (_parts(segments[0]) if isinstance(failed, OutOfMemory) else None)
@@ -363,22 +368,32 @@ class Cycle:
                     whole = scatter.crop(whole, inputs.row_dims(s.item.peer.memory, s.item.offset), key)
                 self._replies.tensors(s.item, layout, whole, flags, started_s, run_s, rows)
 
-    def _run_raw(self, segments: list[Segment], started_s: float) -> None:
-        """Whole bodies through the user's handler. Each request has a result of its own."""
+    def _run_raw(self, segments: list[Segment], started_s: float) -> list[Segment]:
+        """Whole bodies through the user's handler. Each request has a result of its own. Returns those that did not fit into
+        memory together, which may fit apart."""
         requests = [_raw_request(s.item) for s in segments]
         results = self.replica.backend.handle(requests)
         run_s = self._clock() - started_s
-        self._count_batch(len(segments), run_s, run_s)
-        self._learn((), len(segments), run_s)
+        too_large: list[Segment] = []
         for s, request, result in zip(segments, requests, results, strict=True):
             if isinstance(result, RawReply):
                 self._replies.raw(s.item, result, started_s, run_s, len(segments))
                 continue
             known = translated(result)
+            if isinstance(known, OutOfMemory) and len(segments) > 1:
+                too_large.append(s)
+                continue
             if isinstance(known, ModelFailed | OutOfMemory):
                 trace = "".join(traceback.format_exception(known.__cause__ or result, limit=-8))
                 log("handler_error", known.message, request_id=request.request_id, traceback=trace)
             self._replies.fault(s.item, known)
+        if len(too_large) > 1:
+            self._lower_ceiling(len(too_large))
+        ran = len(segments) - len(too_large)
+        if ran:
+            self._count_batch(ran, run_s, run_s)
+            self._learn((), ran, run_s)
+        return too_large
 
     def _count_batch(self, rows: int, run_s: float, took_s: float) -> None:
         count, value = self.cells.count, self.cells.value

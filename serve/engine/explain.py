@@ -14,7 +14,7 @@ from typing import Any
 from serve.batching.cost import Curve, best_rows
 from serve.contract import shapes
 from serve.contract.shapes import ShapeUse
-from serve.contract.status import TEXT_BYTES, StatusPage
+from serve.contract.status import TEXT_BYTES, Engine, StatusPage
 from serve.engine.replica import Replica
 from serve.engine.startup import Ledger
 from serve.engine.warmup import Report
@@ -26,8 +26,9 @@ SHAPES_SHOWN = 32
 class Explanation:
     """The text of one engine, written again when a part of it changes."""
 
-    def __init__(self, page: StatusPage, place: int, ledger: Ledger) -> None:
+    def __init__(self, page: StatusPage, place: int, ledger: Ledger, epoch: int | None = None) -> None:
         self._page, self._place, self._ledger = page, place, ledger
+        self._epoch = epoch  # of this process: once the place has another one, the text is its successor's. None: for ever
         self._parts: dict[str, Any] = {}
         self._lock = threading.Lock()  # the fingerprint's thread and the publisher's may both have something new
 
@@ -58,7 +59,13 @@ class Explanation:
     def update(self, **parts: Any) -> None:
         with self._lock:
             self._parts.update(parts)
-            self._page.write_text(self._place, fitting(self._parts))
+            if self._epoch in (None, self._page.engine(self._place).count[Engine.EPOCH]):
+                self._page.write_text(self._place, fitting(self._parts))
+
+    def move(self, place: int) -> None:
+        """On at another place, with all that has been said."""
+        self._place = place
+        self.update()
 
 
 def batching(replica: Replica) -> dict[str, Any]:

@@ -21,11 +21,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from serve.contract import fingerprint
-from serve.contract.lifecycle import State, step
+from serve.contract.lifecycle import State
 from serve.contract.logline import LogStream, log, setup
 from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE, die_with_parent
-from serve.contract.status import RUN_SPANS, Block, Engine, Front, Main, StatusPage
+from serve.contract.status import RUN_SPANS, Engine, Front, Main, StatusPage
 from serve.engine.failures import DeviceLost
+from serve.engine.life import Life
 from serve.engine.startup import Ledger, process_began_s
 from serve.errors import BadModel
 from serve.settings import EngineSettings, parse
@@ -42,20 +43,6 @@ REHEARSAL_TURN_S = 0.005
 NICE = 19  # of the thread that reads the model's files for their sum: it takes what nobody else wants
 
 
-class Life:
-    """Writes the replica's state where the others read it; only legal steps."""
-
-    def __init__(self, block: Block) -> None:
-        self.block, self.state = block, State.NEW
-
-    def become(self, target: State) -> None:
-        self.state = step(self.state, target)
-        self.block.value[Engine.STATE_SINCE_S] = time.monotonic()
-        self.block.count[Engine.STATE] = int(target)
-        if target is State.READY:
-            self.block.count[Engine.WAS_READY] = 1
-
-
 def main() -> None:
     ledger = Ledger(began_s=process_began_s())
     settings = parse(EngineSettings, sys.argv[1])
@@ -65,7 +52,7 @@ def main() -> None:
     faulthandler.enable(2)  # the stacks of a crash in native code, below our log: the supervisor reads it
     faulthandler.register(DUMP_SIGNAL, 2)
     page = StatusPage(settings.status_fd)
-    life = Life(page.engine(settings.place))
+    life = Life(page.engine(first_place(settings)))
     try:
         run(settings, page, life, ledger)
     except BadModel as e:
@@ -82,12 +69,16 @@ def main() -> None:
 
 def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger) -> None:
     life.become(State.LOADING)
-    from serve.engine import explain  # NumPy comes with it and the framework with the backend, so only from here on
+    from serve.engine import explain, standby  # NumPy comes with it and the framework with the backend, so only from here on
     from serve.engine.cycle import Cycle
 
     ledger.before("import")
-    explanation = explain.Explanation(page, settings.place, ledger)
+    explanation = explain.Explanation(page, first_place(settings), ledger, settings.epoch)
     replica, report = proven(settings, life, ledger, explanation)
+    if settings.standby >= 0:
+        explanation.warmed(replica, report)
+        log("standing_by", f"{replica.manifest.name} is warm and waits for the place of its predecessor")
+        standby.stand_by(page, settings, life, explanation)
     block = life.block
     block.value[Engine.ROW_COST_S] = replica.cost.default.cheapest_row()
     block.value[Engine.RUN_LIMIT_S] = replica.manifest.run_s_max or 0.0
@@ -102,8 +93,9 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger) 
     settle()
     stop = threading.Event()
     threading.Thread(target=explain.publish_shapes, args=(explanation, replica, stop), name="shapes", daemon=True).start()
-    with ledger.phase("warm"):
-        rehearse(cycle, page, settings)
+    if settings.standby < 0:  # who takes over at once has no time for it, and its fronts are warm
+        with ledger.phase("warm"):
+            rehearse(cycle, page, settings)
     if settings.faults:
         from serve.engine import faults
 
@@ -111,12 +103,20 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger) 
         explanation.update(facts=replica.backend.describe())
     explanation.warmed(replica, report)
     tell(replica, report, ledger)
-    life.become(State.READY)
+    if life.state is not State.READY:
+        life.become(State.READY)
     cycle.serve()
+    cycle.close()  # now, and not when the interpreter has been taken apart: fronts wait for whoever comes next
     stop.set()
-    explanation.shapes(replica)
-    life.become(State.DRAINING)
-    life.become(State.CLOSED)
+    if standby.holds_place(page, settings):
+        explanation.shapes(replica)
+        life.become(State.DRAINING)
+        life.become(State.CLOSED)
+
+
+def first_place(settings: EngineSettings) -> int:
+    """Where on the status page it begins to tell of itself."""
+    return settings.place if settings.standby < 0 else settings.standby
 
 
 def proven(settings: EngineSettings, life: Life, ledger: Ledger, explanation: Explanation) -> tuple[Replica, Report]:

@@ -24,7 +24,7 @@ from gunicorn.workers.base import Worker
 
 from serve.contract.logline import log, setup
 from serve.contract.process import die_with_parent
-from serve.contract.status import FRONTS_MAX, Front, StatusPage, worker_restart_cell
+from serve.contract.status import FRONTS_MAX, Front, Main, StatusPage, worker_restart_cell
 from serve.front.app import build
 from serve.front.invocation import Invocations
 from serve.front.protocol import Desk, FrontProtocol
@@ -32,6 +32,7 @@ from serve.front.rehearsal import Rehearsal
 from serve.settings import FrontSettings, parse
 
 BEAT_EVERY_S = 1.0
+LEAVING_LOOK_S = 0.05
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 BACKLOG = 2048  # connections the kernel accepts for us: SageMaker gives a connect 250 ms
 
@@ -131,7 +132,8 @@ class FrontWorker(Worker):  # type: ignore[misc]
         server = uvicorn.Server(config)
         connect = functools.partial(FrontProtocol, desk, config=config, server_state=server.server_state, app_state={})
         invocations.rehearsal = Rehearsal(invocations, block, connect)
-        sweeps = [asyncio.create_task(invocations.keep_sweeping()), asyncio.create_task(keep_sweeping(desk))]
+        sweeps = [asyncio.create_task(invocations.keep_sweeping()), asyncio.create_task(keep_sweeping(desk)),
+                  asyncio.create_task(wait_to_wind_down(desk))]  # fmt: skip
         await server.serve(sockets=self.sockets)
         for task in sweeps:
             task.cancel()
@@ -177,6 +179,12 @@ async def keep_sweeping(desk: Desk) -> None:
     while True:
         await asyncio.sleep(BEAT_EVERY_S)
         desk.sweep()
+
+
+async def wait_to_wind_down(desk: Desk) -> None:
+    while not desk.page.main.count[Main.LEAVING]:
+        await asyncio.sleep(LEAVING_LOOK_S)
+    desk.wind_down()
 
 
 def main() -> None:

@@ -52,6 +52,14 @@ class Desk:
         self.heads = Heads()
         self.connections: set[FrontProtocol] = set()
         self.receiving_bytes = 0  # of bodies that are not complete yet, over all connections
+        self.leaving = False  # the container is: each connection ends with its next answer
+
+    def wind_down(self) -> None:
+        """The container has begun to leave: who asks again shall do so elsewhere. Idle connections stay, for the quiet time,
+        since a request may be on its way to us."""
+        self.leaving = True
+        for connection in self.connections:
+            connection.answer_is_last()
 
     def sweep(self) -> None:
         """Close what is idle or has stopped sending. Called about once a second."""
@@ -86,7 +94,7 @@ class FrontProtocol(HttpToolsProtocol):
         self._heard_s = _monotonic()
         self._stalled = (0, 0.0)  # bytes the client has not taken, and since when it has been that many
         self._lingering = False  # nothing more is read as HTTP; what still comes is thrown away
-        self._leaving = False  # the worker is stopping: the next answer is the last
+        self._leaving = desk.leaving  # the next answer is the last
 
     @property
     def _busy(self) -> bool:
@@ -408,12 +416,15 @@ class FrontProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The worker is stopping: close when what has begun to arrive has been answered."""
-        self._leaving = True
-        self._usual_length = -1
+        self.answer_is_last()
         if not self._receiving and not self._busy and not self.pipeline:
             self.transport.close()
         elif self.cycle is not None and not self._in_head:
             self.cycle.keep_alive = False
+
+    def answer_is_last(self) -> None:
+        self._leaving = True
+        self._usual_length = -1
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.desk.connections.discard(self)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from container.waker import STOPPED_S, stopped_too_long
 from container.watch import (
     AGAIN_FACTOR,
     GRACE_S,
@@ -150,3 +151,15 @@ def test_whatever_hangs_is_found_in_the_end_and_never_before_its_limit(seed: int
         assert stuck(view, Moment(start_s + 4 * 10 * 100 + 3601.0), POLICY)
         least = view.run_limit_s or POLICY.least_s
         assert not any(stuck(view, Moment(t), POLICY) for t in moments if t - start_s <= least)
+
+
+def test_who_is_stopped_goes_on_after_its_time_and_gets_it_anew_when_stopped_again() -> None:
+    since, due = stopped_too_long({}, [7, 8], Moment(100.0))
+    assert (since, due) == ({7: 100.0, 8: 100.0}, [])
+    since, due = stopped_too_long(since, [7], Moment(100.0 + STOPPED_S))
+    assert (since, due) == ({}, [7]), "8 was continued by somebody else"
+    assert stopped_too_long(since, [7], Moment(103.0)) == ({7: 103.0}, [])
+
+
+def test_time_that_the_watcher_did_not_see_does_not_count_against_who_is_stopped() -> None:
+    assert stopped_too_long({7: 100.0}, [7], Moment(110.0, awake_since_s=109.5)) == ({7: 100.0}, [])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serve.batching.cost import Curve
 from serve.contract.status import Engine
 from serve.engine.backends.base import RawReply
 from serve.engine.failures import DeviceLost, translated
@@ -175,3 +176,46 @@ def test_a_handler_without_memory_is_told_apart_too() -> None:
         bench.turn()
         reply = only(front.replies())
         assert isinstance(reply, Fault) and reply.code == "out_of_memory"
+
+
+def test_a_handlers_batch_without_memory_is_halved_later_ones_are_smaller_and_only_who_does_not_fit_alone_is_refused() -> None:
+    sizes: list[int] = []
+
+    def handle(requests: Sequence[Any]) -> list[Any]:
+        sizes.append(len(requests))
+        if len(requests) > 10 or any(r.body == b"huge" for r in requests):
+            return [from_backend(MemoryError()) for _ in requests]
+        return [RawReply(b"ok " + r.body, "text/plain") for r in requests]
+
+    made = raw_replica(handle, rows_max=64)
+    made.cost.default = Curve([1, 64], [1e-3, 1.01e-3])
+    with Bench(made) as bench:
+        front = bench.front()
+        ids = [front.submit_raw(b"%d" % i) for i in range(40)]
+        bench.turn(8)
+        replies = front.replies()
+        assert all(isinstance(r, Answer) and r.raw.endswith(b"ok %d" % i) for i, r in enumerate(replies[id] for id in ids))
+        assert sizes == [40, 20, 10, 10, 20, 10, 10]
+        assert (made.rows_max, made.rows_fit, bench.block.count[Engine.ROWS_FIT]) == (10, 10, 10)
+        assert bench.block.count[Engine.ROWS] == 40, "each is counted once"
+        ids = [front.submit_raw(b"huge" if i == 3 else b"small") for i in range(10)]
+        bench.turn(8)
+        replies = front.replies()
+        refused = replies[ids[3]]
+        assert isinstance(refused, Fault) and refused.code == "out_of_memory"
+        assert all(isinstance(replies[id], Answer) for id in ids if id != ids[3]) and len(replies) == 10
+
+
+def test_one_of_a_handlers_batch_without_memory_is_tried_alone_before_it_is_refused() -> None:
+    def handle(requests: Sequence[Any]) -> list[Any]:
+        return [MemoryError() if r.body == b"large" and len(requests) > 1 else RawReply(b"ok", "text/plain") for r in requests]
+
+    made = raw_replica(handle, rows_max=64)
+    made.cost.default = Curve([1, 64], [1e-3, 1.01e-3])
+    with Bench(made) as bench:
+        front = bench.front()
+        for i in range(4):
+            front.submit_raw(b"large" if i == 2 else b"small")
+        bench.turn(8)
+        assert [type(r) for r in front.replies().values()] == [Answer] * 4
+        assert made.rows_max == 64, "that was its own need, and no limit of batches"

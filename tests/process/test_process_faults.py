@@ -6,14 +6,17 @@ import os
 import resource
 import signal
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from container.waker import is_stopped, parent_of
 from tests.support.handler_model import asking, handler_folder
+from tests.support.held import held
 from tests.support.tree import Tree, eventually, serving
 from tests.support.wire import Response, Wire, request
 
@@ -83,6 +86,28 @@ def test_what_a_batched_handler_returns_wrongly_is_its_requests_error_and_no_han
     assert batched.status()["restarts"]["engine"] == before
 
 
+def test_a_batched_handler_that_runs_out_of_memory_gets_smaller_batches_and_costs_no_request(tmp_path: Path) -> None:
+    folder = handler_folder(tmp_path / "model", batched=True)
+    script = folder / "code" / "inference.py"
+    limit = "    if len(items) > 8 or any(i.get('do') == 'huge' for i in items):\n        raise MemoryError('too much')\n"
+    script.write_text(
+        script.read_text().replace('    print("batch of", len(items))\n', '    print("batch of", len(items))\n' + limit)
+    )
+    with serving(folder) as tree:
+        running = busy(tree, 1000, 0.5)
+        wires = [tree.wire(60.0) for _ in range(32)]
+        for i, wire in enumerate(wires):
+            wire.send(request(asking(i, "huge" if i == 5 else "")))
+        replies = [wire.read() for wire in wires]
+        assert running.read().status == 200
+        assert (replies[5].status, replies[5].code) == (507, "out_of_memory")
+        assert [r.json()["x"] for i, r in enumerate(replies) if i != 5] == [2 * i for i in range(32) if i != 5]
+        assert tree.status()["replicas"][0]["batching"]["rows_fit"] <= 8
+        assert reasons(tree) == {}
+        for wire in (running, *wires):
+            wire.close()
+
+
 # Stuck ----------------------------------------------------------------------------------------------------------------
 
 
@@ -109,31 +134,114 @@ def test_a_handler_that_is_slow_is_not_stuck(tmp_path: Path) -> None:
         assert tree.status()["restarts"] == {"front": 0, "engine": 0, "sidecar": 0}
 
 
-def test_a_stopped_engine_is_replaced_when_requests_wait_for_it(tmp_path: Path) -> None:
+# Stopped and held: by SIGSTOP, which SIGCONT ends, or by a debugger, which it does not ---------------------------------
+
+
+class Asking:
+    """Clients that ask an echo all the time; whatever is not a right answer is kept."""
+
+    def __init__(self, tree: Tree, count: int = 4) -> None:
+        self.tree, self.answered = tree, 0
+        self.wrong: list[str] = []
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(float(i),), daemon=True) for i in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, x: float) -> None:
+        with self.tree.wire(60.0) as wire:
+            while not self._ended.wait(0.002):
+                x += 10.0
+                try:
+                    reply = wire.post(b"[[%f]]" % x)
+                except OSError as e:
+                    self.wrong.append(str(e))
+                    return
+                self.answered += 1
+                if reply.status != 200 or reply.json() != [[x]]:
+                    self.wrong.append(reply.raw.decode())
+
+    def end(self) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        assert self.wrong == [] and self.answered > 0
+
+
+def gunicorn_of(tree: Tree) -> int:
+    return parent_of(tree.pid_of("front"))
+
+
+def engine_of(tree: Tree) -> int:
+    return tree.pid_of("engine")
+
+
+def worker_of(tree: Tree) -> int:
+    return tree.pid_of("front")
+
+
+def sidecar_of(tree: Tree) -> int:
+    return tree.pid_of("sidecar")
+
+
+@pytest.mark.parametrize("fronts", ["1", "2"])
+@pytest.mark.parametrize("who", [worker_of, gunicorn_of, engine_of, sidecar_of])
+def test_who_is_stopped_under_load_is_let_go_on_and_costs_no_request(who: Callable[[Tree], int], fronts: str) -> None:
+    with serving("echo", EVENKEEL_FRONTS=fronts) as tree:
+        load, pid = Asking(tree), who(tree)
+        time.sleep(0.3)
+        os.kill(pid, signal.SIGSTOP)
+        eventually(lambda: tree.events("woken"), "it was noticed", 10)
+        eventually(lambda: not is_stopped(pid), "it goes on", 5)
+        time.sleep(0.3)
+        load.end()
+        assert [e["pid"] for e in tree.events("woken")] == [pid]
+        assert eventually(tree.status, "/status answers")["restart_reasons"] == {} and tree.errors() == {}
+        assert tree.ping() == 200
+
+
+def test_an_idle_engine_that_is_stopped_is_let_go_on_before_anybody_asks() -> None:
+    with serving("echo") as tree:
+        pid = engine_of(tree)
+        os.kill(pid, signal.SIGSTOP)
+        eventually(lambda: tree.events("woken"), "it was noticed", 10)
+        assert ask(tree, b"[[1.0, 2.0]]").status == 200 and engine_of(tree) == pid and reasons(tree) == {}
+
+
+def test_a_tree_with_a_stopped_process_still_leaves_in_order() -> None:
+    tree = Tree("echo", EVENKEEL_FRONTS="2").wait_ready()
+    try:
+        for pid in (worker_of(tree), engine_of(tree)):
+            os.kill(pid, signal.SIGSTOP)
+        tree.tell(signal.SIGTERM)
+        assert tree.process.wait(25) == 0
+        assert len(tree.events("woken")) == 2
+        tree.assert_nothing_left()
+    finally:
+        tree.kill()
+
+
+def test_an_engine_that_a_debugger_holds_while_idle_is_replaced_when_requests_wait_for_it() -> None:
     with serving("echo", EVENKEEL_STUCK_S="1") as tree:
-        stopped = tree.pid_of("engine")
-        os.kill(stopped, signal.SIGSTOP)
-        time.sleep(1.5)
-        assert tree.pid_of("engine") == stopped and tree.ping() == 200, "idle, it is in nobody's way"
-        assert ask(tree, b"[[1.0, 2.0]]").status == 200
-        assert reasons(tree) == {"engine/stuck": 1}
+        stopped = engine_of(tree)
+        with held(stopped):
+            time.sleep(1.5)
+            assert engine_of(tree) == stopped and tree.ping() == 200, "idle, it is in nobody's way"
+            assert ask(tree, b"[[1.0, 2.0]]").status == 200
+            assert reasons(tree) == {"engine/stuck": 1}
 
 
-def test_an_engine_stopped_in_the_middle_of_a_batch_costs_no_request(tmp_path: Path) -> None:
+def test_an_engine_that_a_debugger_holds_in_the_middle_of_a_batch_costs_no_request(tmp_path: Path) -> None:
     folder = handler_folder(tmp_path / "model")
     (folder / "model.toml").write_text("[batching]\nrun_s_max = 2.0\n")
-    with serving(folder) as tree:
-        wire = busy(tree, 7, 0.5)
-        os.kill(tree.pid_of("engine"), signal.SIGSTOP)
+    with serving(folder) as tree, busy(tree, 7, 0.5) as wire, held(engine_of(tree)):
         assert wire.read().json()["x"] == 14
         assert reasons(tree) == {"engine/stuck": 1}
-        wire.close()
 
 
-def test_a_stopped_sidecar_is_replaced_and_traffic_never_notices(tmp_path: Path) -> None:
-    with serving("echo") as tree:
-        stopped = tree.pid_of("sidecar")
-        os.kill(stopped, signal.SIGSTOP)
+def test_a_sidecar_that_a_debugger_holds_is_replaced_and_traffic_never_notices() -> None:
+    with serving("echo") as tree, held(sidecar_of(tree)):
 
         def another() -> bool:
             assert tree.ping() == 200 and ask(tree, b"[[1.0]]").status == 200
@@ -143,10 +251,21 @@ def test_a_stopped_sidecar_is_replaced_and_traffic_never_notices(tmp_path: Path)
         assert eventually(lambda: reasons(tree), "/status is back") == {"sidecar/stuck": 1}
 
 
-def test_a_stopped_front_worker_is_replaced_and_the_port_answers_again(tmp_path: Path) -> None:
-    with serving("echo", EVENKEEL_FRONT_TIMEOUT_S="2") as tree:
-        os.kill(tree.pid_of("front"), signal.SIGSTOP)
+def test_a_front_worker_that_a_debugger_holds_is_replaced_and_the_port_answers_again() -> None:
+    with serving("echo", EVENKEEL_FRONT_TIMEOUT_S="2") as tree, held(worker_of(tree)):
         with tree.wire(60.0) as wire:  # accepted by the kernel, answered by the next worker
+            assert wire.post(b"[[1.0]]").status == 200
+        assert reasons(tree) == {"front/stuck": 1}
+
+
+def test_while_a_debugger_holds_gunicorn_its_workers_serve_on_and_when_the_last_is_gone_it_is_replaced() -> None:
+    with serving("echo", EVENKEEL_FRONT_TIMEOUT_S="2") as tree, held(gunicorn_of(tree)):
+        load = Asking(tree)
+        time.sleep(3.0)
+        load.end()
+        assert reasons(tree) == {}, "its workers live, so nobody needs it"
+        os.kill(worker_of(tree), signal.SIGKILL)
+        with tree.wire(60.0) as wire:  # the port is the supervisor's: the kernel takes the connection meanwhile
             assert wire.post(b"[[1.0]]").status == 200
         assert reasons(tree) == {"front/stuck": 1}
 
@@ -195,19 +314,118 @@ def test_a_full_disk_under_the_log_does_not_stop_the_service(tmp_path: Path) -> 
         tree.kill()
 
 
-def test_a_replica_that_leaks_is_replaced_before_the_limit_and_costs_no_request(tmp_path: Path) -> None:
-    with serving(handler_folder(tmp_path / "model"), EVENKEEL_MEMORY_MB="1200") as tree, tree.wire(60.0) as wire:
-        count = 0
+class Leaking:
+    """Clients whose every request makes the handler keep memory; each answer is looked at, and /ping as well."""
 
-        def replaced() -> bool:
-            nonlocal count
-            count += 1
-            reply = wire.post(asking(count, "leak", size=2 << 20))
-            assert (reply.status, reply.json()["x"]) == (200, 2 * count)
-            time.sleep(0.03)
-            return count % 20 == 0 and bool(tree.events("leak"))
+    def __init__(self, tree: Tree, size: int = 1 << 19) -> None:
+        self.tree, self.size, self.count = tree, size, 0
+        self.wrong: list[str] = []
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(1000 * i,), daemon=True) for i in range(3)]
+        self._threads.append(threading.Thread(target=self._ping, daemon=True))
+        for thread in self._threads:
+            thread.start()
 
-        eventually(replaced, "it is replaced", 120.0)
-        assert wire.post(asking(5)).json()["x"] == 10
-        assert reasons(tree) == {"engine/leak": 1}
-        assert tree.errors() == {}
+    def _ask(self, x: int) -> None:
+        with self.tree.wire(60.0) as wire:
+            while not self._ended.wait(0.1):
+                x += 1
+                reply = wire.post(asking(x, "leak", size=self.size))
+                self.count += 1
+                if reply.status != 200 or reply.json()["x"] != 2 * x:
+                    self.wrong.append(reply.raw.decode())
+
+    def _ping(self) -> None:
+        while not self._ended.wait(0.01):
+            status = self.tree.ping()
+            if status != 200:
+                self.wrong.append(f"/ping {status}")
+
+    def end(self) -> list[str]:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        return self.wrong
+
+
+def test_a_replica_that_leaks_gives_way_to_a_warm_one_and_costs_no_request_and_no_ping(tmp_path: Path) -> None:
+    with serving(handler_folder(tmp_path / "model"), EVENKEEL_MEMORY_MB="1200") as tree:
+        before = tree.status()["replicas"][0]
+        load = Leaking(tree)
+        eventually(lambda: tree.events("restart"), "its successor takes over", 120.0)
+        eventually(lambda: tree.pid_of("engine") != before["pid"], "another process has the place")
+        time.sleep(1.0)
+        assert load.end() == [] and load.count > 100
+        after = tree.status()["replicas"][0]
+        assert (after["state"], after["epoch"], after["place"]) == ("READY", before["epoch"] + 1, 0)
+        assert after["rows"] >= load.count, "counters go on"
+        assert "made ready beside it" in tree.events("leak")[0]["message"]
+        assert [e["process"] for e in tree.events("standing_by")] == ["engine-0"]
+        assert reasons(tree) == {"engine/leak": 1} and tree.errors() == {}
+        eventually(lambda: sum(b"serve.engine.process" in cmdline(p) for p in tree.pids()) == 1, "its predecessor has left")
+
+
+def test_without_room_for_two_a_leaking_replica_is_replaced_in_its_place_and_costs_no_request(tmp_path: Path) -> None:
+    with serving(handler_folder(tmp_path / "model"), EVENKEEL_MEMORY_MB="100") as tree:
+        load = Leaking(tree)
+        eventually(lambda: tree.events("restart"), "it is replaced", 120.0)
+        time.sleep(1.0)
+        assert [w for w in load.end() if not w.startswith("/ping")] == []
+        (told,) = tree.events("leak")
+        assert "in its place, because another replica needs about" in told["message"]
+        assert reasons(tree) == {"engine/leak": 1} and tree.errors() == {}
+
+
+@pytest.mark.parametrize("when", ["its successor loads", "its successor takes over"])
+def test_a_stop_in_the_middle_of_such_a_change_costs_no_request(when: str, tmp_path: Path) -> None:
+    folder = handler_folder(tmp_path / "model")
+    script = folder / "code" / "inference.py"
+    script.write_text(script.read_text().replace("def model_fn(model_dir):\n", "def model_fn(model_dir):\n    time.sleep(1.0)\n"))
+    tree = Tree(folder, EVENKEEL_MEMORY_MB="1200", EVENKEEL_QUIET_S="1").wait_ready()
+    try:
+        load = Leaking(tree)
+        eventually(lambda: tree.events("leak"), "it has begun", 120.0)
+        if when == "its successor takes over":
+            eventually(lambda: tree.events("restart"), "it takes over")
+        tree.tell(signal.SIGTERM)
+        assert [w for w in load.end() if not w.startswith("/ping")] == []
+        assert tree.process.wait(25) == 0
+        tree.assert_nothing_left()
+    finally:
+        tree.kill()
+
+
+def test_a_replica_that_crashes_while_its_successor_loads_is_followed_by_that_one(tmp_path: Path) -> None:
+    folder = handler_folder(tmp_path / "model")
+    script = folder / "code" / "inference.py"
+    script.write_text(script.read_text().replace("def model_fn(model_dir):\n", "def model_fn(model_dir):\n    time.sleep(1.0)\n"))
+    with serving(folder, EVENKEEL_MEMORY_MB="1200") as tree:
+        load = Leaking(tree)
+        eventually(lambda: tree.events("leak"), "it has begun", 120.0)
+        os.kill(tree.pid_of("engine"), signal.SIGKILL)
+        eventually(lambda: tree.events("standing_by"), "the standby is warm")
+        eventually(lambda: tree.ping() == 200 and tree.status()["replicas"][0]["state"] == "READY", "the standby serves")
+        time.sleep(0.5)
+        assert [w for w in load.end() if not w.startswith("/ping")] == []
+        assert reasons(tree) == {"engine/signal": 1} and tree.status()["replicas"][0]["epoch"] == 2
+
+
+def test_a_successor_that_dies_leaves_its_predecessor_to_be_replaced_in_its_place(tmp_path: Path) -> None:
+    folder = handler_folder(tmp_path / "model")
+    with serving(folder, EVENKEEL_MEMORY_MB="1200") as tree:
+        script, once = folder / "code" / "inference.py", "if not os.path.exists('died'): open('died', 'w').close(); os._exit(9)"
+        once = once.replace("'died'", repr(str(tmp_path / "died")))
+        script.write_text(script.read_text().replace("KEPT = []\n", f"KEPT = []\n{once}\n"))
+        load = Leaking(tree)
+        eventually(lambda: tree.events("no_successor"), "the standby has died", 120.0)
+        eventually(lambda: tree.status()["ready"] and tree.status()["replicas"][0]["epoch"] == 2, "another one serves")
+        assert [w for w in load.end() if not w.startswith("/ping")] == []
+        assert "replaced in its place" in tree.events("no_successor")[0]["message"] and reasons(tree) == {"engine/leak": 1}
+
+
+def cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

@@ -42,7 +42,8 @@ from serve.engine.backends.handler_defaults import (
     said,
     torch_of,
 )
-from serve.errors import BadModel, BadRequest, EvenkeelError, ModelFailed
+from serve.engine.failures import translated
+from serve.errors import BadModel, BadRequest, EvenkeelError, ModelFailed, OutOfMemory
 
 TEXT = (JSON, CSV)  # these bodies reach input_fn as str
 ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
@@ -97,14 +98,15 @@ class HandlerBackend:
         return [replies[i] for i in range(len(requests))]
 
     def _predict(self, items: list[Any], processors: Sequence[Processor]) -> Sequence[Any]:
-        """A prediction or an EvenkeelError for each item. When the batch raises, each item is tried alone."""
+        """A prediction or an EvenkeelError for each item. When the batch raises, each item is tried alone; but when it had too
+        little memory, the engine is told so for all of them: it tries smaller batches, and makes none as large again."""
         if not items:
             return []
         try:
             predictions = self._script.predict_fn(items, self._model, context=Context(self._script.facts, processors))
         except EvenkeelError as e:
-            if len(items) == 1:
-                return [e]
+            if len(items) == 1 or isinstance(translated(e), OutOfMemory):
+                return [e for _ in items]
             return [self._predict([item], [p])[0] for item, p in zip(items, processors, strict=True)]
         try:  # what is wrong here is a bug of the script and no fault of an item: trying them alone would hide it
             return _taken_apart(predictions, len(items))

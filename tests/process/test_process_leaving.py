@@ -1,0 +1,124 @@
+"""The end of the data port: whoever got in is answered, whoever comes later is refused, nobody is cut off."""
+
+from __future__ import annotations
+
+import collections
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.chaos_cases import slow_start_folder
+from tests.support.handler_model import asking, handler_folder
+from tests.support.tree import Tree, eventually
+from tests.support.wire import Closed, Wire, request
+
+EXIT_S = 25.0
+SOON_S = 3.0  # a connect that the door did not let in is repeated by the client's kernel after a second
+
+
+class Visitors:
+    """Threads that ask again and again until the door stays shut, each with a connection per request or with one that it
+    keeps for as long as the answers let it. `seen` counts what became of them; cut off is what nobody may be."""
+
+    def __init__(self, port: int, keep: bool, count: int = 6, body: bytes = b"[[1.0, 2.0]]") -> None:
+        self.port, self.keep, self.body = port, keep, body
+        self.seen: collections.Counter[str] = collections.Counter()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._visit, daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _visit(self) -> None:
+        while True:
+            try:
+                wire = Wire(self.port, SOON_S)
+            except ConnectionRefusedError:
+                return self._note("refused")
+            except TimeoutError:
+                return self._note("connect took too long")
+            except ConnectionResetError:
+                return self._note("cut off: reset while connecting")
+            with wire:
+                wire.sock.settimeout(30.0)
+                while True:
+                    try:
+                        reply = wire.ask(request(self.body, headers=() if self.keep else ("Connection: close",)))
+                    except (Closed, OSError) as e:
+                        self._note(f"cut off: {type(e).__name__}")
+                        break
+                    self._note(str(reply.status))
+                    if reply.headers.get("connection") == "close":
+                        break
+                    time.sleep(0.002)
+
+    def _note(self, what: str) -> None:
+        with self._lock:
+            self.seen[what] += 1
+
+    def result(self) -> dict[str, int]:
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive(), "every visitor comes to an end"
+        return dict(self.seen)
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["a connection per request", "connections that last"])
+@pytest.mark.parametrize("quiet_s", ["0", "0.5"])
+def test_a_stop_cuts_nobody_off_who_got_in_and_refuses_the_rest(keep: bool, quiet_s: str) -> None:
+    tree = Tree("echo", EVENKEEL_FRONTS="2", EVENKEEL_QUIET_S=quiet_s).wait_ready()
+    visitors = Visitors(tree.port, keep)
+    time.sleep(0.5)
+    tree.stop()
+    seen = visitors.result()
+    assert set(seen) == {"200", "refused"} and seen["refused"] == 6 and seen["200"] > 50, seen
+
+
+@pytest.mark.parametrize("state", ["LOADING", "WARMING"])
+def test_a_stop_before_it_is_ready_cuts_nobody_off_either(state: str, tmp_path: Path) -> None:
+    tree = Tree(slow_start_folder(tmp_path / "model"))
+    eventually(lambda: tree.ping() != 0, "the port answers", 60)
+    visitors = Visitors(tree.port, keep=False)
+    eventually(lambda: tree.status()["replicas"][0]["state"] == state, state, 60)
+    began_s = time.monotonic()
+    tree.stop()
+    assert time.monotonic() - began_s < EXIT_S
+    seen = visitors.result()
+    assert set(seen) == {"503", "refused"} and seen["refused"] == 6, seen
+
+
+def test_idle_connections_outlast_the_quiet_time_and_the_next_answer_is_their_last() -> None:
+    tree = Tree("echo", EVENKEEL_QUIET_S="1.5").wait_ready()
+    try:
+        with tree.wire() as idle:
+            assert "connection" not in idle.post(b"[[1.0]]").headers
+            tree.tell(signal.SIGTERM)
+            eventually(lambda: tree.ping() == 503, "/ping says 503", 5)
+            time.sleep(0.3)
+            reply = idle.post(b"[[2.0]]")
+            assert (reply.status, reply.headers.get("connection")) == (200, "close")
+            assert idle.closed_by_server()
+        assert tree.process.wait(30) == 0
+        tree.assert_nothing_left()
+    finally:
+        tree.kill()
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_now(second: signal.Signals, tmp_path: Path) -> None:
+    tree = Tree(handler_folder(tmp_path / "model")).wait_ready()
+    try:
+        with tree.wire() as wire:
+            wire.send(request(asking(1, "wait", s=20.0)))
+            eventually(lambda: any("begun" in e["message"] for e in tree.events("user_output")), "it runs")
+            tree.tell(signal.SIGTERM)
+            time.sleep(0.3)
+            began_s = time.monotonic()
+            tree.tell(second)
+            assert tree.process.wait(10) == 1, "something was cut off, and the exit code says so"
+            assert time.monotonic() - began_s < 5.0
+        tree.assert_nothing_left()
+    finally:
+        tree.kill()

@@ -41,6 +41,7 @@ class Replica:
         return {
             "name": self.manifest.name, "version": self.manifest.version, "rows_max": self.rows_max,
             "signature": self.signature.to_json() if self.signature else None, "rehearsals": self.rehearsals,
+            "reads_headers": getattr(self.backend, "reads_headers", False),
         }  # fmt: skip
 
 

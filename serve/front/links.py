@@ -41,6 +41,7 @@ class Model:
     row_plan: Plan | None
     rows_together: bool  # one numeric output whose rows are lists of fixed length: many replies are encoded at once
     slot_bytes: int  # room for one row and its answer, when both have a fixed size
+    reads_headers: bool = False  # a handler that may ask for them
     rehearsals: tuple[Mapping[str, str], ...] = ()  # request bodies to warm the whole way with, see rehearsal.py
 
     @staticmethod
@@ -56,7 +57,7 @@ class Model:
         return Model(
             name=card["name"], version=card["version"], rows_max=card["rows_max"], signature=sig, inputs=inputs, outputs=outputs,
             row_plan=plan_of(sig) if sig and plain else None, rows_together=together, slot_bytes=room,
-            rehearsals=tuple(card.get("rehearsals", ())))  # fmt: skip
+            reads_headers=card.get("reads_headers", False), rehearsals=tuple(card.get("rehearsals", ())))  # fmt: skip
 
 
 OnReplies = Callable[["EngineLink", bytes], None]

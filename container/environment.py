@@ -65,6 +65,17 @@ def _faults(value: str) -> str:
     return value
 
 
+BATCH_TIMEOUT_S = 600.0
+STREAM_DRAIN_SHARE = 0.9  # of the time between /ping's 503 and the end; the rest is for telling the clients, and for leaving
+
+
+def _truth(value: str) -> bool:
+    """In any case, as the platform's own tools disagree."""
+    if value.lower() not in ("true", "false", "1", "0", "yes", "no"):
+        raise ValueError("must be true or false")
+    return value.lower() in ("true", "1", "yes")
+
+
 VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_MODEL_DIR", _text, "/opt/ml/model", 0, 0, "folder of the model, read only", ("SAGEMAKER_MODEL_PATH",)),
     Variable("EVENKEEL_MODEL_VERSION", _text, "", 0, 0, "of a folder with NAME/VERSION/: what to serve first; empty: the highest"),
@@ -86,6 +97,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_THREADS", int, 0, 0, 1024, "threads of one replica's framework; 0: CPUs shared among the replicas"),
     Variable("EVENKEEL_REQUEST_TIMEOUT_S", float, 60.0, 0.01, 3600, "deadline of a request, 504 beyond it",
              ("SAGEMAKER_MODEL_SERVER_TIMEOUT",)),
+    Variable("EVENKEEL_STREAM_TIMEOUT_S", float, 480.0, 0.01, 86400,
+             "a streamed answer from its first part to its end; the platform allows 8 minutes"),
     Variable("EVENKEEL_MAX_BODY_MB", float, 100.0, 0.001, 2048, "largest request body in MiB, 413 beyond it"),
     Variable("EVENKEEL_BODY_TIMEOUT_S", float, 30.0, 0.1, 3600, "silence allowed in the middle of a request, 408 beyond it"),
     Variable("EVENKEEL_KEEP_ALIVE_S", float, 75.0, 1, 86400, "idle time after which a connection is closed"),
@@ -111,6 +124,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_RUN_DIR", _text, "", 0, 0, "folder for sockets; empty: a new one under the temporary folder"),
     Variable("EVENKEEL_SHAPE_LOG", _text, "", 0, 0, "file of shapes met in service, warmed on at the next start; empty: none"),
     Variable("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", _text, "", 0, 0, "reply type unless the client says; empty: as asked"),
+    Variable("SAGEMAKER_BATCH", _truth, False, 0, 0,
+             "true in a batch transform job: answers of lines end with a newline, the deadline of a request is 600 s"),
     Variable("SAGEMAKER_SAFE_PORT_RANGE", _text, "", 0, 0, "LOW-HIGH: every other port of ours must be inside"),
 )  # fmt: skip
 
@@ -157,11 +172,19 @@ class Environment:
         """0: no such lines."""
         return float(self["EVENKEEL_EMF_PERIOD_S"]) if self["EVENKEEL_EMF"] else 0.0
 
+    @property
+    def _request_timeout_s(self) -> float:
+        """Batch transform waits 600 s for an answer unless its job says otherwise."""
+        setting = self.settings["EVENKEEL_REQUEST_TIMEOUT_S"]
+        return BATCH_TIMEOUT_S if self["SAGEMAKER_BATCH"] and setting.origin == "default" else float(setting.value)
+
     def limits(self) -> Limits:
         return Limits(
-            request_timeout_s=self["EVENKEEL_REQUEST_TIMEOUT_S"], body_bytes_max=int(self["EVENKEEL_MAX_BODY_MB"] * MIB),
+            request_timeout_s=self._request_timeout_s, body_bytes_max=int(self["EVENKEEL_MAX_BODY_MB"] * MIB),
             body_timeout_s=self["EVENKEEL_BODY_TIMEOUT_S"], keep_alive_s=self["EVENKEEL_KEEP_ALIVE_S"],
-            queue_rows_max=self["EVENKEEL_QUEUE_ROWS"], queue_bytes_max=int(self["EVENKEEL_QUEUE_MB"] * MIB))  # fmt: skip
+            queue_rows_max=self["EVENKEEL_QUEUE_ROWS"], queue_bytes_max=int(self["EVENKEEL_QUEUE_MB"] * MIB),
+            stream_timeout_s=self["EVENKEEL_STREAM_TIMEOUT_S"], batch=self["SAGEMAKER_BATCH"],
+            stream_drain_s=STREAM_DRAIN_SHARE * (self["EVENKEEL_DRAIN_S"] - self["EVENKEEL_QUIET_S"]))  # fmt: skip
 
 
 def read(environ: Mapping[str, str]) -> Environment:

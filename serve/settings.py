@@ -23,6 +23,9 @@ class Limits:
     keep_alive_s: float = 75.0  # above the platform's own idle reuse, so that it never meets a closing connection
     queue_rows_max: int = 8192  # rows accepted and not answered, per front; more only adds waiting
     queue_bytes_max: int = 1024 * MIB  # bytes of slots in use, per front
+    stream_timeout_s: float = 480.0  # of a streamed answer from its first part to its end: the platform's eight minutes
+    stream_drain_s: float = 20.0  # once the container stops, streams may go on so long; then each is told why it ends
+    batch: bool = False  # a batch transform job: answers of lines end with a newline
 
 
 @dataclass(frozen=True, slots=True)

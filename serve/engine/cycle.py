@@ -23,12 +23,13 @@ from serve.batching.policy import Policy, QueueView, Wait, next_step
 from serve.contract.logline import log
 from serve.contract.status import RUN_EPOCH, RUN_SPANS, RUN_SPANS_MAX, Engine, row_bucket, time_bucket
 from serve.contract.status import Block as Cells
-from serve.engine.backends.base import RawReply, RawRequest
+from serve.engine.backends.base import RawReply, RawRequest, RawStream
 from serve.engine.blocks import ROWS_MIN, Block, block_of, broken_up, span
 from serve.engine.failures import translated
 from serve.engine.peers import Peer, Peers
 from serve.engine.replica import Replica
 from serve.engine.replies import Replies
+from serve.engine.streams import Streams
 from serve.engine.tensors import Array, single_rows
 from serve.errors import Cancelled, DeadlineExceeded, EvenkeelError, ModelFailed, NotFinite, OutOfMemory
 from serve.transport import descriptor
@@ -79,6 +80,7 @@ class Cycle:
         self._clock, self._epoch = clock, epoch
         self._peers = Peers(listener, replica.card(), epoch)
         self._replies = Replies(cells, epoch)
+        self._streams = Streams(cells, self._replies, self._stamp_part, self._peers.send, _tell_of, clock)
         self._pending = Pending()
         self._arrivals = Arrivals()
         self._policy = Policy(replica.rows_max, replica.manifest.slo_s)
@@ -105,7 +107,7 @@ class Cycle:
     @property
     def idle(self) -> bool:
         """Nothing is queued, and every reply is out."""
-        return not len(self._pending) and not self._peers.unsent
+        return not len(self._pending) and not self._streams.open and not self._peers.unsent
 
     def close(self) -> None:
         """Leave all fronts in good order. What they gave us and we have not answered is theirs again, and has run nowhere."""
@@ -121,6 +123,8 @@ class Cycle:
             self._expire(now_s)
         wait_s = self._advance(now_s)
         self._peers.send()
+        if self._streams.open and self._streams.advance():
+            return 0.0
         return wait_s
 
     def _last_turn(self, wait_s: float) -> float:
@@ -128,9 +132,21 @@ class Cycle:
         for peer, records in self._peers.receive(wait_s):
             if records is None:
                 self._forget(peer)
+            elif self._streams.open:
+                self._heed(records)
         wait_s = self._advance(self._clock())
         self._peers.send()
+        if self._streams.open and self._streams.advance():
+            return 0.0
         return wait_s
+
+    def _heed(self, records: bytes) -> None:
+        """What fronts say about streams that are open: they have read parts, or the caller has left."""
+        for kind, _, _, rows, id, *_ in REQUEST.iter_unpack(records):
+            if kind == descriptor.MORE:
+                self._streams.more(id, rows)
+            elif kind == descriptor.CANCEL:
+                self._streams.cancel(id)
 
     def _advance(self, now_s: float) -> float:
         """Run one batch if it is time. Returns how long the next `take` may sleep."""
@@ -181,6 +197,7 @@ class Cycle:
     def _forget(self, peer: Peer) -> None:
         for item in self._pending.drop_peer(peer):
             self._replies.forget(item)
+        self._streams.forget(peer)
         self.cells.count[_QUEUE_ROWS] = self._pending.rows
 
     def _queue(self, peer: Peer, records: bytes) -> None:
@@ -204,6 +221,8 @@ class Cycle:
                 self._pending.add(Item(id, rows, key, deadline_s, now_s, peer, offset, capacity, used, alone=alone))
             elif kind == descriptor.CANCEL:
                 self._cancel(id)
+            elif kind == descriptor.MORE:
+                self._streams.more(id, rows)
             elif kind == descriptor.HELLO:
                 self._peers.greet(peer, flags, capacity)
 
@@ -213,6 +232,8 @@ class Cycle:
         return gather.key(layout.row_dims(peer.memory, offset))
 
     def _cancel(self, id: int) -> None:
+        if self._streams.cancel(id):
+            return
         for item in self._pending.items():
             if isinstance(item, Block) and item.holds(id):
                 self._pending.replace(item, item.waiting())
@@ -274,6 +295,10 @@ class Cycle:
         value[_STARTED] = now_s
         self._note_who_runs(segments)
         return now_s
+
+    def _stamp_part(self, item: Item) -> float:
+        """The generator of a stream runs now, for one part."""
+        return self._stamp_start([Segment(item, 0, 1)], (), 1)
 
     def _note_who_runs(self, segments: Sequence[Segment]) -> None:
         """If this batch ends the process, the fronts can tell who was in it."""
@@ -375,17 +400,18 @@ class Cycle:
         results = self.replica.backend.handle(requests)
         run_s = self._clock() - started_s
         too_large: list[Segment] = []
-        for s, request, result in zip(segments, requests, results, strict=True):
+        for s, result in zip(segments, results, strict=True):
             if isinstance(result, RawReply):
                 self._replies.raw(s.item, result, started_s, run_s, len(segments))
+                continue
+            if isinstance(result, RawStream):
+                self._streams.begin(s.item, result)
                 continue
             known = translated(result)
             if isinstance(known, OutOfMemory) and len(segments) > 1:
                 too_large.append(s)
                 continue
-            if isinstance(known, ModelFailed | OutOfMemory):
-                trace = "".join(traceback.format_exception(known.__cause__ or result, limit=-8))
-                log("handler_error", known.message, request_id=request.request_id, traceback=trace)
+            _tell_of(s.item, result, known)
             self._replies.fault(s.item, known)
         if len(too_large) > 1:
             self._lower_ceiling(len(too_large))
@@ -431,6 +457,13 @@ def _parts(segment: Segment) -> tuple[list[Segment], list[Segment]] | None:
     item, start, rows = segment
     half = rows // 2
     return ([Segment(item, start, half)], [Segment(item, start + half, rows - half)]) if half else None
+
+
+def _tell_of(item: Item, error: BaseException, known: EvenkeelError) -> None:
+    """What a handler raised, in the log under the request's id."""
+    if isinstance(known, ModelFailed | OutOfMemory):
+        trace = "".join(traceback.format_exception(known.__cause__ or error, limit=-8))
+        log("handler_error", known.message, request_id=_raw_request(item).request_id, traceback=trace)
 
 
 def _raw_request(item: Item) -> RawRequest:

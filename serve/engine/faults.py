@@ -18,7 +18,7 @@ import numpy as np
 
 from serve.contract.faults import Fault, parse
 from serve.contract.logline import log
-from serve.engine.backends.base import Array, RawBackend, RawReply, RawRequest, TensorBackend
+from serve.engine.backends.base import Array, RawBackend, RawRequest, RawResult, TensorBackend
 from serve.engine.replica import Replica
 from serve.errors import BadModel
 
@@ -102,7 +102,7 @@ class FaultyHandler:
         self.batched = backend.batched
         self._backend, self._injector, self._text = backend, injector, text
 
-    def handle(self, requests: Sequence[RawRequest]) -> Sequence[RawReply | Exception]:
+    def handle(self, requests: Sequence[RawRequest]) -> Sequence[RawResult]:
         try:
             self._injector.next_batch()
         except MemoryError as e:

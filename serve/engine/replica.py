@@ -43,7 +43,7 @@ class Replica:
         return {
             "name": self.manifest.name, "version": self.manifest.version, "rows_max": self.rows_max,
             "signature": self.signature.to_json() if self.signature else None, "rehearsals": self.rehearsals,
-            "edition": self.edition, "tally": self.tally,
+            "edition": self.edition, "tally": self.tally, "reads_headers": getattr(self.backend, "reads_headers", False),
         }  # fmt: skip
 
 

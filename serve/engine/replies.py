@@ -16,13 +16,13 @@ from serve.batching.pending import Item
 from serve.batching.placement import Segment
 from serve.contract.status import Block as Cells
 from serve.contract.status import Engine, time_bucket
-from serve.engine.backends.base import RawReply
+from serve.engine.backends.base import RawReply, RawStream
 from serve.engine.blocks import Block, replies
 from serve.engine.tensors import Array
 from serve.errors import NUMBER, EvenkeelError
 from serve.transport import descriptor
 from serve.transport.arena import spill
-from serve.transport.descriptor import OVERFLOW, REPLY
+from serve.transport.descriptor import OVERFLOW, PART, REPLY, STREAMED
 from serve.transport.layout import Layout, aligned
 
 MESSAGE_BYTES_MAX = 1000  # of a fault's message: fits the smallest slot
@@ -80,7 +80,7 @@ class Replies:
 
     def raw(self, item: Item, reply: RawReply, started_s: float, run_s: float, rows: int) -> None:
         """A handler's answer: what it says of itself, and its body."""
-        meta = json.dumps({"content_type": reply.content_type, "custom_attributes": reply.custom_attributes}).encode()
+        meta = said_of(reply)
         data = len(meta).to_bytes(4, "little") + meta + reply.body
         at = item.offset + aligned(item.used)
         if at + len(data) <= item.offset + item.capacity:
@@ -89,8 +89,17 @@ class Replies:
         else:
             self._answer_spilled(item, 0, memoryview(data), started_s, run_s, rows)
 
-    def fault(self, item: Item, error: EvenkeelError) -> None:
-        """Give the slot back with an error in it.
+    def part(self, item: Item, at: int, data: bytes | memoryview, flags: int = 0) -> None:
+        """One part, at a place where nothing lies that the front has not read."""
+        item.peer.memory[at : at + len(data)] = data
+        item.peer.outbox += REPLY.pack(PART, flags, 0, item.rows, item.id, at, len(data), self._epoch, 0.0, 0.0, 0)
+
+    def end_parts(self, item: Item) -> None:
+        """The slot goes back: every part of the answer has been sent."""
+        item.peer.outbox += REPLY.pack(_ANSWER, STREAMED, 0, item.rows, item.id, 0, 0, self._epoch, 0.0, 0.0, 1)
+
+    def fault(self, item: Item, error: EvenkeelError, *, spilled: bool = False) -> None:
+        """Give the slot back with an error in it, or in a file of its own where the slot still holds parts to be read.
 
         The message goes behind the input, never over it: if this engine dies before the record is out, the front runs
         the request again from that input.
@@ -100,7 +109,7 @@ class Replies:
         family = next(NUMBER[kind] for kind in type(error).__mro__ if kind in NUMBER)
         self._count[_ERRORS + family] += 1
         at = item.offset + aligned(item.used)
-        fits = at + len(message) <= item.offset + item.capacity
+        fits = not spilled and at + len(message) <= item.offset + item.capacity
         flags = 0 if fits else OVERFLOW
         record = REPLY.pack(
             descriptor.FAULT, flags, family, item.rows, item.id, at, len(message), self._epoch, 0.0, 0.0, 0)  # fmt: skip
@@ -138,3 +147,8 @@ class Replies:
             item.peer.channel.send(record, (fd,))
         finally:
             os.close(fd)
+
+
+def said_of(reply: RawReply | RawStream) -> bytes:
+    """What a handler says of its answer, besides the body."""
+    return json.dumps({"content_type": reply.content_type, "custom_attributes": reply.custom_attributes}).encode()

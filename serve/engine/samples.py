@@ -14,7 +14,7 @@ from serve import codec
 from serve.contract.manifest import SUFFIX_TYPES, Sample
 from serve.contract.signature import Signature
 from serve.engine import golden
-from serve.engine.backends.base import Array, RawBackend, RawReply, RawRequest
+from serve.engine.backends.base import Array, RawBackend, RawReply, RawRequest, RawResult, RawStream
 from serve.engine.golden import Golden
 from serve.engine.plan import Shape, decoded
 from serve.engine.replica import Replica
@@ -40,12 +40,22 @@ def raw_request(sample: Sample) -> RawRequest:
 
 
 def raw_reply(backend: RawBackend, sample: Sample) -> RawReply:
-    reply = backend.handle([raw_request(sample)])[0]
+    reply = whole(backend.handle([raw_request(sample)])[0])
     if isinstance(reply, EvenkeelError):
         raise BadModel(f"sample {sample.input.name} fails: {reply.code}: {reply.message}") from reply
     if isinstance(reply, Exception):
         raise reply
     return reply
+
+
+def whole(reply: RawResult) -> RawReply | Exception:
+    """A streamed answer is run to its end and taken as one."""
+    if not isinstance(reply, RawStream):
+        return reply
+    try:
+        return RawReply(b"".join(reply.parts), reply.content_type, reply.custom_attributes)
+    except EvenkeelError as e:
+        return e
 
 
 def _tensor_answer(replica: Replica, signature: Signature, sample: Sample, judge: Golden) -> tuple[bytes, str]:

@@ -304,7 +304,7 @@ class Warmup:
             return
         for rows in sizes(min(self.replica.rows_max, 8))[1:]:
             chosen = [i % len(all_) for i in range(rows)]
-            replies = backend.handle([samples.raw_request(all_[i]) for i in chosen])
+            replies = [samples.whole(r) for r in backend.handle([samples.raw_request(all_[i]) for i in chosen])]
             for at, (i, reply) in enumerate(zip(chosen, replies, strict=True)):
                 difference = str(reply) if isinstance(reply, Exception) else _reply_differs(reply, alone[i], all_[i])
                 what = f"request {at} of a batch of {rows} (sample {all_[i].input.name}), compared with its answer alone"

@@ -70,13 +70,14 @@ class Intake:
         else:
             invocation.used = model.inputs.pack(decoded.arrays, self.memory, slot.offset)
 
-    def take_raw(self, invocation: Invocation, body: Body) -> None:
+    def take_raw(self, invocation: Invocation, body: Body, reads_headers: bool) -> None:
         """The user's handler decodes: the body goes as it came, behind what the handler may ask about it."""
         head = invocation.head
         if head.encoded and head.wrong is not None:
             raise head.wrong
         meta = orjson.dumps({
-            "content_type": head.content_type, "accept": head.accept, "headers": head.headers,
+            "content_type": head.content_type, "accept": head.accept,
+            "headers": head.headers if reads_headers else {},
             "request_id": head.request_id or new_request_id(),
         })  # fmt: skip
         size = 4 + len(meta) + len(body)

@@ -39,10 +39,11 @@ from serve.front.heads import ok_start
 from serve.front.intake import Intake
 from serve.front.links import EngineLink, Model
 from serve.front.request import Flight, Invocation, model_of
+from serve.front.streams import Stream
 from serve.settings import Limits
 from serve.transport import descriptor
 from serve.transport.arena import read_spill
-from serve.transport.descriptor import AGAIN, FINITE, OVERFLOW, REPLY, REQUEST, SUSPECT
+from serve.transport.descriptor import AGAIN, FINITE, OVERFLOW, REPLY, REQUEST, START, STREAMED, SUSPECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,9 +58,10 @@ SUBMITS_MAX = 6  # to one engine after the other, each of which ended before it 
 # when they are too late; less refuses sooner. A fifth covers what the prediction is wrong by.
 WAIT_SHARE_MAX = 0.8
 DECODED_ASIDE_FROM = 1 << 20  # bytes of body from which decoding would hold up other requests noticeably
+LINES = ("text/csv", "application/jsonlines")
 EARLY_MAX = 256  # requests held by a worker that has not met an engine yet
 
-_ANSWER = int(descriptor.ANSWER)
+_ANSWER, _PART = int(descriptor.ANSWER), int(descriptor.PART)
 _OK, _LATENCY, _ERRORS = int(Front.OK), int(Front.LATENCY), int(Front.ERRORS)
 _LATENCY_SUM = int(Front.LATENCY_SUM_S)
 _IN_FLIGHT, _QUEUE_ROWS, _SLOT_BYTES = int(Front.IN_FLIGHT), int(Front.QUEUE_ROWS), int(Front.SLOT_BYTES)
@@ -181,6 +183,10 @@ class Invocations:
         for kind, flags, family, rows, id, offset, size, _, _, _, _ in REPLY.iter_unpack(records):
             invocation = self._flight.pending.pop(id)
             assert invocation.link is link, "an engine replies once to each request that it was given"
+            if kind == _PART:  # and the slot stays the engine's
+                self._flight.pending[id] = invocation
+                self._take_part(invocation, flags, offset, size)
+                continue
             self._flight.rows -= rows
             link.rows -= rows
             if invocation.caller is None:
@@ -198,7 +204,7 @@ class Invocations:
         """Everything but one plain row. False: the body is being decoded aside, and will come back to `begin`."""
         head = invocation.head
         if model.signature is None:
-            self._intake.take_raw(invocation, body)
+            self._intake.take_raw(invocation, body, model.reads_headers)
             return True
         if head.wrong is not None:
             raise head.wrong
@@ -296,22 +302,88 @@ class Invocations:
             os.close(fd)
         if kind == descriptor.FAULT:
             self._refuse(invocation, FAMILIES[family](bytes(memory[offset : offset + size]).decode("utf-8", "replace")))
+        elif flags & STREAMED:
+            self._end_stream(invocation)
         elif model.signature is None:
-            start, body, extra = _raw_answer(memory[offset : offset + size])
+            start, body, extra = _raw_answer(memory[offset : offset + size], self.limits.batch)
             self._answer(invocation, model.starts.once(start), body, extra)
         else:
             self._encode(invocation, offset, flags & FINITE != 0, memory)
+
+    # ---- an answer in parts ----------------------------------------------------------------------------------------
+
+    def _take_part(self, invocation: Invocation, flags: int, offset: int, size: int) -> None:
+        """Write it out, and ask for more unless the client is behind: then when it has caught up, see `resume`."""
+        caller, now_s = invocation.caller, self._clock()
+        if caller is None:
+            return
+        part = bytes(self._intake.memory[offset : offset + size])
+        if flags & START:
+            kind, extra = _said(part)
+            invocation.stream = Stream(kind, now_s - invocation.started_s, now_s + self.limits.stream_timeout_s)
+            caller.open_stream(invocation, kind, extra)
+            keeps_up = True
+        else:
+            keeps_up = caller.write_part(invocation, part)
+        stream = invocation.stream
+        assert stream is not None, "the first part says what the stream is"
+        stream.between = part.endswith(b"\n") or flags & START != 0
+        invocation.deadline_s = min(now_s + self._timeout_s, stream.ends_s)
+        stream.owed += 1
+        if keeps_up:
+            self.resume(invocation)
+
+    def resume(self, invocation: Invocation) -> None:
+        """The client takes its answer again: the engine may write where the parts were that it has had."""
+        stream, link = invocation.stream, invocation.link
+        if stream is None or not stream.owed or link is None or invocation.caller is None:
+            return
+        link.submit(REQUEST.pack(descriptor.MORE, 0, 0, stream.owed, invocation.id, 0, 0, 0, link.epoch, 0.0, 0.0))
+        stream.owed = 0
+        invocation.deadline_s = min(self._clock() + self._timeout_s, stream.ends_s)
+
+    def _end_stream(self, invocation: Invocation) -> None:
+        """The last part is out. What counts as its latency is when the first was there."""
+        caller, stream = invocation.caller, invocation.stream
+        assert caller is not None and stream is not None, "somebody waits, and has had the first part"
+        invocation.caller = None
+        self._note_ok(invocation, stream.first_s)
+        caller.end_stream(invocation)
+
+    def end_streams(self) -> None:
+        """The worker stops, and will not wait longer for answers that go on."""
+        for invocation in [i for i in self._flight.pending.values() if i.stream is not None and i.caller is not None]:
+            self._refuse(invocation, NotReady("the container stops; this answer was not complete", retry_after_s=1))
+            self._cancel(invocation)
+
+    def _too_late(self, invocation: Invocation, now_s: float) -> EvenkeelError | None:
+        """What to tell a caller whose deadline has passed. None: it is the client who is slow, and the stream has time."""
+        stream = invocation.stream
+        if stream is None:
+            return DeadlineExceeded(f"no answer within {self._timeout_s:g} s (EVENKEEL_REQUEST_TIMEOUT_S)")
+        if now_s >= stream.ends_s:
+            return DeadlineExceeded(
+                f"the answer was not complete within {self.limits.stream_timeout_s:g} s (EVENKEEL_STREAM_TIMEOUT_S)"
+            )
+        if stream.owed:
+            invocation.deadline_s = min(now_s + self._timeout_s, stream.ends_s)
+            return None
+        return DeadlineExceeded(f"no further part within {self._timeout_s:g} s (EVENKEEL_REQUEST_TIMEOUT_S)")
+
+    # ---- answer, refuse --------------------------------------------------------------------------------------------
 
     def _answer(self, invocation: Invocation, start: bytes, body: bytes, extra: bytes = b"") -> None:
         caller = invocation.caller
         assert caller is not None, "only those who wait are answered"
         invocation.caller = None
+        self._note_ok(invocation, self._clock() - invocation.started_s)
+        caller.answer(invocation, start, body, extra)
+
+    def _note_ok(self, invocation: Invocation, latency_s: float) -> None:
         tally = invocation.model.tally
         tally.count[_OK] += 1
-        latency_s = self._clock() - invocation.started_s
         tally.count[_LATENCY + time_bucket(latency_s)] += 1
         tally.value[_LATENCY_SUM] += latency_s
-        caller.answer(invocation, start, body, extra)
 
     def _refuse(self, invocation: Invocation, error: EvenkeelError) -> None:
         caller = invocation.caller
@@ -359,9 +431,10 @@ class Invocations:
         now_s = self._clock()
         late = [i for i in self._flight.pending.values() if i.deadline_s <= now_s and i.caller is not None]
         for invocation in late:
-            seconds = self._timeout_s
-            self._refuse(invocation, DeadlineExceeded(f"no answer within {seconds:g} s (EVENKEEL_REQUEST_TIMEOUT_S)"))
-            self._cancel(invocation)
+            error = self._too_late(invocation, now_s)
+            if error is not None:
+                self._refuse(invocation, error)
+                self._cancel(invocation)
         for invocation, _ in self._early:
             if invocation.started_s + self._timeout_s <= now_s:
                 self._refuse(invocation, NotReady("no engine became ready within the deadline", retry_after_s=1))
@@ -495,6 +568,8 @@ def _rows_of(link: EngineLink) -> int:
 
 def _no_more(invocation: Invocation) -> EvenkeelError | None:
     """Why a request whose engine has ended is not run again; None: it is."""
+    if invocation.stream is not None:
+        return EngineLost("the engine ended in the middle of the answer; what has been sent of it cannot be taken back")
     if invocation.crashes >= CRASHES_MAX:
         return PoisonedRequest("the engine ended twice while it ran this request, the second time alone; it is not tried again")
     if invocation.submits >= SUBMITS_MAX:
@@ -502,12 +577,18 @@ def _no_more(invocation: Invocation) -> EvenkeelError | None:
     return None
 
 
-def _raw_answer(data: memoryview) -> tuple[bytes, bytes, bytes]:
+def _raw_answer(data: memoryview, batch: bool) -> tuple[bytes, bytes, bytes]:
     """Start, body and extra headers of a handler's answer."""
     size = int.from_bytes(data[:4], "little")
-    meta = json.loads(bytes(data[4 : 4 + size]))
-    extra = b""
-    if meta["custom_attributes"]:
-        value = meta["custom_attributes"].encode("ascii", "replace").replace(b"\r", b"").replace(b"\n", b"")[:1024]
-        extra = b"x-amzn-sagemaker-custom-attributes: " + value + b"\r\n"
-    return ok_start(meta["content_type"].replace("\r", "").replace("\n", "")), bytes(data[4 + size :]), extra
+    kind, extra = _said(bytes(data[4 : 4 + size]))
+    body = bytes(data[4 + size :])
+    if batch and kind in LINES and not body.endswith(b"\n"):
+        body += b"\n"  # batch transform puts the answers of many requests behind one another
+    return ok_start(kind), body, extra
+
+
+def _said(meta: bytes) -> tuple[str, bytes]:
+    """What a handler said of its answer: content type, and the headers that come with it. Checked by the engine."""
+    said = json.loads(meta)
+    attributes = said["custom_attributes"]
+    return said["content_type"], b"x-amzn-sagemaker-custom-attributes: %b\r\n" % attributes.encode() if attributes else b""

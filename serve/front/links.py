@@ -45,6 +45,7 @@ class Model:
     starts: Starts  # heads of its answers
     tally: Block  # where its answers are counted
     edition: int = 0  # which loading of the version; one of them takes the traffic
+    reads_headers: bool = False  # a handler that may ask for them
     rehearsals: tuple[Mapping[str, str], ...] = ()  # request bodies to warm the whole way with, see rehearsal.py
 
     @staticmethod
@@ -61,7 +62,7 @@ class Model:
             name=card["name"], version=card["version"], rows_max=card["rows_max"], signature=sig, inputs=inputs, outputs=outputs,
             row_plan=plan_of(sig) if sig and plain else None, rows_together=together, slot_bytes=room,
             starts=Starts(card["name"], card["version"]), tally=tally(card.get("tally", 0)), edition=card.get("edition", 0),
-            rehearsals=tuple(card.get("rehearsals", ())))  # fmt: skip
+            reads_headers=card.get("reads_headers", False), rehearsals=tuple(card.get("rehearsals", ())))  # fmt: skip
 
     def takes(self, other: Model) -> bool:
         """Whether a request that was decoded for the other one can run on this one: the inputs in its slot are the same."""

@@ -26,6 +26,7 @@ from serve.errors import BadRequest, BodyTimeout, BodyTooLarge, EvenkeelError, H
 from serve.front.heads import HEAD_BYTES_REMEMBERED, Head, Heads, Route, build
 from serve.front.invocation import Invocations
 from serve.front.request import Invocation, model_of
+from serve.front.streams import Stream, last_words
 from serve.settings import Limits
 
 HEAD_BYTES_MAX = 64 * 1024
@@ -51,6 +52,7 @@ class Desk:
         self.default_accept = default_accept
         self.heads = Heads()
         self.connections: set[FrontProtocol] = set()
+        self._stopping = False
         self.receiving_bytes = 0  # of bodies that are not complete yet, over all connections
         self.leaving = False  # the container is: each connection ends with its next answer
 
@@ -60,6 +62,12 @@ class Desk:
         self.leaving = True
         for connection in self.connections:
             connection.answer_is_last()
+
+    def stop_streams(self) -> None:
+        """The worker stops: streams may go on for a while."""
+        if not self._stopping:
+            self._stopping = True
+            asyncio.get_running_loop().call_later(self.limits.stream_drain_s, self.invocations.end_streams)
 
     def sweep(self) -> None:
         """Close what is idle or has stopped sending. Called about once a second."""
@@ -199,6 +207,8 @@ class FrontProtocol(HttpToolsProtocol):
         existing = self.cycle
         self.cycle = self._hot = invocation = Invocation(self, head)
         invocation.complete = False
+        if self.parser.get_http_version() == "1.0":
+            invocation.delimited = False
         if (head.length or 0) > self.desk.limits.body_bytes_max:
             invocation.refused = self._too_large()
         if (existing is None or existing.response_complete) and not self.flow.write_paused:
@@ -308,6 +318,8 @@ class FrontProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        if isinstance(self._current, Invocation):
+            self.desk.invocations.resume(self._current)  # if it is answered in parts
         self.loop.call_soon(self._next)
 
     # ---- answers out ---------------------------------------------------------------------------------------------
@@ -329,14 +341,45 @@ class FrontProtocol(HttpToolsProtocol):
         self._done(invocation)
 
     def answer_error(self, invocation: Invocation, error: EvenkeelError) -> None:
-        """A small JSON error with Content-Length. The connection goes on unless the body was not read to its end."""
-        if invocation.complete:
+        """A small JSON error with Content-Length. The connection goes on unless the body was not read to its end.
+
+        In the middle of a stream it is one more record, and the connection ends without the stream's own end.
+        """
+        if invocation.stream is not None:
+            self._break_stream(invocation, invocation.stream, error)
+        elif invocation.complete:
             self._write_error(error, invocation.keep_alive, invocation.head.is_head, _named(invocation))
             self._done(invocation)
         else:
             invocation.response_complete = True
             self._write_error(error, False, invocation.head.is_head, _named(invocation))
             self._linger()
+
+    def open_stream(self, invocation: Invocation, content_type: str, extra: bytes) -> None:
+        """A 200 whose body comes in parts."""
+        if not invocation.delimited:
+            invocation.keep_alive = False
+        framing = b"transfer-encoding: chunked\r\n" if invocation.delimited else b""
+        extra += _named(invocation) + (b"" if invocation.keep_alive else b"connection: close\r\n")
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n%b%b\r\n"
+        self.transport.write(head % (content_type.encode("latin-1"), framing, extra))
+
+    def write_part(self, invocation: Invocation, part: bytes) -> bool:
+        """One chunk, at once. Returns whether the client keeps up."""
+        self.transport.write(b"%x\r\n%b\r\n" % (len(part), part) if invocation.delimited else part)
+        return not self.flow.write_paused
+
+    def end_stream(self, invocation: Invocation) -> None:
+        if invocation.delimited:
+            self.transport.write(b"0\r\n\r\n")
+        self._done(invocation)
+
+    def _break_stream(self, invocation: Invocation, stream: Stream, error: EvenkeelError) -> None:
+        words = last_words(stream, error)
+        if words:
+            self.write_part(invocation, words)
+        invocation.keep_alive = False
+        self._done(invocation)
 
     def _write_error(self, error: EvenkeelError, keep_alive: bool, is_head: bool = False, named: bytes = b"") -> None:
         body = orjson.dumps({"error": {"code": error.code, "message": error.message[:2000]}})
@@ -417,6 +460,7 @@ class FrontProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The worker is stopping: close when what has begun to arrive has been answered."""
         self.answer_is_last()
+        self.desk.stop_streams()
         if not self._receiving and not self._busy and not self.pipeline:
             self.transport.close()
         elif self.cycle is not None and not self._in_head:

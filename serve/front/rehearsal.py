@@ -92,6 +92,10 @@ class Rehearsal:
         data = b""
         while (end := data.find(b"\r\n\r\n")) < 0:
             data += await self._read(loop, sock)
+        if b"transfer-encoding: chunked" in data[:end]:
+            while not data.endswith(b"0\r\n\r\n"):
+                data = data[-8:] + await self._read(loop, sock)
+            return
         size = int(data[:end].lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
         left = size - (len(data) - end - 4)
         while left > 0:

@@ -12,6 +12,7 @@ from serve.transport.slots import Slot
 
 if TYPE_CHECKING:
     from serve.front.links import EngineLink, Model
+    from serve.front.streams import Stream
 
 
 class Caller(Protocol):
@@ -20,6 +21,12 @@ class Caller(Protocol):
     def answer(self, invocation: Invocation, start: bytes, body: bytes, extra: bytes = b"") -> None: ...
 
     def answer_error(self, invocation: Invocation, error: EvenkeelError) -> None: ...
+
+    def open_stream(self, invocation: Invocation, content_type: str, extra: bytes) -> None: ...
+
+    def write_part(self, invocation: Invocation, part: bytes) -> bool: ...
+
+    def end_stream(self, invocation: Invocation) -> None: ...
 
 
 class Invocation:
@@ -47,6 +54,8 @@ class Invocation:
     crashes = 0  # of engines that ran it, or may have
     slot: Slot | None = None
     link: EngineLink | None = None
+    stream: Stream | None = None  # once the answer has begun to come in parts
+    delimited = True  # HTTP/1.1, so that chunks can end an answer; else only the end of the connection can
 
     def __init__(self, caller: Caller, head: Head) -> None:
         self.caller = caller

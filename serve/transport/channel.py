@@ -1,8 +1,9 @@
 """One end of the socket between a front and an engine: send and receive runs of records, and descriptors of files.
 
 Both ends are non-blocking. What cannot be sent at once waits here in order, descriptors included; that queue is
-bounded by the number of slots, since every record but HELLO and CANCEL travels with one. The peer is a process of
-ours, but it may die in the middle of a record: then `receive` says so once and the broken record is dropped.
+bounded by the number of slots, since every record but HELLO and CANCEL travels with one, and of a slot only so many PARTs
+are under way at once. The peer is a process of ours, but it may die in the middle of a record: then `receive` says so once
+and the broken record is dropped.
 """
 
 from __future__ import annotations

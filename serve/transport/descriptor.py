@@ -5,8 +5,11 @@ back, always exactly once, also for a request that was cancelled or ran out of t
 process has ended and all its slots are the front's again. Times are CLOCK_MONOTONIC seconds, offsets are bytes from
 the start of the front's arena. Nothing here is ever unpickled.
 
-    front -> engine   HELLO (with the arena's file descriptor), SUBMIT, CANCEL
-    engine -> front   HELLO (followed by `used` bytes of JSON), ANSWER, FAULT
+    front -> engine   HELLO (with the arena's file descriptor), SUBMIT, CANCEL, MORE
+    engine -> front   HELLO (followed by `used` bytes of JSON), ANSWER, FAULT, PART
+
+A streamed answer is any number of PARTs, then an ANSWER without data or a FAULT. The slot stays the engine's until that
+last record; the bytes of a part are the front's to read until its MORE says that it has (decision 0022).
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 RECORD_BYTES = 64
-PROTOCOL = 1  # raised when a record changes its meaning; both sides compare it at HELLO
+PROTOCOL = 2  # raised when a record changes its meaning; both sides compare it at HELLO
 
 
 class Kind(IntEnum):
@@ -25,9 +28,12 @@ class Kind(IntEnum):
     CANCEL = 3
     ANSWER = 4
     FAULT = 5
+    PART = 6
+    MORE = 7
 
 
 SUBMIT, CANCEL, ANSWER, FAULT, HELLO = (int(k) for k in (Kind.SUBMIT, Kind.CANCEL, Kind.ANSWER, Kind.FAULT, Kind.HELLO))
+PART, MORE = int(Kind.PART), int(Kind.MORE)
 
 # Flags of SUBMIT, for requests that an engine held when it ended. They also keep such records out of blocks (the first
 # word of a record differs), so that the ids in a block always ascend.
@@ -37,6 +43,9 @@ SUSPECT = 2  # it ran, or may have run: it runs in a batch of its own now, so th
 FINITE = 1  # flag of ANSWER: every output is finite, so that strict JSON needs no second look
 OVERFLOW = 2  # flag of ANSWER and FAULT: the data is not in the slot but in a memfd that came with this record
 
+STREAMED = 4  # flag of ANSWER: everything has come in parts, this is the end of it
+START = 1  # flag of PART: no bytes of the body, but what the handler says of it, as JSON
+
 # kind, flags, 2 spare, rows, request id, slot offset, slot capacity, used, epoch, deadline_s, submitted_s
 REQUEST = struct.Struct("<BBHIQQQQQdd")
 # kind, flags, error family, rows, request id, data offset, data bytes, epoch, queue_s, run_s, batch rows, 12 spare
@@ -45,7 +54,8 @@ assert REQUEST.size == REPLY.size == RECORD_BYTES, "one record size both ways ke
 
 
 class Request(NamedTuple):
-    """SUBMIT, CANCEL and HELLO. `used` bytes at `offset` are input; the rest of `capacity` is room for the answer."""
+    """SUBMIT, CANCEL, MORE (`rows` parts have been read) and HELLO. `used` bytes at `offset` are input; the rest of `capacity`
+    is room for the answer."""
 
     kind: int
     flags: int
@@ -61,7 +71,7 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """ANSWER: `bytes` of output at `offset`. FAULT: an error's family number, its message as UTF-8 there."""
+    """ANSWER and PART: `bytes` of output at `offset`. FAULT: an error's family number, its message as UTF-8 there."""
 
     kind: int
     flags: int

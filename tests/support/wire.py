@@ -128,6 +128,18 @@ class Wire:
             body = raw_body = self._take(int(headers["content-length"]))
         return Response(status, headers, body, start + raw_body, interim)
 
+    def begin(self) -> tuple[int, dict[str, str]]:
+        """Status and headers of an answer whose body is read by `chunk`."""
+        start = bytes(self._take(self._until(b"\r\n\r\n"))).decode("latin-1")
+        status_line, *lines = start.split("\r\n")[:-2]
+        pairs = [line.partition(":") for line in lines]
+        return int(status_line.split(" ")[1]), {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+    def chunk(self) -> bytes:
+        """The next chunk; empty at the end of the answer. Raises Closed when the answer is cut."""
+        size = int(self._take(self._until(b"\r\n")).split(b";")[0], 16)
+        return self._take(size + 2)[:size]
+
     def _chunks(self) -> tuple[bytes, bytes]:
         parts: list[bytes] = []
         raw = bytearray()

@@ -8,7 +8,7 @@ serve.errors; whatever else they raise becomes ModelFailed for the requests of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -51,12 +51,27 @@ class RawReply:
     custom_attributes: str | None = None
 
 
+@dataclass(slots=True, eq=False)
+class RawStream:
+    """An answer that comes in parts. What it says of itself holds once its first part is there, or its end.
+
+    `parts` gives no empty part, raises errors as a whole answer would, and is closed when its caller has left.
+    """
+
+    parts: Generator[bytes, None, None]
+    content_type: str = ""
+    custom_attributes: str | None = None
+
+
+RawResult = RawReply | RawStream | Exception
+
+
 class RawBackend(Protocol):
     """Runs whole requests. One failed request is an exception in its place, never a raise for all."""
 
     batched: bool  # whether several requests at once are any use to it
 
-    def handle(self, requests: Sequence[RawRequest]) -> Sequence[RawReply | Exception]: ...
+    def handle(self, requests: Sequence[RawRequest]) -> Sequence[RawResult]: ...
 
     def describe(self) -> Mapping[str, Any]: ...
 

@@ -19,14 +19,14 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from serve.contract.manifest import Manifest
-from serve.engine.backends.base import LoadOptions, RawReply, RawRequest
+from serve.engine.backends.base import LoadOptions, RawReply, RawRequest, RawResult, RawStream
 from serve.engine.backends.handler_context import Context, Facts, Processor
 from serve.engine.backends.handler_defaults import (
     CSV,
@@ -42,11 +42,22 @@ from serve.engine.backends.handler_defaults import (
     said,
     torch_of,
 )
+from serve.engine.backends.handler_stream import stream
 from serve.engine.failures import translated
-from serve.errors import BadModel, BadRequest, EvenkeelError, ModelFailed, OutOfMemory
+from serve.errors import (
+    BadModel,
+    BadRequest,
+    BodyTooLarge,
+    EvenkeelError,
+    ModelFailed,
+    NotAcceptable,
+    OutOfMemory,
+    UnsupportedMedia,
+)
 
 TEXT = (JSON, CSV)  # these bodies reach input_fn as str
 ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
+HEADER_CHARS_MAX = 1024  # the platform's limit; both headers together stay below its 4096 bytes for all of them
 FRAMEWORKS = ("torch", "sklearn", "transformers", "onnxruntime", "xgboost", "lightgbm", "tensorflow")
 MODULE_PREFIX = "evenkeel_handler_"
 # A script may call sys.exit(), a library may raise KeyboardInterrupt: neither may end an engine that holds requests.
@@ -56,8 +67,9 @@ RAISED = (Exception, SystemExit, KeyboardInterrupt)
 class HandlerBackend:
     def __init__(self, script: Script, model: Any, batched: bool) -> None:
         self._script, self._model, self.batched = script, model, batched
+        self.reads_headers = script.reads_headers
 
-    def handle(self, requests: Sequence[RawRequest]) -> Sequence[RawReply | Exception]:
+    def handle(self, requests: Sequence[RawRequest]) -> Sequence[RawResult]:
         if self.batched:
             return self._together(requests)
         return [self._alone(request) for request in requests]
@@ -68,7 +80,7 @@ class HandlerBackend:
         return {"framework": ", ".join(brought) or "python", "device": "up to the handler",
                 "batched": self.batched, "functions": sorted(self._script.own)}  # fmt: skip
 
-    def _alone(self, request: RawRequest) -> RawReply | Exception:
+    def _alone(self, request: RawRequest) -> RawResult:
         script, processor = self._script, Processor(request)
         context = Context(script.facts, [processor])
         try:
@@ -82,9 +94,9 @@ class HandlerBackend:
         except EvenkeelError as e:
             return e
 
-    def _together(self, requests: Sequence[RawRequest]) -> list[RawReply | Exception]:
+    def _together(self, requests: Sequence[RawRequest]) -> list[RawResult]:
         """One predict_fn call for all requests whose input_fn took their bodies."""
-        replies: dict[int, RawReply | Exception] = {}
+        replies: dict[int, RawResult] = {}
         items: dict[int, Any] = {}
         processors = [Processor(request) for request in requests]
         for i, request in enumerate(requests):
@@ -113,7 +125,7 @@ class HandlerBackend:
         except ModelFailed as e:
             return [e for _ in items]
 
-    def _written(self, prediction: Any, request: RawRequest, processor: Processor) -> RawReply | Exception:
+    def _written(self, prediction: Any, request: RawRequest, processor: Processor) -> RawResult:
         if isinstance(prediction, EvenkeelError):
             return prediction
         try:
@@ -160,7 +172,8 @@ def load(manifest: Manifest, options: LoadOptions) -> HandlerBackend:
         raise
     except EvenkeelError as e:
         raise BadModel(f"{_frame(e.__cause__ or e, manifest.file, manifest.folder)}: {e.message}") from e.__cause__
-    return HandlerBackend(_script(calls, model, facts), model, batched)
+    asks = any(_takes_context(own[name], NAMES[name], where) for name in own.keys() & PER_REQUEST)
+    return HandlerBackend(_script(calls, model, facts, asks), model, batched)
 
 
 def _made(calls: Mapping[str, Call], facts: Facts) -> Any:
@@ -178,6 +191,7 @@ def _made(calls: Mapping[str, Call], facts: Facts) -> Any:
 # What the toolkit calls, and with how many arguments before the context.
 NAMES = {"model_fn": 1, "input_fn": 2, "predict_fn": 2, "output_fn": 2, "transform_fn": 4, "pre_model_fn": 1,
          "model_warmup_fn": 2}  # fmt: skip
+PER_REQUEST = {"input_fn", "predict_fn", "output_fn", "transform_fn"}
 Call = Callable[..., Any]  # its own arguments, and context=
 
 
@@ -191,9 +205,10 @@ class Script:
     transform_fn: Call | None
     own: frozenset[str]
     facts: Facts
+    reads_headers: bool = False  # one of them takes a context
 
 
-def _script(calls: Mapping[str, Call], model: Any, facts: Facts) -> Script:
+def _script(calls: Mapping[str, Call], model: Any, facts: Facts, reads_headers: bool) -> Script:
     torch = torch_of(model)
     if torch is not None and "predict_fn" not in calls:
         model.eval()
@@ -203,7 +218,7 @@ def _script(calls: Mapping[str, Call], model: Any, facts: Facts) -> Script:
         "output_fn": lambda prediction, accept, context: _guarded("output_fn", encoded, prediction, accept),
     }
     input_fn, predict_fn, output_fn = (calls.get(name, default) for name, default in defaults.items())
-    return Script(input_fn, predict_fn, output_fn, calls.get("transform_fn"), frozenset(calls), facts)
+    return Script(input_fn, predict_fn, output_fn, calls.get("transform_fn"), frozenset(calls), facts, reads_headers)
 
 
 def _call(function: Callable[..., Any], count: int, where: str) -> Call:
@@ -227,7 +242,7 @@ def _takes_context(function: Callable[..., Any], count: int, where: str) -> str:
     AWS passes it to any function with one argument more. A further argument that has a default and another name than
     context is not one: the script calls it itself.
     """
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise BadModel(f"{where} is async: handlers are called one after another, write it with a plain def")
     try:
         parameters = list(inspect.signature(function).parameters.values())
@@ -249,7 +264,18 @@ def _guarded(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     except EvenkeelError:
         raise
     except RAISED as e:
+        code = getattr(e, "status_code", None)
+        if isinstance(code, int) and 400 <= code < 500:  # as the toolkits' own errors and FastAPI's HTTPException have it
+            raise refusal(code, str(getattr(e, "detail", "") or getattr(e, "message", "") or e)) from e
         raise ModelFailed(f"{name} raised {said(e)}") from e
+
+
+REFUSALS: dict[int, type[EvenkeelError]] = {406: NotAcceptable, 413: BodyTooLarge, 415: UnsupportedMedia}
+
+
+def refusal(code: int, text: str) -> EvenkeelError:
+    """A status that the script chose, as the nearest of our errors."""
+    return REFUSALS.get(code, BadRequest)(text[:MESSAGE_CHARS_MAX]) if code < 500 else ModelFailed(text[:MESSAGE_CHARS_MAX])
 
 
 def _imported(file: Path, folder: Path) -> ModuleType:
@@ -309,27 +335,44 @@ def _wanted(request: RawRequest) -> str:
     return JSON if accept in ("", "*/*") else accept
 
 
-def _reply(result: Any, accept: str, processor: Processor) -> RawReply:
+def _reply(result: Any, accept: str, processor: Processor) -> RawReply | RawStream:
     """What output_fn or transform_fn may return: str, bytes, (body, content type), a response object as Flask has it,
-    or anything that fits into JSON. Raises for a status of 400 or more that the script has set."""
-    content_type, code = processor.headers.get("content-type") or first_type(accept), processor.code
+    anything that fits into JSON, or an iterator of parts (in any of these places). Raises for a status of 400 or more that
+    the script has set."""
+    content_type = ""
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str):
         result, content_type = result
     elif hasattr(result, "mimetype") or hasattr(result, "media_type"):
-        content_type = getattr(result, "mimetype", None) or getattr(result, "media_type", None) or content_type
-        result, code = _guarded("the response", _body_of, result), _status_of(result, code)
+        content_type = getattr(result, "mimetype", None) or getattr(result, "media_type", None) or ""
+        response, result = result, _guarded("the response", _body_of, result)
+        processor.code = _status_of(response, processor.code)
+    if isinstance(result, AsyncIterator):
+        raise ModelFailed("the handler gave an async generator: handlers are called one after another, write it with def")
+    if isinstance(result, Iterator):
+        return stream(result, accept, lambda otherwise: _head(content_type, otherwise, processor), _guarded)
     if result is None:
         raise ModelFailed("the handler returned None: does output_fn or transform_fn lack a return?")
+    otherwise = first_type(accept)
     if isinstance(result, str):
         body = result.encode("utf-8", "replace")
     elif isinstance(result, bytes | bytearray | memoryview):
         body = bytes(result)
     else:
         body, content_type = _guarded("the reply", encoded_json, result).encode("utf-8", "replace"), JSON
-    if code >= 400:
+    return RawReply(body, *_head(content_type, otherwise, processor, body))
+
+
+def _head(content_type: str, otherwise: str, processor: Processor, body: bytes = b"") -> tuple[str, str | None]:
+    """Content type and custom attributes: what was returned with the body counts before what was set on the context."""
+    if processor.code >= 400:
         text = processor.phrase or body.decode("utf-8", "replace")[:MESSAGE_CHARS_MAX]
-        raise BadRequest(text) if code < 500 else ModelFailed(text)
-    return RawReply(body, content_type, processor.headers.get(ATTRIBUTES))
+        raise refusal(processor.code, text)
+    content_type = content_type or processor.headers.get("content-type") or otherwise
+    attributes = processor.headers.get(ATTRIBUTES)
+    for name, value in (("Content-Type", content_type), ("Custom Attributes", attributes or "")):
+        if len(value) > HEADER_CHARS_MAX or not all(" " <= c <= "~" for c in value):
+            raise ModelFailed(f"the reply's {name} must be at most {HEADER_CHARS_MAX} visible ASCII characters")
+    return content_type, attributes
 
 
 def _status_of(response: Any, otherwise: int) -> int:

@@ -11,6 +11,7 @@ import json
 import sys
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,10 @@ def predicted(data: Any, model: Any, torch: Any) -> Any:
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
-def encoded(prediction: Any, accept: str) -> tuple[bytes, str]:
-    """The first type of Accept that we can write."""
+def encoded(prediction: Any, accept: str) -> Any:
+    """The first type of Accept that we can write. An iterator stays one: it is streamed, record by record."""
+    if isinstance(prediction, Iterator):
+        return prediction
     if isinstance(prediction, bytes | bytearray | memoryview):
         return bytes(prediction), first_type(accept)
     for kind in _accepted(accept):

@@ -77,9 +77,16 @@ VARIABLES: tuple[Variable, ...] = (
              ("SAGEMAKER_MODEL_SERVER_TIMEOUT",)),
     Variable("EVENKEEL_MAX_BODY_MB", float, 100.0, 0.001, 2048, "largest request body in MiB, 413 beyond it"),
     Variable("EVENKEEL_BODY_TIMEOUT_S", float, 30.0, 0.1, 3600, "silence allowed in the middle of a request, 408 beyond it"),
+    Variable("EVENKEEL_HEADER_TIMEOUT_S", float, 10.0, 0.1, 3600,
+             "from the first byte of a request to the end of its head, 408 beyond it"),
+    Variable("EVENKEEL_BODY_RATE", float, 1024.0, 0, 1e9,
+             "bytes a second that a client must send of a body and take of an answer, after a grace of 10 s; 0: any"),
+    Variable("EVENKEEL_MAX_CONNECTIONS", int, 4096, 1, 1_000_000,
+             "connections open at once, per HTTP worker; on those beyond it only /ping is answered, the rest gets 503"),
     Variable("EVENKEEL_KEEP_ALIVE_S", float, 75.0, 1, 86400, "idle time after which a connection is closed"),
     Variable("EVENKEEL_QUEUE_ROWS", int, 8192, 1, 8192, "rows accepted and not yet answered, per HTTP worker; 429 beyond it"),
-    Variable("EVENKEEL_QUEUE_MB", float, 1024.0, 1, 4096, "MiB of requests held, per HTTP worker; 429 beyond it"),
+    Variable("EVENKEEL_QUEUE_MB", float, 1024.0, 1, 4096,
+             "MiB of requests held, per HTTP worker, 429 beyond it; and of answers not read yet"),
     Variable("EVENKEEL_DRAIN_S", float, 25.0, 0.1, 3600, "from SIGTERM to exit at most; the platform kills after 30"),
     Variable("EVENKEEL_QUIET_S", float, 0.5, 0, 60, "from SIGTERM on: serve on this long while /ping already says 503"),
     Variable("EVENKEEL_RESTART_LIMIT", int, 5, 0, 1000, "restarts of one process in 10 minutes before giving up"),
@@ -150,6 +157,8 @@ class Environment:
         return Limits(
             request_timeout_s=self["EVENKEEL_REQUEST_TIMEOUT_S"], body_bytes_max=int(self["EVENKEEL_MAX_BODY_MB"] * MIB),
             body_timeout_s=self["EVENKEEL_BODY_TIMEOUT_S"], keep_alive_s=self["EVENKEEL_KEEP_ALIVE_S"],
+            header_timeout_s=self["EVENKEEL_HEADER_TIMEOUT_S"], body_rate=self["EVENKEEL_BODY_RATE"],
+            connections_max=self["EVENKEEL_MAX_CONNECTIONS"],
             queue_rows_max=self["EVENKEEL_QUEUE_ROWS"], queue_bytes_max=int(self["EVENKEEL_QUEUE_MB"] * MIB))  # fmt: skip
 
 

@@ -196,15 +196,17 @@ class FrontProtocol(HttpToolsProtocol):
             self._heard_s = _monotonic()
             self._arrived += len(data)
         while data and not self._lingering and not self.transport.is_closing():
-            was_in_head, was_in_body = self._in_head, self._receiving and not self._in_head
+            was_in_head = self._in_head
             piece = data[:SLICE_BYTES] if self._chunked else data
+            if self._receiving and not was_in_head:
+                self._framing += len(piece)  # less what `on_body` finds in it
             try:
                 self.parser.feed_data(piece)
                 data = data[len(piece) :]
                 if was_in_head and self._in_head:
                     self._count_arrived(len(piece))
-                elif was_in_body and self._receiving and not self._in_head:
-                    self._count_framing(len(piece))
+                elif self._framing > FRAMING_BYTES_MAX and self._receiving:
+                    self._refuse_connection(BadRequest(FRAMING_TOO_LARGE))
             except httptools.HttpParserUpgrade as e:
                 data = self._without_offer() + data[e.args[0] :]
                 self.parser = httptools.HttpRequestParser(self)
@@ -246,12 +248,6 @@ class FrontProtocol(HttpToolsProtocol):
         self._head_arrived += size
         if self._head_arrived > HEAD_BYTES_MAX:
             self._refuse_connection(HeadersTooLarge(HEAD_TOO_LARGE))
-
-    def _count_framing(self, size: int) -> None:
-        """Bytes of a body, less what `on_body` found in them: what was only framing."""
-        self._framing += size
-        if self._framing > FRAMING_BYTES_MAX:
-            self._refuse_connection(BadRequest(FRAMING_TOO_LARGE))
 
     def _without_offer(self) -> bytes:
         """The head just read, without its offer to speak another protocol (h2c, say), which nothing here does.

@@ -125,7 +125,9 @@ REFUSED: dict[str, bytes] = {
 }  # fmt: skip
 TOO_LARGE = {
     "300 headers": _line(*(b"X%d: 1" % i for i in range(300))),
-    "a trailer of 100 kB": _chunks(b"5\r\n[[1]]\r\n0\r\n" + b"".join(b"X%d: %s\r\n" % (i, b"a" * 1000) for i in range(100)) + b"\r\n"),
+    "a trailer of 100 kB": _chunks(
+        b"5\r\n[[1]]\r\n0\r\n" + b"".join(b"X%d: %s\r\n" % (i, b"a" * 1000) for i in range(100)) + b"\r\n"
+    ),
 }
 ACCEPTED: dict[str, bytes] = {
     "a length": WITH_LENGTH,

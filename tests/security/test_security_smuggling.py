@@ -7,6 +7,7 @@ always be the same, and nothing behind a refused request may ever be answered.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import socket
 import time
@@ -34,7 +35,7 @@ def send(wire: Wire, pieces: list[bytes]) -> None:
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     ends = [0, *sorted({p % len(data) for p in places} - {0}), len(data)]
-    return [data[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(ends)]
 
 
 def assert_refused(tree: Tree, pieces: list[bytes], status: int = 400) -> None:
@@ -104,7 +105,9 @@ def test_random_bytes_in_a_head_never_hold_or_end_the_worker(echo: Tree) -> None
     for _ in range(300):
         data = bytearray(dice.choice(list(ACCEPTED.values())))
         for _ in range(dice.randint(1, 4)):
-            data[dice.randrange(len(data))] = dice.choice(b"\0\r\n \t:;,0x\x7f\xff") if dice.random() < 0.7 else dice.randrange(256)
+            data[dice.randrange(len(data))] = (
+                dice.choice(b"\0\r\n \t:;,0x\x7f\xff") if dice.random() < 0.7 else dice.randrange(256)
+            )
         with echo.wire(15.0) as wire, contextlib.suppress(Closed, OSError):
             wire.send(bytes(data))
             wire.sock.shutdown(socket.SHUT_WR)

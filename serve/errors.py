@@ -58,6 +58,12 @@ class BodyTimeout(EvenkeelError):
     code, status, retryable = "body_timeout", 408, True
 
 
+class HeaderTimeout(BodyTimeout):
+    """The head of a request took too long to come."""
+
+    code = "header_timeout"
+
+
 class BodyTooLarge(EvenkeelError):
     code, status = "body_too_large", 413
 
@@ -91,6 +97,13 @@ class WaitTooLong(Overloaded):
 
 class NotReady(EvenkeelError):
     code, status, retryable = "not_ready", 503, True
+
+
+class TooManyConnections(NotReady):
+    """As many connections are open as may be; only /ping is still answered on new ones."""
+
+    code = "too_many_connections"
+    shed = "connections"
 
 
 class TooManyArriving(NotReady):

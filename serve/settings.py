@@ -20,6 +20,9 @@ class Limits:
     request_timeout_s: float = 60.0
     body_bytes_max: int = 100 * MIB
     body_timeout_s: float = 30.0  # silence in the middle of a request; longer helps slow links, shorter frees memory
+    header_timeout_s: float = 10.0  # from the first byte of a request to the end of its head
+    body_rate: float = 1024.0  # bytes a second that a client has to send, or take; 0: any
+    connections_max: int = 4096  # open at once, per front; beyond it only /ping is answered
     keep_alive_s: float = 75.0  # above the platform's own idle reuse, so that it never meets a closing connection
     queue_rows_max: int = 8192  # rows accepted and not answered, per front; more only adds waiting
     queue_bytes_max: int = 1024 * MIB  # bytes of slots in use, per front

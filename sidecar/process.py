@@ -7,6 +7,7 @@ is even imported, so that neither a slow import nor a slow reader of /status del
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -29,7 +30,6 @@ from sidecar.transitions import restore
 
 TICK_S = 0.05  # the age of a verdict at most; one look costs 30 us, with 32 engines 370
 SAMPLE_EVERY_S = 1.0
-CONNECTIONS_MAX = 256  # at each door; beyond it 503
 LEAVE_S = 1  # for answers that are still being read when the container stops, and for the last words in the shape log
 
 
@@ -102,9 +102,12 @@ def serve_http(page: StatusPage, remembered: Remembered, settings: SidecarSettin
 def run_server(app: object, listen_fd: int) -> None:
     import uvicorn
 
+    from sidecar.door import Door, DoorProtocol
+
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", server_header=False, ws="none",  # type: ignore[arg-type]
-        limit_concurrency=CONNECTIONS_MAX, timeout_graceful_shutdown=LEAVE_S)  # fmt: skip
+        http=functools.partial(DoorProtocol, Door()),  # type: ignore[arg-type]
+        timeout_graceful_shutdown=LEAVE_S)  # fmt: skip
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listen_fd)])
 
 

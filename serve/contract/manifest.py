@@ -155,6 +155,8 @@ def _backend_and_file(top: _Table, folder: Path) -> tuple[str, Path | None]:
             continue
         if not (folder / name).is_file():
             continue
+        if leads_out(folder / name, folder):
+            raise BadModel(f"{name} is a link out of the model folder {folder}: put the file itself there")
         found = kind or _kind_by_suffix(name)
         return found, folder / name
     if file_name:
@@ -240,7 +242,14 @@ def _inside(table: _Table, key: str, folder: Path) -> Path | None:
     path = folder / name
     if ".." in Path(name).parts or Path(name).is_absolute() or not path.is_file():
         raise BadModel(f"model.toml: {table.path}.{key} = {name!r} is not a file inside the model folder")
+    if leads_out(path, folder):
+        raise BadModel(f"model.toml: {table.path}.{key} = {name!r} is a link out of the model folder: put the file itself there")
     return path
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether links on the way lead out of the folder. The folder itself may be one, and links within it are fine."""
+    return not path.resolve().is_relative_to(folder.resolve())
 
 
 class _Table:

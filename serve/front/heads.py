@@ -8,6 +8,7 @@ only those whose whole meaning is in their bytes (a Content-Length body, kept al
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -17,6 +18,7 @@ from serve.errors import EvenkeelError, UnsupportedMedia
 
 HEADS_MAX = 1024  # remembered heads; each is at most HEAD_BYTES_REMEMBERED long
 HEAD_BYTES_REMEMBERED = 2048
+REQUEST_LINE = re.compile(rb"(?:POST|GET|HEAD) [!-~]+ HTTP/1\.1\r\n")  # llhttp also takes RTSP, and two blanks
 AMZN = b"x-amzn-sagemaker-"
 _ID = b"x-amzn-sagemaker-inference-id"
 
@@ -109,7 +111,7 @@ class Heads:
         # Exactly one CRLF for the request line, for each header and for the end, and no bare LF: the bytes between
         # are then what the parser read, with nothing swallowed before or folded in between.
         lines = raw.count(b"\r\n")
-        if not plain or lines != headers + 2 or raw.count(b"\n") != lines or not raw.startswith((b"POST ", b"GET ", b"HEAD ")):
+        if not plain or lines != headers + 2 or raw.count(b"\n") != lines or not REQUEST_LINE.match(raw):
             return
         if len(self._known) >= HEADS_MAX:
             self._known.clear()

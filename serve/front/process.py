@@ -8,9 +8,11 @@ Everything is imported before the fork: a replaced worker serves within millisec
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import gc
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -27,13 +29,14 @@ from serve.contract.process import die_with_parent
 from serve.contract.status import FRONTS_MAX, Front, Main, StatusPage, worker_restart_cell
 from serve.front.app import build
 from serve.front.invocation import Invocations
-from serve.front.protocol import Desk, FrontProtocol
+from serve.front.protocol import RESERVE, Desk, FrontProtocol
 from serve.front.rehearsal import Rehearsal
 from serve.settings import FrontSettings, parse
 
 BEAT_EVERY_S = 1.0
 LEAVING_LOOK_S = 0.05
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
+FILES_ELSEWHERE = 256  # that a worker has open beside its connections, and those it takes over at a restart
 BACKLOG = 2048  # connections the kernel accepts for us: SageMaker gives a connect 250 ms
 
 
@@ -121,7 +124,8 @@ class FrontWorker(Worker):  # type: ignore[misc]
         setup(f"front-{place}", text=settings.log_text)
         invocations = Invocations(page, place, settings.engine_sockets, settings.limits)
         self.wsgi.state.count_error, self.wsgi.state.page = invocations.count_error, page
-        desk = Desk(page, block, invocations, settings.limits, settings.default_accept)
+        limits = dataclasses.replace(settings.limits, connections_max=connections_possible(settings.limits.connections_max))
+        desk = Desk(page, block, invocations, limits, settings.default_accept)
         asyncio.get_running_loop().set_exception_handler(leave_on_a_bug)
         config = uvicorn.Config(
             self.wsgi, http=functools.partial(FrontProtocol, desk), log_config=None, access_log=False, lifespan="off",  # type: ignore[arg-type]
@@ -141,6 +145,19 @@ class FrontWorker(Worker):  # type: ignore[misc]
 
     async def _beat(self) -> None:
         self.notify()
+
+
+def connections_possible(wanted: int) -> int:
+    """As many connections as this process may have files for, if that is fewer: a refused accept helps nobody."""
+    others = RESERVE + FILES_ELSEWHERE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted + others and soft != resource.RLIM_INFINITY:
+        soft = wanted + others if hard == resource.RLIM_INFINITY else min(hard, wanted + others)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft != resource.RLIM_INFINITY and soft < wanted + others:
+        log("few_files", f"{soft} open files are allowed (ulimit -n): connections are limited to {max(1, soft - others)}")
+        return max(1, soft - others)
+    return wanted
 
 
 def leave_on_a_bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -14,26 +14,48 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from serve.contract import strict
 from serve.contract.lifecycle import CLEARS
 from serve.contract.status import Block, Front, StatusPage
-from serve.errors import BadRequest, BodyTimeout, BodyTooLarge, EvenkeelError, HeadersTooLarge, NotReady, TooManyArriving
+from serve.errors import (
+    BadRequest,
+    BodyTimeout,
+    BodyTooLarge,
+    EvenkeelError,
+    HeadersTooLarge,
+    HeaderTimeout,
+    NotReady,
+    TooManyArriving,
+    TooManyConnections,
+)
 from serve.front.heads import HEAD_BYTES_REMEMBERED, Head, Heads, Route, build
 from serve.front.invocation import Invocations
+from serve.front.patience import Patience
 from serve.front.request import Invocation, model_of
 from serve.front.streams import Stream, last_words
 from serve.settings import Limits
 
 HEAD_BYTES_MAX = 64 * 1024
+HEADERS_MAX = 256  # each takes far more memory than its bytes
+# What a body may have around its bytes when it is chunked (sizes, extensions, trailers): so much, and so much a byte. A
+# chunk of one byte has 5 around it.
+FRAMING_BYTES_MAX, FRAMING_SHARE_MAX = 64 * 1024, 16
+SLICE_BYTES = 16 * 1024  # a chunked body is parsed in such pieces, so that its framing is counted as it comes
 JOIN_BYTES_MAX = 64 * 1024  # up to this size an answer's head and body are copied together into one write
 LINGER_S = 2.0  # after a refusal in the middle of a body: time for the client to read it before the reset
+LINGER_S_MAX = 30.0  # even if it goes on sending
+GRACE_S = 10.0  # before the least rate of bytes counts: connections start slowly, and stumble
+OLD_BODY_S = 10.0  # when memory for bodies is short, those that have been coming longer than this give way first
+RESERVE = 64  # connections beyond the limit, for /ping; the oldest makes room for the next
 ROUTES = {b"/invocations": Route.INVOKE, b"/ping": Route.PING}
-HEAD_TOO_LARGE = f"the request's head is larger than {HEAD_BYTES_MAX} bytes"
+HEAD_TOO_LARGE = f"the request's head is larger than {HEAD_BYTES_MAX} bytes or {HEADERS_MAX} headers"
+FRAMING_TOO_LARGE = "the chunked body has too much around its bytes: larger chunks, no extensions"
 METHODS = {Route.INVOKE: (b"POST",), Route.PING: (b"GET", b"POST", b"HEAD")}
 PING_OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 PING_OK_LAST = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -53,8 +75,10 @@ class Desk:
         self.heads = Heads()
         self.connections: set[FrontProtocol] = set()
         self._stopping = False
-        self.receiving_bytes = 0  # of bodies that are not complete yet, over all connections
         self.leaving = False  # the container is: each connection ends with its next answer
+        self.reserve: dict[FrontProtocol, None] = {}  # of them, those beyond the limit, the oldest first
+        self.receiving_bytes = 0  # of bodies that are not complete yet, over all connections
+        self._unread_bytes = 0  # of large answers, at most: counted anew when it seems too much
 
     def wind_down(self) -> None:
         """The container has begun to leave: who asks again shall do so elsewhere. Idle connections stay, for the quiet time,
@@ -68,6 +92,45 @@ class Desk:
         if not self._stopping:
             self._stopping = True
             asyncio.get_running_loop().call_later(self.limits.stream_drain_s, self.invocations.end_streams)
+
+    def admit(self, connection: FrontProtocol) -> None:
+        """Beyond the limit a connection is good for one /ping. Nobody is kept from that: the oldest there makes room."""
+        self.connections.add(connection)
+        if len(self.connections) - len(self.reserve) <= self.limits.connections_max:
+            return
+        connection.restrict()
+        self.reserve[connection] = None
+        if len(self.reserve) > RESERVE:
+            oldest = next(iter(self.reserve))
+            del self.reserve[oldest]
+            oldest.turn_away()
+
+    def forget(self, connection: FrontProtocol) -> None:
+        self.connections.discard(connection)
+        self.reserve.pop(connection, None)
+
+    def too_many(self) -> TooManyConnections:
+        most = self.limits.connections_max
+        return TooManyConnections(f"{most} connections are open already, the limit (EVENKEEL_MAX_CONNECTIONS)", retry_after_s=1)
+
+    def make_room_for_body(self, newest: FrontProtocol) -> None:
+        """More is being received than may be. Whoever has held memory longest gives way; without such, the newest."""
+        began_s, oldest = min(((c.began_s, c) for c in self.connections if c.is_receiving), key=lambda each: each[0])
+        giving_way = oldest if _monotonic() - began_s > OLD_BODY_S else newest
+        giving_way.refuse_receiving(TooManyArriving("too many large requests are being received at once", retry_after_s=1))
+
+    def make_room_for_answer(self, size: int) -> None:
+        """Answers wait in memory until they are read. When that is too much, those read slowest are given up."""
+        self._unread_bytes += size
+        if self._unread_bytes <= self.limits.queue_bytes_max:
+            return
+        waiting = [(c.patience_s, n, c) for c in self.connections if (n := c.transport.get_write_buffer_size())]
+        self._unread_bytes = size + sum(n for _, n, _ in waiting)
+        for _, n, connection in sorted(waiting, key=lambda each: each[0]):
+            if self._unread_bytes <= self.limits.queue_bytes_max:
+                return
+            self._unread_bytes -= n
+            connection.transport.abort()
 
     def sweep(self) -> None:
         """Close what is idle or has stopped sending. Called about once a second."""
@@ -99,8 +162,14 @@ class FrontProtocol(HttpToolsProtocol):
         # is -1 whenever what comes next may not be taken as a whole request at once.
         self._usual, self._usual_length = b"", -1
         self._usual_head: Head
-        self._heard_s = _monotonic()
-        self._stalled = (0, 0.0)  # bytes the client has not taken, and since when it has been that many
+        # When the client last said something of a request or was answered, and when the request in hand began.
+        self._heard_s = self.began_s = _monotonic()
+        self._arrived = self._framing = self._body_bytes = 0  # of the body that is coming
+        self._chunked = self._handed_over = False  # the latter: to the application
+        self._sending = Patience(max(GRACE_S, desk.limits.body_timeout_s), desk.limits.body_rate)  # the client
+        self._taking = Patience(max(GRACE_S, desk.limits.body_timeout_s), desk.limits.body_rate)
+        self._untaken: tuple[int, Any] = (0, None)  # bytes that the client had not taken at the last look, and of what
+        self._wrong: EvenkeelError | None = None  # why we stopped the parser
         self._lingering = False  # nothing more is read as HTTP; what still comes is thrown away
         self._leaving = desk.leaving  # the next answer is the last
 
@@ -112,7 +181,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.desk.connections.add(self)
+        self.desk.admit(self)
 
     def data_received(self, data: bytes) -> None:
         if len(data) == self._usual_length and self.cycle.response_complete and data.startswith(self._usual):
@@ -139,26 +208,34 @@ class FrontProtocol(HttpToolsProtocol):
     def _parse(self, data: bytes) -> None:
         """Everything that is not one whole request with a known head."""
         self._usual_length = -1
-        self._heard_s = _monotonic()
+        if self._receiving or self._lingering:  # empty lines between requests keep nobody's connection
+            self._heard_s = _monotonic()
+            self._arrived += len(data)
         while data and not self._lingering and not self.transport.is_closing():
             was_in_head = self._in_head
+            piece = data[:SLICE_BYTES] if self._chunked else data
+            if self._receiving and not was_in_head:
+                self._framing += len(piece)  # less what `on_body` finds in it
             try:
-                self.parser.feed_data(data)
+                self.parser.feed_data(piece)
+                data = data[len(piece) :]
                 if was_in_head and self._in_head:
-                    self._count_arrived(len(data))
-                data = b""
+                    self._count_arrived(len(piece))
+                elif self._framing > FRAMING_BYTES_MAX and self._receiving:
+                    self._refuse_connection(BadRequest(FRAMING_TOO_LARGE))
             except httptools.HttpParserUpgrade as e:
                 data = self._without_offer() + data[e.args[0] :]
                 self.parser = httptools.HttpRequestParser(self)
             except httptools.HttpParserError as e:
-                too_large = self._head_bytes > HEAD_BYTES_MAX
-                self._refuse_connection(HeadersTooLarge(HEAD_TOO_LARGE) if too_large else BadRequest(f"not valid HTTP: {e}"))
+                self._refuse_connection(self._wrong or BadRequest(f"not valid HTTP: {e}"))
         self._raw_head = b""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._receiving = self._in_head = True
-        self._head_bytes = self._head_arrived = 0
+        self._heard_s = self.began_s = _monotonic()
+        self._head_bytes = self._head_arrived = self._framing = self._body_bytes = 0
+        self._chunked = self._handed_over = False
         self._hot = None
 
     def on_url(self, url: bytes) -> None:
@@ -167,13 +244,20 @@ class FrontProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count_head(len(name) + len(value))
+        if len(self.headers) >= HEADERS_MAX:
+            self._stop(HeadersTooLarge(HEAD_TOO_LARGE))
         if self._in_head:  # what comes later is the trailer of a chunked body, which nothing here needs
             super().on_header(name, value)
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > HEAD_BYTES_MAX:
-            raise ValueError(HEAD_TOO_LARGE)  # the parser stops, and `_parse` says why
+            self._stop(HeadersTooLarge(HEAD_TOO_LARGE))
+
+    def _stop(self, error: EvenkeelError) -> NoReturn:
+        """Out of the parser's callbacks: it stops, and `_parse` says why."""
+        self._wrong = error
+        raise ValueError(error.message)
 
     def _count_arrived(self, size: int) -> None:
         """Bytes of a head that the parser keeps to itself, because a header in it has not ended yet."""
@@ -192,15 +276,23 @@ class FrontProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        wrong = strict.fault(version, method, self.headers)
+        if wrong:
+            self._stop(BadRequest(wrong))
         if self.parser.should_upgrade():
             return
         raw, self._raw_head = self._raw_head, b""
+        self._arrived = 0
+        self._sending.renew(_monotonic())
+        self._chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
         route = ROUTES.get(self.url.partition(b"?")[0])
-        method = self.parser.get_method()
+        if route is not Route.PING and self in self.desk.reserve:
+            self._stop(self.desk.too_many())
         if route is None or method not in METHODS[route]:
-            super().on_headers_complete()
+            self._hand_to_application()
             return
-        lasting = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        lasting = version != "1.0" and self.parser.should_keep_alive()
         head = build(route, method, self.headers, lasting and not self._leaving, self.desk.default_accept)
         if raw:
             self.desk.heads.remember(raw, len(self.headers), head)
@@ -216,9 +308,21 @@ class FrontProtocol(HttpToolsProtocol):
         else:
             self._queue(invocation)
 
+    def _hand_to_application(self) -> None:
+        try:
+            super().on_headers_complete()
+        except httptools.HttpParserError:
+            self._stop(BadRequest("the request's target is not a path"))
+        self._handed_over = True
+
     def on_body(self, body: bytes) -> None:
         hot = self._hot
+        size = len(body)
+        self._framing = max(0, self._framing - FRAMING_SHARE_MAX * size)
+        self._body_bytes += size
         if hot is None:
+            if self._body_bytes > self.desk.limits.body_bytes_max:
+                self._stop(self._too_large())
             if self.cycle is not None and not isinstance(self.cycle, Invocation):
                 super().on_body(body)
             return
@@ -227,14 +331,23 @@ class FrontProtocol(HttpToolsProtocol):
         if hot.body is None:
             # Untouched pages of a large block take no memory, so a lying Content-Length costs nothing.
             hot.body = bytearray(hot.head.length or 0)
-        end = hot.received + len(body)
+        end = hot.received + size
         hot.body[hot.received : end] = body
         hot.received = end
-        self.desk.receiving_bytes += len(body)
+        self.desk.receiving_bytes += size
         if end > self.desk.limits.body_bytes_max:
             self._refuse_body(hot, self._too_large())
         elif self.desk.receiving_bytes > self.desk.limits.queue_bytes_max:
-            self._refuse_body(hot, TooManyArriving("too many large requests are being received at once", retry_after_s=1))
+            self.desk.make_room_for_body(self)
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether it holds memory for a body that is not complete yet."""
+        return self._hot is not None and self._hot.body is not None
+
+    def refuse_receiving(self, error: EvenkeelError) -> None:
+        assert self._hot is not None, "asked only of those that are receiving"
+        self._refuse_body(self._hot, error)
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is over the limit of {self.desk.limits.body_bytes_max} bytes (EVENKEEL_MAX_BODY_MB)")
@@ -271,6 +384,7 @@ class FrontProtocol(HttpToolsProtocol):
             self._start(invocation)
         else:
             self.flow.resume_reading()
+            self._sending.renew(_monotonic())
             if invocation.head.expects_continue:
                 self.transport.write(CONTINUE)
 
@@ -297,7 +411,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def _done(self, invocation: Invocation) -> None:
         invocation.response_complete = True
-        self._heard_s = invocation.started_s
+        self._heard_s = invocation.started_s or _monotonic()
         if not invocation.keep_alive:
             self.transport.close()
         elif self.pipeline or self.flow.read_paused:
@@ -336,6 +450,8 @@ class FrontProtocol(HttpToolsProtocol):
             return
         if not self.transport.is_closing():
             close = b"" if invocation.keep_alive else b"connection: close\r\n"
+            if size > JOIN_BYTES_MAX:
+                self.desk.make_room_for_answer(size)
             head = b"%b%d\r\n%b%b\r\n" % (start, size, extra, close)
             self.transport.writelines((head, body)) if size > JOIN_BYTES_MAX else self.transport.write(head + body)
         self._done(invocation)
@@ -417,6 +533,8 @@ class FrontProtocol(HttpToolsProtocol):
         """What came is not a request. Nothing after it can be understood: answer in turn, and close."""
         self._lingering = True
         self._usual_length = -1
+        if self._receiving and self._handed_over and self._end_application(error):
+            return
         broken, self._hot = self._hot, None
         if broken is None or broken.response_complete:
             self.cycle = broken = Invocation(self, NO_HEAD)
@@ -425,11 +543,24 @@ class FrontProtocol(HttpToolsProtocol):
                 self._queue(broken)
         self._refuse_body(broken, error)
 
+    def _end_application(self, error: EvenkeelError) -> bool:
+        """The body of a request to the application is broken. False: that request is not the one to be answered now."""
+        cycle = self.cycle
+        if cycle is None or isinstance(cycle, Invocation) or cycle is not self._current:
+            return False
+        if not cycle.response_started:  # else it has its answer already, and gets no second one
+            self.desk.invocations.count_error(error)
+            self._write_error(error, False)
+        cycle.disconnected = cycle.response_complete = True
+        cycle.message_event.set()
+        self._linger()
+        return True
+
     def _linger(self) -> None:
         """Close our side and throw away what still comes, so that the answer is not lost in a reset."""
         self._lingering = True
         self._usual_length = -1
-        self._heard_s = _monotonic()
+        self._heard_s = self.began_s = _monotonic()
         self.flow.resume_reading()
         if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
@@ -439,23 +570,55 @@ class FrontProtocol(HttpToolsProtocol):
     def check_silence(self, now_s: float) -> None:
         """Close an idle connection, refuse a request that stopped half-way, end a lingering or stalled one."""
         silent_s, limits = now_s - self._heard_s, self.desk.limits
-        if self._stalled_for(now_s) > limits.body_timeout_s:
+        if self._takes_too_slowly(now_s):
             self.transport.abort()
         elif self._lingering:
-            if silent_s > (limits.body_timeout_s if self._busy else LINGER_S):
-                self.transport.close()
+            if silent_s > (limits.body_timeout_s if self._busy else LINGER_S) or now_s - self.began_s > LINGER_S_MAX:
+                self.transport.abort()
         elif self._receiving:
-            if not self.flow.read_paused and silent_s > (LINGER_S if self._leaving else limits.body_timeout_s):
-                self._refuse_connection(BodyTimeout(f"nothing came for {silent_s:.0f} s in the middle of a request"))
-        elif not self._busy and silent_s > limits.keep_alive_s:
+            self._check_receiving(now_s, silent_s)
+        elif not self._busy and silent_s > (LINGER_S if self in self.desk.reserve else limits.keep_alive_s):
             self.transport.close()
 
-    def _stalled_for(self, now_s: float) -> float:
-        """Seconds for which the client has taken nothing of an answer that waits for it."""
+    def _check_receiving(self, now_s: float, silent_s: float) -> None:
+        limits, arrived = self.desk.limits, self._arrived
+        self._arrived = 0
+        if self.flow.read_paused:  # it is we who do not read
+            self._heard_s = self.began_s = now_s
+            self._sending.pause(now_s)
+        elif self._in_head and now_s - self.began_s > (LINGER_S if self._leaving else limits.header_timeout_s):
+            self._refuse_connection(HeaderTimeout(f"the request's head was not complete after {now_s - self.began_s:.0f} s"))
+        elif silent_s > (LINGER_S if self._leaving else limits.body_timeout_s):
+            self._refuse_connection(BodyTimeout(f"nothing came for {silent_s:.0f} s in the middle of a request"))
+        elif not self._in_head and self._sending.ends(now_s, arrived):
+            self._refuse_connection(BodyTimeout(f"the body comes slower than {limits.body_rate:g} bytes/s (EVENKEEL_BODY_RATE)"))
+
+    def _takes_too_slowly(self, now_s: float) -> bool:
+        """Whether to give up on a client that does not read its answer. Another answer shows that it read the one before."""
         waiting = self.transport.get_write_buffer_size()
-        if waiting == 0 or waiting != self._stalled[0]:
-            self._stalled = (waiting, now_s)
-        return now_s - self._stalled[1]
+        before, of = self._untaken
+        self._untaken = (waiting, self.cycle)
+        if waiting == 0 or before == 0 or of is not self.cycle:
+            self._taking.renew(now_s)
+            return False
+        return self._taking.ends(now_s, max(0, before - waiting))
+
+    @property
+    def patience_s(self) -> float:
+        return self._taking.left_s
+
+    def restrict(self) -> None:
+        """Beyond the limit of connections: the first answer is the last, and only /ping gets one."""
+        self._leaving = True
+
+    def turn_away(self) -> None:
+        """No room is left even for /ping: the shortest of answers, and the end."""
+        if not self._busy and not self._lingering:
+            error = self.desk.too_many()
+            self.desk.invocations.count_error(error)
+            self._write_error(error, False)
+        self._lingering = True
+        self.transport.close()
 
     def shutdown(self) -> None:
         """The worker is stopping: close when what has begun to arrive has been answered."""
@@ -471,7 +634,7 @@ class FrontProtocol(HttpToolsProtocol):
         self._usual_length = -1
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.desk.connections.discard(self)
+        self.desk.forget(self)
         for cycle in {self.cycle, self._current, *(c for c, _ in self.pipeline)}:
             if isinstance(cycle, Invocation):
                 self._leave(cycle)

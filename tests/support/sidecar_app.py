@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import socket
@@ -15,11 +16,13 @@ from typing import Any
 import uvicorn
 
 from serve.contract.status import StatusPage
+from sidecar.door import Door, DoorProtocol
 from sidecar.http import Shown, build, trusted
 from sidecar.judging import Judging
 from sidecar.observe import Remembered
 from sidecar.transitions import Memory
 
+CONNECTIONS_MAX = 16
 TOKEN = "a-token-of-the-tests"
 
 
@@ -88,7 +91,10 @@ def serving_sidecar(page: StatusPage, judging: Judging, folder: Path, token: str
 
 @contextlib.contextmanager
 def _running(app: Any, sock: socket.socket) -> Iterator[None]:
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1)
+    http: Any = functools.partial(DoorProtocol, Door(CONNECTIONS_MAX))
+    config = uvicorn.Config(
+        app, http=http, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()

@@ -35,6 +35,7 @@ def run(environ: Mapping[str, str]) -> int:
     env = environment.read(environ)
     text = env["EVENKEEL_LOG"] == "text" or (env["EVENKEEL_LOG"] == "auto" and sys.stdout.isatty())
     setup("evenkeel", text=text)
+    require_gpu(env)
     cpus = machine.cpus()
     the_plan = plan.make(cpus, env["EVENKEEL_FRONTS"], env["EVENKEEL_REPLICAS"], env["EVENKEEL_THREADS"])
     log("plan", the_plan.why(cpus), model_dir=str(env.model_dir), set=env.set_by_hand())
@@ -63,6 +64,16 @@ def run(environ: Mapping[str, str]) -> int:
         shutil.rmtree(run_dir, ignore_errors=True)
         if reserved is not None:
             reserved.close()
+
+
+def require_gpu(env: Environment, dev: Path = Path("/dev")) -> None:
+    """Raises BadSetting when one is asked for and none can be seen."""
+    visible = env.inherited.get("CUDA_VISIBLE_DEVICES")
+    if not env["EVENKEEL_REQUIRE_GPU"] or machine.gpus(dev, visible):
+        return
+    why = f"CUDA_VISIBLE_DEVICES={visible!r} hides them" if machine.gpus(dev, None) else f"there is no {dev}/nvidia0"
+    raise BadSetting(f"EVENKEEL_REQUIRE_GPU=1, but no GPU is visible here: {why}; start the container with its GPUs "
+                     "(docker run --gpus all, a GPU instance type), or set EVENKEEL_REQUIRE_GPU=0")  # fmt: skip
 
 
 def watch_policy(env: Environment) -> Policy:

@@ -142,11 +142,12 @@ def measure_first(server: Evenkeel, folder: Path, starts: int, results: Results)
             note(results, text)
         for case in cases:
             try:
-                results.first.append(first.measure(server, case, starts))
+                results.first += (measured := first.measure(server, case, starts))
             except (ServerFailed, OSError) as e:
                 note(results, f"first requests, {case.name}: {e}")
                 continue
-            say(results.first[-1].describe())
+            for result in measured:
+                say(result.describe())
 
 
 def measure_group(

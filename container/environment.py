@@ -95,6 +95,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_REPLICAS", int, 0, 0, ENGINES_MAX, "copies of the model, each in its own process; 0: one",
              ("SAGEMAKER_MODEL_SERVER_WORKERS",)),
     Variable("EVENKEEL_THREADS", int, 0, 0, 1024, "threads of one replica's framework; 0: CPUs shared among the replicas"),
+    Variable("EVENKEEL_REQUIRE_GPU", int, 0, 0, 1, "1: without a visible GPU the start fails, instead of a model served slowly"),
     Variable("EVENKEEL_REQUEST_TIMEOUT_S", float, 60.0, 0.01, 3600, "deadline of a request, 504 beyond it",
              ("SAGEMAKER_MODEL_SERVER_TIMEOUT",)),
     Variable("EVENKEEL_STREAM_TIMEOUT_S", float, 480.0, 0.01, 86400,

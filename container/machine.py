@@ -41,6 +41,18 @@ def memory_left(root: Path, meminfo: Path = Path("/proc/meminfo")) -> int:
     return max(0, min(left))
 
 
+def gpus(dev: Path, visible: str | None) -> int:
+    """Accelerators that a process here could open: device nodes of NVIDIA's driver, as many as `visible` (what
+    CUDA_VISIBLE_DEVICES says) leaves. No framework and no driver is asked."""
+    nodes = [p for p in dev.glob("nvidia*") if p.name.removeprefix("nvidia").isdigit()]
+    found = len(nodes) or int((dev / "dxg").exists())  # the second is the one of Linux under Windows
+    if visible is None:
+        return found
+    named = [v.strip() for v in visible.split(",") if v.strip()]
+    shown = next((i for i, v in enumerate(named) if v in ("-1", "NoDevFiles")), len(named))
+    return min(found, shown)
+
+
 def oom_kills(root: Path) -> int:
     """How many processes of this cgroup the kernel has ended for want of memory; 0 where it does not say."""
     v1 = _fields(root / "memory/memory.oom_control").get("oom_kill", 0)

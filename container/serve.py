@@ -38,6 +38,7 @@ def run(environ: Mapping[str, str]) -> int:
     env = environment.read(environ)
     text = env["EVENKEEL_LOG"] == "text" or (env["EVENKEEL_LOG"] == "auto" and sys.stdout.isatty())
     setup("evenkeel", text=text)
+    require_gpu(env)
     cpus = machine.cpus()
     catalogue = versioned.read(env.model_dir)
     version = catalogue.choose(env["EVENKEEL_MODEL_VERSION"])
@@ -79,6 +80,16 @@ def run(environ: Mapping[str, str]) -> int:
 
 def swap_rules(env: Environment) -> Rules:
     return Rules(env["EVENKEEL_ROLLBACK_WINDOW_S"], env["EVENKEEL_SWAP"], env["EVENKEEL_MEMORY_MB"] * MIB)
+
+
+def require_gpu(env: Environment, dev: Path = Path("/dev")) -> None:
+    """Raises BadSetting when one is asked for and none can be seen."""
+    visible = env.inherited.get("CUDA_VISIBLE_DEVICES")
+    if not env["EVENKEEL_REQUIRE_GPU"] or machine.gpus(dev, visible):
+        return
+    why = f"CUDA_VISIBLE_DEVICES={visible!r} hides them" if machine.gpus(dev, None) else f"there is no {dev}/nvidia0"
+    raise BadSetting(f"EVENKEEL_REQUIRE_GPU=1, but no GPU is visible here: {why}; start the container with its GPUs "
+                     "(docker run --gpus all, a GPU instance type), or set EVENKEEL_REQUIRE_GPU=0")  # fmt: skip
 
 
 def watch_policy(env: Environment) -> Policy:

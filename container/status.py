@@ -6,6 +6,7 @@ Exit codes, for scripts: 0 ready, 2 answered and not ready, 1 no answer. The pic
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -62,8 +63,14 @@ class Paint:
 
 
 def picture(status: Mapping[str, Any], paint: Paint) -> str:
-    parts = [_verdict(status, paint), _now(status), _models(status), _replicas(status, paint), _faults(status, paint)]
-    parts.append(_transitions(status))
+    parts = [
+        _verdict(status, paint),
+        _now(status),
+        rollout(status.get("rollout"), paint),
+        _models(status),
+        _replicas(status, paint),
+    ]
+    parts += [_faults(status, paint), _transitions(status)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -85,6 +92,43 @@ def _now(s: Mapping[str, Any]) -> str:
         f"p99 {millis(now['p99_s'])}; queue {s['queue_rows']} rows, in flight {s['in_flight']}, "
         f"saturation {s['saturation']:.0%}"
     )
+
+
+VERDICTS = {"promote": (GREEN, "PROMOTE"), "hold": (YELLOW, "HOLD"), "rollback": (RED, "ROLL BACK")}
+
+
+def rollout(r: Mapping[str, Any] | None, paint: Paint) -> str:
+    """The rollout that the sidecar judges; nothing when it judges none."""
+    if r is None:
+        return ""
+    colour, word = VERDICTS[r["decision"]]
+    allowed = f" of {span(r['max_s'])}" if r["max_s"] else ""
+    head = (
+        f"rollout {r['rollout']}".rstrip() + f": {paint(colour, word)}{', final,' if r['final'] else ''} for {span(r['for_s'])}"
+    )
+    lines = [f"{head}  ({r['phase']}, {span(r['elapsed_s'])}{allowed}, stage {r['stage']}, {r['windows']} windows)"]
+    lines += [f"  {f['code']}: {f['about']}: {f['words']}" for f in r["reasons"][:SHOWN_MAX]]
+    for name, arm in r["arms"].items():
+        lines.append(f"  {name} {', '.join(arm['instances'])}: {arm['requests']} requests")
+        lines += [f"    {paint(RED, 'missing')} {instance}: {why}" for instance, why in arm["missing"].items()]
+    return "\n".join([*lines, *(_evidence(name, m) for name, m in r["metrics"].items())])
+
+
+def _evidence(name: str, m: Mapping[str, Any]) -> str:
+    ours, theirs, high = m["candidate"], m["reference"], m["ratio"]["high"]
+    worse = f"{_towards(min(m['count_e'], m['sign_e']), m['rollback_at'])} {m['count_e']:.3g} and {m['sign_e']:.3g}"
+    good = f"{_towards(m['good_e'], m['promote_at'])} {m['good_e']:.3g}"
+    return (
+        f"  {name}: {ours['bad']} of {ours['requests']} against {theirs['bad']} of {theirs['requests']}, "
+        f"ratio {m['ratio']['low']:.3g}..{'any' if high is None else f'{high:.3g}'}\n"
+        f"    worse {worse} of {m['rollback_at']:g}, good {good} of {m['promote_at']:g}"
+    )
+
+
+def _towards(e: float, needed: float) -> str:
+    """How far an e-value has come, by its logarithm: it begins at 1."""
+    share = math.log(max(e, 1.0)) / math.log(needed) if needed > 1 else 1.0
+    return bar(int(BAR_CELLS * min(1.0, share)), BAR_CELLS)
 
 
 def _models(s: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from prometheus_client.metrics_core import (
 
 from serve.contract.lifecycle import State
 from serve.contract.status import (
+    DEVICE_TEXT,
     PLAN_TEXT,
     ROW_CELLS,
     TIME_CELLS,
@@ -48,6 +49,15 @@ FIRST_EDGE, LAST_EDGE = 24, 104
 ROW_EDGES = 13  # batches of 1, of up to 3, 7, ... 8191 rows; no queue holds more
 CODES = tuple(sorted({"200", *(str(e.status) for e in ERRORS)}))
 SHED = tuple(sorted({e.shed for e in ERRORS} - {""}))
+DEVICE_VALUES = {
+    "evenkeel_device_temperature_celsius": "temperature_celsius", "evenkeel_device_utilization_ratio": "utilisation",
+    "evenkeel_device_memory_used_bytes": "memory_used_bytes", "evenkeel_device_memory_bytes": "memory_bytes",
+    "evenkeel_device_power_watts": "power_watts", "evenkeel_device_xid_errors": "xid_errors",
+}  # fmt: skip
+DEVICE_TABLES = {
+    "evenkeel_device_clock_hertz": "clock_hertz", "evenkeel_device_throttled": "throttled",
+    "evenkeel_device_ecc_errors": "ecc_errors",
+}  # fmt: skip
 PHASES = ("import", "unpack", "load", "device_copy", "compile", "warm", "total")
 LABEL_CHARS_MAX = 128  # of a name or version out of a manifest
 
@@ -136,6 +146,17 @@ FAMILIES: tuple[Family, ...] = (
     Family("evenkeel_startup_seconds", "gauge", ("phase",),
            "Phases of the slowest engine's last start; absent before it is done, and for phases that it has not."),
     Family("evenkeel_model", "info", (*OF_MODEL, "sha256"), "What is loaded; always 1. Absent before it is."),
+    Family("evenkeel_device", "info", ("device", "name", "uuid"), "An accelerator of this machine; always 1."),
+    Family("evenkeel_device_temperature_celsius", "gauge", ("device",), "How hot it is."),
+    Family("evenkeel_device_utilization_ratio", "gauge", ("device",), "Share of the last second in which it was busy, 0 to 1."),
+    Family("evenkeel_device_memory_used_bytes", "gauge", ("device",), "Memory in use, by whomever."),
+    Family("evenkeel_device_memory_bytes", "gauge", ("device",), "Memory that it has."),
+    Family("evenkeel_device_power_watts", "gauge", ("device",), "Power that it takes."),
+    Family("evenkeel_device_clock_hertz", "gauge", ("device", "clock"), "How fast its multiprocessors (sm) and its memory run."),
+    Family("evenkeel_device_throttled", "gauge", ("device", "reason"), "1 while it runs slower than it could for this reason."),
+    Family("evenkeel_device_ecc_errors", "counter", ("device", "kind"),
+           "Memory errors since its driver was loaded: corrected ones, and uncorrected, which cost answers."),
+    Family("evenkeel_device_xid_errors", "counter", ("device",), "Xid errors: faults that its driver reported."),
 )  # fmt: skip
 
 
@@ -173,6 +194,7 @@ class PageCollector:
         yield from _of_fronts(self._page)
         yield from _of_engines(self._page)
         yield from _of_container(self._page)
+        yield from _of_devices(self._text(DEVICE_TEXT).get("devices", ()))
         yield from _of_texts([self._text(place) for place in places(self._page)])
 
     def _text(self, place: int) -> dict[str, Any]:
@@ -242,6 +264,19 @@ def _of_container(page: StatusPage) -> Iterator[Sample]:
         yield Sample("evenkeel_saturation_ratio", (), value[Main.SATURATION])
         if not math.isnan(value[Main.HEADROOM_RPS]):
             yield Sample("evenkeel_headroom_requests_per_second", (), value[Main.HEADROOM_RPS])
+
+
+def _of_devices(devices: Iterable[dict[str, Any]]) -> Iterator[Sample]:
+    """What they do not tell is absent."""
+    for d in devices:
+        place = str(d["place"])
+        yield Sample("evenkeel_device", (place, _label(d["name"]), _label(d["uuid"])), 1)
+        for name, key in DEVICE_VALUES.items():
+            if d[key] is not None:
+                yield Sample(name, (place,), d[key])
+        for name, key in DEVICE_TABLES.items():
+            for label, value in d[key].items():
+                yield Sample(name, (place, label), value)
 
 
 def _of_texts(texts: list[dict[str, Any]]) -> Iterator[Sample]:

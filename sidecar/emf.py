@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
+from serve.contract.logline import log
 from serve.contract.status import PLAN_TEXT, Main, RolloutCell, StatusPage
 from sidecar.measure import Totals, between, read
 
@@ -77,23 +79,27 @@ def _dimension(text: str) -> str:
 
 
 class Emf:
-    """Keeps the totals of the last line. What happens while there is no sidecar is in no line; it is in /metrics."""
+    """Keeps the totals of the last line, in `saved` too: when this sidecar is replaced, its successor's first line goes on
+    from there, so that every request is in exactly one line. The last part of a period before the container's end is in none.
+    """
 
-    def __init__(self, period_s: float, namespace: str, fd: int = 1) -> None:
-        self._period_s, self._namespace, self._fd = period_s, namespace, fd
-        self._before: Totals | None = None
+    def __init__(self, period_s: float, namespace: str, fd: int = 1, saved: Path | None = None) -> None:
+        self._period_s, self._namespace, self._fd, self._saved = period_s, namespace, fd, saved
+        self._before: Totals | None = self._load() if period_s else None
 
     def tick(self, page: StatusPage, now_s: float, wall_s: float, headroom_rps: float | None) -> None:
         """Write a line when the period is over."""
         if not self._period_s:
             return
         if self._before is None:
-            self._before = read(page, now_s)
+            self._go_on_from(read(page, now_s))
+        assert self._before is not None, "just set"
         if now_s - self._before.at_s < self._period_s:
             return
         after = read(page, now_s)
         values = Period(self._before, after, page.verdict().ready, headroom_rps, page.main.count[Main.ROLLOUT]).values()
-        self._before = after
+        # Saved before it is written: who dies between the two has lost a line, and counted nothing twice.
+        self._go_on_from(after)
         model = page.read_text(PLAN_TEXT, looks=1).get("model", {})
         text = line(values, model.get("name", ""), model.get("version", ""), self._namespace, wall_s)
         data = text.encode() + b"\n"
@@ -102,3 +108,33 @@ class Emf:
             os.write(self._fd, data)
         except OSError:
             pass  # as with the log: a full or closed pipe must not stop the watch
+
+    def _go_on_from(self, totals: Totals) -> None:
+        self._before = totals
+        if self._saved is None:
+            return
+        new = self._saved.with_suffix(".new")
+        try:
+            new.write_text(json.dumps(asdict(totals)))
+            os.replace(new, self._saved)
+        except OSError as e:
+            self._saved = None
+            log("emf_not_saved", f"cannot save the last totals: {e.strerror}; a restarted sidecar begins a period anew",
+                level="error")  # fmt: skip
+
+    def _load(self) -> Totals | None:
+        """None when there is none, or none that can be read."""
+        if self._saved is None:
+            return None
+        try:
+            data = json.loads(self._saved.read_text())
+            return Totals(**{f.name: _frozen(data[f.name]) for f in fields(Totals)})
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            log("emf_not_saved", f"the last totals cannot be read, so a period begins anew: {e!r}", level="error")
+            return None
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

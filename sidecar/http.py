@@ -82,7 +82,9 @@ def _add_people(app: FastAPI, shown: Shown) -> None:
     @app.api_route("/status", methods=GET)
     def status(request: Request) -> JSONResponse:
         after_s = _number(request, "points_after_s")
-        return JSONResponse(observe.status(shown.page, now(), shown.remembered, after_s), headers=NO_STORE)
+        at = now()
+        told = observe.status(shown.page, at, shown.remembered, after_s)
+        return JSONResponse({**told, "rollout": shown.judging.status(at.unix)}, headers=NO_STORE)
 
 
 def _number(request: Request, name: str) -> float:

@@ -18,6 +18,7 @@ from typing import Any
 from serve.contract.logline import log
 from serve.contract.status import Main, RolloutCell, StatusPage
 from serve.errors import EvenkeelError, NotFound
+from sidecar import rollout_status
 from sidecar.rollout import replay, saved
 from sidecar.rollout.counters import Window
 from sidecar.rollout.order import STAGES_MAX, Order, Split, check_split
@@ -51,6 +52,8 @@ class Case:
     start_s: float | None  # of the first round; None while not all instances have answered
     due_s: float
     record: dict[str, Any]
+    decided_s: float  # since when the verdict is this one
+    trail: Mapping[str, Any]
     windows: tuple[Window, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)  # at the last look
     splits: list[Split] = field(default_factory=list)  # of stages that the thread has not begun yet
@@ -81,7 +84,7 @@ class Judging:
         self._page, self._folder, self._now_s = page, folder, now_s
         self._changed = threading.Condition()
         self._case: Case | None = None
-        self._lost = ""  # why what a predecessor was following cannot be followed any more
+        self._lost, self._lost_s = "", 0.0  # why what a predecessor was following cannot be followed any more, and since when
         with self._changed:
             self._resume()
 
@@ -129,7 +132,24 @@ class Judging:
     def shown(self) -> dict[str, Any]:
         """The decision record as it stands. Raises NoRollout."""
         with self._changed:
-            return lost("", self._lost) if self._lost else self._named().shown()
+            return _lost_record(self._lost) if self._lost else self._named().shown()
+
+    def status(self, unix: Callable[[float], float]) -> dict[str, Any] | None:
+        """What /status shows of it. `unix` turns a moment of our clock into Unix time. None when no rollout was named."""
+        with self._changed:
+            if self._lost:
+                return self._told(rollout_status.shown(None, _lost_record(self._lost), {}), unix, None, self._lost_s)
+            case = self._case
+            if case is None:
+                return None
+            shown = rollout_status.shown(case.order, case.shown(), case.trail)
+            return self._told(shown, unix, case.named_s, case.decided_s)
+
+    def _told(
+        self, shown: dict[str, Any], unix: Callable[[float], float], named_s: float | None, since_s: float
+    ) -> dict[str, Any]:
+        named_at = None if named_s is None else unix(named_s)
+        return {**shown, "named_at": named_at, "since": unix(since_s), "for_s": round(self._now_s() - since_s, 3)}
 
     def log_lines(self) -> list[str]:
         """The replay log as it stands, for `evenkeel judge --replay`. Raises NoRollout."""
@@ -161,6 +181,7 @@ class Judging:
         except Exception as e:
             log("rollout_lost", f"{case.order.id}: an error of ours: {e!r}", level="error", trace=traceback.format_exc())
             with self._changed:
+                case.decided_s = self._now_s()
                 case.lost = f"an error of ours in the judge, {type(e).__name__}; the log has the details"
                 if self._case is case:
                     self._publish(case)
@@ -188,7 +209,8 @@ class Judging:
             del case.splits[: len(splits)]
             before = case.record["decision"]
             case.record, case.done = decision.to_json(), decision.final
-            case.windows = tuple(case.rollout.windows)
+            case.windows, case.trail = tuple(case.rollout.windows), case.rollout.trail.to_json()
+            case.decided_s = _decided_s(case.rollout, case.named_s, case.start_s, began_s)
             case.missing = {str(key): why[:WHY_CHARS_MAX] for key, why in found.missing.items()}
             case.due_s = self._next_due_s(case)
             self._save(case, lambda: saved.add(self._folder, _progress(case), window))
@@ -218,7 +240,8 @@ class Judging:
 
     def _case_of(self, order: Order, named_s: float) -> Case:
         rollout = Rollout(order.rule(), order.split)
-        return Case(order, _source(order), rollout, named_s, None, named_s, rollout.decision().to_json())
+        record, trail = rollout.decision().to_json(), rollout.trail.to_json()
+        return Case(order, _source(order), rollout, named_s, None, named_s, record, named_s, trail)
 
     def _resume(self) -> None:
         """Go on with what a predecessor was following, or say that it is lost."""
@@ -235,14 +258,16 @@ class Judging:
 
     def _go_on(self, progress: Progress, source: Source) -> None:
         rollout, decision = progress.rollout, progress.rollout.decision()
-        self._case = case = Case(progress.order, source, rollout, progress.named_s, progress.start_s, self._now_s(),
-                                 decision.to_json(), tuple(rollout.windows), done=decision.final)  # fmt: skip
+        now_s = self._now_s()
+        decided_s = _decided_s(rollout, progress.named_s, progress.start_s, now_s)
+        self._case = case = Case(progress.order, source, rollout, progress.named_s, progress.start_s, now_s, decision.to_json(),
+                                 decided_s, rollout.trail.to_json(), tuple(rollout.windows), done=decision.final)  # fmt: skip
         case.stages = int(case.record["stage"])
         self._publish(case)
         log("rollout_resumed", f"going on with {progress.order.id} after {len(case.windows)} windows", phase=case.phase)
 
     def _lose(self, why: str) -> None:
-        self._lost = f"the sidecar was replaced: {why}"
+        self._lost, self._lost_s = f"the sidecar was replaced: {why}", self._now_s()
         self._page.main.count[Main.ROLLOUT] = RolloutCell.HOLD
         log("rollout_lost", f"a rollout was being judged, and cannot be any more: {why}", level="error")
 
@@ -260,6 +285,17 @@ class Judging:
     def _publish(self, case: Case) -> None:
         self._page.main.count[Main.ROLLOUT] = CELLS[case.shown()["decision"]]
         self._changed.notify_all()
+
+
+def _decided_s(rollout: Rollout, named_s: float, start_s: float | None, now_s: float) -> float:
+    """When it came to its present verdict, by our clock: hold is what it says from the moment it is named."""
+    if start_s is None or rollout.verdict_since_s <= 0:
+        return named_s
+    return min(now_s, start_s + rollout.verdict_since_s)
+
+
+def _lost_record(why: str) -> dict[str, Any]:
+    return {**lost("", why), "judge": {"phase": "lost", "missing": {}}}
 
 
 def _progress(case: Case) -> Progress:

@@ -142,4 +142,3 @@ def _answer(page: StatusPage, ask: int) -> dict[str, Any]:
             return dict(answer)
         time.sleep(LOOK_S)
     raise NotReady("the supervisor has not answered; GET /models says what came of it", retry_after_s=1)
-

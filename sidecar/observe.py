@@ -14,6 +14,7 @@ from typing import Any
 from serve.contract import health
 from serve.contract.lifecycle import CLEARS, Reason, ReplicaView, State, conditions, container_state
 from serve.contract.status import (
+    DEVICE_TEXT,
     PLAN_TEXT,
     ROLES,
     ROW_CELLS,
@@ -144,7 +145,7 @@ def status(page: StatusPage, now: Now, remembered: Remembered, points_after_s: f
         "headroom_requests_per_s": remembered.measures.headroom_rps,
         "restarts": {role: sum(n for (of, _), n in replaced(page).items() if of == role) for role in ROLES},
         "restart_reasons": {key: n for key, n in restarts(page).items() if n},
-        "replicas": replicas,
+        "replicas": replicas, "devices": page.read_text(DEVICE_TEXT).get("devices", []),
         "fronts": [_front(page, i) for i in range(count[Main.FRONTS])],
         "faults": [dataclasses.asdict(f) for f in reversed(memory.faults)],
         "transitions": [dataclasses.asdict(t) for t in reversed(memory.transitions)],

@@ -21,7 +21,7 @@ from serve.contract.lifecycle import readiness
 from serve.contract.logline import log, setup
 from serve.contract.process import die_with_parent
 from serve.contract.status import SIDECAR_TEXT, StatusPage
-from sidecar import observe
+from sidecar import device, observe
 from sidecar.emf import Emf
 from sidecar.observe import Now, Remembered
 from sidecar.settings import SidecarSettings, parse, read_token
@@ -30,6 +30,7 @@ from sidecar.transitions import restore
 
 TICK_S = 0.05  # the age of a verdict at most; one look costs 30 us, with 32 engines 370
 SAMPLE_EVERY_S = 1.0
+EMF_SAVED = "emf.json"  # in the run directory: the totals of the last line
 LEAVE_S = 1  # for answers that are still being read when the container stops, and for the last words in the shape log
 
 
@@ -44,6 +45,7 @@ def main() -> None:
     remembered = Remembered(memory=restore(page.read_text(SIDECAR_TEXT), time.time(), predecessors))
     watching = threading.Thread(target=watch_or_end, args=(page, remembered, settings, leave), name="watch", daemon=True)
     watching.start()
+    device.start(page, leave)
     serve_http(page, remembered, settings)
     leave.set()
     watching.join(LEAVE_S)
@@ -62,7 +64,7 @@ def watch_or_end(page: StatusPage, remembered: Remembered, settings: SidecarSett
 
 def watch(page: StatusPage, remembered: Remembered, settings: SidecarSettings, leave: threading.Event) -> None:
     """Observe, decide, apply; then remember and, once a second, measure. When told to leave, the engines have ended."""
-    emf = Emf(settings.emf_period_s, settings.emf_namespace)
+    emf = Emf(settings.emf_period_s, settings.emf_namespace, saved=Path(settings.run_dir) / EMF_SAVED)
     shapes = ShapeLog(settings.shape_log) if settings.shape_log else None
     sample_due_s = 0.0
     while not leave.wait(TICK_S):

@@ -143,7 +143,8 @@ _TEXT_AT = _BLOCKS * BLOCK_CELLS * 8
 SIDECAR_TEXT = ENGINES_MAX  # the sidecar's own text, behind those of the engines: what its successor goes on from
 PLAN_TEXT = ENGINES_MAX + 1  # the supervisor's: which model is to be served, known before any engine has loaded it
 ASKED_TEXT = ENGINES_MAX + 2  # the sidecar's: which version is asked for, {"ask": SWAP_ASKED, "version": …}
-PAGE_BYTES = _TEXT_AT + (ENGINES_MAX + 3) * TEXT_BYTES
+DEVICE_TEXT = ENGINES_MAX + 3  # the sidecar's: what the machine's accelerators say of themselves
+PAGE_BYTES = _TEXT_AT + (ENGINES_MAX + 4) * TEXT_BYTES
 
 
 class Block:
@@ -189,7 +190,7 @@ class StatusPage:
         return self._block(1 + FRONTS_MAX + place)
 
     def write_text(self, engine: int, data: dict[str, Any]) -> None:
-        """Publish what the engine at this place (or SIDECAR_TEXT, PLAN_TEXT) explains. Too long: replaced by a note."""
+        """Publish what the engine at this place (or at SIDECAR_TEXT …) explains. Too long: replaced by a note."""
         raw = json.dumps(data, default=str).encode()
         if len(raw) > TEXT_BYTES - 16:
             raw = json.dumps({"truncated": f"{len(raw)} bytes do not fit in {TEXT_BYTES - 16}"}).encode()

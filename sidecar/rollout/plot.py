@@ -7,25 +7,18 @@ lines they must reach.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from math import log
 
 from sidecar.rollout.counters import Window
 from sidecar.rollout.decide import State, decide, step
-from sidecar.rollout.evidence import Evidence
 from sidecar.rollout.rule import Rule
+from sidecar.rollout.trail import CURVES, Point, point
 
 WIDTH, HEIGHT, HEADER = 720, 240, 46
 LEFT, RIGHT, TOP, BOTTOM = 62, 120, 28, 36
 DECADES_MIN, DECADES_MAX = -3.0, 6.0  # what lies beyond is drawn at the rim
-CURVES = {"count witness": "#c8553d", "sign witness": "#e0a030", "good enough": "#0b6e4f"}
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    at_s: float
-    decades: dict[str, float]  # log10 of the e-values, by curve
+COLORS = dict(zip(CURVES, ("#c8553d", "#e0a030", "#0b6e4f"), strict=True))
 
 
 def svg(rule: Rule, windows: Sequence[Window]) -> str:
@@ -33,7 +26,7 @@ def svg(rule: Rule, windows: Sequence[Window]) -> str:
     for window in windows:
         state = step(rule, state, window)
         for name, evidence in state.metrics.items():
-            lines.setdefault(name, []).append(_point(rule, evidence, state.elapsed_s))
+            lines.setdefault(name, []).append(point(rule, evidence, state.elapsed_s))
     caption = f"{rule.rollout}: {decide(rule, state).verdict} after {state.elapsed_s:.0f} s"
     height = HEADER + HEIGHT * max(1, len(lines))
     body = [_text(LEFT, 16, caption, "title"), *_legend()]
@@ -46,14 +39,9 @@ def svg(rule: Rule, windows: Sequence[Window]) -> str:
     )
 
 
-def _point(rule: Rule, e: Evidence, at_s: float) -> Point:
-    good = max(e.not_bad_log_e, e.budget_log_e(rule))
-    return Point(at_s, {n: v / log(10) for n, v in zip(CURVES, (e.count_log_e, e.sign_log_e, good), strict=True)})
-
-
 def _legend() -> list[str]:
     parts, x = [], LEFT
-    for name, color in CURVES.items():
+    for name, color in COLORS.items():
         parts.append(f'<line x1="{x}" x2="{x + 22}" y1="31" y2="31" stroke="{color}" stroke-width="2.5"/>')
         parts.append(_text(x + 27, 35, name))
         x += 45 + 7 * len(name)
@@ -82,7 +70,7 @@ def _panel(rule: Rule, name: str, points: Sequence[Point]) -> str:
             f'<line x1="{LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}" stroke="{color}" stroke-dasharray="5 4" opacity="0.7"/>'
         )
         parts.append(_text(right + 6, at + 4, f"{words} at {value:g}"))
-    for curve, color in CURVES.items():
+    for curve, color in COLORS.items():
         line = " ".join(f"{x(p.at_s):.1f},{y(p.decades[curve]):.1f}" for p in points)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2"/>')
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):

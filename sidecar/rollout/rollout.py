@@ -15,8 +15,10 @@ from sidecar.rollout import decide, edges, replay
 from sidecar.rollout.counters import Delta, Key, Scrape, Window, at_or_below, delta, total
 from sidecar.rollout.decide import Decision, State
 from sidecar.rollout.guards import LEAVING
+from sidecar.rollout.reasons import Verdict
 from sidecar.rollout.record import record
 from sidecar.rollout.rule import Arm, Rule
+from sidecar.rollout.trail import Trail
 from sidecar.rollout.trouble import BadRule
 
 # Requests, or answers timed, of one instance in one window. No process serves so many: who says so is not believed, and the
@@ -53,6 +55,8 @@ class Rollout:
         self.rule = rule
         self.windows: list[Window] = []
         self.state = State()
+        self.trail = Trail()
+        self.verdict, self.verdict_since_s = Verdict.HOLD, 0.0  # seconds after the first round
         self._stage = 0
         self._split = _checked(EVEN if split is None and rule.reference == Arm.BASELINE else split or {})
         self._edges = tuple(sorted(rule.edges)) if rule.latency else ()
@@ -78,12 +82,19 @@ class Rollout:
         if self._last_s is not None:
             window = self._window(self._last_s, at_s, found, gone)
             self.windows.append(window)
-            self.state = decide.step(self.rule, self.state, window)
+            self._step(window)
             self._choose_edges(found, complete=not gone)
         # The last scrape of a missing instance is kept, so that its restart is seen when it comes back.
         self._last = {**self._last, **found}
         self._last_s = at_s
         return window
+
+    def _step(self, window: Window) -> None:
+        self.state = decide.step(self.rule, self.state, window)
+        self.trail.add(self.rule, self.state.metrics, self.state.elapsed_s)
+        verdict = decide.decide(self.rule, self.state).verdict
+        if verdict != self.verdict:
+            self.verdict, self.verdict_since_s = verdict, self.state.elapsed_s
 
     def _is_plausible(self, s: Scrape) -> bool:
         did = self._delta(s)
@@ -139,7 +150,7 @@ class Rollout:
         rollout = Rollout(rule, {Arm(arm): float(weight) for arm, weight in head["split"].items()})
         rollout.windows = list(windows)
         for window in windows:
-            rollout.state = decide.step(rule, rollout.state, window)
+            rollout._step(window)
         rollout._stage, rollout._edges = int(head["stage"]), tuple(map(float, head["edges"]))
         rollout._answers = {float(edge): int(n) for edge, n in head["answers"]}
         if head["above"]:

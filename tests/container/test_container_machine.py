@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from container import plan
-from container.machine import cpu_quota, cpus
+from container.environment import read
+from container.machine import cpu_quota, cpus, gpus
+from container.serve import require_gpu
+from serve.errors import BadSetting
+from tests.support.tree import run_command
 
 
 def tree(root: Path, **files: str) -> Path:
@@ -60,3 +64,32 @@ def test_the_plan_shares_the_cpus(have: int, fronts: int, replicas: int, threads
 
 def test_the_plan_says_why() -> None:
     assert plan.make(8, 0, 4, 0).why(8).startswith("8 CPUs: 2 front")
+
+
+# ---- GPUs --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"), [(None, 2), ("0", 1), ("0,1", 2), ("0,1,2", 2), ("", 0), ("-1", 0), ("1,-1,0", 1), ("GPU-8f", 1)]
+)
+def test_gpus_are_counted_by_their_device_nodes_and_by_what_may_be_seen(tmp_path: Path, visible: str | None, count: int) -> None:
+    assert gpus(tmp_path, visible) == 0
+    tree(tmp_path, nvidia0="", nvidia1="", nvidiactl="", nvidia__uvm="")
+    assert gpus(tmp_path, visible) == count
+
+
+def test_a_gpu_that_is_required_and_missing_is_refused_with_the_reason(tmp_path: Path) -> None:
+    require_gpu(read({}), tmp_path)
+    with pytest.raises(BadSetting, match=r"EVENKEEL_REQUIRE_GPU=1, but no GPU is visible here: there is no .*nvidia0; start"):
+        require_gpu(read({"EVENKEEL_REQUIRE_GPU": "1"}), tmp_path)
+    tree(tmp_path, nvidia0="")
+    require_gpu(read({"EVENKEEL_REQUIRE_GPU": "1"}), tmp_path)
+    with pytest.raises(BadSetting, match="CUDA_VISIBLE_DEVICES='-1' hides them"):
+        require_gpu(read({"EVENKEEL_REQUIRE_GPU": "1", "CUDA_VISIBLE_DEVICES": "-1"}), tmp_path)
+
+
+@pytest.mark.skipif(gpus(Path("/dev"), None) > 0, reason="this machine has a GPU")
+def test_a_start_without_the_gpu_that_it_requires_ends_with_one_line() -> None:
+    done = run_command("serve", EVENKEEL_REQUIRE_GPU="1")
+    assert done.returncode == 1 and done.stdout.count("\n") == 0
+    assert done.stderr.count("\n") == 1 and "EVENKEEL_REQUIRE_GPU=1, but no GPU is visible here" in done.stderr

@@ -42,6 +42,28 @@ def test_the_picture_tells_why_it_is_not_ready_and_how_far_it_is() -> None:
     assert "2 min 0 s ago  container: nothing -> loading" in text
 
 
+ROLLOUT = {
+    "rollout": "r1", "decision": "hold", "final": False, "phase": "judging", "for_s": 61.0, "elapsed_s": 61.0, "max_s": 1800.0,
+    "stage": 1, "windows": 6, "reasons": [{"code": "not_yet_proven", "about": "errors", "words": "9 of 900 in the candidate"}],
+    "arms": {"baseline": {"instances": ["b:1"], "missing": {}, "requests": 900},
+             "candidate": {"instances": ["c:1", "c:2"], "missing": {"c:2": "timed out"}, "requests": 880}},
+    "metrics": {"errors": {"candidate": {"requests": 880, "bad": 9}, "reference": {"requests": 900, "bad": 3},
+                           "ratio": {"low": 0.8, "high": None}, "count_e": 300.0, "sign_e": 17.4, "rollback_at": 300.0,
+                           "good_e": 0.01, "promote_at": 40.0}},
+}  # fmt: skip
+
+
+def test_the_picture_shows_the_rollout_that_is_being_judged_and_how_far_its_evidence_is() -> None:
+    text = picture({**WARMING, "rollout": ROLLOUT}, Paint(False))
+    assert "rollout r1: HOLD for 1 min 1 s  (judging, 1 min 1 s of 30 min 0 s, stage 1, 6 windows)" in text
+    assert "not_yet_proven: errors: 9 of 900 in the candidate" in text
+    assert "candidate c:1, c:2: 880 requests\n    missing c:2: timed out" in text
+    assert "errors: 9 of 880 against 3 of 900, ratio 0.8..any" in text
+    assert "worse [##########----------] 300 and 17.4 of 300" in text, "both witnesses are needed: the bar is the lesser"
+    assert "good [--------------------] 0.01 of 40" in text
+    assert "rollout" not in picture({**WARMING, "rollout": None}, Paint(False))
+
+
 def test_colours_only_repeat_what_the_words_say() -> None:
     import re
 

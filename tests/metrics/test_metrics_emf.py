@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,10 +21,10 @@ UNITS_ALLOWED = {"Count", "Milliseconds", "Percent", "Count/Second"}
 class Lines:
     """An Emf that writes into a pipe, and what came out of it."""
 
-    def __init__(self, page: StatusPage, period_s: float = 60.0, namespace: str = "evenkeel") -> None:
+    def __init__(self, page: StatusPage, period_s: float = 60.0, namespace: str = "evenkeel", saved: Path | None = None) -> None:
         self.page = page
         self.read_fd, self.write_fd = os.pipe2(os.O_NONBLOCK)
-        self.emf = Emf(period_s, namespace, self.write_fd)
+        self.emf = Emf(period_s, namespace, self.write_fd, saved)
 
     def at(self, now_s: float, headroom_rps: float | None = None) -> list[dict[str, Any]]:
         self.emf.tick(self.page, now_s, 1_700_000_000.25 + now_s, headroom_rps)
@@ -123,3 +124,32 @@ def test_a_full_pipe_costs_a_line_and_nothing_else(page: StatusPage) -> None:
     os.read(lines.read_fd, 1 << 20)
     lines.emf.tick(page, 120.0, 120.0, None)
     assert b"_aws" in os.read(lines.read_fd, 1 << 20)
+
+
+def test_a_successor_goes_on_from_the_last_line_so_that_each_request_is_in_exactly_one(page: StatusPage, tmp_path: Path) -> None:
+    cell, front = Front.LATENCY + time_bucket(0.01), page.front(0).count
+    first, told = Lines(page, saved=tmp_path / "emf.json"), 0
+    first.at(100.0)
+    for now_s in (160.0, 220.0):
+        front[cell] += 30
+        told += first.at(now_s)[0]["Requests"]
+    front[cell] += 7  # in the period in which the first one dies
+    successor = Lines(page, saved=tmp_path / "emf.json")
+    assert successor.at(250.0) == [], "the period is not over"
+    front[cell] += 5
+    (record,) = successor.at(281.0)
+    assert record["Requests"] == 12 and told == 60
+    late = Lines(page, saved=tmp_path / "emf.json")
+    assert late.at(1000.0)[0]["Requests"] == 0, "at once, for its period is over long since"
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "nonsense", '{"at_s": 1}'])
+def test_what_was_saved_and_cannot_be_read_begins_a_period_anew(page: StatusPage, tmp_path: Path, text: str) -> None:
+    (tmp_path / "emf.json").write_text(text)
+    lines = Lines(page, saved=tmp_path / "emf.json")
+    assert lines.at(100.0) == [] and len(lines.at(160.0)) == 1
+
+
+def test_a_folder_that_cannot_be_written_to_costs_no_line(page: StatusPage, tmp_path: Path) -> None:
+    lines = Lines(page, saved=tmp_path / "missing" / "emf.json")
+    assert lines.at(100.0) == [] and len(lines.at(160.0)) == 1 and len(lines.at(220.0)) == 1

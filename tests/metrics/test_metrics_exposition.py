@@ -14,6 +14,7 @@ from serve import exposition
 from serve.contract.lifecycle import Reason, State, Verdict
 from serve.contract.status import (
     BLOCK_CELLS,
+    DEVICE_TEXT,
     ENGINES_MAX,
     FRONTS_MAX,
     PLAN_TEXT,
@@ -40,9 +41,17 @@ EXPLAINED = {
 }
 
 
+DEVICE = {
+    "place": 0, "uuid": "GPU-1", "name": "T4", "temperature_celsius": 40, "memory_used_bytes": 1, "memory_bytes": 2,
+    "utilisation": 0.5, "power_watts": 60.0, "clock_hertz": {"sm": 1, "memory": 2}, "ecc_errors": {"corrected": 0},
+    "throttled": {"power_cap": 0}, "xid_errors": 0, "last_xid": None,
+}  # fmt: skip
+
+
 def full(page: StatusPage) -> StatusPage:
     """A page on which everything is known that can be."""
     page.write_text(0, {**EXPLAINED, "startup": {f"{phase}_s": 1.0 for phase in exposition.PHASES}})
+    page.write_text(DEVICE_TEXT, {"devices": [DEVICE]})
     page.main.value[Main.MEASURED_S] = 1.0
     page.main.count[Main.ROLLOUT] = RolloutCell.HOLD
     return page
@@ -80,7 +89,7 @@ def test_a_page_on_which_nothing_has_happened_yet_is_valid_and_invents_nothing(p
     unknown = {"evenkeel_saturation_ratio", "evenkeel_headroom_requests_per_second", "evenkeel_warmup_seconds",
                "evenkeel_startup_seconds", "evenkeel_model_info", "evenkeel_rollout_rollback_wanted",
                "evenkeel_rollout_evidence_insufficient"}  # fmt: skip
-    assert scrape.names & unknown == set()
+    assert scrape.names & unknown == set() and not any(name.startswith("evenkeel_device") for name in scrape.names)
     assert scrape["evenkeel_ready"] == 0 and scrape.of("evenkeel_state", state="new") == 1
     assert scrape.of("evenkeel_requests_total", code="500", model="digits", version="7") == 0, "known from the first scrape on"
 

@@ -9,9 +9,28 @@ import signal
 import pytest
 
 from tests.page.browser import Browser
+from tests.support.sidecar_app import ask
 from tests.support.tree import ARTIFACTS, Tree, eventually, serving
 
 PHONE = (360, 740)
+GROWING = """
+    window.windows = 3;
+    const real = window.fetch;
+    window.fetch = async (...a) => {
+        const told = await (await real(...a)).json(), n = window.windows;
+        const rows = Array.from({length: n}, (_, i) => [10 * (i + 1), .4 * i, .2 * i, -.3 * i]);
+        told.rollout = {rollout: 'r1', decision: n > 9 ? 'rollback' : 'hold', final: n > 9, phase: n > 9 ? 'ended' : 'judging',
+            since: told.now, for_s: 0, elapsed_s: 10 * n, max_s: 1800, stage: 1, windows: n, flags: ['one_instance'],
+            reasons: [{code: n > 9 ? 'candidate_worse' : 'not_yet_proven', about: 'errors', words: '9 of 900 in the candidate'}],
+            arms: {baseline: {instances: ['b:1'], missing: {}, requests: 900, client_errors: 1, shed: 0},
+                   candidate: {instances: ['c:1', 'c:2'], missing: {'c:2': 'timed out'}, requests: 880, client_errors: 0,
+                               shed: 2}},
+            metrics: {errors: {candidate: {requests: 880, bad: 9}, reference: {requests: 900, bad: 3}, rollback_at: 300,
+                count_e: 10 ** (.4 * n), sign_e: 10 ** (.2 * n), good_e: .01, promote_at: 40, ratio: {low: .8, high: null}}},
+            evidence: {fields: ['at_s', 'count', 'sign', 'good'], metrics: {errors: rows}}};
+        return new Response(JSON.stringify(told));
+    };
+"""
 SEVEN = (ARTIFACTS / "digits/samples/seven.json").read_bytes()
 
 
@@ -25,6 +44,12 @@ def shown(browser: Browser, tree: Tree) -> Browser:
     browser.open(f"http://127.0.0.1:{tree.side}/")
     eventually(lambda: browser.text("verdict") != "…", "the page has its first status")
     return browser
+
+
+def with_a_rollout(browser: Browser, rollout: str) -> None:
+    if rollout:
+        browser.run(GROWING)
+        eventually(lambda: "▲ Hold" in browser.text("rollout-verdict"), "the rollout is shown")
 
 
 def test_a_ready_container_shows_its_verdict_its_model_its_replicas_and_its_curve(browser: Browser, tree: Tree) -> None:
@@ -86,11 +111,13 @@ def test_a_drain_is_shown_while_it_lasts_and_then_that_nobody_answers(browser: B
         tree.kill()
 
 
+@pytest.mark.parametrize("rollout", ["", "rollout"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone_nothing_reaches_beyond_the_screen(browser: Browser, tree: Tree, scheme: str) -> None:
+def test_on_a_phone_nothing_reaches_beyond_the_screen(browser: Browser, tree: Tree, scheme: str, rollout: str) -> None:
     browser.screen(*PHONE)
     browser.prefer(scheme)
     shown(browser, tree)
+    with_a_rollout(browser, rollout)
     assert browser.run("return window.innerWidth") == PHONE[0]
     assert browser.run("return document.documentElement.scrollWidth") <= PHONE[0]
     beyond = browser.run("""
@@ -100,6 +127,52 @@ def test_on_a_phone_nothing_reaches_beyond_the_screen(browser: Browser, tree: Tr
     assert beyond == []
 
 
+ROLLOUT_TOKEN = "a-token-of-the-page-tests"
+
+
+def judged(tree: Tree) -> None:
+    """Two real instances, of which one is the tree itself and the other does not exist, so that both are seen."""
+    order = {"baseline": [f"127.0.0.1:{tree.port}"], "candidate": [f"127.0.0.1:{tree.port + 1}"], "id": "r1", "window_s": 0.5,
+             "max_minutes": 1, "split": "unchecked"}  # fmt: skip
+    assert ask(tree.side, "/rollout", "POST", order, Authorization=f"Bearer {ROLLOUT_TOKEN}").status == 202
+
+
+def test_a_rollout_that_is_being_judged_is_shown_from_its_naming_to_its_end(browser: Browser) -> None:
+    with serving("digits", EVENKEEL_ADMIN_TOKEN=ROLLOUT_TOKEN) as tree:
+        shown(browser, tree)
+        assert browser.run("return document.getElementById('s-rollout').hidden") is True
+        judged(tree)
+        eventually(lambda: "▲ Hold" in browser.text("rollout-verdict"), "the rollout is shown")
+        assert "r1" in browser.text("rollout-verdict") and "waiting until every instance" in browser.text("rollout-verdict")
+        eventually(lambda: "is missing:" in browser.text("rollout-arms"), "the missing instance is named")
+        assert f"● 127.0.0.1:{tree.port}" in browser.text("rollout-arms")
+        assert ask(tree.side, "/rollout", "DELETE", Authorization=f"Bearer {ROLLOUT_TOKEN}").status == 200
+        eventually(lambda: browser.run("return document.getElementById('s-rollout').hidden") is True, "it has ended")
+        assert complaints(browser) == []
+
+
+def test_the_evidence_grows_on_the_page_and_the_verdict_changes_with_it(browser: Browser, tree: Tree) -> None:
+    shown(browser, tree)
+    browser.run(GROWING)
+    eventually(lambda: "▲ Hold" in browser.text("rollout-verdict"), "the rollout is shown")
+    assert "not yet proven – errors: 9 of 900 in the candidate" in browser.text("rollout-reasons")
+    assert "one instance" in browser.text("rollout-reasons")
+    assert "30 s of 30 min 0 s at most in 3 windows · stage 1" in browser.text("rollout-since")
+    assert "■ c:2 is missing: timed out" in browser.text("rollout-arms") and "● c:1" in browser.text("rollout-arms")
+    assert "9 of 880 in the candidate, 3 of 900 in the reference; ratio 0.8 to any" in browser.text("rollout-evidence")
+    line = "return document.querySelector('#rollout-evidence path').getAttribute('d')"
+    before = browser.run(line)
+    browser.run("window.windows = 10")
+    eventually(lambda: "■ Roll back" in browser.text("rollout-verdict"), "the verdict has changed")
+    assert "final" in browser.text("rollout-verdict") and "candidate worse" in browser.text("rollout-reasons")
+    after = browser.run(line)
+    assert (before.count("L"), after.count("L")) == (2, 9)
+    assert browser.run("return document.getElementById('rollout-verdict').getAttribute('aria-live')") == "polite"
+    label = browser.run("return document.querySelector('#rollout-evidence svg').getAttribute('aria-label')")
+    assert label.startswith("errors, evidence over 1 min 40 s: worse by the errors 10,000 and by blocks 100, both of 300")
+    assert complaints(browser) == []
+
+
 def luminance(colour: str) -> float:
     """Relative, of `rgb(r, g, b)`, after WCAG 2."""
     parts = [int(x) / 255 for x in colour[colour.index("(") + 1 : -1].split(",")[:3]]
@@ -107,10 +180,14 @@ def luminance(colour: str) -> float:
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
 
+@pytest.mark.parametrize("rollout", ["", "rollout"])
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
-def test_every_text_stands_out_from_its_ground_in_both_schemes(browser: Browser, tree: Tree, scheme: str, dark: bool) -> None:
+def test_every_text_stands_out_from_its_ground_in_both_schemes(
+    browser: Browser, tree: Tree, scheme: str, dark: bool, rollout: str
+) -> None:
     browser.prefer(scheme)
     shown(browser, tree)
+    with_a_rollout(browser, rollout)
     ground = browser.run("return getComputedStyle(document.body).backgroundColor")
     assert (luminance(ground) < 0.1) is dark
     pairs = browser.run("""
@@ -212,8 +289,12 @@ def test_a_warming_replica_shows_its_progress_and_what_its_engine_explains(brows
     assert complaints(browser) == []
 
 
-def test_a_screen_reader_finds_landmarks_headings_in_order_and_a_text_for_every_chart(browser: Browser, tree: Tree) -> None:
+@pytest.mark.parametrize("rollout", ["", "rollout"])
+def test_a_screen_reader_finds_landmarks_headings_in_order_and_a_text_for_every_chart(
+    browser: Browser, tree: Tree, rollout: str
+) -> None:
     shown(browser, tree)
+    with_a_rollout(browser, rollout)
     levels = browser.run("return [...document.querySelectorAll('h1,h2,h3,h4')].map((h) => +h.tagName[1])")
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels)), levels

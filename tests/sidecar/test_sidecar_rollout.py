@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import socket
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from math import log10
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,11 @@ from sidecar.judging import BODY_BYTES_MAX, Judging
 from sidecar.observe import Remembered
 from sidecar.rollout import judge, replay, saved, scrape
 from sidecar.rollout.counters import Key
+from sidecar.rollout.evidence import Evidence
 from sidecar.rollout.order import Order, from_json
 from sidecar.rollout.poll import fetch
 from sidecar.rollout.rule import Arm
+from sidecar.rollout.trail import POINTS_MAX, Trail
 from sidecar.rollout.trouble import BadMetrics, CannotJudge
 from sidecar.settings import SidecarSettings
 from sidecar.transitions import Memory
@@ -351,6 +355,86 @@ def test_an_order_and_the_json_that_asks_for_it_are_the_same() -> None:
     unchecked = from_json({**body, "split": "unchecked"}, "")
     assert unchecked.split is None and from_json(unchecked.to_json(), "") == unchecked and not unchecked.rule().mix_checked
     assert from_json({"candidate": C, "baseline": B}, "now") == Order(candidate=tuple(C), baseline=tuple(B), id="now")
+
+
+# ---- /status, for people -------------------------------------------------------------------------------------------------
+
+
+def shown(bench: Bench) -> Any:
+    return ask(bench.app.port, "/status?points_after_s=1e18").json["rollout"]
+
+
+def test_status_shows_no_rollout_until_one_is_named_and_none_after_its_end(bench: Bench) -> None:
+    assert shown(bench) is None
+    bench.name(bench.instance(), bench.instance())
+    assert shown(bench)["rollout"] == "r1"
+    bench.app.ask("/rollout", "DELETE")
+    assert shown(bench) is None
+
+
+def test_status_shows_the_verdict_its_reasons_the_arms_and_the_evidence_as_it_grows(bench: Bench) -> None:
+    old, new = bench.instance(), bench.instance(error_rate=0.006)
+    bench.name(old, new)
+    bench.run(60)
+    told, record = shown(bench), bench.decision()
+    for name in ("decision", "final", "reasons", "windows", "elapsed_s", "flags"):
+        assert told[name] == record[name], name
+    assert told["phase"] == "judging" and told["max_s"] == 1800
+    arm = told["arms"]["candidate"]
+    assert arm["instances"] == [new.url.removeprefix("http://")] and arm["missing"] == {} and arm["requests"] == 6000
+    errors = told["metrics"]["errors"]
+    assert errors["count_e"] == record["metrics"]["errors"]["count_e"] and errors["rollback_at"] == 300
+    rows = told["evidence"]["metrics"]["errors"]
+    assert told["evidence"]["fields"] == ["at_s", "count", "sign", "good"]
+    assert [row[0] for row in rows] == [10.0, 20.0, 30.0, 40.0, 50.0, 60.0]
+    assert rows[-1][1] == pytest.approx(log10(errors["count_e"]), abs=0.001) and rows[-1][1] > rows[0][1]
+
+
+def test_status_says_since_when_the_verdict_is_what_it_is(bench: Bench) -> None:
+    bench.name(bench.instance(), bench.instance(error_rate=0.02))
+    record = bench.run(60)
+    assert record["decision"] == "hold" and shown(bench)["for_s"] == 60, "hold from the moment it was named"
+    while bench.decision()["decision"] == "hold":
+        bench.run(10)
+    assert shown(bench)["for_s"] == 0
+    first = shown(bench)["since"] - shown(bench)["named_at"]
+    assert first == pytest.approx(bench.decision()["elapsed_s"], abs=0.01)
+    bench.clock.sleep(100)
+    assert shown(bench)["for_s"] == 100
+    successor = Judging(bench.page, bench.folder, bench.clock.now_s).status(lambda s: s)
+    assert successor is not None and successor["for_s"] == 100, "a successor knows it too"
+
+
+def test_status_names_the_instance_that_is_missing_and_why(bench: Bench) -> None:
+    new = bench.instance()
+    bench.name(bench.instance(), new)
+    new.broken = "no metrics at all"
+    bench.run(10)
+    (why,) = shown(bench)["arms"]["candidate"]["missing"].values()
+    assert why in bench.decision()["judge"]["missing"].values()
+
+
+def test_a_successor_has_the_same_trail_and_one_that_lost_it_says_so(bench: Bench) -> None:
+    bench.name(bench.instance(), bench.instance(error_rate=0.004))
+    bench.run(200)
+    ours = bench.judging.status(lambda s: s)
+    theirs = Judging(bench.page, bench.folder, bench.clock.now_s).status(lambda s: s)
+    assert ours == theirs and ours is not None and len(ours["evidence"]["metrics"]["errors"]) == 20
+    (bench.folder / saved.STATE).write_text("garbage")
+    lost = Judging(bench.page, bench.folder, bench.clock.now_s).status(lambda s: s)
+    assert lost is not None and (lost["phase"], lost["decision"], lost["final"]) == ("lost", "hold", True)
+    assert lost["reasons"][0]["code"] == "judge_lost" and lost["arms"] == {}
+
+
+def test_a_trail_keeps_its_bound_and_its_newest_point_however_many_windows_come() -> None:
+    trail, rule = Trail(), Order(candidate=("c",), baseline=("b",), id="x").rule()
+    for i in range(1, 1001):
+        trail.add(rule, {"errors": Evidence("errors")}, i * 10.0)
+        rows = trail.to_json()["metrics"]["errors"]
+        assert len(rows) <= POINTS_MAX + 1 and rows[0][0] == 10.0 and rows[-1][0] == i * 10.0
+        gaps = {round(b[0] - a[0]) for a, b in itertools.pairwise(rows[:-1])}
+        assert len(gaps) <= 1, "evenly thinned"
+    assert len(rows) > POINTS_MAX / 2
 
 
 # ---- a successor ---------------------------------------------------------------------------------------------------------

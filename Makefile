@@ -14,7 +14,7 @@ IMAGE := evenkeel:$(TAG)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION = $(shell git rev-parse HEAD 2>/dev/null)$(shell git diff --quiet HEAD 2>/dev/null || echo -dirty)
 # Where this machine's pip looks is where the build's pip looks. Docker takes an argument without a value from the environment.
-PIP_SETTINGS := PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CERT PIP_TRUSTED_HOST TORCH_INDEX
+PIP_SETTINGS := PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_TRUSTED_HOST TORCH_INDEX
 BUILD_ARGS = $(foreach name,$(PIP_SETTINGS),$(if $(filter environment command,$(firstword $(origin $(name)))),--build-arg $(name)))
 # SageMaker takes Docker's manifest (schema 2) and no attestations: the first variable is for docker, the second for podman.
 BUILD = BUILDX_NO_DEFAULT_ATTESTATIONS=1 BUILDAH_FORMAT=docker $(DOCKER) build --platform linux/amd64 $(BUILD_ARGS) \

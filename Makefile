@@ -7,12 +7,30 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
+DOCKER ?= docker
+EXTRAS ?= cpu
+TAG ?= cpu
+IMAGE := evenkeel:$(TAG)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION = $(shell git rev-parse HEAD 2>/dev/null)$(shell git diff --quiet HEAD 2>/dev/null || echo -dirty)
+# Where this machine's pip looks is where the build's pip looks. Docker takes an argument without a value from the environment.
+PIP_SETTINGS := PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_TRUSTED_HOST TORCH_INDEX
+BUILD_ARGS = $(foreach name,$(PIP_SETTINGS),$(if $(filter environment command,$(firstword $(origin $(name)))),--build-arg $(name)))
+# SageMaker takes Docker's manifest (schema 2) and no attestations: the first variable is for docker, the second for podman.
+BUILD = BUILDX_NO_DEFAULT_ATTESTATIONS=1 BUILDAH_FORMAT=docker $(DOCKER) build --platform linux/amd64 $(BUILD_ARGS) \
+	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
+
+.PHONY: image image-gpu run-image test-image push
 .PHONY: help serve test check bench bench-ping chaos overload soak lock clean
 
 help:
 	@echo "make serve [MODEL=folder] [PORT=8080]   serve a model; Ctrl-C stops it"
 	@echo "make test                               run every test"
 	@echo "make check                              format, lint, types, architecture"
+	@echo "make image [EXTRAS=cpu,torch TAG=torch] build evenkeel:cpu; make image-gpu builds evenkeel:gpu"
+	@echo "make run-image [MODEL=folder]           serve a model from the image, as a laptop can"
+	@echo "make test-image                         build it and test it from outside"
+	@echo "make push REPOSITORY=…                  push it, print the digest for the endpoint config"
 	@echo "make bench [ARGS=--quick]               measure against other servers (needs wrk)"
 	@echo "make bench-ping                         /ping and connects under load, two minutes"
 	@echo "make chaos [MINUTES=12]                 kill, hold and stop real trees under load; count every request"
@@ -30,6 +48,25 @@ check: $(VENV)/.dev
 	@$(BIN)/ruff check container serve sidecar tests benchmarks model_artifacts
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest tests/test_architecture.py
+
+image:
+	@$(BUILD) --file Dockerfile.cpu --build-arg EXTRAS=$(EXTRAS) --tag $(IMAGE) .
+
+image-gpu: TAG = gpu
+image-gpu:
+	@$(BUILD) --file Dockerfile.gpu --tag evenkeel:gpu .
+
+# The page for people comes with it, on port 9090 of this machine alone.
+run-image:
+	@$(DOCKER) run --rm --init=false --name evenkeel --read-only --tmpfs /tmp --cap-drop ALL \
+		--volume "$(abspath $(MODEL)):/opt/ml/model:ro" --publish 127.0.0.1:$(PORT):8080 \
+		--publish 127.0.0.1:9090:9090 --env EVENKEEL_SIDECAR_ADDRESS=0.0.0.0:9090 --env EVENKEEL_LOG=text $(IMAGE) serve
+
+test-image: image $(VENV)/.dev
+	@EVENKEEL_TEST_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m image $(ARGS)
+
+push:
+	@DOCKER="$(DOCKER)" deploy/push-image $(IMAGE) "$(REPOSITORY)"
 
 bench: $(VENV)/.bench
 	@command -v wrk >/dev/null || { echo "wrk is missing: apt-get install wrk"; exit 1; }

@@ -72,8 +72,8 @@ def chunked(
 class Wire:
     """One connection."""
 
-    def __init__(self, port: int, timeout_s: float = 30.0) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout_s)
+    def __init__(self, port: int, timeout_s: float = 30.0, host: str = "127.0.0.1") -> None:
+        self.sock = socket.create_connection((host, port), timeout_s)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._rest = bytearray()
 

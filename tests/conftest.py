@@ -1,0 +1,75 @@
+"""Fixtures for tests of every folder: the thing that serves, once as a process tree and once as the image."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.sagemaker import image_box
+from tests.sagemaker.box import Box, Room, wait_ready
+from tests.sagemaker.image_box import ImageBox
+from tests.sagemaker.process_box import ProcessBox
+
+
+class Start(Protocol):
+    def __call__(self, model: str | Path, room: Room | None = None, *, ready: bool = True, **settings: str) -> Box: ...
+
+
+@pytest.fixture(scope="session", params=["process", pytest.param("image", marks=pytest.mark.image)])
+def kind(request: pytest.FixtureRequest) -> str:
+    return skip_without_image(request.param)
+
+
+def skip_without_image(kind: str) -> str:
+    if kind == "image" and (why := image_box.missing()):
+        pytest.skip(why)
+    return kind
+
+
+@contextlib.contextmanager
+def starting(kind: str) -> Iterator[Start]:
+    boxes: list[Box] = []
+
+    def start(model: str | Path, room: Room | None = None, *, ready: bool = True, **settings: str) -> Box:
+        room = room or Room(settings)
+        boxes.append((ImageBox if kind == "image" else ProcessBox)(model, room))
+        return wait_ready(boxes[-1]) if ready else boxes[-1]
+
+    try:
+        yield start
+    finally:
+        for box in boxes:
+            box.remove()
+
+
+@pytest.fixture
+def start(kind: str) -> Iterator[Start]:
+    """`start("digits", EVENKEEL_THREADS="1")`: a ready box of each kind; what it starts ends with the test."""
+    with starting(kind) as starter:
+        yield starter
+
+
+@pytest.fixture
+def start_image() -> Iterator[Start]:
+    """The same for what only a container has: walls, limits, users. Tests that take it carry `@pytest.mark.image`."""
+    skip_without_image("image")
+    with starting("image") as starter:
+        yield starter
+
+
+@pytest.fixture(scope="session")
+def digits_box(kind: str) -> Iterator[Box]:
+    """A ready box with an ONNX model, shared: tests leave it as they found it."""
+    with starting(kind) as starter:
+        yield starter("digits")
+
+
+@pytest.fixture(scope="session")
+def echo_box(kind: str) -> Iterator[Box]:
+    """A ready box that returns its input, to the bit: shared like `digits_box`."""
+    with starting(kind) as starter:
+        yield starter("echo")

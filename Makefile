@@ -21,7 +21,7 @@ BUILD = BUILDX_NO_DEFAULT_ATTESTATIONS=1 BUILDAH_FORMAT=docker $(DOCKER) build -
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
 
 .PHONY: image image-gpu run-image test-image push
-.PHONY: help serve test check bench bench-ping chaos overload soak lock clean
+.PHONY: help serve test check load bench bench-ping chaos overload soak lock clean
 
 help:
 	@echo "make serve [MODEL=folder] [PORT=8080]   serve a model; Ctrl-C stops it"
@@ -31,6 +31,7 @@ help:
 	@echo "make run-image [MODEL=folder]           serve a model from the image, as a laptop can"
 	@echo "make test-image                         build it and test it from outside"
 	@echo "make push REPOSITORY=…                  push it, print the digest for the endpoint config"
+	@echo "make load [P99_MS=50 FAILURES=0 RPS=200 URL=... IMAGE=...]   Locust; fails on objectives (docs/ci.md)"
 	@echo "make bench [ARGS=--quick]               measure against other servers (needs wrk)"
 	@echo "make bench-ping                         /ping and connects under load, two minutes"
 	@echo "make chaos [MINUTES=12]                 kill, hold and stop real trees under load; count every request"
@@ -67,6 +68,15 @@ test-image: image $(VENV)/.dev
 
 push:
 	@DOCKER="$(DOCKER)" deploy/push-image $(IMAGE) "$(REPOSITORY)"
+
+# Every word after the options is an objective; one that is empty says nothing.
+load: $(VENV)/.dev
+	@DOCKER="$(DOCKER)" $(BIN)/python -m tests.load.run --url "$(URL)" \
+	  --image "$(if $(filter command,$(firstword $(origin IMAGE))),$(IMAGE))"\
+	  --model "$(if $(filter command environment,$(firstword $(origin MODEL))),$(MODEL))" \
+	  --scenario $(or $(SCENARIO),mixed) --users $(or $(USERS),8) --seconds $(or $(SECONDS),10) --rate $(or $(RATE),0) \
+	  --body "$(BODY)" --type $(or $(TYPE),application/json) --out "$(OUT)" \
+	  P50_MS=$(P50_MS) P95_MS=$(P95_MS) P99_MS=$(P99_MS) FAILURES=$(FAILURES) RPS=$(RPS)
 
 bench: $(VENV)/.bench
 	@command -v wrk >/dev/null || { echo "wrk is missing: apt-get install wrk"; exit 1; }

@@ -284,8 +284,7 @@ class FrontProtocol(HttpToolsProtocol):
             return
         raw, self._raw_head = self._raw_head, b""
         self._arrived = 0
-        self._sending.renew(_monotonic())
-        self._chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
+        self._sending.renew(self._heard_s)
         route = ROUTES.get(self.url.partition(b"?")[0])
         if route is not Route.PING and self in self.desk.reserve:
             self._stop(self.desk.too_many())
@@ -294,6 +293,7 @@ class FrontProtocol(HttpToolsProtocol):
             return
         lasting = version != "1.0" and self.parser.should_keep_alive()
         head = build(route, method, self.headers, lasting and not self._leaving, self.desk.default_accept)
+        self._chunked = head.length is None
         if raw:
             self.desk.heads.remember(raw, len(self.headers), head)
         existing = self.cycle
@@ -314,6 +314,7 @@ class FrontProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._stop(BadRequest("the request's target is not a path"))
         self._handed_over = True
+        self._chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
 
     def on_body(self, body: bytes) -> None:
         hot = self._hot

@@ -51,7 +51,7 @@ def main() -> int:
             command = [
                 sys.executable, "-m", "locust", "-f", str(ROOT / "tests/load/locustfile.py"), "--headless", "--host", hosts[0],
                 "-u", str(options.users + 1), "-r", str(options.users + 1), "-t", f"{options.seconds}s", "-s", "10",
-                "--only-summary", "--loglevel", "WARNING", "--exit-code-on-error", "0", *classes,
+                "--only-summary", "--skip-log-setup", "--exit-code-on-error", "0", *classes,
             ]  # fmt: skip
             print(f"{options.scenario}: {options.users} users for {options.seconds} s on {', '.join(hosts)}", file=sys.stderr)
             done = subprocess.run(command, env=environ, stdout=subprocess.DEVNULL, cwd=ROOT, timeout=options.seconds + 120)

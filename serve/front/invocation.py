@@ -590,5 +590,10 @@ def _raw_answer(data: memoryview, batch: bool) -> tuple[bytes, bytes, bytes]:
 def _said(meta: bytes) -> tuple[str, bytes]:
     """What a handler said of its answer: content type, and the headers that come with it. Checked by the engine."""
     said = json.loads(meta)
-    attributes = said["custom_attributes"]
-    return said["content_type"], b"x-amzn-sagemaker-custom-attributes: %b\r\n" % attributes.encode() if attributes else b""
+    # The engine refuses line ends with an error that says so; user code runs there, so they are not let out here either.
+    kind, attributes = (_one_line(said[key] or "") for key in ("content_type", "custom_attributes"))
+    return kind, b"x-amzn-sagemaker-custom-attributes: %b\r\n" % attributes.encode() if attributes else b""
+
+
+def _one_line(value: str) -> str:
+    return value.replace("\r", "").replace("\n", "")

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from container import environment, machine, plan
+from container.child import Child
 from container.environment import Environment
 from container.progress import Progress
 from container.sentinel import Sentinel
-from container.child import Child
 from container.supervise import Supervisor
 from container.versions import Lane, Rules, Versions
 from container.watch import Policy
@@ -43,7 +43,9 @@ def run(environ: Mapping[str, str]) -> int:
     the_plan = plan.make(cpus, env["EVENKEEL_FRONTS"], env["EVENKEEL_REPLICAS"], env["EVENKEEL_THREADS"],
                          lanes=2 if catalogue.name else 1)  # fmt: skip
     if the_plan.places > ENGINES_MAX:
-        raise BadSetting(f"EVENKEEL_REPLICAS={the_plan.engines} is too many for a folder with versions: at most {ENGINES_MAX // 2}")
+        raise BadSetting(
+            f"EVENKEEL_REPLICAS={the_plan.engines} is too many for a folder with versions: at most {ENGINES_MAX // 2}"
+        )
     more = {"name": catalogue.name, "version": version, "versions": list(catalogue.versions)} if catalogue.name else {}
     log("plan", the_plan.why(cpus), model_dir=str(env.model_dir), set=env.set_by_hand(), **more)
     if env["EVENKEEL_FAULTS"]:

@@ -289,4 +289,3 @@ class Supervisor:
                 pass
         except BlockingIOError:
             pass
-

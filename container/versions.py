@@ -327,8 +327,8 @@ class Versions:
         if self._failed or version == self.wanted:
             failure = self._why(version, now_s)
             self._failures.appendleft(failure)
-            log("swap_failed", f"version {version} is not taken, {self.serving.version} goes on: {failure.message}", level="error",
-                version=version, reason=failure.reason)  # fmt: skip
+            log("swap_failed", f"version {version} is not taken, {self.serving.version} goes on: {failure.message}",
+                level="error", version=version, reason=failure.reason)  # fmt: skip
             if self.wanted == version:
                 self.wanted = self.serving.version
         else:
@@ -440,4 +440,3 @@ class Versions:
         assert e is not None, "only what is there is shown"
         places = [c.place for c in lane.children]
         return {"edition": e.number, "version": e.version, "state": e.state, "since_s": e.since_s, "places": places}
-

@@ -72,7 +72,9 @@ def load(folder: Path, name: str = "", version: str = "") -> Manifest:
         return found.manifest
     for key, said, wanted in (("name", found.name, name), ("version", found.version, version)):
         if said not in ("", wanted):
-            raise BadModel(f"{folder / 'model.toml'}: {key} = {said!r}, but the folder says {wanted!r}: leave it out, or make it so")
+            raise BadModel(
+                f"{folder / 'model.toml'}: {key} = {said!r}, but the folder says {wanted!r}: leave it out, or make it so"
+            )
     return replace(found.manifest, name=name, version=version)
 
 

@@ -163,11 +163,10 @@ def test_where_memory_is_short_the_new_version_takes_the_old_ones_place_and_says
 def test_in_place_a_version_that_fails_brings_the_old_one_back(tmp_path: Path) -> None:
     handler_version(tmp_path, "1")
     handler_version(tmp_path, "2", fails="no weights")
-    with serving(tmp_path, EVENKEEL_MODEL_VERSION="1", EVENKEEL_SWAP="in_place") as tree:
-        with Crowd(tree, 3) as crowd:
-            ask(tree, "2")
-            wait_for(lambda: bool(versions(tree)["failures"]) and settled_on(tree, "1"), "version 1 is back")
-            assert crowd.all_on("1")
+    with serving(tmp_path, EVENKEEL_MODEL_VERSION="1", EVENKEEL_SWAP="in_place") as tree, Crowd(tree, 3) as crowd:
+        ask(tree, "2")
+        wait_for(lambda: bool(versions(tree)["failures"]) and settled_on(tree, "1"), "version 1 is back")
+        assert crowd.all_on("1")
     assert crowd.wrong == []
 
 
@@ -192,7 +191,9 @@ def test_asking_for_the_version_that_serves_ends_a_swap_that_is_under_way(tmp_pa
 def test_kill_9_of_the_new_versions_engine_while_it_loads_costs_nothing_but_time(tmp_path: Path) -> None:
     with two_versions(tmp_path, load_s=1.0) as tree, Crowd(tree) as crowd:
         ask(tree, "2")
-        killed = eventually(lambda: next((r["pid"] for r in tree.status()["replicas"] if not r["serves"] and r["alive"]), 0), "2 loads")
+        killed = eventually(
+            lambda: next((r["pid"] for r in tree.status()["replicas"] if not r["serves"] and r["alive"]), 0), "2 loads"
+        )
         os.kill(killed, signal.SIGKILL)
         wait_for(lambda: settled_on(tree, "2"), "version 2 serves")
     assert crowd.wrong == []

@@ -44,7 +44,9 @@ output = "out.json"
 """
 
 
-def handler_version(root: Path, version: str, *, load_s: float = 0.0, slow_s: float = 0.0, fails: str = "", bytes: int = 0) -> Path:
+def handler_version(
+    root: Path, version: str, *, load_s: float = 0.0, slow_s: float = 0.0, fails: str = "", bytes: int = 0
+) -> Path:
     folder = root / NAME / version
     (folder / "code").mkdir(parents=True)
     text = HANDLER.format(version=version, load_s=load_s, slow_s=slow_s, fails=fails, bytes=bytes)

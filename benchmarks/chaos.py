@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
-from benchmarks.chaos_cases import CASES, Case, Stage, slow_start_folder
+from benchmarks.chaos_cases import CASES, Case, Stage, slow_start_folder, versions_folder
 from benchmarks.load import Failure, Load, Plan, Tally, tensors_folder
 from benchmarks.report import table
 from tests.support.tree import START_S, Tree, eventually
@@ -91,7 +91,8 @@ class Outcome:
 def play(case: Case, folder: Path, seed: int) -> tuple[Stage, Tally, str]:
     """Returns what was done, what the clients saw, and how the tree ended wrongly, if it did."""
     slow = case.model == "slow start"
-    model = slow_start_folder(folder / "slow") if slow else tensors_folder(folder / "tensors")
+    folders = {"slow start": slow_start_folder, "versions": versions_folder}
+    model = folders.get(case.model, tensors_folder)(folder / case.model.replace(" ", "-"))
     tree = Tree(model, **case.settings)
     stage = Stage(tree, None, random.Random(seed))
     plan = Plan(tree.port, seed=seed % 1000 + 1, echo_bytes=slow)

@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks import procs
 from benchmarks.load import Failure, Load
 from container.waker import LOOK_S, STOPPED_S, is_stopped
+from tests.support import versioned
 from tests.support.tree import Tree, eventually
 
 NOTICED_S = 2.0  # within which a client has learnt that its connection was cut
@@ -90,7 +91,7 @@ class Case:
     act: Callable[[Stage], None]
     explains: Explains = nothing
     settings: Mapping[str, str] = field(default_factory=dict)
-    model: str = "tensors"  # or "slow start"
+    model: str = "tensors"  # or "slow start" or "versions"
     share: float = 1.0  # of the time, relative to the others
     target: int = 0  # injections after which it is enough
     loaded: bool = True  # whether the load begins when the tree is ready, and not with the tree
@@ -234,6 +235,50 @@ def until_injected(event: str, times: int, within_s: float) -> Callable[[Stage],
     return act
 
 
+def swap(during: Callable[[Stage], None] | None, times: int) -> Callable[[Stage], None]:
+    """The other version is asked for, and something may happen while it loads; then it serves, whatever happened."""
+
+    def act(stage: Stage) -> None:
+        for _ in range(times):
+            stage.pause()
+            wanted = "2" if versioned.versions(stage.tree)["serving"] == "1" else "1"
+            stage.injected_s.append(time.monotonic())
+            status, said = versioned.ask(stage.tree, wanted)
+            assert status == 202, f"the swap was refused: {said}"
+            if during is not None:
+                during(stage)
+            eventually(lambda w=wanted: versioned.settled_on(stage.tree, w), f"version {wanted} serves", 60)  # type: ignore[misc]
+
+    return act
+
+
+def kill_while_swapping(who: Callable[[Tree], int]) -> Callable[[Stage], None]:
+    def act(stage: Stage) -> None:
+        time.sleep(stage.rng.uniform(0.0, 1.2))  # a load takes about one second: before, in and after the switch
+        pid = who(stage.tree)
+        if pid:
+            with contextlib.suppress(ProcessLookupError):
+                stage.hit(pid, signal.SIGKILL)
+
+    return act
+
+
+def stop_while_swapping(stage: Stage) -> None:
+    stage.pause()
+    versioned.ask(stage.tree, "2")
+    time.sleep(stage.rng.uniform(0.0, 1.2))
+    stage.injected_s.append(time.monotonic())
+    stage.tree.tell(signal.SIGTERM)
+
+
+def serving_engine(tree: Tree) -> int:
+    return next((int(r["pid"]) for r in tree.status()["replicas"] if r["serves"] and r["alive"]), 0)
+
+
+def other_engine(tree: Tree) -> int:
+    return next((int(r["pid"]) for r in tree.status()["replicas"] if not r["serves"] and r["alive"]), 0)
+
+
 def another_sidecar(tree: Tree, killed: int) -> bool:
     with contextlib.suppress(StopIteration):
         return sidecar_pid(tree) != killed and bool(tree.status())
@@ -247,6 +292,10 @@ TWO_FRONTS = {**SOME_SLOW, "EVENKEEL_FRONTS": "2"}
 QUIET = {**SOME_SLOW, "EVENKEEL_QUIET_S": f"{QUIET_S:g}"}
 CRASHES = {**MANY, "EVENKEEL_FAULTS": "crash:every=400"}
 HANGS = {**MANY, "EVENKEEL_FAULTS": "hang:every=700", "EVENKEEL_REQUEST_TIMEOUT_S": f"{TIMEOUT_S:g}"}
+VERSIONS = {**SOME_SLOW, "EVENKEEL_MODEL_VERSION": "1"}
+LOADS = {**VERSIONS, "EVENKEEL_ROLLBACK_WINDOW_S": "0"}  # the version before ends at once, so that every swap loads
+IN_PLACE = {**VERSIONS, "EVENKEEL_SWAP": "in_place"}
+HELD = {**MANY, "EVENKEEL_REQUEST_TIMEOUT_S": f"{TIMEOUT_S:g}", "EVENKEEL_REPLICAS": "2"}
 
 
 def first_engine(tree: Tree) -> int:
@@ -271,6 +320,18 @@ CASES = (
     Case("SIGTERM while warming", stop_while("WARMING"), said_no, QUIET, "slow start", loaded=False, ends=True),
     Case("SIGTERM while serving; clients heed /ping", stop_and_route_away, settings=QUIET, share=3, ends=True),
     Case("SIGTERM while serving; clients do not", stop_while("READY"), after_it_said_so, QUIET, share=1.5, ends=True),
+    Case("version swap, beside", swap(None, 8), settings=LOADS, model="versions", share=2),
+    Case("version swap, 2 replicas and 2 front workers", swap(None, 6), settings={**LOADS, "EVENKEEL_REPLICAS": "2",
+         "EVENKEEL_FRONTS": "2"}, model="versions", share=2),
+    Case("version swap, to the one that stands by", swap(None, 20), settings=VERSIONS, model="versions"),
+    Case("version swap, in place", swap(None, 5), settings=IN_PLACE, model="versions"),
+    Case("kill -9 of the old engine in a version swap", swap(kill_while_swapping(serving_engine), 5), settings=LOADS,
+         model="versions", share=1.5),
+    Case("kill -9 of the new engine in a version swap", swap(kill_while_swapping(other_engine), 5), settings=LOADS,
+         model="versions", share=1.5),
+    Case("kill -9 of the sidecar in a version swap", swap(kill_while_swapping(sidecar_pid), 5), settings=LOADS, model="versions"),
+    Case("SIGTERM in a version swap; clients do not heed /ping", stop_while_swapping, after_it_said_so,
+         {**QUIET, **LOADS}, "versions", ends=True),
     Case("crash of the model (EVENKEEL_FAULTS)", until_injected("crash", 6, 0), settings=CRASHES, share=2),
     Case("hang of the model (EVENKEEL_FAULTS)", until_injected("hang", 2, HANG_BOUND_S), deadlines, HANGS, share=1.5,
          bound_s=HANG_BOUND_S),
@@ -297,6 +358,14 @@ SLOW_START_TOML = """
 [[samples]]
 input = "sample.json"
 """
+
+
+def versions_folder(to: Path) -> Path:
+    """Two versions of the model that answers with its own numbers."""
+    if not to.exists():
+        for version in ("1", "2"):
+            versioned.tensor_version(to, version)
+    return to
 
 
 def slow_start_folder(to: Path) -> Path:

@@ -42,6 +42,10 @@ def run(args: argparse.Namespace) -> int:
             from container import status
 
             return status.run(args.url, args.json, args.watch, os.environ)
+        case "use":
+            from container import use
+
+            return use.run(args.version, args.socket, args.url, not args.no_wait, os.environ)
         case _:
             from container import drain
 
@@ -65,6 +69,12 @@ def parser() -> argparse.ArgumentParser:
     where = drain.add_mutually_exclusive_group()
     where.add_argument("--socket", type=Path, help="admin.sock in its run directory; without it the one container that runs here")
     where.add_argument("--url", help="the sidecar's address; sends EVENKEEL_ADMIN_TOKEN")
+    use = commands.add_parser("use", help="ask a running container to serve another version of its model, and wait for it")
+    use.add_argument("version", help="as its folder is called, NAME/VERSION/; the version before stays warm for a while")
+    where = use.add_mutually_exclusive_group()
+    where.add_argument("--socket", type=Path, help="admin.sock in its run directory; without it the one container that runs here")
+    where.add_argument("--url", help="the sidecar's address; sends EVENKEEL_ADMIN_TOKEN")
+    use.add_argument("--no-wait", action="store_true", help="return as soon as it is known what will be done")
     commands.add_parser("judge", help="compare a candidate with a baseline: promote, hold or roll back", add_help=False)
     return parser
 

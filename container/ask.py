@@ -56,7 +56,7 @@ def sidecar_url(env: Environment) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def over_http(method: str, url: str, path: str, headers: Mapping[str, str]) -> Reply:
+def over_http(method: str, url: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> Reply:
     """Raises NoAnswer, saying why."""
     try:
         parts = urlsplit(url if "//" in url else f"http://{url}")
@@ -66,27 +66,29 @@ def over_http(method: str, url: str, path: str, headers: Mapping[str, str]) -> R
     if parts.scheme not in ("http", "https") or not host:
         raise NoAnswer(f"{url} is no address: it must be http://HOST:PORT")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    return _call(kind(host, port, timeout=TIMEOUT_S), url, method, parts.path.rstrip("/") + path, headers)
+    return _call(kind(host, port, timeout=TIMEOUT_S), url, method, parts.path.rstrip("/") + path, headers, body)
 
 
-def over_socket(method: str, socket_path: Path, path: str) -> Reply:
-    return _call(_UnixConnection(str(socket_path)), str(socket_path), method, path, {})
+def over_socket(method: str, socket_path: Path, path: str, body: bytes = b"") -> Reply:
+    return _call(_UnixConnection(str(socket_path)), str(socket_path), method, path, {}, body)
 
 
-def _call(connection: http.client.HTTPConnection, where: str, method: str, path: str, headers: Mapping[str, str]) -> Reply:
+def _call(
+    connection: http.client.HTTPConnection, where: str, method: str, path: str, headers: Mapping[str, str], body: bytes = b""
+) -> Reply:
     try:
-        connection.request(method, path, headers=dict(headers))
+        connection.request(method, path, body=body or None, headers=dict(headers))
         answer = connection.getresponse()
-        body = json.loads(answer.read(REPLY_BYTES_MAX))
+        found = json.loads(answer.read(REPLY_BYTES_MAX))
     except (OSError, http.client.HTTPException) as e:
         raise NoAnswer(f"nothing answers at {where}: {getattr(e, 'strerror', None) or e}") from e
     except ValueError as e:
         raise NoAnswer(f"what answers at {where} is no evenkeel sidecar") from e
     finally:
         connection.close()
-    if not isinstance(body, dict):
+    if not isinstance(found, dict):
         raise NoAnswer(f"what answers at {where} is no evenkeel sidecar")
-    return Reply(answer.status, body)
+    return Reply(answer.status, found)
 
 
 def admin_sockets(env: Environment) -> list[Path]:
@@ -103,3 +105,13 @@ def _somebody_listens(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def only_socket(env: Environment) -> Path:
+    """The one container that runs here. Raises NoAnswer when there is none, or more than one to choose from."""
+    found = admin_sockets(env)
+    if not found:
+        raise NoAnswer("no container of yours runs here: name its socket with --socket, or its address with --url")
+    if len(found) > 1:
+        raise NoAnswer(f"{len(found)} containers run here, choose with --socket: {', '.join(map(str, found))}")
+    return found[0]

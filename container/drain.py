@@ -20,7 +20,7 @@ def run(socket_path: Path | None, url: str | None, environ: Mapping[str, str]) -
     """Returns 0 when the container drains."""
     env = environment.read(environ)
     try:
-        reply = _over_http(env, url) if url else ask.over_socket("POST", socket_path or _only_socket(env), PATH)
+        reply = _over_http(env, url) if url else ask.over_socket("POST", socket_path or ask.only_socket(env), PATH)
     except NoAnswer as e:
         print(f"evenkeel: {e}", file=sys.stderr)
         return 1
@@ -34,13 +34,3 @@ def run(socket_path: Path | None, url: str | None, environ: Mapping[str, str]) -
 def _over_http(env: Environment, url: str) -> Reply:
     token = env["EVENKEEL_ADMIN_TOKEN"]
     return ask.over_http("POST", url, PATH, {"Authorization": f"Bearer {token}"} if token else {})
-
-
-def _only_socket(env: Environment) -> Path:
-    """The one container that runs here. Raises NoAnswer when there is none, or more than one to choose from."""
-    found = ask.admin_sockets(env)
-    if not found:
-        raise NoAnswer("no container of yours runs here: name its socket with --socket, or its address with --url")
-    if len(found) > 1:
-        raise NoAnswer(f"{len(found)} containers run here, choose with --socket: {', '.join(map(str, found))}")
-    return found[0]

@@ -78,7 +78,7 @@ def _truth(value: str) -> bool:
 
 VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_MODEL_DIR", _text, "/opt/ml/model", 0, 0, "folder of the model, read only", ("SAGEMAKER_MODEL_PATH",)),
-    Variable("EVENKEEL_MODEL_VERSION", _text, "", 0, 0, "of a folder with NAME/VERSION/: what to serve first; empty: the highest"),
+    Variable("EVENKEEL_MODEL_VERSION", _text, "", 0, 0, "what to serve first of a folder with NAME/VERSION/; empty: the highest"),
     Variable("EVENKEEL_ROLLBACK_WINDOW_S", float, 300.0, 0, 86400,
              "how long the version before stays warm after a swap; longer keeps its memory, 0 ends it at once"),
     Variable("EVENKEEL_SWAP", _swap, "auto", 0, 0,
@@ -87,7 +87,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_HOST", _text, "0.0.0.0", 0, 0, "address of the data port"),
     Variable("EVENKEEL_SIDECAR_ADDRESS", _address, "127.0.0.1:9090", 0, 0, "where the sidecar serves /status; port 0: any"),
     Variable("EVENKEEL_ADMIN_TOKEN", _token, "", 0, 0,
-             "secret for changing calls (POST /drain, /rollout, /models) to the sidecar over HTTP; empty: only over its Unix socket",
+             "secret for changing calls (POST /drain, /rollout …) to the sidecar over HTTP; empty: only over its Unix socket",
              secret=True),
     Variable("EVENKEEL_GRPC_HEALTH_PORT", int, 0, 0, 65535,
              "gRPC health checking at the sidecar's host; 0: off. Needs the extra `grpc`"),

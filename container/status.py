@@ -132,10 +132,33 @@ def _towards(e: float, needed: float) -> str:
 
 
 def _models(s: Mapping[str, Any]) -> str:
-    return "\n".join(
+    return "\n".join([*_served(s), *_versions(s)])
+
+
+def _versions(s: Mapping[str, Any]) -> list[str]:
+    """Every version that is loaded or on disk, what becomes of a swap, and the last one that failed."""
+    told = s.get("versions") or {}
+    if not told.get("versioned"):
+        return []
+    lines = [f"versions: {', '.join(_version(v, s['now']) for v in told['versions'])}"]
+    if told["phase"] != "steady":
+        lines.append(f"  swap to {told['wanted']}, {told['how']}: {told['phase']}")
+    if told["failures"]:
+        last = told["failures"][0]
+        lines.append(f"  {span(s['now'] - last['at_s'])} ago version {last['version']} was not taken: {last['message']}")
+    return lines
+
+
+def _version(v: Mapping[str, Any], now_s: float) -> str:
+    until = f" for {span(v['until'] - now_s)} more" if v.get("until") else ""
+    return f"{v['version']} ({v['phase']}{until})"
+
+
+def _served(s: Mapping[str, Any]) -> list[str]:
+    return [
         f"model {m.get('name')} version {m.get('version')} ({m.get('backend')}), sha256 {m.get('sha256') or 'not told'}"
         for m in s["models"]
-    )
+    ]
 
 
 def _replicas(s: Mapping[str, Any], paint: Paint) -> str:

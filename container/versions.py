@@ -332,8 +332,8 @@ class Versions:
         if self._failed or version == self.wanted:
             failure = self._why(version, now_s)
             self._failures.appendleft(failure)
-            log("swap_failed", f"version {version} is not taken, {self.serving.version} goes on: {failure.message}", level="error",
-                version=version, reason=failure.reason)  # fmt: skip
+            log("swap_failed", f"version {version} is not taken, {self.serving.version} goes on: {failure.message}",
+                level="error", version=version, reason=failure.reason)  # fmt: skip
             if self.wanted == version:
                 self.wanted = self.serving.version
         else:

@@ -9,17 +9,17 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from serve.contract import health, versions
+from serve.contract import versions
 from serve.contract.logline import log
 from serve.contract.status import ASKED_TEXT, PLAN_TEXT, Main, StatusPage
-from serve.errors import BadModel, BadRequest, EvenkeelError, NotFound, NotReady
+from serve.errors import BadRequest, EvenkeelError, NotFound, NotReady
+from sidecar import models
 
 ANSWER_S_MAX = 5.0  # the supervisor looks four times a second
 LOOK_S = 0.02
@@ -37,13 +37,13 @@ def add(app: FastAPI, page: StatusPage, guard: Guard, headers: dict[str, str]) -
     asking = threading.Lock()  # one wish after the other: the text on the page has room for one
 
     @app.api_route("/models", methods=["GET", "HEAD"])
-    def models() -> JSONResponse:
-        return JSONResponse({"models": [shown(page, time.time() - time.monotonic())]}, headers=headers)
+    def all_models() -> JSONResponse:
+        return JSONResponse({"models": [models.shown(page, time.time() - time.monotonic())]}, headers=headers)
 
     @app.api_route("/models/{name}/versions", methods=["GET", "HEAD"])
     def of_one(name: str) -> JSONResponse:
         _check_name(page, name)
-        return JSONResponse(shown(page, time.time() - time.monotonic()), headers=headers)
+        return JSONResponse(models.shown(page, time.time() - time.monotonic()), headers=headers)
 
     @app.post("/models/{name}/versions")
     async def use(name: str, request: Request) -> JSONResponse:
@@ -51,47 +51,6 @@ def add(app: FastAPI, page: StatusPage, guard: Guard, headers: dict[str, str]) -
         version = _version(await request.body())
         _check_name(page, name)
         return JSONResponse(await run_in_threadpool(_wish, page, asking, version), 202, headers)
-
-
-def shown(page: StatusPage, unix_at_zero_s: float) -> dict[str, Any]:
-    """What is on disk now, and what the supervisor says of each version. `unix_at_zero_s` turns its moments into Unix time."""
-    plan = page.read_text(PLAN_TEXT)
-    swap, model = plan.get("swap") or {}, plan.get("model") or {}
-    editions = {e["version"] or model.get("version", ""): e for e in swap.get("editions", [])}
-    problem, found = _on_disk(plan)
-    names = [*found, *(v for v in editions if v not in found)]
-    serving = str(model.get("version", ""))
-    return {
-        "name": model.get("name", ""), "serving": serving, "wanted": swap.get("wanted") or serving,
-        "phase": swap.get("phase", ""), "how": swap.get("how", "") if swap.get("phase", "steady") != "steady" else "",
-        "versioned": bool(swap.get("wanted")), "problem": problem,
-        "versions": [_version_shown(page, v, v in found or not swap.get("wanted"), editions.get(v), swap, unix_at_zero_s)
-                     for v in names],
-        "failures": [{**f, "at_s": round(unix_at_zero_s + f["at_s"], 3)} for f in swap.get("failures", [])],
-    }  # fmt: skip
-
-
-def _version_shown(
-    page: StatusPage, version: str, on_disk: bool, edition: dict[str, Any] | None, swap: dict[str, Any], zero_s: float
-) -> dict[str, Any]:
-    if edition is None:
-        return {"version": version, "on_disk": on_disk, "phase": "on disk", "warm": False, "sha256": None, "places": []}
-    engines = [e for e in health.served(page) if e.place in edition["places"]]
-    until_s = edition["since_s"] + swap.get("window_s", 0.0) if edition["state"] == "standby" else None
-    return {
-        "version": version, "on_disk": on_disk, "phase": edition["state"],
-        "warm": len(engines) == len(edition["places"]) and all(e.warm for e in engines),
-        "sha256": next((e.model.get("sha256") for e in engines), None), "places": edition["places"],
-        **({"until": round(zero_s + until_s, 3)} if until_s is not None else {}),
-    }  # fmt: skip
-
-
-def _on_disk(plan: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """What is wrong with the folder, if anything, and the versions in it."""
-    try:
-        return "", versions.read(Path(plan.get("model_dir", ""))).versions
-    except BadModel as e:
-        return e.message, ()
 
 
 def _check_name(page: StatusPage, name: str) -> None:
@@ -118,7 +77,7 @@ def _wish(page: StatusPage, asking: threading.Lock, version: str) -> dict[str, A
         raise NotPossible(f"{plan.get('model_dir', 'the model folder')} holds one model and no versions: {versions.LAYOUT}")
     if page.main.count[Main.LEAVING]:
         raise NotPossible("the container is stopping")
-    problem, found = _on_disk(plan)
+    problem, found = models.on_disk(plan)
     warm = [e["version"] for e in swap.get("editions", []) if e["state"] != "leaving"]
     if version not in (*found, *warm):
         there = problem or f"there is {', '.join(found) or 'none any more'}"

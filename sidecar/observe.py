@@ -35,7 +35,7 @@ from serve.contract.status import (
     restarts as replaced,
 )
 from serve.errors import FAMILIES
-from sidecar import models_http
+from sidecar import models as versioned
 from sidecar.estimate import Progress, ready_in_s, replica_ready_in_s
 from sidecar.load import Load
 from sidecar.measure import Measures, Point
@@ -140,7 +140,7 @@ def status(page: StatusPage, now: Now, remembered: Remembered, points_after_s: f
         "now": round(now.unix_s, 3), "now_s": round(now.monotonic_s, 3),
         "uptime_s": round(now.monotonic_s - value[Main.STARTED_S], 3),
         "fault_injection": page.read_text(PLAN_TEXT).get("fault_injection", ""),
-        "models": models(page), "versions": models_http.shown(page, now.unix_s - now.monotonic_s),
+        "models": models(page), "versions": versioned.shown(page, now.unix_s - now.monotonic_s),
         "queue_rows": latest.queue_rows, "in_flight": latest.in_flight, "saturation": latest.saturation,
         "headroom_requests_per_s": remembered.measures.headroom_rps,
         "restarts": {role: sum(n for (of, _), n in replaced(page).items() if of == role) for role in ROLES},
@@ -172,7 +172,8 @@ def _replica(page: StatusPage, e: EngineView, now: Now, remembered: Remembered) 
     took_s, saturation = remembered.memory.took_s, remembered.load.saturation
     return {
         **page.read_text(e.place),
-        "place": e.place, "serves": serves(page, e.place), "memory_bytes": block.count[Engine.MEMORY_BYTES], "pid": e.pid, "alive": alive(e.pid), "epoch": e.epoch, "state": e.state.name,
+        "place": e.place, "serves": serves(page, e.place), "memory_bytes": block.count[Engine.MEMORY_BYTES],
+        "pid": e.pid, "alive": alive(e.pid), "epoch": e.epoch, "state": e.state.name,
         "since": now.unix(since_s) if started else None, "for_s": round(in_state_s, 3) if started else None,
         "progress": _progress(e), "warm": f"{e.warm_done} of {e.warm_total}",
         "warm_done": e.warm_done, "warm_total": e.warm_total,

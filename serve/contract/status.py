@@ -73,7 +73,8 @@ class RolloutCell(IntEnum):
 
 
 class Front(_Cells):
-    """Written by one front worker. OK, ABANDONED, ERRORS and LATENCY are there once for each version, see `tally`. ERRORS counts by error family, LATENCY is a histogram of requests answered with 200."""
+    """Written by one front worker. ERRORS counts by error family, LATENCY is a histogram of requests answered with 200.
+    OK, ABANDONED, ERRORS and LATENCY with its sum are there once for each version, see `tally`."""
 
     PID = auto()
     BEAT_S = auto()

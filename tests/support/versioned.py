@@ -60,7 +60,7 @@ def tensor_version(root: Path, version: str, *, columns: int = 4, golden: bool =
     folder.mkdir(parents=True)
     (folder / "model.toml").write_text(TENSORS.format(columns=columns) + BAD_GOLDEN)
     (folder / "in.json").write_text(json.dumps([[1.0] * columns]))
-    (folder / "out.json").write_text(json.dumps({"predictions": [[1.0 if golden else 2.0] * columns]}))
+    (folder / "out.json").write_text(json.dumps([[1.0 if golden else 2.0] * columns]))
     return folder
 
 

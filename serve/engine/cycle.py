@@ -35,6 +35,7 @@ from serve.transport import descriptor
 from serve.transport.descriptor import FINITE, RECORD_BYTES, REQUEST, SUSPECT
 
 PRICE_EVERY = 16  # batches between updates of the price of a row, which fronts use to predict waits
+PRICE_ALWAYS_S = 0.01  # after a batch that took longer: it costs microseconds, and sixteen such batches are a long time
 IDLE_S = 0.5  # how often an idle engine stamps that it lives
 EXPIRE_EVERY_S = 0.05
 RATE_TAU_S = 0.05  # arrivals are averaged over about this long
@@ -403,8 +404,8 @@ class Cycle:
         value[_LONGEST] = took_s + above_s * (1 - LONGEST_FADES) if above_s > 0 else took_s
         value[_BUSY_SUM] += took_s
         count[_QUEUE_ROWS] = self._pending.rows
-        if count[_BATCHES] % PRICE_EVERY == 0:
-            value[_ROW_COST] = cost.curve(key).cheapest_row()
+        if count[_BATCHES] % PRICE_EVERY == 0 or took_s > PRICE_ALWAYS_S:
+            value[_ROW_COST] = cost.curve(key).cheapest_row(self.replica.rows_max)
 
 
 def _halves(segments: list[Segment]) -> tuple[list[Segment], list[Segment]] | None:

@@ -33,7 +33,8 @@ from serve.errors import (
     TooManyBytes,
     WaitTooLong,
 )  # fmt: skip
-from serve.front.crowd import CHECK_WAIT_FROM_ROWS, ROW_BODY_MAX, Arrival, Crowd
+from serve.front.admission import Accepted, row_cost, rows_sure
+from serve.front.crowd import ROW_BODY_MAX, Arrival, Crowd
 from serve.front.heads import ok_start
 from serve.front.intake import Intake
 from serve.front.links import EngineLink, Model
@@ -52,9 +53,6 @@ if TYPE_CHECKING:
 SWEEP_S = 0.05  # how late a deadline may be noticed
 CRASHES_MAX = 2  # a request that ran when an engine ended runs again, alone; when that ends the engine too, it was the cause
 SUBMITS_MAX = 6  # to one engine after the other, each of which ended before it ran the request
-# Of the deadline, what the predicted wait may take. At 1 a long queue would be one of requests that reach the model just
-# when they are too late; less refuses sooner. A fifth covers what the prediction is wrong by.
-WAIT_SHARE_MAX = 0.8
 DECODED_ASIDE_FROM = 1 << 20  # bytes of body from which decoding would hold up other requests noticeably
 EARLY_MAX = 256  # requests held by a worker that has not met an engine yet
 
@@ -63,6 +61,7 @@ _OK, _LATENCY, _ERRORS = int(Front.OK), int(Front.LATENCY), int(Front.ERRORS)
 _LATENCY_SUM = int(Front.LATENCY_SUM_S)
 _IN_FLIGHT, _QUEUE_ROWS, _SLOT_BYTES = int(Front.IN_FLIGHT), int(Front.QUEUE_ROWS), int(Front.SLOT_BYTES)
 _ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
+_RUN_STARTED, _RUN_ROWS = int(Engine.RUN_STARTED_S), int(Engine.RUN_ROWS)
 
 
 class Invocations:
@@ -95,6 +94,7 @@ class Invocations:
         self._aside_bytes = 0
         self._rows_max, self._bytes_max = limits.queue_rows_max, limits.queue_bytes_max
         self._timeout_s = limits.request_timeout_s
+        self._accepted = Accepted.start(self._timeout_s, clock())
         self._model: Model | None = None  # set from the first HELLO on
         self._only_up: EngineLink | None = None  # the engine that is up, when exactly one is
         self._rehearsing: EngineLink | None = None  # everything goes there for the moment
@@ -145,7 +145,7 @@ class Invocations:
             elif not self._take_any(invocation, model, body, decoded):
                 return
             link = self._only_up
-            if link is None or link.rows >= CHECK_WAIT_FROM_ROWS:
+            if link is None or link.rows >= link.rows_sure:
                 link = self._choose()
         except EvenkeelError as error:
             self._intake.release(invocation)
@@ -232,14 +232,29 @@ class Invocations:
         if not up:
             return None
         link = min(up, key=_rows_of)
-        if link.rows >= CHECK_WAIT_FROM_ROWS:
+        if link.rows >= link.rows_sure:
             ahead = max(link.rows, link.block.count[_ENGINE_ROWS])
-            wait_s = ahead * link.block.value[_ROW_COST]
-            if wait_s > WAIT_SHARE_MAX * self._timeout_s:
+            now_s = self._clock()
+            wait_s, accepted = ahead * self._row_cost(link, now_s), self._accepted
+            if wait_s > accepted.limit_s:
+                self._accepted = accepted.refused(now_s)
                 raise self._overloaded(
-                    f"the wait would be about {wait_s:.1f} s, too long for the deadline of {self._timeout_s:g} s", WaitTooLong
-                )
+                    f"the wait would be about {wait_s:.1f} s; {accepted.limit_s:.2g} s are accepted now, with a deadline of "
+                    f"{self._timeout_s:g} s", WaitTooLong)  # fmt: skip
         return link
+
+    def _row_cost(self, link: EngineLink, now_s: float) -> float:
+        count, value = link.block.count, link.block.value
+        started_s = value[_RUN_STARTED]
+        return row_cost(value[_ROW_COST], count[_RUN_ROWS], now_s - started_s if started_s else 0.0)
+
+    def _look_at_waits(self, now_s: float) -> None:
+        """What may be accepted without a look, and with one: twenty times a second, so that no request has to ask."""
+        up = [(link, link.model, self._row_cost(link, now_s)) for link in self._links if link.model is not None]
+        batch_s = max((model.rows_max * cost_s for _, model, cost_s in up), default=0.0)
+        self._accepted = self._accepted.later(now_s, batch_s)
+        for link, _, cost_s in up:
+            link.rows_sure = rows_sure(self._accepted.limit_s, cost_s)
 
     def _submit(self, invocation: Invocation) -> None:
         link, slot = invocation.link, invocation.slot
@@ -344,6 +359,7 @@ class Invocations:
             if invocation.started_s + self._timeout_s <= now_s:
                 self._refuse(invocation, NotReady("no engine became ready within the deadline", retry_after_s=1))
         self._early = [(i, body) for i, body in self._early if i.caller is not None]
+        self._look_at_waits(now_s)
         self._count[_IN_FLIGHT] = len(self._flight.pending)
         self._count[_QUEUE_ROWS] = self._flight.rows
         self._count[_SLOT_BYTES] = self._intake.slots.held_bytes
@@ -352,6 +368,7 @@ class Invocations:
         assert link.model is not None, "called after HELLO"
         self._model = link.model
         self._note_up()
+        self._look_at_waits(self._clock())
         if self.rehearsal is not None and link.model.rehearsals:
             self.rehearsal.engine_up(self._links.index(link), link)
         held, self._held = self._held, []

@@ -71,6 +71,7 @@ class EngineLink:
         self.model: Model | None = None
         self.epoch = 0
         self.rows = 0  # rows submitted here and not yet given back
+        self.rows_sure = 0  # up to so many the wait needs no look, see admission.py
         self._arena = arena
         self._on_replies, self._on_up, self._on_lost = on_replies, on_up, on_lost
         self._loop = asyncio.get_running_loop()

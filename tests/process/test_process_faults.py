@@ -279,6 +279,25 @@ def test_a_device_that_is_lost_ends_the_engine_with_its_own_reason(tmp_path: Pat
         assert said(tree, "device_lost", words)
 
 
+# What cannot be in time ------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_a_second_a_row_accepts_only_what_it_can_answer_in_time(tmp_path: Path) -> None:
+    with serving(handler_folder(tmp_path / "model"), EVENKEEL_REQUEST_TIMEOUT_S="4") as tree:
+        assert ask(tree, asking(1, "wait", s=1.0)).status == 200
+        wires = []
+        for i in range(30):  # one after the other, since a front knows only of those that have come
+            wires.append(tree.wire(60.0))
+            wires[-1].send(request(asking(i, "wait", s=1.0)))
+            time.sleep(0.02)
+        replies = [wire.read() for wire in wires]
+        assert {r.status for r in replies} == {200, 429}
+        assert 2 <= sum(r.status == 200 for r in replies) <= 5
+        assert tree.errors() == {"overloaded": sum(r.status == 429 for r in replies)}
+        for wire in wires:
+            wire.close()
+
+
 # What runs out --------------------------------------------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ from serve.errors import (
     EngineLost,
     EvenkeelError,
     NotReady,
+    OutOfMemory,
     Overloaded,
     PoisonedRequest,
     TooManyBytes,
@@ -42,6 +43,7 @@ from serve.front.request import Flight, Invocation
 from serve.settings import Limits
 from serve.transport import descriptor
 from serve.transport.arena import read_spill
+from serve.transport.channel import NO_FD
 from serve.transport.descriptor import AGAIN, FINITE, OVERFLOW, REPLY, REQUEST, SUSPECT
 
 if TYPE_CHECKING:
@@ -169,8 +171,8 @@ class Invocations:
             self._flight.rows -= rows
             link.rows -= rows
             if invocation.caller is None:
-                if flags & OVERFLOW:
-                    os.close(link.take_fd())
+                if flags & OVERFLOW and (fd := link.take_fd()) != NO_FD:
+                    os.close(fd)
             elif kind != _ANSWER or flags & OVERFLOW or invocation.model.signature is None:
                 self._answer_otherwise(invocation, kind, flags, family, offset, size)
             else:
@@ -292,6 +294,9 @@ class Invocations:
         if flags & OVERFLOW:
             assert link is not None, "the reply came over a link"
             fd = link.take_fd()
+            if fd == NO_FD:
+                self._refuse(invocation, OutOfMemory("the answer came, but this process has no file descriptor left to take it"))
+                return
             memory, offset = memoryview(read_spill(fd, size)), 0
             os.close(fd)
         if kind == descriptor.FAULT:

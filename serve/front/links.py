@@ -169,7 +169,10 @@ class EngineLink:
         if was_up and not self._closing:
             log("engine_lost", f"the engine at {self.path.rpartition('/')[2]} has gone; its requests are run again")
         self._on_lost(self)
-        self._connect()
+        if was_up:
+            self._connect()
+        else:  # it would not have us, or ended while it loaded
+            self._loop.call_later(RECONNECT_S, self._connect)
 
     def _drop_channel(self) -> None:
         if self._channel is not None:

@@ -4,7 +4,11 @@ The story of one round: a tree starts, the load begins, the case injects its fau
 and the tree is told to stop and must leave nothing behind. Rounds of a case repeat until its share of the time is over
 or it has its number of injections. The exit code is 0 when nothing was lost and every bound held.
 
-usage: python -m benchmarks.chaos [--minutes 12] [--cases WORDS] [--seed N] [--no-table]
+The long form, a million requests over random kills of engines:
+
+    make chaos MINUTES=15 ARGS="--cases 'kill -9 of an engine' --requests 1000000"
+
+usage: python -m benchmarks.chaos [--minutes 12] [--cases WORDS] [--requests N] [--seed N] [--no-table]
 """
 
 from __future__ import annotations
@@ -137,11 +141,11 @@ def ended_wrongly(tree: Tree, told_s: float) -> str:
     return f"exit code {code}" if code else ""
 
 
-def run_case(case: Case, seconds: float, folder: Path, seed: int, rounds_max: int = 1000) -> Outcome:
+def run_case(case: Case, seconds: float, folder: Path, seed: int, rounds_max: int = 1000, requests: int = 0) -> Outcome:
     outcome = Outcome(case)
     end_s = time.monotonic() + seconds
     took_s = 0.0
-    while outcome.rounds < rounds_max and (not case.target or outcome.injected < case.target):
+    while outcome.rounds < rounds_max and (not case.target or outcome.injected < case.target or outcome.sent < requests):
         if outcome.rounds and time.monotonic() + took_s > end_s:
             break
         began_s = time.monotonic()
@@ -223,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make chaos")
     parser.add_argument("--minutes", type=float, default=12.0, help=f"for everything, at most {MINUTES_MAX:g}")
     parser.add_argument("--cases", default="", help="only those whose name holds this text")
+    parser.add_argument("--requests", type=int, default=0, help="inject on, beyond a case's number, until so many were sent")
     parser.add_argument("--seed", type=int, default=random.randrange(10_000))
     parser.add_argument("--no-table", action="store_true", help="write no file")
     args = parser.parse_args(argv)
@@ -231,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [c for c in CASES if args.cases in c.name and c.least_minutes <= args.minutes]
     folder = Path(tempfile.mkdtemp(prefix="ekc-"))
     try:
-        outcomes = run_all(chosen, args.minutes * 60, folder, args.seed)
+        outcomes = run_all(chosen, args.minutes * 60, folder, args.seed, args.requests)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     stem = f"chaos-{date.today().isoformat()}-{commit()}"
@@ -243,15 +248,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if all(o.holds for o in outcomes) else 1
 
 
-def run_all(cases: Sequence[Case], seconds: float, folder: Path, seed: int) -> list[Outcome]:
-    """What one case leaves of its time goes to those after it."""
+def run_all(cases: Sequence[Case], seconds: float, folder: Path, seed: int, requests: int = 0) -> list[Outcome]:
+    """What one case leaves of its time goes to those after it. `requests`: over all cases, for those that end by a number."""
     outcomes: list[Outcome] = []
     end_s = time.monotonic() + seconds
     for i, case in enumerate(cases):
         left_s = max(0.0, end_s - time.monotonic())
         share = case.share / sum(c.share for c in cases[i:])
         print(f"{case.name}: {left_s * share:.0f} s of {left_s:.0f} s left (seed {seed})", flush=True)
-        outcomes.append(run_case(case, left_s * share, folder, seed + 100 * i))
+        outcomes.append(run_case(case, left_s * share, folder, seed + 100 * i, requests=requests // len(cases)))
     return outcomes
 
 

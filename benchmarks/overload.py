@@ -34,9 +34,9 @@ TIMEOUT_S = 1.0
 SETTINGS = {"EVENKEEL_FAULTS": f"slow:every=1,ms={BATCH_MS}", "EVENKEEL_REQUEST_TIMEOUT_S": f"{TIMEOUT_S:g}"}
 BATCHING_TOML = f"\n[batching]\nrows_max = {ROWS_MAX}\n"
 CONNECTIONS = 1200  # open loop: enough that a request is never kept waiting by the client
-# After the surge what was accepted is still to be served: up to 0.8 of the deadline's worth of work, which the capacity
-# that is spare has to serve. At half load that takes 0.8 s / 0.5.
-CALM, SURGE = 0.5, 10.0
+# After the surge what was accepted is still to be served, by the capacity that is spare: a quarter of a second's worth of
+# work, so at 0.8 load a second and a quarter. See serve/front/admission.py.
+CALM, SURGE = 0.8, 10.0
 STEPS = (1.0, 1.5, 3.0)
 PING = request(None, method="GET", path="/ping")
 PING_EVERY_S = 0.004
@@ -224,8 +224,11 @@ def markdown(stem: str, rate: float, phases: Sequence[Phase], found: Sequence[Ba
         ),
         ("model", f"echo of 1 row of 4 float32; a batch of up to {ROWS_MAX} rows takes {BATCH_MS} ms (EVENKEEL_FAULTS)"),
         ("capacity", f"{rate:.0f} requests/s, closed loop"),
-        ("after the surge", f"{CALM:g} × capacity; the accepted queue, 0.8 of the deadline at most, drains by what is spare"),
-        ("deadline", f"EVENKEEL_REQUEST_TIMEOUT_S={TIMEOUT_S:g}: what would wait longer than 0.8 of it is refused"),
+        ("after the surge", f"{CALM:g} × capacity; the queue that is left drains by what is spare"),
+        (
+            "deadline",
+            f"EVENKEEL_REQUEST_TIMEOUT_S={TIMEOUT_S:g}: at most 0.8 of it is waited, less under overload",
+        ),
     ]
     return "\n\n".join([
         f"# Overload {stem.removeprefix('overload-')}", *table(("", ""), facts),

@@ -34,6 +34,7 @@ BACKOFF_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # before the n-th restart within the
 DEPARTURE = ("front", "engine", "sidecar")
 LEAVE_S = 30.0  # for an engine that is replaced for its memory to finish what it has accepted
 CGROUP = Path("/sys/fs/cgroup")
+START_AGAIN_S = 1.0  # after the system would not let us start a process
 DUMP_S = 0.5  # for a stuck engine to write its stacks before it is ended
 EXIT_REASONS = {EXIT_DEVICE: "device"}  # exit codes that say why
 
@@ -106,7 +107,11 @@ class Supervisor:
     def _start_due(self, now_s: float) -> None:
         for child in self._children:
             if child.process is None and child.due_s is not None and child.due_s <= now_s:
-                self._start(child)
+                try:
+                    self._start(child)
+                except OSError as e:  # no file descriptor, process or memory is left: those that run go on
+                    log("start_failed", f"{child.label} cannot be started: {e.strerror}; it is tried again", level="warning")
+                    child.due_s = now_s + START_AGAIN_S
 
     def _start(self, child: Child) -> None:
         child.epoch += 1
@@ -116,11 +121,18 @@ class Supervisor:
             block.count[Engine.EPOCH] = child.epoch
         # A session of its own: Ctrl-C at a terminal reaches only the supervisor, which then stops the others in order.
         read_end, write_end = os.pipe2(os.O_CLOEXEC) if child.captured else (-1, None)
-        child.process = subprocess.Popen(
-            child.command(child.epoch), pass_fds=child.fds, stdin=subprocess.DEVNULL, start_new_session=True, env=child.environ,
-            stdout=write_end, stderr=write_end)  # fmt: skip
+        try:
+            child.process = subprocess.Popen(
+                child.command(child.epoch), pass_fds=child.fds, stdin=subprocess.DEVNULL, start_new_session=True,
+                env=child.environ, stdout=write_end, stderr=write_end)  # fmt: skip
+        except OSError:
+            if write_end is not None:
+                os.close(read_end)
+            raise
+        finally:
+            if write_end is not None:
+                os.close(write_end)
         if write_end is not None:
-            os.close(write_end)
             child.output = Output(read_end, child.label)
         if block is not None:
             block.count[Engine.PID] = child.process.pid
@@ -273,8 +285,12 @@ class Supervisor:
     def _begin_standby(self, child: Child) -> None:
         fresh = Child(child.role, standby.SPARE, lambda epoch: standby.command(child.command(epoch)), child.fds, child.environ,
                       child.captured, epoch=child.epoch, beside=child)  # fmt: skip
+        try:
+            self._start(fresh)
+        except OSError as e:
+            log("no_successor", f"{child.label} stays for now: another cannot be started: {e.strerror}", level="warning")
+            return
         self._children.append(fresh)
-        self._start(fresh)
 
     def _standby_of(self, child: Child) -> Child | None:
         return next((c for c in self._children if c.beside is child and not c.ending and c.process is not None), None)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 GAIN = 0.1  # weight of one new observation; ten batches change the estimate by two thirds
 STEP_LIMIT = 2.0  # one observation moves the estimate as if it were off by at most this factor: pauses are not cost
 SHAPES_MAX = 64  # shapes whose curve is remembered; further ones start from the default every time
+FIRST_BATCHES = 3  # that replace what was guessed of a model of which nothing is known
 SAME_RATE = 0.95  # batch sizes whose rows per second are within 5 % count as equally fast: noise, not gain
 ROWS_BITS = 13  # batch sizes are counted rounded up to powers of two, up to 4096
 
@@ -35,6 +36,7 @@ class Curve:
     # Batches seen, by size rounded up to a power of two: cell i counts those of up to 2**i rows.
     runs: list[int] = field(default_factory=lambda: [0] * ROWS_BITS, compare=False)
     batches: int = field(default=0, compare=False)
+    guesses: int = field(default=0, compare=False)  # so many batches more may replace the estimate: it is no more than a guess
     seen: bool = False  # whether batches of just this shape were measured, in warm-up or later
 
     def predict(self, rows: int) -> float:
@@ -47,9 +49,9 @@ class Curve:
         before, below_s = sizes[hi - 1], seconds[hi - 1]
         return below_s + (seconds[hi] - below_s) * (rows - before) / (sizes[hi] - before)
 
-    def cheapest_row(self) -> float:
-        """Seconds a row at the best measured size: what a row costs when many wait."""
-        return min(s / n for n, s in zip(self.sizes, self.seconds, strict=True))
+    def cheapest_row(self, rows_max: int) -> float:
+        """Seconds a row at the best measured size of up to `rows_max`: what a row costs when many wait."""
+        return min(s / n for n, s in zip(self.sizes, self.seconds, strict=True) if n <= rows_max or n == self.sizes[0])
 
     def observe(self, rows: int, took_s: float) -> None:
         """Move the points around `rows` towards what was just seen, keeping the curve from falling."""
@@ -57,6 +59,9 @@ class Curve:
         self.runs[min((rows - 1).bit_length(), ROWS_BITS - 1)] += 1
         sizes, seconds = self.sizes, self.seconds
         self.seen = True
+        if self.guesses:
+            self._replace_guess(took_s / self.predict(rows))
+            return
         factor = 1 + GAIN * (min(max(took_s / self.predict(rows), 1 / STEP_LIMIT), STEP_LIMIT) - 1)
         low = high = min(bisect_left(sizes, rows), len(sizes) - 1)
         seconds[high] *= factor
@@ -70,6 +75,12 @@ class Curve:
         while high < last and seconds[high + 1] < seconds[high]:
             high += 1
             seconds[high] = seconds[high - 1]
+
+    def _replace_guess(self, factor: float) -> None:
+        """The first batch is believed, and then any that was faster: a first one may have had things to load."""
+        if self.guesses == FIRST_BATCHES or factor < 1:
+            self.seconds = [s * factor for s in self.seconds]
+        self.guesses -= 1
 
     def forget_runs(self) -> None:
         self.runs, self.batches = [0] * ROWS_BITS, 0
@@ -105,7 +116,7 @@ class CostModel:
         """The curve of a shape; a shape seen for the first time starts as a copy of the default."""
         known = self.curves.get(key)
         if known is None:
-            known = Curve(list(self.default.sizes), list(self.default.seconds))
+            known = Curve(list(self.default.sizes), list(self.default.seconds), guesses=self.default.guesses)
             self._store(key, known)
         return known
 

@@ -36,6 +36,7 @@ from serve.transport import descriptor
 from serve.transport.descriptor import FINITE, RECORD_BYTES, REQUEST, SUSPECT
 
 PRICE_EVERY = 16  # batches between updates of the price of a row, which fronts use to predict waits
+PRICE_ALWAYS_S = 0.01  # after a batch that took longer: it costs microseconds, and sixteen such batches are a long time
 IDLE_S = 0.5  # how often an idle engine stamps that it lives
 EXPIRE_EVERY_S = 0.05
 RATE_TAU_S = 0.05  # arrivals are averaged over about this long
@@ -437,8 +438,8 @@ class Cycle:
         """`took_s` is what the batch kept the engine from others: gather and scatter are part of its cost."""
         cost = self.replica.cost
         cost.observe(key, rows, took_s)
-        if self.cells.count[_BATCHES] % PRICE_EVERY == 0:
-            self.cells.value[_ROW_COST] = cost.curve(key).cheapest_row()
+        if self.cells.count[_BATCHES] % PRICE_EVERY == 0 or took_s > PRICE_ALWAYS_S:
+            self.cells.value[_ROW_COST] = cost.curve(key).cheapest_row(self.replica.rows_max)
 
 
 def _halves(segments: list[Segment]) -> tuple[list[Segment], list[Segment]] | None:

@@ -16,14 +16,23 @@ MESSAGE_CHARS_MAX = 300
 FRAMEWORKS = ("torch", "onnxruntime", "cupy", "cupy_backends", "tensorflow", "jaxlib", "numpy", "tensorrt", "pycuda")
 CAUSES_MAX = 8  # links of `__cause__` that are followed
 
+# The errors of which CUDA's manual says so, by number and name: those of the driver, and the runtime's without "_".
+# A library's "execution failed" is not among them: if the device is lost, the next call says so itself.
+DEVICE_LOST_ERRORS = {
+    214: "ecc_uncorrectable", 220: "nvlink_uncorrectable", 226: "contained", 700: "illegal_address", 702: "launch_timeout",
+    709: "context_is_destroyed", 710: "assert", 714: "hardware_stack_error", 715: "illegal_instruction",
+    716: "misaligned_address", 717: "invalid_address_space", 718: "invalid_pc", 719: "launch_failed", 721: "tensor_memory_leak",
+    999: "unknown",
+}  # fmt: skip
 DEVICE_LOST = (
     "device-side assert", "illegal memory access", "unspecified launch failure", "unspecified launch error",
     "misaligned address", "illegal instruction", "hardware stack error", "invalid program counter", "invalid pc",
     "operation not supported on global/shared address space", "launch timed out and was terminated",
-    "uncorrectable ecc error", "uncorrectable nvlink error", "gpu is lost", "device is lost",
-    "cuda failure 214", "cuda failure 700", "cuda failure 702", "cuda failure 710", "cuda failure 714", "cuda failure 715",
-    "cuda failure 716", "cuda failure 717", "cuda failure 718", "cuda failure 719", "cudaerrorillegaladdress",
-    "cuda_error_illegal_address", "cudaerrorassert", "cuda_error_assert", "cuda_error_launch_failed",
+    "uncorrectable ecc error", "uncorrectable nvlink error", "context is destroyed", "gpu is lost", "device is lost",
+    "has fallen off the bus", "cuda error: unknown error", "cudaerrorlaunchfailure",
+    *(f"cuda failure {number}:" for number in DEVICE_LOST_ERRORS),  # as ONNX Runtime tells them
+    *(f"cuda_error_{name}" for name in DEVICE_LOST_ERRORS.values()),
+    *("cudaerror" + name.replace("_", "") for name in DEVICE_LOST_ERRORS.values()),
 )  # fmt: skip
 OUT_OF_MEMORY = (
     "out of memory",  # torch and CUDA

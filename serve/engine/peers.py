@@ -5,19 +5,23 @@ Owner of the sockets. Knows records only as bytes, but for HELLO.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from serve.contract.logline import log
 from serve.transport import descriptor
 from serve.transport.arena import Arena
-from serve.transport.channel import Channel, ChannelClosed
+from serve.transport.channel import NO_FD, Channel, ChannelClosed
 from serve.transport.descriptor import PROTOCOL, RECORD_BYTES, REPLY
 from serve.transport.rows import SharedRows
+
+FULL_S = 0.5  # between two tries to accept when there was no file descriptor
 
 
 class Peer:
@@ -46,11 +50,25 @@ class Peers:
         listener.setblocking(False)
         self._listener = listener
         self._by_fd: dict[int, Peer] = {}
+        self._full_since_s = 0.0  # since when the listener is not watched, for want of file descriptors
         self._poll = select.epoll()
         self._poll.register(listener.fileno(), select.EPOLLIN)
 
+    def _pause(self, why: str) -> None:
+        """Let nobody in for a moment: those who are here are served, and who comes waits in the kernel."""
+        log("accept_failed", f"no front can be let in: {why}; it is tried again", level="warning")
+        if not self._full_since_s:
+            self._poll.unregister(self._listener.fileno())
+        self._full_since_s = time.monotonic()
+
+    def _accept_again(self) -> None:
+        if self._full_since_s and time.monotonic() - self._full_since_s > FULL_S:
+            self._full_since_s = 0.0
+            self._poll.register(self._listener.fileno(), select.EPOLLIN)
+
     def receive(self, wait_s: float) -> Iterator[tuple[Peer, bytes | None]]:
         """Whole records by peer; None once for a peer that has gone. Sleeps up to `wait_s` for the first."""
+        self._accept_again()
         for fd, events in self._ready(wait_s):
             peer = self._by_fd.get(fd)
             if peer is None:
@@ -90,6 +108,9 @@ class Peers:
             sock, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError):
             return
+        except OSError as e:  # no file descriptors left: those who are here are served, who comes waits in the kernel
+            self._pause(str(e.strerror))
+            return
         self._by_fd[sock.fileno()] = Peer(sock)
         self._poll.register(sock.fileno(), select.EPOLLIN)
 
@@ -100,8 +121,17 @@ class Peers:
             self.forget(peer)
             return
         fd = peer.channel.fds.popleft()
-        peer.memory = Arena(fd, arena_bytes).memory
-        os.close(fd)
+        try:
+            if fd == NO_FD:  # to map it would give memory that is nobody's
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            peer.memory = Arena(fd, arena_bytes).memory  # the map takes a descriptor of its own
+        except OSError as e:
+            self._pause(f"its arena cannot be mapped: {e.strerror}")
+            self.forget(peer)
+            return
+        finally:
+            if fd != NO_FD:
+                os.close(fd)
         peer.rows = SharedRows(peer.memory)
         text = json.dumps(self._card).encode()
         text += b" " * (-len(text) % RECORD_BYTES)

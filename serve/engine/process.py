@@ -80,7 +80,7 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger) 
         log("standing_by", f"{replica.manifest.name} is warm and waits for the place of its predecessor")
         standby.stand_by(page, settings, life, explanation)
     block = life.block
-    block.value[Engine.ROW_COST_S] = replica.cost.default.cheapest_row()
+    block.value[Engine.ROW_COST_S] = replica.cost.default.cheapest_row(replica.rows_max)
     block.value[Engine.RUN_LIMIT_S] = replica.manifest.run_s_max or 0.0
     listener = socket.socket(fileno=os.dup(settings.listen_fd))
     cycle = Cycle(replica, listener, block, settings.epoch)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serve.batching.cost import CostModel, Curve
+from serve.batching.cost import FIRST_BATCHES, CostModel, Curve
 from serve.contract import manifest as manifests
 from serve.contract.manifest import Manifest
 from serve.contract.signature import Signature
@@ -59,7 +59,7 @@ def load(folder: Path, threads: int, ledger: Ledger | None = None, name: str = "
     if manifest.backend == "handler":
         raw: RawBackend = backend  # type: ignore[assignment]
         # Nothing is known of its cost: suppose that a batch costs hardly more than one, until batches have run.
-        cost.default = Curve([1, manifest.rows_max], [1e-3, 1.01e-3])
+        cost.default = Curve([1, manifest.rows_max], [1e-3, 1.01e-3], guesses=FIRST_BATCHES)
         return Replica(manifest, raw, cost, manifest.rows_max if raw.batched else 1)
     tensor: TensorBackend = backend  # type: ignore[assignment]
     sig = tensor.signature

@@ -19,7 +19,7 @@ from serve.contract.status import Engine, time_bucket
 from serve.engine.backends.base import RawReply, RawStream
 from serve.engine.blocks import Block, replies
 from serve.engine.tensors import Array
-from serve.errors import NUMBER, EvenkeelError
+from serve.errors import NUMBER, EvenkeelError, OutOfMemory
 from serve.transport import descriptor
 from serve.transport.arena import spill
 from serve.transport.descriptor import OVERFLOW, PART, REPLY, STREAMED
@@ -113,11 +113,16 @@ class Replies:
         flags = 0 if fits else OVERFLOW
         record = REPLY.pack(
             descriptor.FAULT, flags, family, item.rows, item.id, at, len(message), self._epoch, 0.0, 0.0, 0)  # fmt: skip
-        if fits:
+        if not fits:
+            try:
+                self._spilled(item, record, spill(memoryview(message)))
+                return
+            except OSError:  # then without its words
+                record = REPLY.pack(descriptor.FAULT, 0, family, item.rows, item.id, at, 0, self._epoch, 0.0, 0.0, 0)
+                item.peer.outbox += record
+        else:
             item.peer.memory[at : at + len(message)] = message
             item.peer.outbox += record
-        else:
-            self._spilled(item, record, memoryview(message))
 
     def forget(self, item: Item) -> None:
         """Its front has gone: there is nobody to reply to."""
@@ -134,14 +139,19 @@ class Replies:
         return queue_s
 
     def _answer_spilled(self, item: Item, flags: int, data: memoryview, started_s: float, run_s: float, rows: int) -> None:
-        """An answer larger than its slot goes in a file of its own, passed along with the record."""
+        """An answer larger than its slot goes in a file of its own, passed along with the record; when none can be made, the
+        request is refused."""
+        try:
+            fd = spill(data)
+        except OSError as e:
+            self.fault(item, OutOfMemory(f"the answer of {len(data)} bytes has nowhere to go: {e.strerror}"))
+            return
         queue_s = self._note_queue(item, started_s)
         record = REPLY.pack(
             _ANSWER, flags | OVERFLOW, 0, item.rows, item.id, 0, len(data), self._epoch, queue_s, run_s, rows)  # fmt: skip
-        self._spilled(item, record, data)
+        self._spilled(item, record, fd)
 
-    def _spilled(self, item: Item, record: bytes, data: memoryview) -> None:
-        fd = spill(data)
+    def _spilled(self, item: Item, record: bytes, fd: int) -> None:
         try:
             item.peer.send()
             item.peer.channel.send(record, (fd,))

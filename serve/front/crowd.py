@@ -26,7 +26,6 @@ from serve.transport.slots import STEP
 
 TOGETHER_FROM = 6  # requests or replies from which handling them together is faster
 ROW_BODY_MAX = 64 * 1024  # longer bodies take the general path, where a few microseconds more do not matter
-CHECK_WAIT_FROM_ROWS = 64  # below this many rows ahead the predicted wait cannot matter
 INSTANCES = Form.INSTANCES
 ID_WORD, OFFSET_WORD = 1, 2  # of a record as 8-byte words
 SINGLE_ANSWER = REPLY.pack(descriptor.ANSWER, FINITE, 0, 1, 0, 0, 0, 0, 0.0, 0.0, 0)[:8]
@@ -53,7 +52,7 @@ class Crowd:
         flight, plan = self._flight, model.row_plan if model is not None else None
         if len(arrived) < TOGETHER_FROM or model is None or plan is None or link is None:
             return arrived
-        if link.rows >= CHECK_WAIT_FROM_ROWS or flight.rows + len(arrived) > self._rows_max:
+        if link.rows >= link.rows_sure or flight.rows + len(arrived) > self._rows_max:
             return arrived
         slots = self._intake.claim_rows(model, len(arrived))
         if slots is None:

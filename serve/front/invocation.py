@@ -29,12 +29,14 @@ from serve.errors import (
     EngineLost,
     EvenkeelError,
     NotReady,
+    OutOfMemory,
     Overloaded,
     PoisonedRequest,
     TooManyBytes,
     WaitTooLong,
 )  # fmt: skip
-from serve.front.crowd import CHECK_WAIT_FROM_ROWS, ROW_BODY_MAX, Arrival, Crowd
+from serve.front.admission import Accepted, row_cost, rows_sure
+from serve.front.crowd import ROW_BODY_MAX, Arrival, Crowd
 from serve.front.heads import ok_start
 from serve.front.intake import Intake
 from serve.front.links import EngineLink, Model
@@ -43,6 +45,7 @@ from serve.front.streams import Stream
 from serve.settings import Limits
 from serve.transport import descriptor
 from serve.transport.arena import read_spill
+from serve.transport.channel import NO_FD
 from serve.transport.descriptor import AGAIN, FINITE, OVERFLOW, REPLY, REQUEST, START, STREAMED, SUSPECT
 
 if TYPE_CHECKING:
@@ -54,9 +57,6 @@ if TYPE_CHECKING:
 SWEEP_S = 0.05  # how late a deadline may be noticed
 CRASHES_MAX = 2  # a request that ran when an engine ended runs again, alone; when that ends the engine too, it was the cause
 SUBMITS_MAX = 6  # to one engine after the other, each of which ended before it ran the request
-# Of the deadline, what the predicted wait may take. At 1 a long queue would be one of requests that reach the model just
-# when they are too late; less refuses sooner. A fifth covers what the prediction is wrong by.
-WAIT_SHARE_MAX = 0.8
 DECODED_ASIDE_FROM = 1 << 20  # bytes of body from which decoding would hold up other requests noticeably
 LINES = ("text/csv", "application/jsonlines")
 EARLY_MAX = 256  # requests held by a worker that has not met an engine yet
@@ -67,6 +67,7 @@ _LATENCY_SUM = int(Front.LATENCY_SUM_S)
 _IN_FLIGHT, _QUEUE_ROWS, _SLOT_BYTES = int(Front.IN_FLIGHT), int(Front.QUEUE_ROWS), int(Front.SLOT_BYTES)
 _SERVING = int(Main.SERVING)
 _ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
+_RUN_STARTED, _RUN_ROWS = int(Engine.RUN_STARTED_S), int(Engine.RUN_ROWS)
 
 
 class Invocations:
@@ -100,6 +101,7 @@ class Invocations:
         self._aside_bytes = 0
         self._rows_max, self._bytes_max = limits.queue_rows_max, limits.queue_bytes_max
         self._timeout_s = limits.request_timeout_s
+        self._accepted = Accepted.start(self._timeout_s, clock())
         self._model: Model | None = None  # set from the first HELLO of an engine that serves on
         self._edition = page.main.count[Main.SERVING]  # of the version to which everything is sent
         self._count[Front.FOLLOWS] = self._edition
@@ -163,7 +165,7 @@ class Invocations:
             elif not self._take_any(invocation, model, body, decoded):
                 return
             link = self._only_up
-            if link is None or link.rows >= CHECK_WAIT_FROM_ROWS:
+            if link is None or link.rows >= link.rows_sure:
                 link = self._choose()
         except EvenkeelError as error:
             self._intake.release(invocation)
@@ -190,8 +192,8 @@ class Invocations:
             self._flight.rows -= rows
             link.rows -= rows
             if invocation.caller is None:
-                if flags & OVERFLOW:
-                    os.close(link.take_fd())
+                if flags & OVERFLOW and (fd := link.take_fd()) != NO_FD:
+                    os.close(fd)
             elif kind != _ANSWER or flags & OVERFLOW or invocation.model.signature is None:
                 self._answer_otherwise(invocation, kind, flags, family, offset, size)
             else:
@@ -253,14 +255,29 @@ class Invocations:
         if not self._up:
             return None
         link = min(self._up, key=_rows_of)
-        if link.rows >= CHECK_WAIT_FROM_ROWS:
+        if link.rows >= link.rows_sure:
             ahead = max(link.rows, link.block.count[_ENGINE_ROWS])
-            wait_s = ahead * link.block.value[_ROW_COST]
-            if wait_s > WAIT_SHARE_MAX * self._timeout_s:
+            now_s = self._clock()
+            wait_s, accepted = ahead * self._row_cost(link, now_s), self._accepted
+            if wait_s > accepted.limit_s:
+                self._accepted = accepted.refused(now_s)
                 raise self._overloaded(
-                    f"the wait would be about {wait_s:.1f} s, too long for the deadline of {self._timeout_s:g} s", WaitTooLong
-                )
+                    f"the wait would be about {wait_s:.1f} s; {accepted.limit_s:.2g} s are accepted now, with a deadline of "
+                    f"{self._timeout_s:g} s", WaitTooLong)  # fmt: skip
         return link
+
+    def _row_cost(self, link: EngineLink, now_s: float) -> float:
+        count, value = link.block.count, link.block.value
+        started_s = value[_RUN_STARTED]
+        return row_cost(value[_ROW_COST], count[_RUN_ROWS], now_s - started_s if started_s else 0.0)
+
+    def _look_at_waits(self, now_s: float) -> None:
+        """What may be accepted without a look, and with one: twenty times a second, so that no request has to ask."""
+        up = [(link, link.model, self._row_cost(link, now_s)) for link in self._up if link.model is not None]
+        batch_s = max((model.rows_max * cost_s for _, model, cost_s in up), default=0.0)
+        self._accepted = self._accepted.later(now_s, batch_s)
+        for link, _, cost_s in up:
+            link.rows_sure = rows_sure(self._accepted.limit_s, cost_s)
 
     def _submit(self, invocation: Invocation, now: bool = False) -> None:
         link, slot = invocation.link, invocation.slot
@@ -298,6 +315,9 @@ class Invocations:
         if flags & OVERFLOW:
             assert link is not None, "the reply came over a link"
             fd = link.take_fd()
+            if fd == NO_FD:
+                self._refuse(invocation, OutOfMemory("the answer came, but this process has no file descriptor left to take it"))
+                return
             memory, offset = memoryview(read_spill(fd, size)), 0
             os.close(fd)
         if kind == descriptor.FAULT:
@@ -439,6 +459,7 @@ class Invocations:
             if invocation.started_s + self._timeout_s <= now_s:
                 self._refuse(invocation, NotReady("no engine became ready within the deadline", retry_after_s=1))
         self._early = [(i, body) for i, body in self._early if i.caller is not None]
+        self._look_at_waits(now_s)
         self._count[_IN_FLIGHT] = len(self._flight.pending)
         self._count[_QUEUE_ROWS] = self._flight.rows
         self._count[_SLOT_BYTES] = self._intake.slots.held_bytes
@@ -453,6 +474,7 @@ class Invocations:
             return
         self._model = link.model
         self._note_up()
+        self._look_at_waits(self._clock())
         if self.rehearsal is not None and link.model.rehearsals:
             self.rehearsal.engine_up(self._links.index(link), link)
         self._take_held()

@@ -87,6 +87,7 @@ class EngineLink:
         self.model: Model | None = None
         self.epoch = 0
         self.rows = 0  # rows submitted here and not yet given back
+        self.rows_sure = 0  # up to so many the wait needs no look, see admission.py
         self._arena = arena
         self._on_replies, self._on_up, self._on_lost = on_replies, on_up, on_lost
         self._loop = asyncio.get_running_loop()
@@ -181,13 +182,17 @@ class EngineLink:
     def _lost(self) -> None:
         """The engine process has ended: its mapping of the arena is gone, so all slots it held are ours again."""
         self._drop_channel()
-        was_used = self.model is not None and self.rows > 0  # a version that stood by leaves without a word
+        was_up = self.model is not None
+        was_used = was_up and self.rows > 0  # a version that stood by leaves without a word
         self.model, self.rows, self._greeting = None, 0, b""
         self._outbox.clear()
         if was_used and not self._closing:
             log("engine_lost", f"the engine at {self.path.rpartition('/')[2]} has gone; its requests are run again")
         self._on_lost(self)
-        self._connect()
+        if was_up:
+            self._connect()
+        else:  # it would not have us, or ended while it loaded
+            self._loop.call_later(RECONNECT_S, self._connect)
 
     def _drop_channel(self) -> None:
         if self._channel is not None:

@@ -16,6 +16,7 @@ from collections import deque
 from serve.transport.framing import Framing
 
 RECEIVE_BYTES = 64 * 1024  # below the size from which malloc maps and unmaps memory at each call
+NO_FD = -1  # a descriptor that came and could not be taken: this process has as many as it may have
 FDS_MAX = 16  # file descriptors taken from one message
 
 
@@ -36,13 +37,15 @@ class Channel:
     def receive(self) -> bytes:
         """Whole records that have arrived, maybe none. Raises ChannelClosed at the end of the stream."""
         try:
-            data, ancillary, _, _ = self.sock.recvmsg(RECEIVE_BYTES, socket.CMSG_SPACE(4 * FDS_MAX))
+            data, ancillary, flags, _ = self.sock.recvmsg(RECEIVE_BYTES, socket.CMSG_SPACE(4 * FDS_MAX))
         except (BlockingIOError, InterruptedError):
             return b""
         except OSError as e:
             raise ChannelClosed(str(e)) from e
         if ancillary:
             self._keep_fds(ancillary)
+        if flags & socket.MSG_CTRUNC:
+            self.fds.append(NO_FD)  # in its place, so that no later descriptor is taken for it
         if not data:
             raise ChannelClosed("end of stream")
         return self._framing.feed(data)
@@ -108,4 +111,5 @@ class Channel:
                 os.close(fd)
         self._unsent.clear()
         while self.fds:
-            os.close(self.fds.popleft())
+            if (fd := self.fds.popleft()) != NO_FD:
+                os.close(fd)

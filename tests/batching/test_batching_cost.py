@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from serve.batching.cost import (
     EXPLORE_EVERY,
     EXPLORE_RUNS,
+    FIRST_BATCHES,
     GAIN,
     SAME_RATE,
     SHAPES_MAX,
@@ -186,3 +187,14 @@ def test_a_further_shape_measured_at_a_few_sizes_takes_the_rest_from_the_default
     model.learn_shape("second", [(1, 0.010), (4, 0.020)])
     assert model.curve("second").predict(8) == pytest.approx(0.030)
     assert model.default.predict(8) == 0.003
+
+
+def test_a_guess_is_replaced_by_the_first_batch_and_then_by_any_faster_one() -> None:
+    cost = CostModel(default=Curve([1, 64], [1e-3, 1.01e-3], guesses=FIRST_BATCHES))
+    cost.observe((), 1, 1.0)
+    assert cost.curve(()).predict(1) == pytest.approx(1.0)
+    cost.observe((), 1, 0.25)
+    cost.observe((), 1, 4.0)
+    assert cost.curve(()).predict(1) == pytest.approx(0.25), "the first one had things to load"
+    cost.observe((), 1, 0.5)
+    assert cost.curve(()).predict(1) == pytest.approx(0.25 * (1 + GAIN)), "from now on it moves slowly"

@@ -11,7 +11,7 @@ import pytest
 from serve.batching.cost import Curve
 from serve.contract.status import Engine
 from serve.engine.backends.base import RawReply
-from serve.engine.failures import DeviceLost, translated
+from serve.engine.failures import DEVICE_LOST_ERRORS, DeviceLost, translated
 from serve.errors import BadRequest, ModelFailed, OutOfMemory
 from tests.support.engine_bench import Answer, Bench, Fault, answer, only
 from tests.support.models import Array, ScriptedBackend, raw_replica, replica, signature, spec, twice_plus_one
@@ -77,6 +77,39 @@ def test_a_device_that_only_a_new_process_can_use_is_lost(error: Exception) -> N
         translated(error)
     with pytest.raises(DeviceLost):
         translated(from_backend(error))
+
+
+# cudaGetErrorString of every error that leaves the process without its device; the last is what the driver's log says.
+STICKY = ("device-side assert triggered", "an illegal memory access was encountered", "unspecified launch failure",
+          "misaligned address", "an illegal instruction was encountered", "hardware stack error", "invalid program counter",
+          "operation not supported on global/shared address space", "the launch timed out and was terminated",
+          "uncorrectable ECC error encountered", "uncorrectable NVLink error detected during the execution",
+          "context is destroyed", "unknown error", "GPU has fallen off the bus")  # fmt: skip
+PASSING = ("invalid argument", "invalid device ordinal", "no kernel image is available for execution on the device",
+           "invalid configuration argument", "CUBLAS_STATUS_NOT_SUPPORTED when calling cublasGemmEx", "operation not permitted",
+           "invalid resource handle", "too many resources requested for launch")  # fmt: skip
+
+
+@pytest.mark.parametrize("words", STICKY)
+def test_each_error_after_which_cuda_wants_a_new_process_is_a_lost_device(words: str) -> None:
+    with pytest.raises(DeviceLost):
+        translated(RuntimeError(f"CUDA error: {words}"))
+    with pytest.raises(DeviceLost):
+        translated(from_backend(error_of("torch", "AcceleratorError", f"CUDA error: {words}")))
+
+
+@pytest.mark.parametrize("number", sorted(DEVICE_LOST_ERRORS))
+def test_each_such_error_is_known_by_number_and_by_both_its_names(number: int) -> None:
+    name = DEVICE_LOST_ERRORS[number]
+    runtime = "cudaError" + name.title().replace("_", "")
+    for words in (f"CUDA failure {number}: words to come ; GPU=0", f"CUDA_ERROR_{name.upper()}", f"{runtime}: words to come"):
+        with pytest.raises(DeviceLost):
+            translated(error_of("onnxruntime.capi.onnxruntime_pybind11_state", "Fail", words))
+
+
+@pytest.mark.parametrize("words", PASSING)
+def test_an_error_of_one_call_leaves_the_device_usable(words: str) -> None:
+    assert type(translated(RuntimeError(f"CUDA error: {words}"))) is ModelFailed
 
 
 @pytest.mark.parametrize(

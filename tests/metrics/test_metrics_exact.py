@@ -15,7 +15,6 @@ import numpy as np
 
 from serve.contract.status import Engine, Main
 from serve.engine.replica import Replica
-from serve.front.invocation import CHECK_WAIT_FROM_ROWS
 from serve.front.process import Places
 from serve.settings import Limits
 from tests.support.front_bench import Caller, FrontBench, head
@@ -163,7 +162,7 @@ def test_a_request_over_the_limit_of_bytes_is_shed_for_bytes() -> None:
 def test_a_request_that_would_wait_beyond_its_deadline_is_shed_for_its_wait() -> None:
     with FrontBench(plain, limits=Limits(request_timeout_s=1.0)) as bench:
         bench.page.engine(0).value[Engine.ROW_COST_S] = 1.0
-        codes = [bench.ask(one_row(), NPY).code for _ in range(CHECK_WAIT_FROM_ROWS + 2)]
-        assert codes[-2:] == ["overloaded", "overloaded"]
+        bench.front.sweep()
+        assert [bench.ask(one_row(), NPY).code for _ in range(3)] == ["waits", "overloaded", "overloaded"]
         assert shed(bench) == {"rows": 0, "bytes": 0, "wait": 2}
         bench.settle()

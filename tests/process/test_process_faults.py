@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -279,6 +280,25 @@ def test_a_device_that_is_lost_ends_the_engine_with_its_own_reason(tmp_path: Pat
         assert said(tree, "device_lost", words)
 
 
+# What cannot be in time ------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_a_second_a_row_accepts_only_what_it_can_answer_in_time(tmp_path: Path) -> None:
+    with serving(handler_folder(tmp_path / "model"), EVENKEEL_REQUEST_TIMEOUT_S="4") as tree:
+        assert ask(tree, asking(1, "wait", s=1.0)).status == 200
+        wires = []
+        for i in range(30):  # one after the other, since a front knows only of those that have come
+            wires.append(tree.wire(60.0))
+            wires[-1].send(request(asking(i, "wait", s=1.0)))
+            time.sleep(0.02)
+        replies = [wire.read() for wire in wires]
+        assert {r.status for r in replies} == {200, 429}
+        assert 2 <= sum(r.status == 200 for r in replies) <= 5
+        assert tree.errors() == {"overloaded": sum(r.status == 429 for r in replies)}
+        for wire in wires:
+            wire.close()
+
+
 # What runs out --------------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +319,81 @@ def test_a_front_without_file_descriptors_serves_those_who_are_there_and_recover
         eventually(lambda: tree.ping() == 200, "new connections are served again")
         assert ask(tree, b"[[1.0]]").status == 200
         assert tree.pid_of("front") == pid, "nothing had to be replaced"
+
+
+@contextlib.contextmanager
+def no_more_descriptors(pid: int) -> Iterator[None]:
+    """None beyond those that the process has now."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = [int(fd) for fd in os.listdir(f"/proc/{pid}/fd")]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (next(i for i in range(len(used) + 1) if i not in used), before[1]))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def test_an_engine_without_file_descriptors_serves_on_refuses_what_it_cannot_hand_over_and_recovers(tmp_path: Path) -> None:
+    with serving(handler_folder(tmp_path / "model")) as tree:
+        pid = engine_of(tree)
+        with no_more_descriptors(pid):
+            assert ask(tree, asking(1)).json()["x"] == 2
+            refused = ask(tree, asking(1, "large", size=1 << 20))
+            assert (refused.status, refused.code) == (507, "out_of_memory") and "nowhere to go" in refused.message
+            os.kill(worker_of(tree), signal.SIGKILL)  # the next worker has to be let in
+            late = tree.wire(60.0)
+            late.send(request(asking(4)))
+            eventually(lambda: tree.events("accept_failed"), "it says why nobody is let in", 10)
+        assert late.read().json()["x"] == 8
+        late.close()
+        assert len(ask(tree, asking(1, "large", size=1 << 20)).body) > 1 << 20
+        assert engine_of(tree) == pid and reasons(tree).keys() <= {"front/exit"}, tree.story()
+
+
+def test_a_front_without_file_descriptors_refuses_an_answer_that_comes_as_a_file_and_mixes_up_none(tmp_path: Path) -> None:
+    with serving(handler_folder(tmp_path / "model")) as tree, tree.wire(60.0) as wire:
+        assert wire.post(asking(1)).json()["x"] == 2
+        with no_more_descriptors(worker_of(tree)):
+            for i in range(5):
+                refused = wire.post(asking(i, "large", size=(1 << 20) + i))
+                assert (refused.status, refused.code) == (507, "out_of_memory")
+                assert wire.post(asking(i)).json()["x"] == 2 * i
+        for i in range(5):
+            assert len(wire.post(asking(i, "large", size=(1 << 20) + i)).json()["x"]) == (1 << 20) + i
+        assert reasons(tree) == {}
+
+
+def test_a_sidecar_without_file_descriptors_keeps_giving_verdicts_and_recovers() -> None:
+    with serving("echo") as tree:
+        pid = sidecar_of(tree)
+        with no_more_descriptors(pid):
+            engine = engine_of_pids(tree)
+            with pytest.raises(OSError):
+                tree.status()
+            os.kill(engine, signal.SIGKILL)
+            eventually(lambda: tree.ping() == 503, "it sees that the engine is gone", 10)
+            eventually(lambda: tree.ping() == 200, "and that another is ready", 60)
+            assert ask(tree, b"[[1.0]]").status == 200
+        assert eventually(tree.status, "/status is back")["restart_reasons"] == {"engine/signal": 1}
+        assert sidecar_of(tree) == pid
+
+
+def test_a_supervisor_without_file_descriptors_starts_what_died_as_soon_as_it_can() -> None:
+    with serving("echo") as tree:
+        with no_more_descriptors(tree.process.pid):
+            os.kill(sidecar_of(tree), signal.SIGKILL)
+            os.kill(engine_of_pids(tree), signal.SIGKILL)
+            eventually(lambda: tree.events("start_failed"), "it says so", 10)
+            waiting = tree.wire(60.0)
+            waiting.send(request(b"[[1.0, 2.0]]"))
+        assert waiting.read().json() == [[1.0, 2.0]], "the request waited for the engine"
+        waiting.close()
+        eventually(lambda: tree.status()["ready"], "all is well again", 60)
+
+
+def engine_of_pids(tree: Tree) -> int:
+    return next(p for p in tree.pids() if b"serve.engine.process" in cmdline(p))
 
 
 def test_a_full_disk_under_the_log_does_not_stop_the_service(tmp_path: Path) -> None:

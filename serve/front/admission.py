@@ -1,0 +1,61 @@
+"""How long a wait is accepted, and how many rows are surely below it. Pure.
+
+How it works. Usually a request may wait for most of its deadline: a burst is taken in, and served. Under an overload that
+lasts, a queue that long only makes everybody wait: it serves no one more than a short one that never runs dry, and it is
+what has to be served first when the surge is over. So while requests have to be refused the accepted wait shrinks, down to
+what keeps the engines busy, and once nobody has been refused for a while it grows back. It shrinks slowly enough that a
+burst which just met the limit costs nobody a refusal afterwards: the queue is gone before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Of the deadline, what the predicted wait may take. At 1 a long queue would be one of requests that reach the model just
+# when they are too late; less refuses sooner. A fifth covers what the prediction is wrong by.
+WAIT_SHARE_MAX = 0.8
+ROWS_SURE_MAX = 64  # below so many rows the wait is not looked at, whatever the model: others may have sent as many
+STANDING_S = 0.25  # of work for each engine, kept under overload: more than any pause between two batches
+STANDING_BATCHES = 4  # the same for slow models, in full batches
+SHRINK = GROW = 0.5  # seconds a second
+REFUSING_S = 1.0  # the last refusal is less than this ago: the overload lasts
+CALM_S = 3.0  # it is more than this ago: over
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """`limit_s`: the longest predicted wait that is accepted now."""
+
+    full_s: float
+    limit_s: float
+    at_s: float
+    refused_s: float = -1e9  # when a wait was last too long
+
+    @staticmethod
+    def start(timeout_s: float, now_s: float) -> Accepted:
+        full_s = WAIT_SHARE_MAX * timeout_s
+        return Accepted(full_s, full_s, now_s)
+
+    def refused(self, now_s: float) -> Accepted:
+        return Accepted(self.full_s, self.limit_s, self.at_s, now_s)
+
+    def later(self, now_s: float, batch_s: float) -> Accepted:
+        """`batch_s`: what a full batch takes."""
+        least_s = min(self.full_s, max(STANDING_S, STANDING_BATCHES * batch_s))
+        passed_s, calm_s = now_s - self.at_s, now_s - self.refused_s
+        limit_s = self.limit_s
+        if calm_s < REFUSING_S:
+            limit_s = min(limit_s, max(least_s, limit_s - SHRINK * passed_s))
+        elif calm_s > CALM_S:
+            limit_s += GROW * passed_s
+        return Accepted(self.full_s, min(self.full_s, max(limit_s, least_s)), now_s, self.refused_s)
+
+
+def rows_sure(limit_s: float, row_s: float) -> int:
+    """So many rows ahead are served within the limit: no need to look closer."""
+    return int(min(ROWS_SURE_MAX, limit_s / row_s)) if row_s > 0 else ROWS_SURE_MAX
+
+
+def row_cost(learned_s: float, run_rows: int, run_for_s: float) -> float:
+    """Seconds a row: as learned, but what the running batch has taken already is known better than any prediction."""
+    return max(learned_s, run_for_s / run_rows) if run_rows and run_for_s > 0 else learned_s

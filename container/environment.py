@@ -6,7 +6,7 @@ VARIABLES is the one table of everything that can be set; docs/settings.md is dr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def _faults(value: str) -> str:
 
 
 BATCH_TIMEOUT_S = 600.0
-STREAM_DRAIN_SHARE = 0.9  # of the time between /ping's 503 and the end; the rest is for telling the clients, and for leaving
+STREAM_FAREWELL_S = 2.0  # of the time for leaving, when streams that go on are told and ended; the processes need it too
 
 
 def _truth(value: str) -> bool:
@@ -134,7 +134,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", _text, "", 0, 0, "reply type unless the client says; empty: as asked"),
     Variable("SAGEMAKER_BATCH", _truth, False, 0, 0,
              "true in a batch transform job: answers of lines end with a newline, the deadline of a request is 600 s"),
-    Variable("SAGEMAKER_SAFE_PORT_RANGE", _text, "", 0, 0, "LOW-HIGH: every other port of ours must be inside"),
+    Variable("SAGEMAKER_SAFE_PORT_RANGE", _text, "", 0, 0,
+             "LOW-HIGH: every other port of ours must be inside; the sidecar takes a free one there"),
 )  # fmt: skip
 
 
@@ -176,6 +177,15 @@ class Environment:
         return host.strip("[]"), int(port)
 
     @property
+    def sidecar_ports(self) -> Sequence[int]:
+        """Ports to try in turn: the one that was set, else the default, or the platform's range where there is one."""
+        text, chosen = self["SAGEMAKER_SAFE_PORT_RANGE"], self.settings["EVENKEEL_SIDECAR_ADDRESS"]
+        if not text or (chosen.origin != "default" and self.sidecar[1] != 0):
+            return [self.sidecar[1]]
+        low, _, high = text.partition("-")
+        return range(int(low), int(high) + 1)
+
+    @property
     def emf_period_s(self) -> float:
         """0: no such lines."""
         return float(self["EVENKEEL_EMF_PERIOD_S"]) if self["EVENKEEL_EMF"] else 0.0
@@ -187,6 +197,7 @@ class Environment:
         return BATCH_TIMEOUT_S if self["SAGEMAKER_BATCH"] and setting.origin == "default" else float(setting.value)
 
     def limits(self) -> Limits:
+        left_s = self["EVENKEEL_DRAIN_S"] - self["EVENKEEL_QUIET_S"]
         return Limits(
             request_timeout_s=self._request_timeout_s, body_bytes_max=int(self["EVENKEEL_MAX_BODY_MB"] * MIB),
             body_timeout_s=self["EVENKEEL_BODY_TIMEOUT_S"], keep_alive_s=self["EVENKEEL_KEEP_ALIVE_S"],
@@ -194,7 +205,7 @@ class Environment:
             connections_max=self["EVENKEEL_MAX_CONNECTIONS"],
             queue_rows_max=self["EVENKEEL_QUEUE_ROWS"], queue_bytes_max=int(self["EVENKEEL_QUEUE_MB"] * MIB),
             stream_timeout_s=self["EVENKEEL_STREAM_TIMEOUT_S"], batch=self["SAGEMAKER_BATCH"],
-            stream_drain_s=STREAM_DRAIN_SHARE * (self["EVENKEEL_DRAIN_S"] - self["EVENKEEL_QUIET_S"]))  # fmt: skip
+            stream_drain_s=max(left_s / 2, left_s - STREAM_FAREWELL_S))  # fmt: skip
 
 
 def read(environ: Mapping[str, str]) -> Environment:
@@ -230,12 +241,13 @@ def _check_ports(environment: Environment) -> None:
     if not text:
         return
     low, _, high = text.partition("-")
-    if not (low.isdigit() and high.isdigit() and int(low) <= int(high)):
+    if not (low.isdigit() and high.isdigit() and int(low) <= int(high) <= 65535):
         raise BadSetting(f"SAGEMAKER_SAFE_PORT_RANGE={text!r} must be LOW-HIGH")
     host, port = environment.sidecar
     grpc_port = environment["EVENKEEL_GRPC_HEALTH_PORT"]
+    chosen = environment.settings["EVENKEEL_SIDECAR_ADDRESS"].origin != "default"
     for shown, wanted in (
-        (f"EVENKEEL_SIDECAR_ADDRESS={host}:{port}", port),
+        (f"EVENKEEL_SIDECAR_ADDRESS={host}:{port}", port if chosen else 0),
         (f"EVENKEEL_GRPC_HEALTH_PORT={grpc_port}", grpc_port),
     ):
         if wanted and not int(low) <= wanted <= int(high):

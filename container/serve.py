@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import shutil
@@ -18,7 +19,7 @@ from container.door import Door
 from container.environment import Environment
 from container.progress import Progress
 from container.sentinel import Sentinel
-from container.supervise import Supervisor
+from container.supervise import CGROUP, Supervisor
 from container.versions import Lane, Rules, Versions
 from container.watch import Policy
 from serve import settings as serve_settings
@@ -57,7 +58,7 @@ def run(environ: Mapping[str, str]) -> int:
     reserved = None
     try:
         data = listen(env["EVENKEEL_HOST"], env["SAGEMAKER_BIND_TO_PORT"], "SAGEMAKER_BIND_TO_PORT")
-        side = listen(*env.sidecar, "EVENKEEL_SIDECAR_ADDRESS")
+        side = listen_sidecar(env, data.getsockname()[1])
         reserved = reserve_grpc(env.sidecar[0], env["EVENKEEL_GRPC_HEALTH_PORT"])
         page = StatusPage.create()
         page.main.value[Main.STARTED_S] = time.monotonic()
@@ -116,6 +117,20 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
     return sock
 
 
+def listen_sidecar(env: Environment, data_port: int) -> socket.socket:
+    """Where the settings say; else, in a pipeline's range of ports, the first that nobody has. Raises BadSetting."""
+    host, _ = env.sidecar
+    for port in env.sidecar_ports:
+        if port == data_port or port == env["EVENKEEL_GRPC_HEALTH_PORT"] != 0:
+            continue
+        try:
+            return listen(host, port, "EVENKEEL_SIDECAR_ADDRESS")
+        except BadSetting:
+            if len(env.sidecar_ports) == 1:
+                raise
+    raise BadSetting(f"no port of SAGEMAKER_SAFE_PORT_RANGE={env['SAGEMAKER_SAFE_PORT_RANGE']} is free for the sidecar")
+
+
 def listen_unix(path: Path) -> int:
     """A listening Unix socket that only our own user can open, as a file descriptor that lives as long as we do."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -172,8 +187,9 @@ def engines(
 
 
 def front(env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.socket, run_dir: Path, text: bool) -> Child:
+    limits = dataclasses.replace(env.limits(), memory_bytes=machine.memory_left(CGROUP))
     argument = serve_settings.dump(FrontSettings(
-        listen_fd=data.fileno(), status_fd=page.fd, fronts=the_plan.fronts, limits=env.limits(),
+        listen_fd=data.fileno(), status_fd=page.fd, fronts=the_plan.fronts, limits=limits,
         engine_sockets=tuple(str(run_dir / f"engine-{i}.sock") for i in range(the_plan.places)),
         default_accept=env["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"] or None, drain_s=env["EVENKEEL_DRAIN_S"],
         log_text=text, timeout_s=env["EVENKEEL_FRONT_TIMEOUT_S"]))  # fmt: skip

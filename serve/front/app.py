@@ -14,13 +14,13 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from serve.contract.status import StatusPage
-from serve.errors import MethodNotAllowed, NotFound
+from serve.errors import MethodNotAllowed, NotFound, NotReady
 from serve.front import health
 
 if TYPE_CHECKING:
     from serve.exposition import PageCollector
 
-ALLOWED = {"/invocations": "POST", "/ping": "GET, POST, HEAD", "/metrics": "GET"}
+ALLOWED = {"/invocations": "POST", "/ping": "GET, POST, HEAD", "/metrics": "GET", "/execution-parameters": "GET"}
 
 
 def build() -> FastAPI:
@@ -33,6 +33,14 @@ def build() -> FastAPI:
         from serve import exposition  # here, because a front that nobody scrapes needs none of it
 
         return Response(_collector(request.app.state.page).text(), headers={"content-type": exposition.CONTENT_TYPE})
+
+    @app.get("/execution-parameters")
+    def execution_parameters(request: Request) -> Response:
+        try:
+            return JSONResponse(request.app.state.execution())
+        except NotReady as e:
+            request.app.state.count_error(e)
+            return _error(e.status, e.code, e.message, {"Retry-After": "1"})
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, e: HTTPException) -> JSONResponse:

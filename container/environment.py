@@ -6,6 +6,7 @@ VARIABLES is the one table of everything that can be set; docs/settings.md is dr
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,12 @@ def _faults(value: str) -> str:
 
 BATCH_TIMEOUT_S = 600.0
 STREAM_FAREWELL_S = 2.0  # of the time for leaving, when streams that go on are told and ended; the processes need it too
+
+
+def _file_name(value: str) -> str:
+    if Path(value).is_absolute() or ".." in Path(value).parts or not value.endswith(".py"):
+        raise ValueError("must be the name of a Python file in the model folder, such as inference.py")
+    return value
 
 
 def _truth(value: str) -> bool:
@@ -132,6 +139,12 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_RUN_DIR", _text, "", 0, 0, "folder for sockets; empty: a new one under the temporary folder"),
     Variable("EVENKEEL_SHAPE_LOG", _text, "", 0, 0, "file of shapes met in service, warmed on at the next start; empty: none"),
     Variable("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", _text, "", 0, 0, "reply type unless the client says; empty: as asked"),
+    Variable("EVENKEEL_INSTALL_REQUIREMENTS", int, 0, 0, 1,
+             "1: install the model's code/requirements.txt at start, which needs a network; better done in the image"),
+    Variable("EVENKEEL_INSTALL_TIMEOUT_S", float, 300.0, 0.1, 3600, "for that, at most; the platform gives a start 8 minutes"),
+    Variable("SAGEMAKER_PROGRAM", _file_name, "", 0, 0,
+             "the handler's file, in the model's code folder or in the model folder itself; empty: code/inference.py",
+             ("CUSTOM_SCRIPT_FILENAME",)),
     Variable("SAGEMAKER_BATCH", _truth, False, 0, 0,
              "true in a batch transform job: answers of lines end with a newline, the deadline of a request is 600 s"),
     Variable("SAGEMAKER_SAFE_PORT_RANGE", _text, "", 0, 0,
@@ -154,10 +167,16 @@ class Environment:
     settings: Mapping[str, Setting]
     inherited: Mapping[str, str]  # the whole environment but for secrets, for every process that we start
 
-    def for_engines(self, scratch: Path) -> dict[str, str]:
-        """The environment of processes that load models: nothing reports home, nothing is left behind elsewhere."""
+    def for_engines(self, scratch: Path, packages: Path | None = None) -> dict[str, str]:
+        """The environment of processes that load models: nothing reports home, nothing is left behind elsewhere.
+
+        `packages`: a folder to import from, in front of those that are there already.
+        """
         ours = {"ORT_DISABLE_TELEMETRY": "1", "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor")}
-        return {**ours, **self.inherited}
+        path = [str(packages)] if packages else []
+        if self.inherited.get("PYTHONPATH"):
+            path.append(self.inherited["PYTHONPATH"])
+        return {**ours, **self.inherited, **({"PYTHONPATH": os.pathsep.join(path)} if path else {})}
 
     def set_by_hand(self) -> dict[str, Any]:
         """What was set, as it may stand in the log."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from container import environment, machine, plan
+from container import environment, install, machine, plan
 from container.child import Child
 from container.door import Door
 from container.environment import Environment
@@ -64,7 +64,15 @@ def run(environ: Mapping[str, str]) -> int:
         page.main.value[Main.STARTED_S] = time.monotonic()
         page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = the_plan.fronts, the_plan.places
         versions = Versions(page, catalogue, version, swap_rules(env), {"fault_injection": env["EVENKEEL_FAULTS"]})
-        children = [*engines(env, the_plan, page, run_dir, text, versions), front(env, the_plan, page, data, run_dir, text)]
+        packages = None
+        if env["EVENKEEL_INSTALL_REQUIREMENTS"]:
+            model_dir, bound_s = versions.serving.path, env["EVENKEEL_INSTALL_TIMEOUT_S"]
+            packages = install.requirements(model_dir, run_dir / "packages", bound_s, env.inherited)
+        started = env.for_engines(run_dir, packages)
+        children = [
+            *engines(env, the_plan, page, run_dir, text, versions, started),
+            front(env, the_plan, page, data, run_dir, text),
+        ]
         children.append(sidecar(env, page, side, run_dir, text))
         sentinel = Sentinel(env["EVENKEEL_LEAK_S"], env["EVENKEEL_MEMORY_MB"] * MIB)
         supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"],
@@ -80,7 +88,9 @@ def run(environ: Mapping[str, str]) -> int:
 
 
 def swap_rules(env: Environment) -> Rules:
-    return Rules(env["EVENKEEL_ROLLBACK_WINDOW_S"], env["EVENKEEL_SWAP"], env["EVENKEEL_MEMORY_MB"] * MIB)
+    return Rules(
+        env["EVENKEEL_ROLLBACK_WINDOW_S"], env["EVENKEEL_SWAP"], env["EVENKEEL_MEMORY_MB"] * MIB, env["SAGEMAKER_PROGRAM"]
+    )
 
 
 def require_gpu(env: Environment, dev: Path = Path("/dev")) -> None:
@@ -162,7 +172,13 @@ def _module(name: str, argument: str) -> list[str]:
 
 
 def engines(
-    env: Environment, the_plan: plan.Plan, page: StatusPage, run_dir: Path, text: bool, versions: Versions
+    env: Environment,
+    the_plan: plan.Plan,
+    page: StatusPage,
+    run_dir: Path,
+    text: bool,
+    versions: Versions,
+    environ: Mapping[str, str],
 ) -> list[Child]:
     """One child per engine place, each with a listening socket that the supervisor keeps open across its restarts."""
     children = []
@@ -177,11 +193,11 @@ def engines(
             return _module("serve.engine.process", serve_settings.dump(EngineSettings(
                 place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(edition.path.resolve()),
                 threads=the_plan.threads, log_text=text, log_fd=log_fd, shape_log=env["EVENKEEL_SHAPE_LOG"],
-                faults=env["EVENKEEL_FAULTS"], name=versions.name, version=edition.version, edition=edition.number,
-                tally=edition.tally)))  # fmt: skip
+                faults=env["EVENKEEL_FAULTS"], program=env["SAGEMAKER_PROGRAM"], name=versions.name,
+                version=edition.version, edition=edition.number, tally=edition.tally)))  # fmt: skip
 
         fds = (fd, page.fd, log_fd)
-        children.append(Child("engine", place, command, fds, environ=env.for_engines(run_dir), captured=True))
+        children.append(Child("engine", place, command, fds, environ=environ, captured=True))
         versions.place(lane, children[-1])
     return children
 

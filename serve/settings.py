@@ -63,6 +63,7 @@ class EngineSettings:
     faults: str = ""  # on purpose: EVENKEEL_FAULTS, empty for none
     name: str = ""  # of the model and its version, where folders are called by them; empty: as the manifest says
     version: str = ""
+    program: str = ""  # the name of a handler's file, where it is not the usual one
     edition: int = 0  # which loading of a version this is
     tally: int = 0  # where fronts count its answers
     standby: int = -1  # the spare place from which it waits for its own, see serve/engine/standby.py; -1: it has its own

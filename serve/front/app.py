@@ -1,7 +1,7 @@
 """Everything on the data port that is not the hot path, as a FastAPI application: /metrics, health, errors of routing.
 
-The hot routes are declared here too, for the schema and for methods that the hot path does not take; a POST to
-/invocations never arrives here.
+The hot routes never arrive here, but for methods that they do not take; the schema (/openapi.json) describes them too, see
+schema.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from serve.contract.status import StatusPage
 from serve.errors import MethodNotAllowed, NotFound, NotReady
-from serve.front import health
+from serve.front import health, schema
 
 if TYPE_CHECKING:
     from serve.exposition import PageCollector
@@ -60,6 +60,7 @@ def build() -> FastAPI:
             )
         return _error(e.status_code, "http_error", str(e.detail))
 
+    app.openapi = lambda: schema.described(app)  # type: ignore[method-assign]
     return app
 
 

@@ -5,17 +5,18 @@ FastAPI lists its own routes; what they answer, and the two that it never sees, 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 
 from serve import codec
 from serve.errors import FAMILIES
 
 Json = dict[str, Any]
 VERSION = "1"
+DESCRIPTION = "The data port of an evenkeel container: the model, its health, its metrics."
 BINARY: Json = {"type": "string", "format": "binary"}
 ERROR: Json = {
     "type": "object", "required": ["error"], "additionalProperties": False,
@@ -44,15 +45,16 @@ SUMMARIES = {
 
 def described(app: FastAPI) -> Json:
     """The OpenAPI document, made once."""
-    if not app.openapi_schema:
-        found = get_openapi(title="evenkeel", version=VERSION, routes=app.routes, description=(__doc__ or "").split("\n", 1)[0])
-        for route in app.routes:
-            if isinstance(route, APIRoute) and route.path in found["paths"]:
-                found["paths"][route.path] = _of_route(route, found["paths"][route.path])
-        found["paths"] = {"/invocations": {"post": _invocations()}, "/ping": _pings(), **found["paths"]}
+    found: Json = app.openapi_schema or {}
+    if not found:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of FastAPI, about ids that are equal for GET and HEAD: ours take their place
+            found = get_openapi(title="evenkeel", version=VERSION, routes=app.routes, description=DESCRIPTION)
+        routes = {path: _of_route(path, operations) for path, operations in found["paths"].items()}
+        found["paths"] = {"/invocations": {"post": _invocations()}, "/ping": _pings(), **routes}
         found["components"] = {"schemas": {"Error": ERROR, "ExecutionParameters": PARAMETERS}}
         app.openapi_schema = found
-    return app.openapi_schema
+    return found
 
 
 def _answer(what: str, *media: tuple[str, Json]) -> Json:
@@ -63,21 +65,19 @@ def _error(what: str) -> Json:
     return _answer(what, ("application/json", {"$ref": "#/components/schemas/Error"}))
 
 
-def _of_route(route: APIRoute, paths: Json) -> Json:
-    """One operation a method, with our answers in place of FastAPI's guesses."""
-    operations = {}
-    for method in sorted(route.methods):
-        known = paths.get(method.lower()) or {}
-        operations[method.lower()] = {
-            "summary": SUMMARIES[route.path], "operationId": _id(method, route.path),
+def _of_route(path: str, operations: Json) -> Json:
+    """With our answers in place of FastAPI's guesses."""
+    return {
+        method: {
+            "summary": SUMMARIES[path], "operationId": _id(method, path), "responses": _responses(path),
             **({"parameters": known["parameters"]} if "parameters" in known else {}),
-            "responses": _responses(route.path),
-        }  # fmt: skip
-    return operations
+        }
+        for method, known in sorted(operations.items())
+    }  # fmt: skip
 
 
 def _id(method: str, path: str) -> str:
-    return f"{method.lower()}{path.replace('/', '_').replace('-', '_').replace('{', '').replace('}', '')}"
+    return f"{method}{path.replace('/', '_').replace('-', '_').replace('{', '').replace('}', '')}"
 
 
 def _responses(path: str) -> Json:
@@ -102,7 +102,7 @@ def _pings() -> Json:
 
 
 def _invocations() -> Json:
-    kinds = sorted({"application/json", *codec.mimes()})
+    kinds = sorted(codec.CODECS)
     body = {kind: {"schema": {} if kind == "application/json" else BINARY} for kind in kinds}
     streamed = {"text/event-stream": {"schema": BINARY}}
     good = {"description": "The prediction, in the format of Accept or else of the request; a handler may give any other type, "

@@ -134,10 +134,14 @@ def listen_sidecar(env: Environment, data_port: int) -> socket.socket:
         if port == data_port or port == env["EVENKEEL_GRPC_HEALTH_PORT"] != 0:
             continue
         try:
-            return listen(host, port, "EVENKEEL_SIDECAR_ADDRESS")
+            found = listen(host, port, "EVENKEEL_SIDECAR_ADDRESS")
         except BadSetting:
             if len(env.sidecar_ports) == 1:
                 raise
+            continue
+        if len(env.sidecar_ports) > 1:
+            log("sidecar_port", f"the sidecar listens on {host}:{port}, the first free port of SAGEMAKER_SAFE_PORT_RANGE")
+        return found
     raise BadSetting(f"no port of SAGEMAKER_SAFE_PORT_RANGE={env['SAGEMAKER_SAFE_PORT_RANGE']} is free for the sidecar")
 
 

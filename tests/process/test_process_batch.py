@@ -111,6 +111,9 @@ def test_three_containers_in_a_chain_each_take_what_the_one_before_has_said(tmp_
     assert (body, kind) == (b"3\n7\n", "text/csv")
     sides = [port for tree in trees for port in listening(tree) if port != tree.port]
     assert len(set(sides)) == 3 and all(low <= port <= high for port in sides), sides
+    assert sorted(f"on 127.0.0.1:{port}," for port in sides) == sorted(
+        word for tree in trees for word in [tree.events("sidecar_port")[0]["message"].partition("listens ")[2].split(" the")[0]]
+    )
     for tree in trees:
         tree.side = next(port for port in listening(tree) if port != tree.port)
         tree.stop()

@@ -50,6 +50,8 @@ class _UnixConnection(http.client.HTTPConnection):
 def sidecar_url(env: Environment) -> str:
     """Where the settings say that the sidecar is. Raises NoAnswer for port 0, which only the kernel knows."""
     host, port = env.sidecar
+    if len(env.sidecar_ports) > 1:
+        raise NoAnswer("the sidecar has a port of SAGEMAKER_SAFE_PORT_RANGE, which the log names: say where it is with --url")
     if not port:
         raise NoAnswer("EVENKEEL_SIDECAR_ADDRESS names port 0, any port: say where the sidecar is with --url")
     host = ANYWHERE.get(host, host)

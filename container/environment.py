@@ -6,7 +6,8 @@ VARIABLES is the one table of everything that can be set; docs/settings.md is dr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,13 @@ def _faults(value: str) -> str:
 
 
 BATCH_TIMEOUT_S = 600.0
-STREAM_DRAIN_SHARE = 0.9  # of the time between /ping's 503 and the end; the rest is for telling the clients, and for leaving
+STREAM_FAREWELL_S = 2.0  # of the time for leaving, when streams that go on are told and ended; the processes need it too
+
+
+def _file_name(value: str) -> str:
+    if Path(value).is_absolute() or ".." in Path(value).parts or not value.endswith(".py"):
+        raise ValueError("must be the name of a Python file in the model folder, such as inference.py")
+    return value
 
 
 def _truth(value: str) -> bool:
@@ -132,9 +139,16 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_RUN_DIR", _text, "", 0, 0, "folder for sockets; empty: a new one under the temporary folder"),
     Variable("EVENKEEL_SHAPE_LOG", _text, "", 0, 0, "file of shapes met in service, warmed on at the next start; empty: none"),
     Variable("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", _text, "", 0, 0, "reply type unless the client says; empty: as asked"),
+    Variable("EVENKEEL_INSTALL_REQUIREMENTS", int, 0, 0, 1,
+             "1: install the model's code/requirements.txt at start, which needs a network; better done in the image"),
+    Variable("EVENKEEL_INSTALL_TIMEOUT_S", float, 300.0, 0.1, 3600, "for that, at most; the platform gives a start 8 minutes"),
+    Variable("SAGEMAKER_PROGRAM", _file_name, "", 0, 0,
+             "the handler's file, in the model's code folder or in the model folder itself; empty: code/inference.py",
+             ("CUSTOM_SCRIPT_FILENAME",)),
     Variable("SAGEMAKER_BATCH", _truth, False, 0, 0,
              "true in a batch transform job: answers of lines end with a newline, the deadline of a request is 600 s"),
-    Variable("SAGEMAKER_SAFE_PORT_RANGE", _text, "", 0, 0, "LOW-HIGH: every other port of ours must be inside"),
+    Variable("SAGEMAKER_SAFE_PORT_RANGE", _text, "", 0, 0,
+             "LOW-HIGH: every other port of ours must be inside; the sidecar takes a free one there"),
 )  # fmt: skip
 
 
@@ -153,10 +167,16 @@ class Environment:
     settings: Mapping[str, Setting]
     inherited: Mapping[str, str]  # the whole environment but for secrets, for every process that we start
 
-    def for_engines(self, scratch: Path) -> dict[str, str]:
-        """The environment of processes that load models: nothing reports home, nothing is left behind elsewhere."""
+    def for_engines(self, scratch: Path, packages: Path | None = None) -> dict[str, str]:
+        """The environment of processes that load models: nothing reports home, nothing is left behind elsewhere.
+
+        `packages`: a folder to import from, in front of those that are there already.
+        """
         ours = {"ORT_DISABLE_TELEMETRY": "1", "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor")}
-        return {**ours, **self.inherited}
+        path = [str(packages)] if packages else []
+        if self.inherited.get("PYTHONPATH"):
+            path.append(self.inherited["PYTHONPATH"])
+        return {**ours, **self.inherited, **({"PYTHONPATH": os.pathsep.join(path)} if path else {})}
 
     def set_by_hand(self) -> dict[str, Any]:
         """What was set, as it may stand in the log."""
@@ -176,6 +196,15 @@ class Environment:
         return host.strip("[]"), int(port)
 
     @property
+    def sidecar_ports(self) -> Sequence[int]:
+        """Ports to try in turn: the one that was set, else the default, or the platform's range where there is one."""
+        text, chosen = self["SAGEMAKER_SAFE_PORT_RANGE"], self.settings["EVENKEEL_SIDECAR_ADDRESS"]
+        if not text or (chosen.origin != "default" and self.sidecar[1] != 0):
+            return [self.sidecar[1]]
+        low, _, high = text.partition("-")
+        return range(int(low), int(high) + 1)
+
+    @property
     def emf_period_s(self) -> float:
         """0: no such lines."""
         return float(self["EVENKEEL_EMF_PERIOD_S"]) if self["EVENKEEL_EMF"] else 0.0
@@ -187,6 +216,7 @@ class Environment:
         return BATCH_TIMEOUT_S if self["SAGEMAKER_BATCH"] and setting.origin == "default" else float(setting.value)
 
     def limits(self) -> Limits:
+        left_s = self["EVENKEEL_DRAIN_S"] - self["EVENKEEL_QUIET_S"]
         return Limits(
             request_timeout_s=self._request_timeout_s, body_bytes_max=int(self["EVENKEEL_MAX_BODY_MB"] * MIB),
             body_timeout_s=self["EVENKEEL_BODY_TIMEOUT_S"], keep_alive_s=self["EVENKEEL_KEEP_ALIVE_S"],
@@ -194,7 +224,7 @@ class Environment:
             connections_max=self["EVENKEEL_MAX_CONNECTIONS"],
             queue_rows_max=self["EVENKEEL_QUEUE_ROWS"], queue_bytes_max=int(self["EVENKEEL_QUEUE_MB"] * MIB),
             stream_timeout_s=self["EVENKEEL_STREAM_TIMEOUT_S"], batch=self["SAGEMAKER_BATCH"],
-            stream_drain_s=STREAM_DRAIN_SHARE * (self["EVENKEEL_DRAIN_S"] - self["EVENKEEL_QUIET_S"]))  # fmt: skip
+            stream_drain_s=max(left_s / 2, left_s - STREAM_FAREWELL_S))  # fmt: skip
 
 
 def read(environ: Mapping[str, str]) -> Environment:
@@ -230,12 +260,13 @@ def _check_ports(environment: Environment) -> None:
     if not text:
         return
     low, _, high = text.partition("-")
-    if not (low.isdigit() and high.isdigit() and int(low) <= int(high)):
+    if not (low.isdigit() and high.isdigit() and int(low) <= int(high) <= 65535):
         raise BadSetting(f"SAGEMAKER_SAFE_PORT_RANGE={text!r} must be LOW-HIGH")
     host, port = environment.sidecar
     grpc_port = environment["EVENKEEL_GRPC_HEALTH_PORT"]
+    chosen = environment.settings["EVENKEEL_SIDECAR_ADDRESS"].origin != "default"
     for shown, wanted in (
-        (f"EVENKEEL_SIDECAR_ADDRESS={host}:{port}", port),
+        (f"EVENKEEL_SIDECAR_ADDRESS={host}:{port}", port if chosen else 0),
         (f"EVENKEEL_GRPC_HEALTH_PORT={grpc_port}", grpc_port),
     ):
         if wanted and not int(low) <= wanted <= int(high):

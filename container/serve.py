@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import shutil
@@ -12,13 +13,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from container import environment, machine, plan
+from container import environment, install, machine, plan
 from container.child import Child
 from container.door import Door
 from container.environment import Environment
 from container.progress import Progress
 from container.sentinel import Sentinel
-from container.supervise import Supervisor
+from container.supervise import CGROUP, Supervisor
 from container.versions import Lane, Rules, Versions
 from container.watch import Policy
 from serve import settings as serve_settings
@@ -57,13 +58,21 @@ def run(environ: Mapping[str, str]) -> int:
     reserved = None
     try:
         data = listen(env["EVENKEEL_HOST"], env["SAGEMAKER_BIND_TO_PORT"], "SAGEMAKER_BIND_TO_PORT")
-        side = listen(*env.sidecar, "EVENKEEL_SIDECAR_ADDRESS")
+        side = listen_sidecar(env, data.getsockname()[1])
         reserved = reserve_grpc(env.sidecar[0], env["EVENKEEL_GRPC_HEALTH_PORT"])
         page = StatusPage.create()
         page.main.value[Main.STARTED_S] = time.monotonic()
         page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = the_plan.fronts, the_plan.places
         versions = Versions(page, catalogue, version, swap_rules(env), {"fault_injection": env["EVENKEEL_FAULTS"]})
-        children = [*engines(env, the_plan, page, run_dir, text, versions), front(env, the_plan, page, data, run_dir, text)]
+        packages = None
+        if env["EVENKEEL_INSTALL_REQUIREMENTS"]:
+            model_dir, bound_s = versions.serving.path, env["EVENKEEL_INSTALL_TIMEOUT_S"]
+            packages = install.requirements(model_dir, run_dir / "packages", bound_s, env.inherited)
+        started = env.for_engines(run_dir, packages)
+        children = [
+            *engines(env, the_plan, page, run_dir, text, versions, started),
+            front(env, the_plan, page, data, run_dir, text),
+        ]
         children.append(sidecar(env, page, side, run_dir, text))
         sentinel = Sentinel(env["EVENKEEL_LEAK_S"], env["EVENKEEL_MEMORY_MB"] * MIB)
         supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"],
@@ -79,7 +88,9 @@ def run(environ: Mapping[str, str]) -> int:
 
 
 def swap_rules(env: Environment) -> Rules:
-    return Rules(env["EVENKEEL_ROLLBACK_WINDOW_S"], env["EVENKEEL_SWAP"], env["EVENKEEL_MEMORY_MB"] * MIB)
+    return Rules(
+        env["EVENKEEL_ROLLBACK_WINDOW_S"], env["EVENKEEL_SWAP"], env["EVENKEEL_MEMORY_MB"] * MIB, env["SAGEMAKER_PROGRAM"]
+    )
 
 
 def require_gpu(env: Environment, dev: Path = Path("/dev")) -> None:
@@ -116,6 +127,24 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
     return sock
 
 
+def listen_sidecar(env: Environment, data_port: int) -> socket.socket:
+    """Where the settings say; else, in a pipeline's range of ports, the first that nobody has. Raises BadSetting."""
+    host, _ = env.sidecar
+    for port in env.sidecar_ports:
+        if port == data_port or port == env["EVENKEEL_GRPC_HEALTH_PORT"] != 0:
+            continue
+        try:
+            found = listen(host, port, "EVENKEEL_SIDECAR_ADDRESS")
+        except BadSetting:
+            if len(env.sidecar_ports) == 1:
+                raise
+            continue
+        if len(env.sidecar_ports) > 1:
+            log("sidecar_port", f"the sidecar listens on {host}:{port}, the first free port of SAGEMAKER_SAFE_PORT_RANGE")
+        return found
+    raise BadSetting(f"no port of SAGEMAKER_SAFE_PORT_RANGE={env['SAGEMAKER_SAFE_PORT_RANGE']} is free for the sidecar")
+
+
 def listen_unix(path: Path) -> int:
     """A listening Unix socket that only our own user can open, as a file descriptor that lives as long as we do."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -147,7 +176,13 @@ def _module(name: str, argument: str) -> list[str]:
 
 
 def engines(
-    env: Environment, the_plan: plan.Plan, page: StatusPage, run_dir: Path, text: bool, versions: Versions
+    env: Environment,
+    the_plan: plan.Plan,
+    page: StatusPage,
+    run_dir: Path,
+    text: bool,
+    versions: Versions,
+    environ: Mapping[str, str],
 ) -> list[Child]:
     """One child per engine place, each with a listening socket that the supervisor keeps open across its restarts."""
     children = []
@@ -162,18 +197,19 @@ def engines(
             return _module("serve.engine.process", serve_settings.dump(EngineSettings(
                 place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(edition.path.resolve()),
                 threads=the_plan.threads, log_text=text, log_fd=log_fd, shape_log=env["EVENKEEL_SHAPE_LOG"],
-                faults=env["EVENKEEL_FAULTS"], name=versions.name, version=edition.version, edition=edition.number,
-                tally=edition.tally)))  # fmt: skip
+                faults=env["EVENKEEL_FAULTS"], program=env["SAGEMAKER_PROGRAM"], name=versions.name,
+                version=edition.version, edition=edition.number, tally=edition.tally)))  # fmt: skip
 
         fds = (fd, page.fd, log_fd)
-        children.append(Child("engine", place, command, fds, environ=env.for_engines(run_dir), captured=True))
+        children.append(Child("engine", place, command, fds, environ=environ, captured=True))
         versions.place(lane, children[-1])
     return children
 
 
 def front(env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.socket, run_dir: Path, text: bool) -> Child:
+    limits = dataclasses.replace(env.limits(), memory_bytes=machine.memory_left(CGROUP))
     argument = serve_settings.dump(FrontSettings(
-        listen_fd=data.fileno(), status_fd=page.fd, fronts=the_plan.fronts, limits=env.limits(),
+        listen_fd=data.fileno(), status_fd=page.fd, fronts=the_plan.fronts, limits=limits,
         engine_sockets=tuple(str(run_dir / f"engine-{i}.sock") for i in range(the_plan.places)),
         default_accept=env["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"] or None, drain_s=env["EVENKEEL_DRAIN_S"],
         log_text=text, timeout_s=env["EVENKEEL_FRONT_TIMEOUT_S"]))  # fmt: skip

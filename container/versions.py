@@ -78,6 +78,7 @@ class Rules:
     window_s: float = 300.0
     swap: str = "auto"
     memory_bytes: int = 0
+    program: str = ""  # the name of a handler's file, where it is not the usual one
 
 
 class Versions:
@@ -413,7 +414,7 @@ class Versions:
             return {"name": self._catalogue.name, "version": version}
         folder = self._catalogue.folder
         try:
-            found = manifest.load(folder)
+            found = manifest.load(folder, program=self._rules.program)
         except BadModel:
             return {"name": folder.resolve().name, "version": ""}  # the engine will say what is wrong with it
         return {"name": found.name, "version": found.version}

@@ -28,6 +28,7 @@ class Limits:
     queue_bytes_max: int = 1024 * MIB  # bytes of slots in use, per front
     stream_timeout_s: float = 480.0  # of a streamed answer from its first part to its end: the platform's eight minutes
     stream_drain_s: float = 20.0  # once the container stops, streams may go on so long; then each is told why it ends
+    memory_bytes: int = 0  # that were free when the container started; 0: not known
     batch: bool = False  # a batch transform job: answers of lines end with a newline
 
 
@@ -62,6 +63,7 @@ class EngineSettings:
     faults: str = ""  # on purpose: EVENKEEL_FAULTS, empty for none
     name: str = ""  # of the model and its version, where folders are called by them; empty: as the manifest says
     version: str = ""
+    program: str = ""  # the name of a handler's file, where it is not the usual one
     edition: int = 0  # which loading of a version this is
     tally: int = 0  # where fronts count its answers
     standby: int = -1  # the spare place from which it waits for its own, see serve/engine/standby.py; -1: it has its own

@@ -3,9 +3,10 @@
 from serve.codec.codec import Body, Codec, Decoded, DecodeRow, Form, RowsCodec
 from serve.codec.media import Media, parse_media
 from serve.codec.plan import Plan, plan_of
-from serve.codec.registry import decoder_for, negotiate
+from serve.codec.registry import CODECS, decoder_for, negotiate
 
 __all__ = [
+    "CODECS",
     "Body",
     "Codec",
     "DecodeRow",

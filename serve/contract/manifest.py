@@ -62,12 +62,13 @@ SUFFIX_TYPES = {".json": "application/json", ".jsonl": "application/jsonlines", 
                 ".npy": "application/x-npy", ".npz": "application/x-npz", ".bin": "application/octet-stream"}  # fmt: skip
 
 
-def load(folder: Path, name: str = "", version: str = "") -> Manifest:
+def load(folder: Path, name: str = "", version: str = "", program: str = "") -> Manifest:
     """Read `folder`/model.toml, or infer everything from the files there. Raises BadModel.
 
     `name` and `version`: those of the folders `<name>/<version>/`. The manifest may repeat them, and say nothing else.
+    `program`: the name of a handler's file where it is not code/inference.py.
     """
-    found = _load(folder)
+    found = _load(folder, program)
     if not version:
         return found.manifest
     for key, said, wanted in (("name", found.name, name), ("version", found.version, version)):
@@ -87,26 +88,26 @@ class _Loaded:
     version: str
 
 
-def _load(folder: Path) -> _Loaded:
+def _load(folder: Path, program: str) -> _Loaded:
     if not folder.is_dir():
         raise BadModel(f"model folder {folder} does not exist: set EVENKEEL_MODEL_DIR or mount the model there")
     path = folder / "model.toml"
     if not path.exists():
-        return _Loaded(parse({}, folder), "", "")
+        return _Loaded(parse({}, folder, program), "", "")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise BadModel(f"{path}: not valid TOML: {e}") from e
     except OSError as e:
         raise BadModel(f"{path} cannot be read: {e.strerror}") from e
-    return _Loaded(parse(data, folder), str(data.get("name", "")), str(data.get("version", "")))
+    return _Loaded(parse(data, folder, program), str(data.get("name", "")), str(data.get("version", "")))
 
 
-def parse(data: Mapping[str, Any], folder: Path) -> Manifest:
+def parse(data: Mapping[str, Any], folder: Path, program: str = "") -> Manifest:
     """Check the tables of a manifest. Every message starts with the key that is wrong."""
     top = _Table(data, "", {"name", "version", "backend", "file", "inputs", "outputs", "batching", "samples", "handler",
                             "threads", "compile", "warmup"})  # fmt: skip
-    backend, file = _backend_and_file(top, folder)
+    backend, file = _backend_and_file(top, folder, program)
     batching = top.table(
         "batching", {"rows_max", "slo_ms", "run_s_max", "pad_waste", "enabled", "tolerance", "rows_depend"})  # fmt: skip
     handler = top.table("handler", {"batched"})
@@ -139,7 +140,7 @@ def parse(data: Mapping[str, Any], folder: Path) -> Manifest:
         batch_tolerance=batching.number("tolerance", None, 0.0, math.inf), samples=_samples(top, folder))  # fmt: skip
 
 
-def _backend_and_file(top: _Table, folder: Path) -> tuple[str, Path | None]:
+def _backend_and_file(top: _Table, folder: Path, program: str) -> tuple[str, Path | None]:
     file_name = top.text("file", "")
     if file_name and (Path(file_name).is_absolute() or ".." in Path(file_name).parts):
         raise BadModel(f"model.toml: file = {file_name!r} must be a path inside the model folder")
@@ -150,7 +151,8 @@ def _backend_and_file(top: _Table, folder: Path) -> tuple[str, Path | None]:
         if file_name:
             raise BadModel(f"model.toml: file = {file_name!r} makes no sense with backend = 'echo', which has no model")
         return backend, None
-    for name, kind in [(file_name, backend)] if file_name else BARE_FILES:
+    own = ((f"code/{program}", "handler"), (program, "handler")) if program else ()
+    for name, kind in [(file_name, backend)] if file_name else (*own, *BARE_FILES):
         if backend and kind and kind != backend:
             continue
         if not (folder / name).is_file():

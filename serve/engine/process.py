@@ -130,7 +130,8 @@ def proven(settings: EngineSettings, life: Life, ledger: Ledger, explanation: Ex
         threading.Thread(
             target=take_fingerprint, args=(Path(settings.model_dir), explanation), name="fingerprint", daemon=True
         ).start()
-        replica = replicas.load(Path(settings.model_dir), settings.threads, ledger, settings.name, settings.version)
+        name, version, program = settings.name, settings.version, settings.program
+        replica = replicas.load(Path(settings.model_dir), settings.threads, ledger, name, version, program)
         replica.edition, replica.tally = settings.edition, settings.tally
         explanation.loaded(replica)
         life.become(State.WARMING)

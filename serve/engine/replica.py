@@ -47,10 +47,12 @@ class Replica:
         }  # fmt: skip
 
 
-def load(folder: Path, threads: int, ledger: Ledger | None = None, name: str = "", version: str = "") -> Replica:
+def load(
+    folder: Path, threads: int, ledger: Ledger | None = None, name: str = "", version: str = "", program: str = ""
+) -> Replica:
     """Load the model in `folder`; `name` and `version` are those of a versioned folder. Raises BadModel."""
     ledger = ledger or Ledger()
-    manifest = manifests.load(folder, name, version)
+    manifest = manifests.load(folder, name, version, program)
     with ledger.phase("import"):
         load_backend = loader(manifest.backend)
     with ledger.phase("load"):

@@ -1,7 +1,7 @@
 """Everything on the data port that is not the hot path, as a FastAPI application: /metrics, health, errors of routing.
 
-The hot routes are declared here too, for the schema and for methods that the hot path does not take; a POST to
-/invocations never arrives here.
+The hot routes never arrive here, but for methods that they do not take; the schema (/openapi.json) describes them too, see
+schema.py.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from serve.contract.status import StatusPage
-from serve.errors import MethodNotAllowed, NotFound
-from serve.front import health
+from serve.errors import MethodNotAllowed, NotFound, NotReady
+from serve.front import health, schema
 
 if TYPE_CHECKING:
     from serve.exposition import PageCollector
 
-ALLOWED = {"/invocations": "POST", "/ping": "GET, POST, HEAD", "/metrics": "GET"}
+ALLOWED = {"/invocations": "POST", "/ping": "GET, POST, HEAD", "/metrics": "GET", "/execution-parameters": "GET"}
 
 
 def build() -> FastAPI:
@@ -33,6 +33,14 @@ def build() -> FastAPI:
         from serve import exposition  # here, because a front that nobody scrapes needs none of it
 
         return Response(_collector(request.app.state.page).text(), headers={"content-type": exposition.CONTENT_TYPE})
+
+    @app.get("/execution-parameters")
+    def execution_parameters(request: Request) -> Response:
+        try:
+            return JSONResponse(request.app.state.execution())
+        except NotReady as e:
+            request.app.state.count_error(e)
+            return _error(e.status, e.code, e.message, {"Retry-After": "1"})
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, e: HTTPException) -> JSONResponse:
@@ -52,6 +60,7 @@ def build() -> FastAPI:
             )
         return _error(e.status_code, "http_error", str(e.detail))
 
+    app.openapi = lambda: schema.described(app)  # type: ignore[method-assign]
     return app
 
 

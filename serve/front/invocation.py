@@ -35,6 +35,7 @@ from serve.errors import (
     TooManyBytes,
     WaitTooLong,
 )  # fmt: skip
+from serve.front import execution
 from serve.front.admission import Accepted, row_cost, rows_sure
 from serve.front.crowd import ROW_BODY_MAX, Arrival, Crowd
 from serve.front.heads import ok_start
@@ -460,6 +461,8 @@ class Invocations:
                 self._refuse(invocation, NotReady("no engine became ready within the deadline", retry_after_s=1))
         self._early = [(i, body) for i, body in self._early if i.caller is not None]
         self._look_at_waits(now_s)
+        for link in self._links:
+            link.look_again()
         self._count[_IN_FLIGHT] = len(self._flight.pending)
         self._count[_QUEUE_ROWS] = self._flight.rows
         self._count[_SLOT_BYTES] = self._intake.slots.held_bytes
@@ -578,6 +581,14 @@ class Invocations:
         """Nothing in flight and no slot held."""
         return not self._arrived and not self._flight.pending and not self._aside and self._intake.slots.held == 0
 
+    def execution(self) -> dict[str, int | str]:
+        """What batch transform should send. Raises NotReady while no engine has said what it runs."""
+        model = self._model
+        if model is None:
+            raise NotReady("the model is still loading or warming; /ping turns 200 when it is ready", retry_after_s=1)
+        costs = [link.block.value[_ROW_COST] for link in self._up] or [0.0]
+        return execution.parameters(execution.Known(model.signature, len(costs), max(costs)), self.limits)
+
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
         for link in self._links:
@@ -610,12 +621,14 @@ def _raw_answer(data: memoryview, batch: bool) -> tuple[bytes, bytes, bytes]:
 
 
 def _said(meta: bytes) -> tuple[str, bytes]:
-    """What a handler said of its answer: content type, and the headers that come with it. Checked by the engine."""
+    """What a handler said of its answer: content type, and the headers that come with it.
+
+    The engine has checked them; whatever it says, no line of the head may come from there.
+    """
     said = json.loads(meta)
-    # The engine refuses line ends with an error that says so; user code runs there, so they are not let out here either.
-    kind, attributes = (_one_line(said[key] or "") for key in ("content_type", "custom_attributes"))
-    return kind, b"x-amzn-sagemaker-custom-attributes: %b\r\n" % attributes.encode() if attributes else b""
+    kind, attributes = (_one_line(said[name] or "") for name in ("content_type", "custom_attributes"))
+    return kind.decode("ascii"), b"x-amzn-sagemaker-custom-attributes: " + attributes + b"\r\n" if attributes else b""
 
 
-def _one_line(value: str) -> str:
-    return value.replace("\r", "").replace("\n", "")
+def _one_line(text: str) -> bytes:
+    return text.encode("ascii", "replace").replace(b"\r", b"").replace(b"\n", b"")[:1024]

@@ -152,6 +152,12 @@ class EngineLink:
         if records:
             self._on_replies(self, records)
 
+    def look_again(self) -> None:
+        """Called now and then. When an engine ends with records unread on its side, the kernel reports an error, and uvloop
+        (0.23) then calls the reader once and never again. If replies are read by that call, the end comes to light here."""
+        if self.model is not None and self._channel is not None:
+            self._readable()
+
     def _greet(self, records: bytes) -> bytes:
         """Read HELLO and the model's card; returns what follows them."""
         self._greeting += records

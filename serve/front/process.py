@@ -124,6 +124,7 @@ class FrontWorker(Worker):  # type: ignore[misc]
         setup(f"front-{place}", text=settings.log_text)
         invocations = Invocations(page, place, settings.engine_sockets, settings.limits)
         self.wsgi.state.count_error, self.wsgi.state.page = invocations.count_error, page
+        self.wsgi.state.execution = invocations.execution
         limits = dataclasses.replace(settings.limits, connections_max=connections_possible(settings.limits.connections_max))
         desk = Desk(page, block, invocations, limits, settings.default_accept)
         asyncio.get_running_loop().set_exception_handler(leave_on_a_bug)

@@ -48,6 +48,7 @@ HEADERS_MAX = 256  # each takes far more memory than its bytes
 FRAMING_BYTES_MAX, FRAMING_SHARE_MAX = 64 * 1024, 16
 SLICE_BYTES = 16 * 1024  # a chunked body is parsed in such pieces, so that its framing is counted as it comes
 JOIN_BYTES_MAX = 64 * 1024  # up to this size an answer's head and body are copied together into one write
+LATE_STREAMS_S = 0.5  # how often a worker that has no more time looks for streams
 LINGER_S = 2.0  # after a refusal in the middle of a body: time for the client to read it before the reset
 LINGER_S_MAX = 30.0  # even if it goes on sending
 GRACE_S = 10.0  # before the least rate of bytes counts: connections start slowly, and stumble
@@ -91,7 +92,12 @@ class Desk:
         """The worker stops: streams may go on for a while."""
         if not self._stopping:
             self._stopping = True
-            asyncio.get_running_loop().call_later(self.limits.stream_drain_s, self.invocations.end_streams)
+            asyncio.get_running_loop().call_later(self.limits.stream_drain_s, self._end_streams)
+
+    def _end_streams(self) -> None:
+        """Those that are open, and then those that begin so late."""
+        self.invocations.end_streams()
+        asyncio.get_running_loop().call_later(LATE_STREAMS_S, self._end_streams)
 
     def admit(self, connection: FrontProtocol) -> None:
         """Beyond the limit a connection is good for one /ping. Nobody is kept from that: the oldest there makes room."""

@@ -104,9 +104,27 @@ def test_a_port_range_has_two_ends(value: str) -> None:
 def test_the_sidecar_port_must_lie_in_the_platforms_range() -> None:
     given = {"SAGEMAKER_SAFE_PORT_RANGE": "21000-22000"}
     with pytest.raises(BadSetting, match=r"EVENKEEL_SIDECAR_ADDRESS=127.0.0.1:9090.*21000-22000"):
-        environment.read(given)
+        environment.read({**given, "EVENKEEL_SIDECAR_ADDRESS": "127.0.0.1:9090"})
     for port in ("21000", "22000", "0"):
         environment.read({**given, "EVENKEEL_SIDECAR_ADDRESS": f"127.0.0.1:{port}"})
+
+
+def test_a_sidecar_that_nobody_placed_tries_the_ports_of_the_range_in_turn() -> None:
+    given = {"SAGEMAKER_SAFE_PORT_RANGE": "21000-21002"}
+    assert list(environment.read(given).sidecar_ports) == [21000, 21001, 21002]
+    assert list(environment.read({**given, "EVENKEEL_SIDECAR_ADDRESS": "0.0.0.0:0"}).sidecar_ports) == [21000, 21001, 21002]
+    assert environment.read({**given, "EVENKEEL_SIDECAR_ADDRESS": "0.0.0.0:21002"}).sidecar_ports == [21002]
+    assert environment.read({}).sidecar_ports == [9090]
+
+
+@pytest.mark.parametrize("text", ["true", "True", "TRUE", "1", "yes"])
+def test_batch_is_on_in_any_case_of_letters_and_raises_the_deadline_unless_that_was_set(text: str) -> None:
+    limits = environment.read({"SAGEMAKER_BATCH": text}).limits()
+    assert limits.batch and limits.request_timeout_s == 600
+    assert environment.read({"SAGEMAKER_BATCH": text, "EVENKEEL_REQUEST_TIMEOUT_S": "5"}).limits().request_timeout_s == 5
+    assert not environment.read({"SAGEMAKER_BATCH": "False"}).limits().batch
+    with pytest.raises(BadSetting, match="SAGEMAKER_BATCH='maybe' must be true or false"):
+        environment.read({"SAGEMAKER_BATCH": "maybe"})
 
 
 def test_a_quiet_time_longer_than_the_drain_is_a_contradiction() -> None:

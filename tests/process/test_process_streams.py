@@ -15,7 +15,7 @@ from tests.support.tree import MemoryWatch, Tree, eventually, serving
 from tests.support.wire import Closed, Wire, request
 
 EVENTS, LINES = "text/event-stream", "application/jsonlines"
-pytestmark = pytest.mark.contract("21")
+pytestmark = pytest.mark.contract("12.21")
 
 
 class Streaming:
@@ -283,10 +283,11 @@ def test_a_stream_whose_next_part_does_not_come_is_ended_and_its_engine_replaced
     hasty.assert_good()
 
 
-@pytest.mark.contract("12")
+@pytest.mark.contract("12.12")
 def test_a_stream_in_progress_is_finished_before_the_container_leaves(tmp_path: Path) -> None:
     folder, _ = stream_folder(tmp_path)
-    with serving(folder) as tree, tree.wire() as wire:
+    tree = Tree(folder).wait_ready()
+    with tree.wire() as wire:
         opened(wire, ask_for(20, s=0.05))
         assert wire.chunk() == b'{"i":0}\n'
         tree.tell(signal.SIGTERM)
@@ -294,14 +295,19 @@ def test_a_stream_in_progress_is_finished_before_the_container_leaves(tmp_path: 
         while part := wire.chunk():
             rest.append(part)
         assert len(rest) == 19
+    assert tree.process.wait(30) == 0
+    tree.assert_nothing_left()
 
 
-@pytest.mark.contract("12")
+@pytest.mark.contract("12.12")
 def test_a_stream_that_outlasts_the_drain_is_told_so_and_the_container_leaves_in_time(tmp_path: Path) -> None:
     folder, _ = stream_folder(tmp_path)
-    with serving(folder, EVENKEEL_DRAIN_S="4") as tree, tree.wire() as wire:
+    tree = Tree(folder, EVENKEEL_DRAIN_S="5").wait_ready()
+    with tree.wire() as wire:
         opened(wire, ask_for(10**9, s=0.05))
         assert wire.chunk() == b'{"i":0}\n'
         tree.tell(signal.SIGTERM)
         last = json.loads(cut(wire).splitlines()[-1])["error"]
         assert last["code"] == "not_ready" and "stops" in last["message"]
+    assert tree.process.wait(30) == 0
+    tree.assert_nothing_left()

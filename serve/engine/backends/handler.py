@@ -299,7 +299,7 @@ def _imported(file: Path, folder: Path) -> ModuleType:
         at = f"{_relative(Path(e.filename or file), folder)}:{e.lineno}"
         raise BadModel(f"{at}: SyntaxError: {e.msg}") from e
     except RAISED as e:
-        advice = "; install it in the image (a requirements.txt is not read at start)"
+        advice = "; install it in the image, or set EVENKEEL_INSTALL_REQUIREMENTS=1 for code/requirements.txt at start"
         hint = advice if isinstance(e, ModuleNotFoundError) else ""
         raise BadModel(f"{_frame(e, file, folder)}: import failed: {said(e)}{hint}") from e
     return module

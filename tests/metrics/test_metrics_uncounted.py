@@ -54,6 +54,17 @@ def test_there_is_something_to_take_out_of_each_file(name: str) -> None:
     assert len(uncounted.strip(source).splitlines()) < len(uncounted.ast.unparse(uncounted.ast.parse(source)).splitlines())
 
 
+def test_every_file_that_counts_requests_or_batches_is_among_them() -> None:
+    """Counting moves with the hot path; a copy that still counts there would show counting as free."""
+    seldom = {"serve/front/process.py", "serve/front/rehearsal.py"}  # once a worker
+    found = set()
+    for path in [*uncounted.ROOT.glob("serve/front/*.py"), *uncounted.ROOT.glob("serve/engine/*.py")]:
+        tree = uncounted.ast.parse(path.read_text())
+        if any(uncounted.counts(n) for n in uncounted.ast.walk(tree) if isinstance(n, uncounted.ast.stmt)):
+            found.add(str(path.relative_to(uncounted.ROOT)))
+    assert found - seldom == set(uncounted.COUNTING)
+
+
 def test_the_copy_answers_rightly_and_counts_nothing(tmp_path: Path) -> None:
     copy, port, side = uncounted.make(tmp_path / "copy"), free_port(), free_port()
     environ = clean_environment({

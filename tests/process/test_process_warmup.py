@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,37 @@ def test_a_golden_check_that_fails_stops_the_start_with_one_line_that_names_the_
     message = str(refused(Tree(folder))["message"])
     for part in ("golden check failed", "sample seven.json", "answer.predictions[0][7]", "off by 0.25", "allowed"):
         assert part in message, message
+
+
+SLOWLY_WRONG = """
+import time
+
+def model_fn(model_dir):
+    time.sleep(2)  # while the front is up already
+
+def predict_fn(data, model):
+    return [1]
+"""
+
+
+def test_until_the_golden_check_has_passed_every_request_is_refused_as_not_ready(tmp_path: Path) -> None:
+    """The rehearsal comes after it, so nothing that is unproven answers anybody: decision 0022."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/inference.py").write_text(SLOWLY_WRONG)
+    (tmp_path / "in.json").write_text("[0]")
+    (tmp_path / "out.json").write_text("[2]")
+    (tmp_path / "model.toml").write_text('[[samples]]\ninput = "in.json"\noutput = "out.json"\n')
+    tree, said = Tree(tmp_path), set()
+    try:
+        while tree.process.poll() is None:
+            with contextlib.suppress(OSError), tree.wire(5.0) as wire:  # nobody listens yet, or nobody any more
+                answer = wire.post(b"[0]")
+                said.add((answer.status, answer.code, answer.headers.get("retry-after")))
+            time.sleep(0.005)
+        assert tree.process.wait(60) == 1 and tree.events("bad_model"), tree.story()
+    finally:
+        tree.kill()
+    assert said == {(503, "not_ready", "1")}
 
 
 MIXES = """

@@ -28,8 +28,9 @@ from serve.contract.logline import log, setup
 from serve.contract.process import die_with_parent
 from serve.contract.status import FRONTS_MAX, Front, Main, StatusPage, worker_restart_cell
 from serve.front.app import build
+from serve.front.desk import RESERVE, Desk
 from serve.front.invocation import Invocations
-from serve.front.protocol import RESERVE, Desk, FrontProtocol
+from serve.front.protocol import FrontProtocol
 from serve.front.rehearsal import Rehearsal
 from serve.settings import FrontSettings, parse
 

@@ -7,8 +7,8 @@ import socket
 import threading
 import time
 
+from serve.front.desk import RESERVE
 from serve.front.patience import Patience
-from serve.front.protocol import RESERVE
 from tests.support.tree import Tree, eventually
 from tests.support.wire import Wire, chunked, request
 

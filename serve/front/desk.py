@@ -1,0 +1,108 @@
+"""What all connections of a worker share: their number, the memory of bodies that come and of answers that nobody reads yet.
+
+Owner of the set of connections. Each of them says when it comes, when it goes, and when it needs room; who has to give way is
+decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from serve.contract.status import Block, Front, StatusPage
+from serve.errors import TooManyArriving, TooManyConnections
+from serve.front.heads import Heads
+from serve.front.invocation import Invocations
+from serve.settings import Limits
+
+if TYPE_CHECKING:
+    from serve.front.protocol import FrontProtocol
+
+LATE_STREAMS_S = 0.5  # how often a worker that has no more time looks for streams
+OLD_BODY_S = 10.0  # when memory for bodies is short, those that have been coming longer than this give way first
+RESERVE = 64  # connections beyond the limit, for /ping; the oldest makes room for the next
+_monotonic = time.monotonic
+
+
+class Desk:
+    """What all connections of a worker share."""
+
+    def __init__(
+        self, page: StatusPage, block: Block, invocations: Invocations, limits: Limits, default_accept: str | None
+    ) -> None:
+        self.page, self.block, self.invocations, self.limits = page, block, invocations, limits
+        self.default_accept = default_accept
+        self.heads = Heads()
+        self.connections: set[FrontProtocol] = set()
+        self._stopping = False
+        self.leaving = False  # the container is: each connection ends with its next answer
+        self.reserve: dict[FrontProtocol, None] = {}  # of them, those beyond the limit, the oldest first
+        self.receiving_bytes = 0  # of bodies that are not complete yet, over all connections
+        self._unread_bytes = 0  # of large answers, at most: counted anew when it seems too much
+
+    def wind_down(self) -> None:
+        """The container has begun to leave: who asks again shall do so elsewhere. Idle connections stay, for the quiet time,
+        since a request may be on its way to us."""
+        self.leaving = True
+        for connection in self.connections:
+            connection.answer_is_last()
+
+    def stop_streams(self) -> None:
+        """The worker stops: streams may go on for a while."""
+        if not self._stopping:
+            self._stopping = True
+            asyncio.get_running_loop().call_later(self.limits.stream_drain_s, self._end_streams)
+
+    def _end_streams(self) -> None:
+        """Those that are open, and then those that begin so late."""
+        self.invocations.end_streams()
+        asyncio.get_running_loop().call_later(LATE_STREAMS_S, self._end_streams)
+
+    def admit(self, connection: FrontProtocol) -> None:
+        """Beyond the limit a connection is good for one /ping. Nobody is kept from that: the oldest there makes room."""
+        self.connections.add(connection)
+        if len(self.connections) - len(self.reserve) <= self.limits.connections_max:
+            return
+        connection.restrict()
+        self.reserve[connection] = None
+        if len(self.reserve) > RESERVE:
+            oldest = next(iter(self.reserve))
+            del self.reserve[oldest]
+            oldest.turn_away()
+
+    def forget(self, connection: FrontProtocol) -> None:
+        self.connections.discard(connection)
+        self.reserve.pop(connection, None)
+
+    def too_many(self) -> TooManyConnections:
+        most = self.limits.connections_max
+        return TooManyConnections(f"{most} connections are open already, the limit (EVENKEEL_MAX_CONNECTIONS)", retry_after_s=1)
+
+    def make_room_for_body(self, newest: FrontProtocol) -> None:
+        """More is being received than may be. Whoever has held memory longest gives way; without such, the newest."""
+        began_s, oldest = min(((c.began_s, c) for c in self.connections if c.is_receiving), key=lambda each: each[0])
+        giving_way = oldest if _monotonic() - began_s > OLD_BODY_S else newest
+        giving_way.refuse_receiving(TooManyArriving("too many large requests are being received at once", retry_after_s=1))
+
+    def make_room_for_answer(self, size: int) -> None:
+        """Answers wait in memory until they are read. When that is too much, those read slowest are given up."""
+        self._unread_bytes += size
+        if self._unread_bytes <= self.limits.queue_bytes_max:
+            return
+        waiting = [(c.patience_s, n, c) for c in self.connections if (n := c.transport.get_write_buffer_size())]
+        self._unread_bytes = size + sum(n for _, n, _ in waiting)
+        for _, n, connection in sorted(waiting, key=lambda each: each[0]):
+            if self._unread_bytes <= self.limits.queue_bytes_max:
+                return
+            self._unread_bytes -= n
+            connection.transport.abort()
+
+    def sweep(self) -> None:
+        """Close what is idle or has stopped sending. Called about once a second."""
+        now_s = _monotonic()
+        for connection in list(self.connections):
+            connection.check_silence(now_s)
+        self.invocations.trim()
+        self.block.count[Front.CONNECTIONS] = len(self.connections)
+        self.block.value[Front.BEAT_S] = now_s

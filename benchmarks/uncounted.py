@@ -12,7 +12,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-COUNTING = ("serve/front/crowd.py", "serve/front/invocation.py", "serve/engine/cycle.py", "serve/engine/replies.py")
+COUNTING = (
+    "serve/front/crowd.py", "serve/front/invocation.py", "serve/engine/cycle.py", "serve/engine/replies.py",
+    "serve/engine/streams.py",
+)  # fmt: skip
 CELLS = {"count", "value", "_count", "_value"}  # names under which blocks of the page go there
 KEPT = {"_BATCHES"}  # the engine's own clock for learning
 WITHOUT_EFFECT = {"frexp", "time_bucket", "_clock"}  # calls that may go with their result

@@ -59,8 +59,9 @@ def test_an_empty_variable_is_an_unset_one(variable: environment.Variable) -> No
 
 @pytest.mark.parametrize(("variable", "alias"), [(v, a) for v in VARIABLES for a in v.also], ids=str)
 def test_a_name_of_the_platform_means_the_same_and_ours_wins(variable: environment.Variable, alias: str) -> None:
-    value = "7" if variable in NUMBERS else "/models/a"
-    ours = "8" if variable in NUMBERS else "/models/b"
+    value, ours = ("7", "8") if variable in NUMBERS else ("/models/a", "/models/b")
+    if variable.name == "SAGEMAKER_PROGRAM":
+        value, ours = "a.py", "b.py"
     assert environment.read({alias: value}).settings[variable.name] == Setting(variable.kind(value), alias)
     both = environment.read({alias: value, variable.name: ours})
     assert both.settings[variable.name] == Setting(variable.kind(ours), variable.name)

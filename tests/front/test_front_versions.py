@@ -133,3 +133,23 @@ def test_replies_and_refusals_of_a_version_name_it() -> None:
         caller = bench.ask(body([1, 2]))
         bench.settle()
         assert b"\r\nx-evenkeel-model: " in caller.start
+
+
+def test_in_place_everything_waits_for_the_version_that_is_named_next() -> None:
+    with FrontBench(edition(1), edition(2), started=False) as bench:
+        bench.engines[0].start()
+        bench.settle()
+        switch(bench, 1)
+        callers = [bench.arrive(body([1, 2]))[0] for _ in range(30)]
+        bench.step_front()
+        bench.engines[0].crash()
+        bench.settle()
+        callers += [bench.arrive(body([1, 2]))[0] for _ in range(30)]
+        bench.settle()
+        bench.engines[1].start()
+        bench.settle()
+        assert codes(callers) == ["waits"] * 60, "it was not named yet"
+        switch(bench, 2)
+        bench.settle(20)
+        assert editions(callers, bench) == [0, 60]
+        bench.assert_clean()

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.load import Load, Plan
 from tests.support.scrape import Scrape
-from tests.support.tree import Tree, eventually, serving
+from tests.support.tree import Tree, eventually, run_command, serving
 from tests.support.versioned import NAME, ask, handler_version, phases, settled_on, tensor_version, versions
 
 HEADER = "x-evenkeel-model"
@@ -260,3 +260,37 @@ def test_a_plain_folder_has_no_versions_and_says_so(echo: Tree) -> None:
     status, said = ask(echo, "2", "echo")
     assert status == 409 and "NAME/VERSION/" in said["error"]["message"]
     assert ask(echo, "2", "other")[0] == 404
+
+
+def test_the_command_asks_waits_and_says_what_came_of_it(tmp_path: Path) -> None:
+    handler_version(tmp_path, "1")
+    handler_version(tmp_path, "2")
+    handler_version(tmp_path, "3", fails="no weights")
+    assert run_command("check", tmp_path).stdout.startswith("version 3 of 1, 2, 3\n")
+    with serving(tmp_path, EVENKEEL_MODEL_VERSION="1") as tree:
+
+        def use(*words: str) -> tuple[int, str]:
+            done = run_command("use", *words, TMPDIR=str(tree.tmp / "tmp"))
+            return done.returncode, done.stdout + done.stderr
+
+        code, said = use("2")
+        assert code == 0 and said.startswith("beside: version 2 loads") and said.endswith("version 2 serves\n")
+        assert use("2") == (0, "stays: version 2 serves already\nversion 2 serves\n")
+        code, said = use("3")
+        assert code == 1 and "version 3 failed: code/inference.py" in said and said.endswith("2 goes on\n")
+        code, said = use("4")
+        assert code == 1 and "there is 1, 2, 3" in said
+        shown = run_command("status", "--url", f"http://127.0.0.1:{tree.side}").stdout
+        assert "versions: 1 (on disk), 2 (serving), 3 (on disk)" in shown and "version 3 was not taken: code/" in shown
+
+
+def test_over_http_a_version_is_asked_for_only_with_the_token(tmp_path: Path) -> None:
+    handler_version(tmp_path, "1")
+    handler_version(tmp_path, "2")
+    with serving(tmp_path, EVENKEEL_MODEL_VERSION="1", EVENKEEL_ADMIN_TOKEN="correct-horse-battery") as tree:
+        url = f"http://127.0.0.1:{tree.side}"
+        refused = run_command("use", "2", "--url", url)
+        assert refused.returncode == 1 and "refused with 401" in refused.stderr
+        assert run_command("use", "2", "--url", url, EVENKEEL_ADMIN_TOKEN="wrong-horse-battery").returncode == 1
+        assert run_command("use", "2", "--url", url, EVENKEEL_ADMIN_TOKEN="correct-horse-battery").returncode == 0
+        assert settled_on(tree, "2")

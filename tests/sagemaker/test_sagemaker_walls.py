@@ -114,8 +114,8 @@ def test_the_labels_name_what_is_implemented_and_the_commit(config: dict[str, An
 
 @pytest.mark.contract("12.38")
 def test_the_image_is_small_and_for_linux_on_amd64(config: dict[str, Any]) -> None:
-    with_torch = docker("run", "--rm", "--entrypoint", "python", image(), "-c",
-                        "import importlib.util as u; print(u.find_spec('torch') is not None)").stdout.strip() == "True"  # fmt: skip
+    code = "import importlib.util as u; print(u.find_spec('torch') is not None)"
+    with_torch = docker("run", "--rm", "--entrypoint", "python", image(), "-c", code).stdout.strip() == "True"
     assert (config["Os"], config["Architecture"]) == ("linux", "amd64")
     assert config["Size"] <= (TORCH_BYTES_MAX if with_torch else CPU_BYTES_MAX)
 

@@ -18,7 +18,7 @@ PIP_SETTINGS := PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_TRUSTED_HOS
 BUILD_ARGS = $(foreach name,$(PIP_SETTINGS),$(if $(filter environment command,$(firstword $(origin $(name)))),--build-arg $(name)))
 # SageMaker takes Docker's manifest (schema 2) and no attestations: the first variable is for docker, the second for podman.
 BUILD = BUILDX_NO_DEFAULT_ATTESTATIONS=1 BUILDAH_FORMAT=docker $(DOCKER) build --platform linux/amd64 $(BUILD_ARGS) \
-	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
+	--label org.opencontainers.image.version=$(VERSION) --label org.opencontainers.image.revision=$(REVISION)
 
 .PHONY: image image-gpu run-image test-image push
 .PHONY: help serve test check load bench bench-ping chaos overload soak lock clean

@@ -53,7 +53,7 @@ def predict_fn(data, model):
 
 
 def test_until_the_golden_check_has_passed_every_request_is_refused_as_not_ready(tmp_path: Path) -> None:
-    """The rehearsal comes after it, so nothing that is unproven answers anybody: decision 0022."""
+    """The rehearsal comes after it, so nothing that is unproven answers anybody: decision 0024."""
     (tmp_path / "code").mkdir()
     (tmp_path / "code/inference.py").write_text(SLOWLY_WRONG)
     (tmp_path / "in.json").write_text("[0]")

@@ -137,7 +137,7 @@ class FrontWorker(Worker):  # type: ignore[misc]
         config.load()
         server = uvicorn.Server(config)
         connect = functools.partial(FrontProtocol, desk, config=config, server_state=server.server_state, app_state={})
-        invocations.rehearsal = Rehearsal(invocations, block, connect)
+        invocations.engines.rehearsal = Rehearsal(invocations.engines, block, connect)
         sweeps = [asyncio.create_task(invocations.keep_sweeping()), asyncio.create_task(keep_sweeping(desk)),
                   asyncio.create_task(wait_to_wind_down(desk))]  # fmt: skip
         await server.serve(sockets=self.sockets)

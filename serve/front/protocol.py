@@ -350,7 +350,7 @@ class FrontProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         if isinstance(self._current, Invocation):
-            self.desk.invocations.resume(self._current)  # if it is answered in parts
+            self.desk.invocations.streams.resume(self._current)  # if it is answered in parts
         self.loop.call_soon(self._next)
 
     # ---- answers out ---------------------------------------------------------------------------------------------

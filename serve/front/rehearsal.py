@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from serve.contract.lifecycle import State
 from serve.contract.logline import log
 from serve.contract.status import BLOCK_CELLS, Block, Engine, Front
-from serve.front.invocation import Invocations
+from serve.front.engines import Engines
 from serve.front.links import EngineLink
 
 RUNS = 50  # of each body: Python specialises code within about 50 calls
@@ -28,9 +28,9 @@ READ_BYTES = 1 << 16
 class Rehearsal:
     """One worker's rehearsal, with the first engine that it meets while that warms up. With later ones it is warm."""
 
-    def __init__(self, invocations: Invocations, block: Block, connect: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, engines: Engines, block: Block, connect: Callable[[], asyncio.Protocol]) -> None:
         """`connect` makes the protocol of a new connection, as for a client."""
-        self._invocations, self._block, self._connect = invocations, block, connect
+        self._engines, self._block, self._connect = engines, block, connect
         self._done = False
         self._tasks: set[asyncio.Task[None]] = set()
         block.count[Front.REHEARSED] = 0
@@ -55,14 +55,14 @@ class Rehearsal:
         model = link.model
         assert model is not None, "called when the engine has said HELLO"
         before = bytes(model.tally.count)
-        self._invocations.rehearse_with(link)
+        self._engines.rehearse_with(link)
         try:
             answered = await asyncio.wait_for(self._send(model.rehearsals, link), 2 * SECONDS_MAX)
             self._uncount(model.tally, before, answered)
         except (OSError, TimeoutError) as e:
             log("no_rehearsal", f"the way to engine {place} is not warm: {e!r}")
         finally:
-            self._invocations.rehearse_with(None)
+            self._engines.rehearse_with(None)
         if link.model is model:
             self._block.count[Front.REHEARSED] |= 1 << place
 

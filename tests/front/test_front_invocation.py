@@ -496,7 +496,7 @@ def test_new_requests_go_to_the_engine_with_the_fewest_rows() -> None:
         bench.ask(body([1, 1], [2, 2], [3, 3]))
         for i in range(3):
             bench.ask(body([i, i]))
-        assert [link.rows for link in bench.front._links] == [3, 3]
+        assert [link.rows for link in bench.front.engines.links] == [3, 3]
         bench.settle()
         bench.assert_clean()
 

@@ -1,0 +1,183 @@
+"""The engines as one front worker sees them: who is up, which version takes the traffic, and who is to get a request.
+
+Owner of the links. A version is followed as soon as the supervisor has named it and an engine of it has greeted; what other
+engines were given before is answered by them. Knows requests only by the number of rows that wait.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TYPE_CHECKING
+
+from serve.contract.status import Engine, Front, Main, StatusPage
+from serve.errors import Overloaded, WaitTooLong
+from serve.front import execution
+from serve.front.admission import Accepted, row_cost, rows_sure
+from serve.front.links import EngineLink, Model
+from serve.settings import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from serve.front.links import OnChange, OnReplies
+    from serve.front.rehearsal import Rehearsal
+    from serve.transport.arena import Arena
+
+_SERVING = int(Main.SERVING)
+_ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
+_RUN_STARTED, _RUN_ROWS = int(Engine.RUN_STARTED_S), int(Engine.RUN_ROWS)
+
+
+class Engines:
+    """`on_serving`: an engine has greeted, or a version was followed, and requests can be given to it."""
+
+    def __init__(
+        self, page: StatusPage, place: int, sockets: Sequence[str], arena: Arena, limits: Limits, clock: Callable[[], float],
+        on_replies: OnReplies, on_lost: OnChange, on_serving: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._page, self._clock, self._limits = page, clock, limits
+        self._count = page.front(place).count
+        self._on_lost, self._on_serving = on_lost, on_serving
+        self._accepted = Accepted.start(limits.request_timeout_s, clock())
+        self.model: Model | None = None  # set from the first HELLO of an engine that serves on
+        self._edition = page.main.count[Main.SERVING]  # of the version to which everything is sent
+        self._count[Front.FOLLOWS] = self._edition
+        self._sha256 = (0, "")  # the edition whose sum was learnt last, and the sum
+        self.up: list[EngineLink] = []  # those of that edition that take requests
+        self.only_up: EngineLink | None = None  # the one that is up, when exactly one is
+        self._rehearsing: EngineLink | None = None  # everything goes there for the moment
+        self.rehearsal: Rehearsal | None = None
+        self.links = [
+            EngineLink(path, page.engine(i), arena, functools.partial(page.tally, place), on_replies, self._greeted, self._lost)
+            for i, path in enumerate(sockets)
+        ]
+
+    # ---- who gets a request ------------------------------------------------------------------------------------------
+
+    def choose(self) -> EngineLink | None:
+        """The least loaded. Raises WaitTooLong for what could only be answered after its deadline. None: none is up."""
+        if not self.up:
+            return None
+        link = min(self.up, key=_rows_of)
+        if link.rows >= link.rows_sure:
+            ahead = max(link.rows, link.block.count[_ENGINE_ROWS])
+            now_s = self._clock()
+            wait_s, accepted = ahead * self._row_cost(link, now_s), self._accepted
+            if wait_s > accepted.limit_s:
+                self._accepted = accepted.refused(now_s)
+                raise self.overloaded(
+                    f"the wait would be about {wait_s:.1f} s; {accepted.limit_s:.2g} s are accepted now, with a deadline of "
+                    f"{self._limits.request_timeout_s:g} s", WaitTooLong)  # fmt: skip
+        return link
+
+    def choose_for(self, wanted: Model) -> EngineLink | None:
+        """For a request whose inputs lie in its slot as that model wanted them: one that serves and takes them, or else one of
+        its own version, which once served."""
+        fitting = [link for link in self.up if link.model is not None and link.model.takes(wanted)]
+        fitting = fitting or [o for o in self.links if o.model is not None and o.model.edition == wanted.edition]
+        return min(fitting, key=_rows_of) if fitting else None
+
+    def overloaded(self, message: str, kind: type[Overloaded] = Overloaded) -> Overloaded:
+        """A refusal that says when the least loaded engine will have done what waits."""
+        costs = [link.rows * link.block.value[_ROW_COST] for link in self.up]
+        return kind(message, retry_after_s=max(1, math.ceil(min(costs, default=1.0))))
+
+    def _row_cost(self, link: EngineLink, now_s: float) -> float:
+        count, value = link.block.count, link.block.value
+        started_s = value[_RUN_STARTED]
+        return row_cost(value[_ROW_COST], count[_RUN_ROWS], now_s - started_s if started_s else 0.0)
+
+    # ---- they come and go ----------------------------------------------------------------------------------------------
+
+    def sweep(self, now_s: float) -> None:
+        """Twenty times a second, so that no request has to ask."""
+        if self._page.main.count[_SERVING] != self._edition:
+            self._follow()
+        self._look_at_waits(now_s)
+        for link in self.links:
+            link.look_again()
+
+    def _look_at_waits(self, now_s: float) -> None:
+        """What may be accepted without a look, and with one."""
+        up = [(link, link.model, self._row_cost(link, now_s)) for link in self.up if link.model is not None]
+        batch_s = max((model.rows_max * cost_s for _, model, cost_s in up), default=0.0)
+        self._accepted = self._accepted.later(now_s, batch_s)
+        for link, _, cost_s in up:
+            link.rows_sure = rows_sure(self._accepted.limit_s, cost_s)
+
+    def _greeted(self, link: EngineLink) -> None:
+        assert link.model is not None, "called after HELLO"
+        self._know(link)
+        if link.model.edition != self._edition:
+            if self.rehearsal is not None:  # it has no traffic, and those who have shall not be sent there
+                self.rehearsal.excuse(self.links.index(link))
+            self._follow()
+            return
+        self.model = link.model
+        self._note_up()
+        self._look_at_waits(self._clock())
+        if self.rehearsal is not None and link.model.rehearsals:
+            self.rehearsal.engine_up(self.links.index(link), link)
+        self._on_serving()
+
+    def _follow(self) -> None:
+        """Go over to the edition that the supervisor has named, as soon as an engine of it has greeted."""
+        serving = self._page.main.count[_SERVING]
+        up = [link for link in self.links if link.model is not None and link.model.edition == serving]
+        if serving == self._edition or not up:
+            return
+        self._edition = self._count[Front.FOLLOWS] = serving
+        self._rehearsing, self.model = None, up[0].model
+        self._note_up()
+        self._on_serving()
+
+    def _lost(self, link: EngineLink) -> None:
+        if self.rehearsal is not None:
+            self.rehearsal.engine_lost(self.links.index(link))
+        if self._rehearsing is link:
+            self._rehearsing = None
+        self._note_up()
+        self._follow()
+        self._on_lost(link)
+
+    def _note_up(self) -> None:
+        self.up = up = [link for link in self.links if link.model is not None and link.model.edition == self._edition]
+        self.only_up = self._rehearsing or (up[0] if len(up) == 1 else None)
+
+    def rehearse_with(self, link: EngineLink | None) -> None:
+        """Everything goes there until the next call."""
+        self._rehearsing = link
+        self._note_up()
+
+    # ---- what is known of them -----------------------------------------------------------------------------------------
+
+    def know(self) -> None:
+        """Once a second: the sums of the models' files, which engines write on the status page when they have them."""
+        for link in self.links:
+            self._know(link)
+
+    def _know(self, link: EngineLink) -> None:
+        model = link.model
+        if model is not None and not model.starts.sha256:
+            told = self._page.read_text(self.links.index(link), looks=1).get("model") or {}
+            if told.get("sha256") and told.get("version") == model.version:
+                self._sha256 = (model.edition, str(told["sha256"]))
+            edition, sha256 = self._sha256
+            if edition == model.edition and sha256:  # an engine that was started again has the same files
+                model.starts.know(sha256)
+
+    def execution(self) -> dict[str, int | str] | None:
+        """What batch transform should send; None while no engine has said what it runs."""
+        if self.model is None:
+            return None
+        costs = [link.block.value[_ROW_COST] for link in self.up] or [0.0]
+        return execution.parameters(execution.Known(self.model.signature, len(costs), max(costs)), self._limits)
+
+    def close(self) -> None:
+        for link in self.links:
+            link.close()
+
+
+def _rows_of(link: EngineLink) -> int:
+    return link.rows

@@ -106,6 +106,7 @@ class Invocations:
         self._model: Model | None = None  # set from the first HELLO of an engine that serves on
         self._edition = page.main.count[Main.SERVING]  # of the version to which everything is sent
         self._count[Front.FOLLOWS] = self._edition
+        self._sha256 = (0, "")  # the edition whose sum was learnt last, and the sum
         self._up: list[EngineLink] = []  # the engines of that edition that take requests
         self._only_up: EngineLink | None = None  # the engine that is up, when exactly one is
         self._rehearsing: EngineLink | None = None  # everything goes there for the moment
@@ -532,7 +533,10 @@ class Invocations:
         if model is not None and not model.starts.sha256:
             told = self._page.read_text(self._links.index(link), looks=1).get("model") or {}
             if told.get("sha256") and told.get("version") == model.version:
-                model.starts.know(str(told["sha256"]))
+                self._sha256 = (model.edition, str(told["sha256"]))
+            edition, sha256 = self._sha256
+            if edition == model.edition and sha256:  # an engine that was started again has the same files
+                model.starts.know(sha256)
 
     def _engine_lost(self, link: EngineLink) -> None:
         """Run its requests again: the inputs are still in their slots, and nobody else can write there now.

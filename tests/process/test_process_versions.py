@@ -53,7 +53,9 @@ class Crowd:
         with self._lock:
             self.last.clear()
         everyone = dict.fromkeys(range(len(self._threads)), version)
-        return eventually(lambda: self.last == everyone or bool(self.wrong), f"every caller is on {version}") and not self.wrong
+        eventually(lambda: self.last == everyone or bool(self.wrong), f"every caller is on {version}")
+        assert self.wrong == []
+        return True
 
     def __enter__(self) -> Crowd:
         for thread in self._threads:

@@ -339,9 +339,8 @@ class Invocations:
             self._cancel(invocation)
 
     def sweep(self) -> None:
-        """Follow the version that serves. Answer those whose deadline has passed, wherever their request is now."""
+        """Answer those whose deadline has passed, wherever their request is now. Then look after the engines."""
         now_s = self._clock()
-        self.engines.sweep(now_s)
         late = [i for i in self._flight.pending.values() if i.deadline_s <= now_s and i.caller is not None]
         for invocation in late:
             error = self.streams.too_late(invocation, now_s)
@@ -352,6 +351,7 @@ class Invocations:
             if invocation.started_s + self._timeout_s <= now_s:
                 self._refuse(invocation, NotReady("no engine became ready within the deadline", retry_after_s=1))
         self._early = [(i, body) for i, body in self._early if i.caller is not None]
+        self.engines.sweep(now_s)
         self._count[_IN_FLIGHT] = len(self._flight.pending)
         self._count[_QUEUE_ROWS] = self._flight.rows
         self._count[_SLOT_BYTES] = self._intake.slots.held_bytes

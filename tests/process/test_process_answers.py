@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -161,6 +162,7 @@ def test_a_request_of_many_more_rows_than_any_batch_is_answered_in_order(digits:
 def test_every_answer_carries_content_length_and_no_needless_headers(digits: Tree) -> None:
     with digits.wire() as wire:
         reply = wire.post(model.to_json(ROWS))
+        assert re.fullmatch(r"digits/1@[0-9a-f]{12}", reply.headers.pop("x-evenkeel-model"))
         assert reply.headers == {"content-type": "application/json", "content-length": str(len(reply.body))}
         assert wire.get("/ping").headers == {"content-length": "0"}
 

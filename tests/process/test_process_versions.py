@@ -283,8 +283,12 @@ def test_the_command_asks_waits_and_says_what_came_of_it(tmp_path: Path) -> None
         assert code == 1 and "version 3 failed: code/inference.py" in said and said.endswith("2 goes on\n")
         code, said = use("4")
         assert code == 1 and "there is 1, 2, 3" in said
-        shown = run_command("status", "--url", f"http://127.0.0.1:{tree.side}").stdout
-        assert "versions: 1 (on disk), 2 (serving), 3 (on disk)" in shown and "version 3 was not taken: code/" in shown
+
+        def shown() -> bool:
+            said = run_command("status", "--url", f"http://127.0.0.1:{tree.side}").stdout
+            return "versions: 1 (on disk), 2 (serving), 3 (on disk)" in said and "version 3 was not taken: code/" in said
+
+        eventually(shown, "the engines of versions 1 and 3 have left, and status says so")
 
 
 def test_over_http_a_version_is_asked_for_only_with_the_token(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_nothing_is_written_unless_it_is_asked_for(page: StatusPage) -> None:
     assert [lines.at(float(t)) for t in range(0, 1000, 100)] == [[]] * 10
 
 
+@pytest.mark.contract("12.25")
 def test_a_line_a_period_tells_of_that_period_alone(page: StatusPage) -> None:
     lines, front = Lines(page), page.front(0).count
     front[Front.LATENCY + time_bucket(0.5)] = 1000  # before the first period
@@ -98,6 +99,7 @@ def test_the_judge_of_a_rollout_speaks_to_alarms_and_is_silent_without_one(page:
     assert said == [(None, None), (0, 0), (0, 1), (1, 0)]
 
 
+@pytest.mark.contract("12.25")
 @pytest.mark.parametrize("text", ["", "\0" * 999, '"\\' * 500, "é" * 999, " "])
 def test_the_longest_and_strangest_names_stay_within_the_limits(page: StatusPage, text: str) -> None:
     page.write_text(PLAN_TEXT, {"model": {"name": text, "version": text}})
@@ -111,6 +113,7 @@ def test_the_longest_and_strangest_names_stay_within_the_limits(page: StatusPage
     assert len(written.encode()) < LINE_BYTES_MAX and "\n" not in written
 
 
+@pytest.mark.contract("12.25")
 def test_a_full_pipe_costs_a_line_and_nothing_else(page: StatusPage) -> None:
     lines = Lines(page)
     lines.at(0.0)

@@ -152,6 +152,7 @@ def test_metrics_are_there_while_the_model_loads_and_count_nothing_of_their_own(
         tree.kill()
 
 
+@pytest.mark.contract("12.25")
 def test_emf_lines_come_on_the_containers_stdout_and_sum_up_to_what_was_asked() -> None:
     with serving("echo", EVENKEEL_EMF="1", EVENKEEL_EMF_PERIOD_S="1", EVENKEEL_EMF_NAMESPACE="shop/ranking") as tree:
 

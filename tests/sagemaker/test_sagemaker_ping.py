@@ -24,7 +24,7 @@ def test_ping_is_200_with_an_empty_body(digits_box: Box, method: str) -> None:
     assert (reply.status, reply.body) == (200, b"")
 
 
-@pytest.mark.contract("12.2", "12.3")
+@pytest.mark.contract("12.2", "12.3", "12.40")
 def test_no_ping_fails_while_every_engine_is_busy_and_bodies_arrive(start: Start, tmp_path: Path) -> None:
     """Engines held by a handler, 25 MiB bodies coming in, new connections all the time."""
     box = start(handler_folder(tmp_path / "model"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from pathlib import Path
 
 from container import machine
@@ -39,6 +40,11 @@ class Sentinel:
         if pid in self._left_alone:
             return ""
         return leak(list(samples), self.left_bytes() / len(self._samples), self._within_s)  # others may grow as well
+
+    def keep(self, places: Collection[int]) -> None:
+        """Of all other places nothing counts any more: their processes have ended, of a version that has left, say."""
+        for gone in [p for p in self._samples if p not in places]:
+            del self._samples[gone], self._pids[gone]
 
     def new_bytes(self, place: int) -> int:
         """What the replica there took when it was new: about what its successor will."""

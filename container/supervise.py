@@ -25,7 +25,7 @@ from container.waker import Waker, parent_of
 from serve.contract.lifecycle import Reason, State, Verdict
 from serve.contract.logline import log
 from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE
-from serve.contract.status import Block, Engine, Front, Main, StatusPage, read_engine, restart_cell, run_spans
+from serve.contract.status import Block, Engine, Front, Main, StatusPage, read_engine, restart_cell, run_spans, serves
 
 TICK_S = 0.25
 RESTART_WINDOW_S = 600.0
@@ -216,6 +216,8 @@ class Supervisor:
 
     def _watch(self, now_s: float) -> None:
         sample = self._sentinel.due(now_s)
+        if sample:
+            self._sentinel.keep({c.place for c in self._children if c.role == "engine" and c.process is not None})
         for child in self._children:
             if child.ending == "leak" and child.process is not None and self._moment.since(child.condemned_s) > LEAVE_S:
                 tell(child, signal.SIGKILL)
@@ -264,7 +266,9 @@ class Supervisor:
             return
         why = self._sentinel.look(child.place, pid, view.rows, self._moment.now_s)
         swapping = self._versions is not None and not self._versions.steady
-        if not why or swapping or any(c.beside is not None for c in self._children):  # one after the other
+        if not why or swapping or not serves(self._page, child.place):  # a version that stands by leaves soon enough
+            return
+        if self._spare_taken():  # one after the other
             return
         no_room = standby.why_not(self._page.main.count[Main.ENGINES], self._sentinel.new_bytes(child.place),
                                   self._sentinel.left_bytes())  # fmt: skip
@@ -274,6 +278,15 @@ class Supervisor:
             self._leave(child)
         else:
             self._begin_standby(child)
+
+    def _spare_taken(self) -> bool:
+        """By a standby, or by one that took over, after a crash, before it was warm: it tells of itself there until it is."""
+        pid = self._page.engine(standby.SPARE).count[Engine.PID]
+        return any(
+            c.beside is not None
+            or (c.process is not None and c.process.pid == pid and read_engine(self._page, c.place).state != State.READY)
+            for c in self._children if c.role == "engine"
+        )  # fmt: skip
 
     def _leave(self, child: Child) -> None:
         """It finishes what it has accepted. What comes meanwhile waits in the fronts."""

@@ -72,7 +72,9 @@ def step(v: View) -> Do:
             return _steady(v)
         case Phase.CLEARING:
             if not v.wanted:
-                return Do.RESTORE if v.in_place else Do.GIVE_UP
+                if v.in_place:  # engines that were told to leave take nothing more: the old version begins when they are gone
+                    return Do.RESTORE if v.cleared else Do.NOTHING
+                return Do.GIVE_UP
             return Do.LOAD if v.cleared else Do.NOTHING
         case Phase.LOADING:
             if v.other_failed or not (v.wanted and v.other_wanted):

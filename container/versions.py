@@ -200,10 +200,15 @@ class Versions:
             found.choose(version)
             if found.name != self._catalogue.name:
                 raise BadModel(f"{found.folder} holds {found.name!r} now, and {self._catalogue.name!r} was started")
-        except BadModel as e:
-            return {"how": "refused", "why": e.message}
-        self._catalogue, self.wanted = found, version
-        self._room = self._measure(version)
+        except (BadModel, OSError) as e:
+            return {"how": "refused", "why": e.message if isinstance(e, BadModel) else str(e)}
+        before, self._catalogue = self._catalogue, found
+        try:
+            measured = self._measure(version)
+        except OSError as e:  # a folder that may not be read, or that somebody is changing just now: that ends no container
+            self._catalogue = before
+            return {"how": "refused", "why": f"version {version} cannot be looked at: {e}"}
+        self.wanted, self._room = version, measured
         after = ", after the swap that is under way" if waiting else ""
         how = "beside" if self._room.beside else "in place"
         gap = "" if self._room.beside else "; requests wait meanwhile, up to their deadline, and /ping says 503"

@@ -6,6 +6,7 @@ that a debugger holds is another state, and is left to the watcher. Owner of sin
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterable, Mapping
@@ -31,7 +32,8 @@ class Waker:
         self._since_s, due = stopped_too_long(self._since_s, [pid for pid in processes if is_stopped(pid)], moment)
         for pid in due:
             log("woken", f"{processes[pid]} was stopped for {STOPPED_S:g} s; it goes on now", pid=pid)
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # a worker of gunicorn's, ended and reaped there meanwhile
+                os.kill(pid, signal.SIGCONT)
 
 
 def stopped_too_long(since_s: Mapping[int, float], stopped: Iterable[int], moment: Moment) -> tuple[dict[int, float], list[int]]:

@@ -133,7 +133,7 @@ class Cycle:
         for peer, records in self._peers.receive(wait_s):
             if records is None:
                 self._forget(peer)
-            elif self._streams.open:
+            else:
                 self._heed(records)
         wait_s = self._advance(self._clock())
         self._peers.send()
@@ -142,12 +142,13 @@ class Cycle:
         return wait_s
 
     def _heed(self, records: bytes) -> None:
-        """What fronts say about streams that are open: they have read parts, or the caller has left."""
+        """What fronts say about what was taken before: they have read parts, or the caller has left, of a stream or in the
+        queue. Who is not let go from there may become a stream that nobody reads, and this engine would never be done."""
         for kind, _, _, rows, id, *_ in REQUEST.iter_unpack(records):
             if kind == descriptor.MORE:
                 self._streams.more(id, rows)
             elif kind == descriptor.CANCEL:
-                self._streams.cancel(id)
+                self._cancel(id)
 
     def _advance(self, now_s: float) -> float:
         """Run one batch if it is time. Returns how long the next `take` may sleep."""

@@ -73,6 +73,15 @@ def test_the_sentinel_samples_in_its_time_and_forgets_a_process_that_is_gone() -
     assert sentinel.look(0, 1, 99, 99.0) == "" and len(sentinel._samples[0]) == 1
 
 
+def test_memory_of_a_version_that_has_left_does_not_count_against_the_budget() -> None:
+    sentinel = Sentinel(60.0, 1000 * MIB)
+    for place in (0, 1):
+        sentinel.look(place, os.getpid(), 0, 0.0)
+    both = sentinel.left_bytes()
+    sentinel.keep({1})
+    assert sentinel.left_bytes() > both and list(sentinel._samples) == [1]
+
+
 def test_the_sentinel_finds_the_leak_of_a_real_process() -> None:
     sentinel, kept = Sentinel(60.0, 1), []
     for i in range(SAMPLES_MIN):

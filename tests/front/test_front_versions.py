@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from serve.contract.status import Front, Main
+from serve.engine.backends.base import RawStream
 from serve.engine.replica import Replica
 from serve.front.named import Starts
 from tests.support.front_bench import Caller, FrontBench, codes
-from tests.support.models import replica, signature, spec
+from tests.support.models import raw_replica, replica, signature, spec
 
 
 def body(*rows: Sequence[float]) -> bytes:
@@ -152,4 +154,20 @@ def test_in_place_everything_waits_for_the_version_that_is_named_next() -> None:
         switch(bench, 2)
         bench.settle(20)
         assert editions(callers, bench) == [0, 60]
+        bench.assert_clean()
+
+
+def test_who_leaves_the_queue_of_an_engine_that_is_leaving_becomes_no_stream_that_nobody_reads() -> None:
+    def handle(requests: Sequence[Any]) -> list[RawStream]:
+        return [RawStream((b"x" * 30_000 for _ in range(100)), "text/plain") for _ in requests]
+
+    with FrontBench(lambda: raw_replica(handle)) as bench:
+        (_, first), (_, second) = bench.begin(b"1"), bench.begin(b"2")
+        bench.step_front()
+        bench.engines[0].turn()
+        bench.engines[0].leave()
+        bench.front.abandon(first)
+        bench.front.abandon(second)
+        bench.settle(20)
+        assert bench.engines[0].cycle is None, "it has nothing more to do"
         bench.assert_clean()

@@ -1,4 +1,4 @@
-"""Front, queue and engine in one process under one clock, with everything going wrong at once, by seed.
+"""Front, queue, engines of several versions in one process under one clock, with everything going wrong at once, by seed.
 
 Afterwards every request was answered exactly once and with its own answer (or its caller had left), every slot is
 free and nothing is queued. A failing seed is printed; `SEED=… pytest tests/simulation` runs it alone.
@@ -14,7 +14,7 @@ import pytest
 from serve.contract import logline
 from tests.simulation.world import MODELS, World
 
-SEEDS = [int(os.environ["SEED"])] if "SEED" in os.environ else list(range(36))
+SEEDS = [int(os.environ["SEED"])] if "SEED" in os.environ else list(range(48))
 STEPS = 200
 seen: Counter[str] = Counter()
 
@@ -28,17 +28,19 @@ def silent_log() -> None:
 def test_every_request_is_answered_once_and_rightly_whatever_happens(seed: int) -> None:
     print(f"SEED={seed}")
     name = list(MODELS)[seed % len(MODELS)]
-    world = World(seed, MODELS[name], engines=1 + seed % 2)
+    world = World(seed, MODELS[name], engines=1 + seed // len(MODELS) % 2)
     with world.bench:
         world.live(STEPS)
         world.end()
     seen.update(world.seen)
     seen["left"] += sum(r.left for r in world.requests)
     seen["crash"] += world.crashes
+    seen["switch"] += len(world.lanes.named) - 1
 
 
 @pytest.mark.skipif("SEED" in os.environ, reason="one seed does not see everything")
 def test_the_seeds_together_saw_every_kind_of_end() -> None:
     kinds = {"ok", "left", "crash", "deadline_exceeded", "poisoned_request", "model_error", "not_finite_input",
-             "not_finite_output", "overloaded", "not_ready"}  # fmt: skip
+             "not_finite_output", "overloaded", "not_ready", "switch", "stream",
+             "model_error in a stream", "engine_lost in a stream"}  # fmt: skip
     assert kinds <= set(seen), seen

@@ -1,4 +1,4 @@
-"""A small world to break things in: one front, one or two engines, callers, a clock. Everything by one seed.
+"""A small world to break things in: one front, one or two engines a version, callers, a clock. Everything by one seed.
 
 A payload says what is to become of its row, so the right answer is known without running anything: a value is its
 row's unique number, and the *mark* is what the model does when it meets the row (nothing, raise, give a NaN, take the
@@ -7,9 +7,13 @@ whole process down). Replies are checked against the request that was really sen
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import gc
 import io
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,16 +22,22 @@ from typing import Any
 import numpy as np
 
 from serve.contract.signature import Signature
+from serve.contract.status import TALLIES_MAX, Front
 from serve.engine.replica import Replica
+from serve.errors import FAMILIES
 from serve.front.heads import Head
 from serve.front.invocation import SUBMITS_MAX, Invocation
 from serve.settings import Limits
+from tests.simulation import handling
+from tests.simulation.lanes import Lanes
 from tests.support.front_bench import Caller, FrontBench, head
-from tests.support.models import Array, replica, signature, spec
+from tests.support.models import Array, raw_replica, replica, signature, spec
 
 PLAIN, RAISES, GIVES_NAN, CRASHES = 0.0, 0.25, 0.5, 0.75  # marks: the fraction of a row's number
 IS_NAN = "nan in the input"
 TIMEOUT_S = 5.0
+EDITION = 1e8  # is added to each number of an answer once for each edition: so answers tell who gave them
+NAMED = re.compile(rb"x-evenkeel-model: scripted/(\d+)\r\n")
 JSON, NPY = head("application/json"), head("application/x-npy")
 
 Dims = Callable[[random.Random], tuple[int, ...]]
@@ -39,30 +49,45 @@ class Crash(BaseException):
 
 @dataclass(frozen=True)
 class Model:
-    """A kind of model: its signature, what row shapes its callers send, and the right answer."""
+    """A kind of model: its signature by edition, what row shapes its callers send, and the right answer by edition.
+    `signature` None: a handler, see handling.py."""
 
-    signature: Signature
-    dims: Dims
-    answer: Callable[[Array], Array]
+    signature: Callable[[int], Signature] | None = None
+    dims: Dims = lambda r: (1,)
+    answer: Callable[[Array, int], Array] = lambda x, edition: x
 
 
-def _wide(x: Array) -> Array:
-    y = x * 2 + 1
+def _twice(x: Array, edition: int) -> Array:
+    return x * 2 + 1 + edition * EDITION
+
+
+def _wide(x: Array, edition: int) -> Array:
+    y = _twice(x, edition)
     return np.tile(y, 200) if x.shape[1] == 3 else y  # rows of three outgrow their slots
+
+
+def _wider(x: Array, edition: int) -> Array:
+    """Every other version has answers that have no room in a slot made for the one before."""
+    return np.tile(_twice(x, edition), 1 if edition % 2 else 40)
 
 
 MODELS: dict[str, Model] = {
     "fixed shape": Model(
-        signature([spec("x", 2, dtype="float64")], [spec("y", 2, dtype="float64")]), lambda r: (2,), lambda x: x * 2 + 1
+        lambda e: signature([spec("x", 2, dtype="float64")], [spec("y", 2 if e % 2 else 80, dtype="float64")]),
+        lambda r: (2,),
+        _wider,
     ),
     "answers larger than their slots": Model(
-        signature([spec("x", "n", dtype="float64")], [spec("y", "m", dtype="float64")]), lambda r: (r.randint(1, 3),), _wide
+        lambda e: signature([spec("x", "n", dtype="float64")], [spec("y", "m", dtype="float64")]),
+        lambda r: (r.randint(1, 3),),
+        _wide,
     ),
     "padded lengths": Model(
-        signature([spec("x", "n", dtype="float64", pad=0.0)], [spec("y", "n", dtype="float64")]),
+        lambda e: signature([spec("x", "n", dtype="float64", pad=0.0)], [spec("y", "n", dtype="float64")]),
         lambda r: (r.randint(1, 40),),
-        lambda x: x * 2 + 1,
+        _twice,
     ),
+    "handler": Model(),
 }
 
 
@@ -77,6 +102,8 @@ class Request:
     caller: Caller
     invocation: Invocation
     deadline_s: float
+    followed: int  # the edition to which its front sent everything when it came
+    wish: handling.Wish | None = None  # of a handler
     left: bool = False
     told: str = ""
 
@@ -93,34 +120,53 @@ class World:
     calm: bool = False
     killed: bool = False  # whether engines die by another's hand too, and not only of what they run
     poisoned: Counter[int] = field(default_factory=Counter)  # by request: crashes of engines that ran it
+    answers: Counter[int] = field(default_factory=Counter)  # by edition
+    open_parts: set[object] = field(default_factory=set)  # generators that are neither done nor closed
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
-        makers = [self._replica] * self.engines
         self.rows_max = self.random.choice([1, 4, 16, 64])
         self.free_rows = self.random.random() < 0.7
         # Crowds of single rows in half of the worlds: engines handle those that arrive together by columns.
         self.crowds = self.random.random() < 0.5
         self.killed = self.random.random() < 0.6
-        limits = Limits(request_timeout_s=TIMEOUT_S, queue_rows_max=400)
-        self.bench = FrontBench(*makers, limits=limits, started=self.random.random() < 0.5)
-        self.down = [e for e in self.bench.engines if e.cycle is None]
+        self.swaps = self.random.random() < 0.7
+        limits = Limits(request_timeout_s=TIMEOUT_S, queue_rows_max=400, stream_timeout_s=3 * TIMEOUT_S)
+        makers = [functools.partial(self._replica, place) for place in range(2 * self.engines)]
+        self.bench = FrontBench(*makers, limits=limits, started=False)
+        self.lanes = Lanes(self.bench, self.engines, self.random)
+        if self.random.random() < 0.5:
+            for engine in self.lanes.lane(0):
+                engine.start()
+            self.bench.settle()
 
     # ---- the model -----------------------------------------------------------------------------------------------
 
-    def _replica(self) -> Replica:
-        return replica(self.model.signature, self._run, rows_max=self.rows_max, free_rows=self.free_rows)
+    def _replica(self, place: int) -> Replica:
+        edition = self.lanes.edition_of(place)
+        if self.model.signature is None:
+            made = raw_replica(handling.Handler(edition, self.open_parts, self._maybe_crash), self.rows_max)
+        else:
+            run = functools.partial(self._run, edition)
+            made = replica(self.model.signature(edition), run, rows_max=self.rows_max, free_rows=self.free_rows)
+        made.manifest = dataclasses.replace(made.manifest, version=str(edition))
+        made.edition, made.tally = edition, min(edition, TALLIES_MAX) - 1
+        return made
 
-    def _run(self, inputs: Sequence[Array]) -> list[Array]:
+    def _maybe_crash(self, numbers: list[int]) -> None:
+        if not self.calm and self.random.random() < 0.5:
+            self.poisoned.update(numbers)
+            raise Crash
+
+    def _run(self, edition: int, inputs: Sequence[Array]) -> list[Array]:
         x = inputs[0]
         self.bench.clock.advance(0.0001 * len(x))
         marks = x[:, 0] % 1
-        if not self.calm and (marks == CRASHES).any() and self.random.random() < 0.5:
-            self.poisoned.update(set((x[:, 0] // 1000).astype(int).tolist()))
-            raise Crash
+        if (marks == CRASHES).any():
+            self._maybe_crash(sorted(set((x[:, 0] // 1000).astype(int).tolist())))
         if (marks == RAISES).any():
             raise ValueError("a row says so")
-        y = self.model.answer(x)
+        y = self.model.answer(x, edition)
         y[marks == GIVES_NAN] = np.nan
         return [y]
 
@@ -130,7 +176,8 @@ class World:
         acts: list[tuple[float, Callable[[], None]]] = [
             (2 if self.crowds else 6, self.ask), (6, self.front_turns), (9, self.engine_turns), (1, self.leave),
             (0.5 * self.killed, self.crash), (1.5, self.restart), (2, self.time_passes),
-            (0.15, self.long_time_passes), (1, self.bench.front.sweep),
+            (0.15, self.long_time_passes), (1, self.sweep), (1.5 * self.swaps, self.lanes.step), (2, self.catch_up),
+            (0.05 * self.killed, self.kill_front),
         ]  # fmt: skip
         for _ in range(steps):
             self.random.choices([a for _, a in acts], [w for w, _ in acts])[0]()
@@ -142,6 +189,10 @@ class World:
 
     def ask_once(self) -> None:
         number = len(self.requests) + 1
+        if self.model.signature is None:
+            wish = handling.wish(number, self.random, 0.03 if self.crowds else 0.25)
+            self._enter(number, wish.body(), True, np.empty(0), PLAIN, wish)
+            return
         rows = self.random.choice([1, 1, 1, 1, self.random.randint(2, 10), self.random.randint(1, 200)])
         if self.crowds and self.random.random() < 0.95:
             rows = 1
@@ -157,13 +208,18 @@ class World:
                 array[at, 0] = np.nan
             else:
                 array[at] += float(mark)
-        caller = Caller()
+        self._enter(number, self._body(array, as_json), as_json, array, mark)
+
+    def _enter(
+        self, number: int, body: bytes, as_json: bool, array: Array, mark: float | str, wish: handling.Wish | None = None
+    ) -> None:
+        caller = Caller(keeps_up=lambda: self.calm or self.random.random() < 0.7)
         invocation = Invocation(caller, self._head(as_json))
-        deadline_s = self.bench.clock() + TIMEOUT_S
-        self.requests.append(Request(number, array, mark, as_json, caller, invocation, deadline_s))
+        deadline_s, front = self.bench.clock() + TIMEOUT_S, self.bench.front
+        self.requests.append(Request(number, array, mark, as_json, caller, invocation, deadline_s, front.engines._edition, wish))
         # As the hot path brings them, many in a turn of the event loop, or each on its own.
-        enter = self.bench.front.arrive if self.random.random() < 0.7 else self.bench.front.begin
-        enter(invocation, self._body(array, as_json))
+        enter = front.arrive if self.random.random() < 0.7 else front.begin
+        enter(invocation, body)
 
     def _head(self, as_json: bool) -> Head:
         return JSON if as_json else NPY
@@ -186,7 +242,20 @@ class World:
         except Crash:
             self.crashes += 1
             engine.crash()
-            self.down.append(engine)
+
+    def sweep(self) -> None:
+        self.bench.front.sweep()
+
+    def catch_up(self) -> None:
+        """Clients who were slow take what is there for them."""
+        for invocation in list(self.bench.front._flight.pending.values()):
+            self.bench.front.streams.resume(invocation)
+
+    def kill_front(self) -> None:
+        self.check_answers()
+        for request in self.requests:
+            request.left = request.left or not request.told
+        self.bench.kill_front()
 
     def leave(self) -> None:
         waiting = [r for r in self.requests if r.invocation.caller is not None]
@@ -204,11 +273,10 @@ class World:
                 engine.cycle._take(0)  # it dies with records that it has read
             engine.crash()
             self.crashes += 1
-            self.down.append(engine)
 
     def restart(self) -> None:
-        if self.down:
-            self.down.pop().start()
+        if self.lanes.down:
+            self.random.choice(self.lanes.down).start()
 
     def time_passes(self) -> None:
         self.bench.clock.advance(self.random.random() * 0.1)
@@ -234,11 +302,15 @@ class World:
         if code == "deadline_exceeded":
             assert late, f"request {request.number} was given up before its deadline"
             return
-        if code == "engine_lost":
-            assert self.killed and self.crashes >= SUBMITS_MAX, f"request {request.number} never ran, and was given up"
+        if code == "engine_lost" and request.caller.parts is None:
+            ends = self.crashes + self.lanes.leaves
+            assert ends >= SUBMITS_MAX, f"request {request.number} never ran, and was given up"
             return
         if code == "poisoned_request":
             self._check_poisoned(request)
+            return
+        if request.wish is not None:
+            self._check_handled(request, request.wish)
             return
         expected = {PLAIN: "ok", CRASHES: "ok", RAISES: "model_error", IS_NAN: "not_finite_input"}.get(request.mark)
         if request.mark == GIVES_NAN:
@@ -251,14 +323,38 @@ class World:
     def _check_poisoned(self, request: Request) -> None:
         """Only the cause of a crash is refused for it. Who is killed from outside while he runs alone cannot prove that
         he was innocent, but he too has seen two crashes."""
-        if request.mark == CRASHES:
+        if request.mark == CRASHES or (request.wish is not None and request.wish.mark == "crashes"):
             assert self.killed or self.poisoned[request.number] == 2, f"{self.poisoned[request.number]} crashes"
         else:
             assert self.killed and self.crashes >= 2, f"request {request.number} did nothing wrong"
 
+    def _check_handled(self, request: Request, wish: handling.Wish) -> None:
+        """Whole and in order, or a beginning of it and then the reason."""
+        caller, edition = request.caller, self._edition_of(request)
+        whole, had = handling.answer(wish, edition), b"".join(caller.parts or [])
+        if request.told == "ok":
+            assert wish.mark != "raises" and caller.body == whole, f"request {request.number} got another's answer"
+            self.answers[edition] += 1
+            self.seen["stream"] += caller.parts is not None
+            return
+        assert whole.startswith(had), f"request {request.number} got parts that are not its own"
+        self.seen[f"{request.told} in a stream"] += caller.parts is not None
+        assert request.told == "engine_lost" or (request.told == "model_error" and wish.mark == "raises"), request.told
+        assert request.told != "engine_lost" or self.crashes, f"request {request.number} lost an engine that lived"
+
+    def _edition_of(self, request: Request) -> int:
+        """Who answered it. One that had the traffic since it came, and was followed by its front."""
+        edition = request.invocation.model.edition
+        assert edition in self.lanes.since(request.followed), f"request {request.number} was answered by edition {edition}"
+        return edition
+
     def _check_numbers(self, request: Request) -> None:
         got = self._numbers(request)
-        want = self.model.answer(request.array)
+        edition = self._edition_of(request)
+        self.answers[edition] += 1
+        named = NAMED.search(request.caller.start)
+        assert named and int(named[1]) == edition, f"{request.caller.start!r} was not edition {edition}"
+        want = self.model.answer(request.array, edition)
         if request.mark == GIVES_NAN:
             want[request.array[:, 0] % 1 == GIVES_NAN] = np.nan
         assert np.array_equal(got, want, equal_nan=True), f"request {request.number} got another's answer: {got} for {want}"
@@ -275,10 +371,12 @@ class World:
     def end(self) -> None:
         """Calm weather: every engine lives, nobody crashes; soon nothing may be left anywhere."""
         self.calm = True
-        while self.down:
-            self.down.pop().start()
+        self.lanes.end()
         for _ in range(400):
+            for engine in self.lanes.down:
+                engine.start()
             self.bench.settle(2)
+            self.catch_up()
             self.bench.clock.advance(0.06)
             self.bench.front.sweep()
             self.check_answers()
@@ -289,3 +387,17 @@ class World:
         self.bench.assert_clean()
         forgotten = [r.number for r in self.requests if not r.told and not r.left]
         assert not forgotten, f"never answered: {forgotten}"
+        gc.collect()  # those of an engine that crashed end with it
+        assert not self.open_parts, "a generator whose caller is gone was not closed"
+        self._check_counters()
+
+    def _check_counters(self) -> None:
+        """Each answer and each refusal stands once in the counters of the version that gave it."""
+        tallies = [self.bench.page.tally(0, i).count for i in range(TALLIES_MAX)]
+        counted = Counter({i + 1: t[Front.OK] for i, t in enumerate(tallies) if t[Front.OK]})
+        answers: Counter[int] = Counter()
+        for edition, n in self.answers.items():
+            answers[min(edition, TALLIES_MAX)] += n
+        assert counted == answers, f"counted {counted}, answered {answers}"
+        refused = sum(sum(t[Front.ERRORS : Front.ERRORS + len(FAMILIES)]) for t in tallies)
+        assert refused == sum(r.told not in ("", "ok") for r in self.requests)

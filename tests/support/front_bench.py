@@ -20,10 +20,13 @@ from tests.support.clock import ManualClock
 
 
 class Caller:
-    """The connection that waits. Fails on the spot when it is answered a second time."""
+    """The connection that waits. Fails on the spot when it is answered a second time. `keeps_up`: whether it takes the parts
+    of a stream as fast as they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeps_up: Callable[[], bool] = lambda: True) -> None:
         self.body: bytes | None = None
+        self.parts: list[bytes] | None = None  # of an answer that comes so
+        self.keeps_up = keeps_up
         self.error: EvenkeelError | None = None
         self.extra = b""
         self.start = b""
@@ -33,12 +36,25 @@ class Caller:
         return self.body is not None or self.error is not None
 
     def answer(self, invocation: Invocation, start: bytes, body: bytes, extra: bytes = b"") -> None:
-        assert not self.answered, "a request is answered once"
+        assert not self.answered and self.parts is None, "a request is answered once"
         self.start, self.body, self.extra = start, bytes(body), extra
 
     def answer_error(self, invocation: Invocation, error: EvenkeelError) -> None:
         assert not self.answered, "a request is answered once"
         self.error = error
+
+    def open_stream(self, invocation: Invocation, content_type: str, extra: bytes) -> None:
+        assert not self.answered and self.parts is None, "a request is answered once"
+        self.parts = []
+
+    def write_part(self, invocation: Invocation, part: bytes) -> bool:
+        assert not self.answered and self.parts is not None, "only an open stream has parts"
+        self.parts.append(part)
+        return self.keeps_up()
+
+    def end_stream(self, invocation: Invocation) -> None:
+        assert not self.answered and self.parts is not None, "only an open stream ends"
+        self.body = b"".join(self.parts)
 
     @property
     def code(self) -> str:
@@ -80,9 +96,23 @@ class EnginePlace:
         cycle._peers.close()
         cycle._peers._listener.close()
 
-    def turn(self) -> None:
+    def leave(self) -> None:
+        """Told to finish what it has accepted, as by SIGTERM."""
         if self.cycle is not None:
-            self.cycle.turn(0)
+            self.cycle.closing = True
+
+    def turn(self) -> None:
+        cycle = self.cycle
+        if cycle is None:
+            return
+        if not cycle.closing:
+            cycle.turn(0)
+        elif not cycle.idle:
+            cycle._last_turn(0)
+        else:
+            self.cycle = None
+            cycle.close()
+            cycle._peers._listener.close()
 
 
 class FrontBench:
@@ -107,6 +137,14 @@ class FrontBench:
     async def _make(self) -> Invocations:
         self.fronts_made += 1  # each process counts its requests from a start of its own
         return Invocations(self.page, 0, [e.path for e in self.engines], self.limits, self.clock, self.fronts_made << 32)
+
+    def kill_front(self) -> None:
+        """As the kernel does it: its sockets close. Another worker goes on in its counters; its callers are the test's."""
+        for invocation in [*self.front._flight.pending.values(), *(i for i, _ in [*self.front._arrived, *self.front._early])]:
+            invocation.caller = None
+        self.front.close()
+        os.close(self.front._intake.arena.fd)
+        self.front = self.loop.run_until_complete(self._make())
 
     def ask(self, body: bytes, the_head: Head | None = None) -> Caller:
         caller, _ = self.begin(body, the_head)
@@ -148,7 +186,7 @@ class FrontBench:
             if engine.cycle is not None:
                 pending = engine.cycle._pending
                 assert len(pending) == 0 and pending.rows == 0 and pending.oldest() is None
-                assert not engine.cycle._replies._parts
+                assert not engine.cycle._replies._parts and not engine.cycle._streams.open
 
     def __enter__(self) -> FrontBench:
         return self

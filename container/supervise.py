@@ -77,6 +77,10 @@ class Supervisor:
             if self._stop_asked_s:
                 if self._depart(now_s):
                     return self._exit_code
+                if self._owed():
+                    if self._versions is not None and not self._versions.steady:
+                        self._versions.tick(now_s)
+                    self._start_due(now_s)
             else:
                 if self._versions is not None:
                     self._versions.tick(now_s)
@@ -173,6 +177,7 @@ class Supervisor:
         if child.beside is not None:
             self._children.remove(child)
         if self._stop_asked_s:
+            self._may_come_back(child, code, now_s)
             return
         if child.beside is not None:
             if child.ending != "leak":
@@ -406,6 +411,22 @@ class Supervisor:
                 if child.role == DEPARTURE[self._departing]:
                     tell(child, signal.SIGTERM)
         return False
+
+    def _may_come_back(self, child: Child, code: int, now_s: float) -> None:
+        """It ended while we leave: it is due again, and is started if requests still wait for it."""
+        if child.role != "engine" or child.beside is not None or code == EXIT_BAD_MODEL or not self._front_lives():
+            return
+        if self._versions is None or not self._versions.ended(child, code, now_s):
+            child.restarts.append(now_s)
+            child.due_s = now_s + BACKOFF_S[min(len(child.restarts), len(BACKOFF_S)) - 1]
+
+    def _owed(self) -> bool:
+        """Requests wait in the fronts, and are to be answered before these end: their engine has gone, or has not come yet."""
+        rows = sum(self._page.front(i).count[Front.QUEUE_ROWS] for i in range(self._page.main.count[Main.FRONTS]))
+        return self._exit_code == 0 and rows > 0 and self._front_lives()
+
+    def _front_lives(self) -> bool:
+        return any(c.role == "front" and c.process is not None for c in self._children)
 
     def _was_ready(self) -> bool:
         """Whether anybody could have been sending us traffic."""

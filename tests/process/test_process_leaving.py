@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import signal
 import threading
 import time
@@ -119,6 +120,21 @@ def test_a_second_signal_ends_it_now(second: signal.Signals, tmp_path: Path) -> 
             tree.tell(second)
             assert tree.process.wait(10) == 1, "something was cut off, and the exit code says so"
             assert time.monotonic() - began_s < 5.0
+        tree.assert_nothing_left()
+    finally:
+        tree.kill()
+
+
+def test_requests_whose_engine_died_are_answered_though_sigterm_comes(tmp_path: Path) -> None:
+    tree = Tree(handler_folder(tmp_path / "model")).wait_ready()
+    try:
+        with tree.wire() as wire:
+            wire.send(request(asking(1, "wait", s=2.0)))
+            eventually(lambda: any("begun" in e["message"] for e in tree.events("user_output")), "it runs")
+            os.kill(tree.pid_of("engine"), signal.SIGKILL)
+            tree.tell(signal.SIGTERM)
+            assert wire.read().status == 200
+        assert tree.process.wait(30) == 0
         tree.assert_nothing_left()
     finally:
         tree.kill()

@@ -16,6 +16,7 @@ from benchmarks.load import Load, Plan
 from tests.support.scrape import Scrape
 from tests.support.tree import Tree, eventually, run_command, serving
 from tests.support.versioned import NAME, ask, handler_version, phases, settled_on, tensor_version, versions
+from tests.support.wire import request
 
 HEADER = "x-evenkeel-model"
 
@@ -227,6 +228,18 @@ def test_sigterm_in_the_middle_of_a_swap_ends_all_in_order(tmp_path: Path, how: 
         ask(tree, "2")
         wait_for(lambda: versions(tree)["phase"] == "loading", "version 2 loads")
         # `serving` ends the tree by SIGTERM, and asserts the exit code and that nothing is left.
+
+
+def test_requests_that_wait_for_a_version_in_place_are_answered_though_sigterm_comes(tmp_path: Path) -> None:
+    with two_versions(tmp_path, load_s=3, EVENKEEL_SWAP="in_place") as tree:
+        ask(tree, "2")
+        wait_for(lambda: versions(tree)["phase"] == "loading", "version 2 loads")
+        with tree.wire() as wire:
+            wire.send(request(b"waits", headers=("Content-Type: text/plain",)))
+            eventually(lambda: tree.status()["fronts"][0]["queue_rows"] == 1, "it waits in its front")
+            tree.tell(signal.SIGTERM)
+            reply = wire.read()
+        assert (reply.status, reply.body) == (200, b"2 waits")
 
 
 def test_requests_of_the_old_version_are_finished_by_it_and_not_run_twice(tmp_path: Path) -> None:

@@ -13,15 +13,15 @@ class Plan:
     engines: int
     threads: int  # per engine
     lanes: int = 1  # sets of engine places: 2 where a new version may load beside the one that serves
-    devices: tuple[str, ...] = ()  # accelerators, each as CUDA_VISIBLE_DEVICES names it; engines is a multiple of their number
+    devices: tuple[str, ...] = ()  # accelerators, each as CUDA_VISIBLE_DEVICES names it; `engines` is a multiple of their number
 
     @property
     def places(self) -> int:
         return self.lanes * self.engines
 
     def device(self, place: int) -> str:
-        """What the engine at this place runs on; "": the CPUs. Engines of both lanes at the same place share a device."""
-        return self.devices[place % self.engines % len(self.devices)] if self.devices else ""
+        """What the engine at this place runs on; "": the CPUs. Both lanes have the same devices."""
+        return self.devices[place % len(self.devices)] if self.devices else ""
 
     def why(self, cpus: int) -> str:
         have = f"{cpus} CPUs" + (f", GPUs {' '.join(self.devices)}" if self.devices else "")

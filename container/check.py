@@ -15,11 +15,15 @@ from serve.contract import versions
 def run(model_dir: Path, environ: Mapping[str, str]) -> int:
     """Print what the model is and costs. Returns 0 when it would serve. Of a folder with versions: the one that would."""
     env = environment.read(environ)
-    the_plan = plan.make(machine.cpus(), env["EVENKEEL_FRONTS"], env["EVENKEEL_REPLICAS"], env["EVENKEEL_THREADS"])
+    visible, given = env.gpus
+    the_plan = plan.make(machine.cpus(), env["EVENKEEL_FRONTS"], env["EVENKEEL_REPLICAS"], env["EVENKEEL_THREADS"],
+                         devices=machine.gpus(Path("/dev"), visible, given))  # fmt: skip
     found = versions.read(model_dir)
     version = found.choose(env["EVENKEEL_MODEL_VERSION"]) if found.name else ""
     if version:
         print(f"version {version} of {', '.join(found.versions)}", flush=True)
-    command = [sys.executable, "-m", "serve.engine.check", str(found.path(version).resolve()), str(the_plan.threads)]
+    device = the_plan.device(0)
+    command = [sys.executable, "-m", "serve.engine.check", str(found.path(version).resolve()), str(the_plan.threads), device,
+               env["EVENKEEL_REQUIRE_GPU"]]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="evenkeel-") as scratch:
-        return subprocess.run(command, check=False, env=env.for_engines(Path(scratch))).returncode
+        return subprocess.run(command, check=False, env=env.on_device(env.for_engines(Path(scratch)), device)).returncode

@@ -48,6 +48,12 @@ def _swap(value: str) -> str:
     return value
 
 
+def _require(value: str) -> str:
+    if value not in ("0", "1", "auto"):
+        raise ValueError("must be 0, 1 or auto")
+    return value
+
+
 def _token(value: str) -> str:
     if not 16 <= len(value) <= 1024 or not all("!" <= c <= "~" for c in value):
         raise ValueError("must be 16 to 1024 printable ASCII characters without spaces")
@@ -99,10 +105,12 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_GRPC_HEALTH_PORT", int, 0, 0, 65535,
              "gRPC health checking at the sidecar's host; 0: off. Needs the extra `grpc`"),
     Variable("EVENKEEL_FRONTS", int, 0, 0, FRONTS_MAX, "HTTP workers; 0: one for every 4 CPUs"),
-    Variable("EVENKEEL_REPLICAS", int, 0, 0, ENGINES_MAX, "copies of the model, each in its own process; 0: one",
+    Variable("EVENKEEL_REPLICAS", int, 0, 0, ENGINES_MAX,
+             "copies of the model, each in its own process; where there are GPUs, on each of them; 0: one",
              ("SAGEMAKER_MODEL_SERVER_WORKERS",)),
     Variable("EVENKEEL_THREADS", int, 0, 0, 1024, "threads of one replica's framework; 0: CPUs shared among the replicas"),
-    Variable("EVENKEEL_REQUIRE_GPU", int, 0, 0, 1, "1: without a visible GPU the start fails, instead of a model served slowly"),
+    Variable("EVENKEEL_REQUIRE_GPU", _require, "0", 0, 0,
+             "1: without a visible GPU, or when the model falls back to the CPU, the start fails; auto: if one is visible"),
     Variable("EVENKEEL_REQUEST_TIMEOUT_S", float, 60.0, 0.01, 3600, "deadline of a request, 504 beyond it",
              ("SAGEMAKER_MODEL_SERVER_TIMEOUT",)),
     Variable("EVENKEEL_STREAM_TIMEOUT_S", float, 480.0, 0.01, 86400,
@@ -177,6 +185,20 @@ class Environment:
         if self.inherited.get("PYTHONPATH"):
             path.append(self.inherited["PYTHONPATH"])
         return {**ours, **self.inherited, **({"PYTHONPATH": os.pathsep.join(path)} if path else {})}
+
+    @property
+    def gpus(self) -> tuple[str | None, str | None]:
+        """What CUDA, and what NVIDIA's container runtime, were told to show."""
+        return self.inherited.get("CUDA_VISIBLE_DEVICES"), self.inherited.get("NVIDIA_VISIBLE_DEVICES")
+
+    def on_device(self, environ: Mapping[str, str], device: str) -> dict[str, str]:
+        """`environ` of a process that shall see this accelerator and no other; "": there is none here, and no need to say so."""
+        return {**environ, "CUDA_VISIBLE_DEVICES": device} if device else dict(environ)
+
+    @property
+    def without_devices(self) -> dict[str, str]:
+        """For processes that are to hold no CUDA context, whatever they or what they use may import. NVML does not heed it."""
+        return {**self.inherited, "CUDA_VISIBLE_DEVICES": "-1"}
 
     def set_by_hand(self) -> dict[str, Any]:
         """What was set, as it may stand in the log."""

@@ -41,16 +41,32 @@ def memory_left(root: Path, meminfo: Path = Path("/proc/meminfo")) -> int:
     return max(0, min(left))
 
 
-def gpus(dev: Path, visible: str | None) -> int:
-    """Accelerators that a process here could open: device nodes of NVIDIA's driver, as many as `visible` (what
-    CUDA_VISIBLE_DEVICES says) leaves. No framework and no driver is asked."""
+def gpus(dev: Path, visible: str | None, given: str | None = None) -> tuple[str, ...]:
+    """The accelerators that a process here could use, each as what CUDA_VISIBLE_DEVICES says to see that one alone.
+
+    `visible`: what CUDA_VISIBLE_DEVICES says now. `given`: NVIDIA_VISIBLE_DEVICES, by which NVIDIA's container runtime was
+    told what to put in here; it names slices of a GPU (MIG), which device nodes do not tell. No framework and no driver is
+    asked, so numbers are those that CUDA gives to what is in the container, from 0 on.
+    """
     nodes = [p for p in dev.glob("nvidia*") if p.name.removeprefix("nvidia").isdigit()]
-    found = len(nodes) or int((dev / "dxg").exists())  # the second is the one of Linux under Windows
-    if visible is None:
-        return found
-    named = [v.strip() for v in visible.split(",") if v.strip()]
-    shown = next((i for i, v in enumerate(named) if v in ("-1", "NoDevFiles")), len(named))
-    return min(found, shown)
+    whole = len(nodes) or int((dev / "dxg").exists())  # the second is the one of Linux under Windows
+    if not whole or given == "none":
+        return ()
+    if visible is not None:
+        return _visible(visible, whole)
+    slices = [v.strip() for v in (given or "").split(",") if v.strip().startswith("MIG-")]
+    return tuple(dict.fromkeys(slices)) or tuple(map(str, range(whole)))
+
+
+def _visible(text: str, whole: int) -> tuple[str, ...]:
+    """As CUDA reads it: by number, by the UUID of a GPU or of a slice, and nothing from the first entry on that names none.
+    Several slices lie on one GPU, so there may be more of them than GPUs."""
+    found: list[str] = []
+    for entry in (v.strip() for v in text.split(",")):
+        if not (entry.startswith(("GPU-", "MIG-")) or (entry.isdigit() and int(entry) < whole)) or entry in found:
+            break
+        found.append(entry)
+    return tuple(found)
 
 
 def oom_kills(root: Path) -> int:

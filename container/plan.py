@@ -13,16 +13,25 @@ class Plan:
     engines: int
     threads: int  # per engine
     lanes: int = 1  # sets of engine places: 2 where a new version may load beside the one that serves
+    devices: tuple[str, ...] = ()  # accelerators, each as CUDA_VISIBLE_DEVICES names it; `engines` is a multiple of their number
 
     @property
     def places(self) -> int:
         return self.lanes * self.engines
 
+    def device(self, place: int) -> str:
+        """What the engine at this place runs on; "": the CPUs. Both lanes have the same devices."""
+        return self.devices[place % len(self.devices)] if self.devices else ""
+
     def why(self, cpus: int) -> str:
-        return f"{cpus} CPUs: {self.fronts} front, {self.engines} engine with {self.threads} threads each"
+        have = f"{cpus} CPUs" + (f", GPUs {' '.join(self.devices)}" if self.devices else "")
+        each = f", {self.engines // len(self.devices)} on each GPU" if self.devices else ""
+        return f"{have}: {self.fronts} front, {self.engines} engine with {self.threads} threads each{each}"
 
 
-def make(cpus: int, fronts: int, replicas: int, threads: int, lanes: int = 1) -> Plan:
-    """Zeros mean: choose. One replica that uses every CPU answers a lone request soonest and holds the model once."""
-    engines = replicas or 1
-    return Plan(fronts or max(1, min(8, cpus // CPUS_PER_FRONT)), engines, threads or max(1, cpus // engines), lanes)
+def make(cpus: int, fronts: int, replicas: int, threads: int, lanes: int = 1, devices: tuple[str, ...] = ()) -> Plan:
+    """Zeros mean: choose. One replica that uses every CPU answers a lone request soonest and holds the model once. Where there
+    are accelerators, `replicas` counts for each of them."""
+    engines = (replicas or 1) * max(1, len(devices))
+    fronts = fronts or max(1, min(8, cpus // CPUS_PER_FRONT))
+    return Plan(fronts, engines, threads or max(1, cpus // engines), lanes, devices)

@@ -39,16 +39,13 @@ def run(environ: Mapping[str, str]) -> int:
     env = environment.read(environ)
     text = env["EVENKEEL_LOG"] == "text" or (env["EVENKEEL_LOG"] == "auto" and sys.stdout.isatty())
     setup("evenkeel", text=text)
-    require_gpu(env)
+    devices = gpus(env)
     cpus = machine.cpus()
     catalogue = versioned.read(env.model_dir)
     version = catalogue.choose(env["EVENKEEL_MODEL_VERSION"])
     the_plan = plan.make(cpus, env["EVENKEEL_FRONTS"], env["EVENKEEL_REPLICAS"], env["EVENKEEL_THREADS"],
-                         lanes=2 if catalogue.name else 1)  # fmt: skip
-    if the_plan.places > ENGINES_MAX:
-        raise BadSetting(
-            f"EVENKEEL_REPLICAS={the_plan.engines} is too many for a folder with versions: at most {ENGINES_MAX // 2}"
-        )
+                         lanes=2 if catalogue.name else 1, devices=devices)  # fmt: skip
+    bound_engines(the_plan)
     more = {"name": catalogue.name, "version": version, "versions": list(catalogue.versions)} if catalogue.name else {}
     log("plan", the_plan.why(cpus), model_dir=str(env.model_dir), set=env.set_by_hand(), **more)
     if env["EVENKEEL_FAULTS"]:
@@ -93,14 +90,29 @@ def swap_rules(env: Environment) -> Rules:
     )
 
 
-def require_gpu(env: Environment, dev: Path = Path("/dev")) -> None:
-    """Raises BadSetting when one is asked for and none can be seen."""
-    visible = env.inherited.get("CUDA_VISIBLE_DEVICES")
-    if not env["EVENKEEL_REQUIRE_GPU"] or machine.gpus(dev, visible):
-        return
-    why = f"CUDA_VISIBLE_DEVICES={visible!r} hides them" if machine.gpus(dev, None) else f"there is no {dev}/nvidia0"
+def gpus(env: Environment, dev: Path = Path("/dev")) -> tuple[str, ...]:
+    """Those that engines may use. Raises BadSetting when one is asked for and none can be seen."""
+    visible, given = env.gpus
+    found = machine.gpus(dev, visible, given)
+    if found or env["EVENKEEL_REQUIRE_GPU"] != "1":
+        return found
+    why = f"there is no {dev}/nvidia0"
+    if machine.gpus(dev, None):
+        why = f"CUDA_VISIBLE_DEVICES={visible!r} hides them" if visible is not None else f"NVIDIA_VISIBLE_DEVICES={given!r}"
     raise BadSetting(f"EVENKEEL_REQUIRE_GPU=1, but no GPU is visible here: {why}; start the container with its GPUs "
                      "(docker run --gpus all, a GPU instance type), or set EVENKEEL_REQUIRE_GPU=0")  # fmt: skip
+
+
+def bound_engines(the_plan: plan.Plan) -> None:
+    """Raises BadSetting when there is no place on the status page for so many."""
+    if the_plan.places <= ENGINES_MAX:
+        return
+    most, versions = ENGINES_MAX // the_plan.lanes, " for a folder with versions" if the_plan.lanes > 1 else ""
+    if not the_plan.devices:
+        raise BadSetting(f"EVENKEEL_REPLICAS={the_plan.engines} is too many{versions}: at most {most}")
+    each = the_plan.engines // len(the_plan.devices)
+    raise BadSetting(f"EVENKEEL_REPLICAS={each} on each of {len(the_plan.devices)} GPUs are too many engines{versions}: at most "
+                     f"{most}; set a smaller number, or fewer GPUs in CUDA_VISIBLE_DEVICES")  # fmt: skip
 
 
 def watch_policy(env: Environment) -> Policy:
@@ -198,10 +210,12 @@ def engines(
                 place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(edition.path.resolve()),
                 threads=the_plan.threads, log_text=text, log_fd=log_fd, shape_log=env["EVENKEEL_SHAPE_LOG"],
                 faults=env["EVENKEEL_FAULTS"], program=env["SAGEMAKER_PROGRAM"], name=versions.name,
-                version=edition.version, edition=edition.number, tally=edition.tally)))  # fmt: skip
+                version=edition.version, edition=edition.number, tally=edition.tally,
+                device=the_plan.device(place), require_gpu=env["EVENKEEL_REQUIRE_GPU"] != "0")))  # fmt: skip
 
         fds = (fd, page.fd, log_fd)
-        children.append(Child("engine", place, command, fds, environ=environ, captured=True))
+        on_device = env.on_device(environ, the_plan.device(place))
+        children.append(Child("engine", place, command, fds, environ=on_device, captured=True))
         versions.place(lane, children[-1])
     return children
 
@@ -214,7 +228,7 @@ def front(env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.
         default_accept=env["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"] or None, drain_s=env["EVENKEEL_DRAIN_S"],
         log_text=text, timeout_s=env["EVENKEEL_FRONT_TIMEOUT_S"]))  # fmt: skip
     fds = (data.fileno(), page.fd)
-    return Child("front", 0, lambda epoch: _module("serve.front.process", argument), fds, environ=env.inherited)
+    return Child("front", 0, lambda epoch: _module("serve.front.process", argument), fds, environ=env.without_devices)
 
 
 def sidecar(env: Environment, page: StatusPage, side: socket.socket, run_dir: Path, text: bool) -> Child:
@@ -227,4 +241,4 @@ def sidecar(env: Environment, page: StatusPage, side: socket.socket, run_dir: Pa
         emf_period_s=env.emf_period_s, emf_namespace=env["EVENKEEL_EMF_NAMESPACE"], grpc_host=env.sidecar[0],
         grpc_port=env["EVENKEEL_GRPC_HEALTH_PORT"], shape_log=env["EVENKEEL_SHAPE_LOG"]))  # fmt: skip
     fds = (side.fileno(), page.fd, admin_fd, token_fd)
-    return Child("sidecar", 0, lambda epoch: _module("sidecar.process", argument), fds, environ=env.inherited)
+    return Child("sidecar", 0, lambda epoch: _module("sidecar.process", argument), fds, environ=env.without_devices)

@@ -146,6 +146,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("evenkeel_startup_seconds", "gauge", ("phase",),
            "Phases of the slowest engine's last start; absent before it is done, and for phases that it has not."),
     Family("evenkeel_model", "info", (*OF_MODEL, "sha256"), "What is loaded; always 1. Absent before it is."),
+    Family("evenkeel_provider", "gauge", ("provider",),
+           "Engines whose model is run by this provider: cpu, cuda or tensorrt. Absent before it is loaded, and for handlers."),
     Family("evenkeel_device", "info", ("device", "name", "uuid"), "An accelerator of this machine; always 1."),
     Family("evenkeel_device_temperature_celsius", "gauge", ("device",), "How hot it is."),
     Family("evenkeel_device_utilization_ratio", "gauge", ("device",), "Share of the last second in which it was busy, 0 to 1."),
@@ -288,6 +290,9 @@ def _of_texts(texts: list[dict[str, Any]]) -> Iterator[Sample]:
         took = [s for t in texts if (s := (t.get("startup") or {}).get(f"{phase}_s")) is not None]
         if took:
             yield Sample("evenkeel_startup_seconds", (phase,), max(took))
+    providers = [str(p) for t in texts if (p := (t.get("facts") or {}).get("provider"))]
+    for provider in sorted(set(providers)):
+        yield Sample("evenkeel_provider", (_label(provider),), providers.count(provider))
     models = [t["model"] for t in texts if t.get("model")]
     for labels in sorted({tuple(_label(m.get(key)) for key in ("name", "version", "sha256")) for m in models}):
         yield Sample("evenkeel_model", labels, 1)

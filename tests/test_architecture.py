@@ -188,6 +188,12 @@ def test_only_one_file_imports_each_framework(framework: str) -> None:
     assert importers == [FRAMEWORKS[framework]]
 
 
+def test_only_one_file_touches_cuda_through_torch() -> None:
+    touching = [str(p.relative_to(ROOT)) for p in MODULES.values() if any(
+        isinstance(n, ast.Attribute) and n.attr in ("cuda", "cudnn") for n in ast.walk(parsed(p)))]  # fmt: skip
+    assert touching == ["serve/engine/backends/torch_device.py"]
+
+
 def names_used(path: Path, *wanted: str) -> list[int]:
     """Lines on which one of the dotted names (`os.environ`, `time.sleep`) is used, also when imported by name."""
     lines = []

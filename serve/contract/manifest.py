@@ -21,6 +21,7 @@ BACKENDS = ("onnx", "pytorch", "handler", "echo")
 BARE_FILES = (("code/inference.py", "handler"), ("model.onnx", "onnx"), ("model.pt2", "pytorch"), ("model.pt", "pytorch"))
 ROWS = "rows"  # the name of the leading axis along which requests are batched
 ROWS_MAX_LIMIT = 4096
+GPU_DTYPES = ("fp16", "bf16", "tf32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,14 @@ class Sample:
     output: Path | None
     rtol: float
     atol: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """What holds where a GPU runs the model; on a CPU it says nothing."""
+
+    dtype: str = ""  # of the arithmetic, one of GPU_DTYPES; empty: as the model was made, in full
+    tensorrt: bool = False  # for ONNX models: by TensorRT, and what that does not know by CUDA
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,7 @@ class Manifest:
     batched_handler: bool = False
     threads: int | None = None
     compile: bool = False  # by torch.compile
+    gpu: Gpu = Gpu()
     warmup_s: float = 10.0  # all of warm-up may take this long, beside the first run of each shape
     batch_tolerance: float | None = None  # None: by the dtype of the output, see engine/golden.py
     samples: tuple[Sample, ...] = field(default=())
@@ -106,7 +116,7 @@ def _load(folder: Path, program: str) -> _Loaded:
 def parse(data: Mapping[str, Any], folder: Path, program: str = "") -> Manifest:
     """Check the tables of a manifest. Every message starts with the key that is wrong."""
     top = _Table(data, "", {"name", "version", "backend", "file", "inputs", "outputs", "batching", "samples", "handler",
-                            "threads", "compile", "warmup"})  # fmt: skip
+                            "threads", "compile", "warmup", "gpu"})  # fmt: skip
     backend, file = _backend_and_file(top, folder, program)
     batching = top.table(
         "batching", {"rows_max", "slo_ms", "run_s_max", "pad_waste", "enabled", "tolerance", "rows_depend"})  # fmt: skip
@@ -136,7 +146,7 @@ def parse(data: Mapping[str, Any], folder: Path, program: str = "") -> Manifest:
         rows_max=rows_max, slo_s=None if slo_ms is None else slo_ms / 1e3, pad_waste=pad_waste,
         run_s_max=batching.number("run_s_max", None, 0.1, 86_400),
         batched_handler=handler.boolean("batched", False), threads=top.integer("threads", None, 1, 1024),
-        compile=top.boolean("compile", False), warmup_s=warmup_s,
+        compile=top.boolean("compile", False), gpu=_gpu(top, backend), warmup_s=warmup_s,
         batch_tolerance=batching.number("tolerance", None, 0.0, math.inf), samples=_samples(top, folder))  # fmt: skip
 
 
@@ -165,6 +175,21 @@ def _backend_and_file(top: _Table, folder: Path, program: str) -> tuple[str, Pat
         raise BadModel(f"model.toml: file = {file_name!r} does not exist in {folder}")
     wanted = ", ".join(n for n, k in BARE_FILES if not backend or k == backend)
     raise BadModel(f"no model in {folder}: expected one of {wanted}, or a model.toml that names its file")
+
+
+def _gpu(top: _Table, backend: str) -> Gpu:
+    table = top.table("gpu", {"dtype", "tensorrt"})
+    if table.data and backend not in ("onnx", "pytorch"):
+        raise BadModel(f"model.toml: [gpu] makes no sense with backend = {backend!r}, only with onnx and pytorch")
+    gpu = Gpu(table.text("dtype", ""), table.boolean("tensorrt", False))
+    if gpu.tensorrt and backend != "onnx":
+        raise BadModel(f"model.toml: gpu.tensorrt = true makes no sense with backend = {backend!r}, only with onnx")
+    if gpu.dtype not in ("", *GPU_DTYPES):
+        raise BadModel(f"model.toml: gpu.dtype = {gpu.dtype!r} is not one of {', '.join(GPU_DTYPES)}")
+    if backend == "onnx" and (gpu.dtype == "bf16" or (gpu.dtype == "fp16" and not gpu.tensorrt)):
+        raise BadModel(f"model.toml: gpu.dtype = {gpu.dtype!r}: onnxruntime computes in the types of the file: convert the model"
+                       + (", or set gpu.tensorrt = true" if gpu.dtype == "fp16" else ""))  # fmt: skip
+    return gpu
 
 
 def _kind_by_suffix(name: str) -> str:

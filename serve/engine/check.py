@@ -1,6 +1,7 @@
 """Loads a model as an engine does, runs its samples and prints what a user wants to know before serving it.
 
-Started by `evenkeel check` as `python -m serve.engine.check MODEL_DIR THREADS`. Exit code 0: it would serve.
+Started by `evenkeel check` as `python -m serve.engine.check MODEL_DIR THREADS [DEVICE [REQUIRE_GPU]]`. Exit code 0: it would
+serve.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from serve.batching.cost import best_rows
 from serve.engine import explain, replica, samples
+from serve.engine.backends.base import LoadOptions
 from serve.engine.replica import Replica
 from serve.engine.warmup import Warmup
 from serve.errors import BadModel
@@ -19,10 +21,11 @@ from serve.errors import BadModel
 
 def main() -> int:
     folder, threads = Path(sys.argv[1]), int(sys.argv[2])
+    device, require_gpu = (*sys.argv[3:], "", "0")[:2]
     before_mb = _resident_mb()
     start_s = time.monotonic()
     try:
-        loaded = replica.load(folder, threads)
+        loaded = replica.load(folder, LoadOptions(threads, device, require_gpu != "0"))
         print(f"model     {loaded.manifest.name} version {loaded.manifest.version}, backend {loaded.manifest.backend}")
         for key, value in loaded.backend.describe().items():
             print(f"          {key}: {value}")

@@ -122,6 +122,7 @@ def first_place(settings: EngineSettings) -> int:
 def proven(settings: EngineSettings, life: Life, ledger: Ledger, explanation: Explanation) -> tuple[Replica, Report]:
     """Load and warm. Raises BadModel, after it has been said why on the status page."""
     from serve.engine import replica as replicas
+    from serve.engine.backends.base import LoadOptions
     from serve.engine.golden import GoldenFailed
     from serve.engine.warmup import Warmup
 
@@ -130,8 +131,8 @@ def proven(settings: EngineSettings, life: Life, ledger: Ledger, explanation: Ex
         threading.Thread(
             target=take_fingerprint, args=(Path(settings.model_dir), explanation), name="fingerprint", daemon=True
         ).start()
-        name, version, program = settings.name, settings.version, settings.program
-        replica = replicas.load(Path(settings.model_dir), settings.threads, ledger, name, version, program)
+        options = LoadOptions(settings.threads, settings.device, settings.require_gpu, ledger)
+        replica = replicas.load(Path(settings.model_dir), options, settings.name, settings.version, settings.program)
         replica.edition, replica.tally = settings.edition, settings.tally
         explanation.loaded(replica)
         life.become(State.WARMING)

@@ -15,7 +15,6 @@ from serve.contract.manifest import Manifest
 from serve.contract.signature import Signature
 from serve.engine.backends import loader
 from serve.engine.backends.base import LoadOptions, RawBackend, TensorBackend
-from serve.engine.startup import Ledger
 from serve.engine.tensors import Gather, Scatter
 from serve.transport.layout import Layout
 
@@ -47,16 +46,14 @@ class Replica:
         }  # fmt: skip
 
 
-def load(
-    folder: Path, threads: int, ledger: Ledger | None = None, name: str = "", version: str = "", program: str = ""
-) -> Replica:
+def load(folder: Path, options: LoadOptions, name: str = "", version: str = "", program: str = "") -> Replica:
     """Load the model in `folder`; `name` and `version` are those of a versioned folder. Raises BadModel."""
-    ledger = ledger or Ledger()
+    ledger = options.ledger
     manifest = manifests.load(folder, name, version, program)
     with ledger.phase("import"):
         load_backend = loader(manifest.backend)
     with ledger.phase("load"):
-        backend = load_backend(manifest, LoadOptions(threads, ledger))
+        backend = load_backend(manifest, options)
     cost = CostModel()
     if manifest.backend == "handler":
         raw: RawBackend = backend  # type: ignore[assignment]

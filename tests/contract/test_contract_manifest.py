@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from serve.contract import manifest
+from serve.contract.manifest import Gpu
 from serve.contract.signature import TensorSpec
 from serve.errors import BadModel
 
@@ -90,6 +91,13 @@ WRONG: list[tuple[str, str]] = [
     ("[[samples]]\ninput = 'x.json'\nrtol = -1", "samples[0].rtol = -1"),
     ("[[samples]]\ninput = 'x.json'\natol = nan", "samples[0].atol = nan"),
     ("[[samples]]\ninput = 'x.json'\n\n[[samples]]\ninput = 3", "samples[1].input"),
+    ("gpu = 1", "gpu"),
+    ("[gpu]\ndtype = 'fp8'", "gpu.dtype = 'fp8'"),
+    ("[gpu]\ntensorrt = 1", "gpu.tensorrt"),
+    ("[gpu]\nmemory = 1", "gpu.memory"),
+    ("[gpu]\ndtype = 'bf16'", "gpu.dtype = 'bf16'"),
+    ("[gpu]\ndtype = 'fp16'", "or set gpu.tensorrt = true"),
+    ("backend = 'echo'\n[gpu]\ndtype = 'tf32'", "[gpu]"),
     ("name = 'x", "TOML"),
     ("name = 'a'\nname = 'b'", "TOML"),
 ]  # fmt: skip
@@ -112,6 +120,16 @@ def test_two_keys_that_contradict_each_other_are_refused(folder: Path, text: str
     with pytest.raises(BadModel) as e:
         load(folder, text)
     assert named in e.value.message
+
+
+def test_what_holds_on_a_gpu_is_read_and_tensorrt_is_for_onnx_alone(folder: Path) -> None:
+    assert load(folder, "").gpu == Gpu("", False)
+    assert load(folder, "[gpu]\ndtype = 'tf32'").gpu == Gpu("tf32", False)
+    assert load(folder, "[gpu]\ndtype = 'fp16'\ntensorrt = true").gpu == Gpu("fp16", True)
+    (folder / "model.pt2").write_bytes(b"")
+    assert load(folder, "file = 'model.pt2'\n[gpu]\ndtype = 'bf16'").gpu.dtype == "bf16"
+    with pytest.raises(BadModel, match=r"gpu.tensorrt = true makes no sense with backend = 'pytorch'"):
+        load(folder, "file = 'model.pt2'\n[gpu]\ntensorrt = true")
 
 
 def test_a_manifest_that_is_not_utf8_is_refused(folder: Path) -> None:

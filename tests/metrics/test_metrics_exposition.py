@@ -38,6 +38,7 @@ EXPLAINED = {
     "model": {"name": "digits", "version": "7", "backend": "onnx", "sha256": "ab12"},
     "startup": {"import_s": 0.5, "unpack_s": None, "load_s": 1.5, "total_s": 2.5},
     "warmup": {"seconds": 0.25},
+    "facts": {"provider": "cuda"},
 }
 
 
@@ -87,7 +88,7 @@ def test_every_metric_has_a_sample_once_everything_is_known(page: StatusPage) ->
 def test_a_page_on_which_nothing_has_happened_yet_is_valid_and_invents_nothing(page: StatusPage) -> None:
     scrape = Scrape.of_page(page)
     unknown = {"evenkeel_saturation_ratio", "evenkeel_headroom_requests_per_second", "evenkeel_warmup_seconds",
-               "evenkeel_startup_seconds", "evenkeel_model_info", "evenkeel_rollout_rollback_wanted",
+               "evenkeel_startup_seconds", "evenkeel_model_info", "evenkeel_provider", "evenkeel_rollout_rollback_wanted",
                "evenkeel_rollout_evidence_insufficient"}  # fmt: skip
     assert scrape.names & unknown == set() and not any(name.startswith("evenkeel_device") for name in scrape.names)
     assert scrape["evenkeel_ready"] == 0 and scrape.of("evenkeel_state", state="new") == 1
@@ -290,7 +291,7 @@ def test_a_scrape_of_the_fullest_page_takes_less_than_20_ms_of_one_core() -> Non
     page = StatusPage.create()
     page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = FRONTS_MAX, ENGINES_MAX
     for place in range(ENGINES_MAX):
-        page.write_text(place, {**EXPLAINED, "facts": "x" * 8000})
+        page.write_text(place, {**EXPLAINED, "filling": "x" * 8000})
     collector, took_s = PageCollector(page), []
     for _ in range(20):
         began_s = time.thread_time()

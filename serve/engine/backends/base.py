@@ -81,6 +81,8 @@ class LoadOptions:
     """What the plan gives one replica."""
 
     threads: int
+    device: str = ""  # the accelerator to use, as CUDA_VISIBLE_DEVICES names it: the only one to be seen; empty: the CPUs
+    require_gpu: bool = False  # whether a model that cannot use it is a failed start
     ledger: Ledger = field(default_factory=Ledger)  # for phases inside loading: device copy, compile
 
 

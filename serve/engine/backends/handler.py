@@ -157,7 +157,7 @@ def _taken_apart(predictions: Any, count: int) -> list[Any]:
 def load(manifest: Manifest, options: LoadOptions) -> HandlerBackend:
     assert manifest.file is not None, "the manifest names a file for every backend but echo"
     module = _imported(manifest.file, manifest.folder)
-    facts = Facts(manifest.name, str(manifest.folder))
+    facts = Facts(manifest.name, str(manifest.folder), 0 if options.device else None)
     own = {name: function for name in NAMES if callable(function := getattr(module, name, None))}
     batched = manifest.batched_handler or getattr(module, "PREDICT_TAKES_BATCH", False) is True
     where = _relative(manifest.file, manifest.folder)

@@ -17,6 +17,7 @@ from serve.engine.backends.base import RawRequest
 class Facts:
     model_name: str
     model_dir: str
+    gpu_id: int | None = None  # its number among those that this process sees
 
 
 class Context:
@@ -27,7 +28,7 @@ class Context:
         self.manifest: Mapping[str, Any] = {}
         self.metrics = NoMetrics()
         self.system_properties: Mapping[str, Any] = {
-            "model_dir": facts.model_dir, "gpu_id": None, "batch_size": len(processors),
+            "model_dir": facts.model_dir, "gpu_id": facts.gpu_id, "batch_size": len(processors),
             "server_name": "evenkeel"}  # fmt: skip
         self.request_processor = processors
 

@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from serve.contract.logline import log
 from serve.contract.manifest import Manifest
 from serve.contract.signature import Signature
+from serve.engine.backends import providers
 from serve.engine.backends.base import Array, LoadOptions
+from serve.engine.backends.device import facts, unused
 from serve.engine.backends.formats import kind_of
+from serve.engine.backends.providers import Provider
 from serve.engine.backends.shapes import Dim, Found, Runs, settle
 from serve.errors import BadModel, ModelFailed
 
@@ -33,8 +37,9 @@ MESSAGE_CHARS_MAX = 400
 
 
 class OnnxBackend:
-    def __init__(self, session: ort.InferenceSession, manifest: Manifest, threads: int) -> None:
-        self._session, self._threads = session, threads
+    def __init__(self, session: ort.InferenceSession, manifest: Manifest, options: LoadOptions) -> None:
+        self._session, self._threads = session, manifest.threads or options.threads
+        self._where = facts(options, providers.WORDS.get(session.get_providers()[0], "other"))
         ins = [_found(node, tuple(node.shape)) for node in session.get_inputs()]
         # A shape of [] means "a scalar" and "not known" alike. Few inputs are either; outputs are found out by running.
         outs = [_found(node, tuple(node.shape) or None) for node in session.get_outputs()]
@@ -54,7 +59,7 @@ class OnnxBackend:
     def describe(self) -> Mapping[str, Any]:
         meta = self._session.get_modelmeta()
         return {"framework": f"onnxruntime {ort.__version__}", "providers": self._session.get_providers(),
-                "device": "cpu", "threads": self._threads, "batching": self._batching,
+                **self._where, "threads": self._threads, "batching": self._batching,
                 "producer": meta.producer_name, "model_version": meta.version}  # fmt: skip
 
     def _runs(self, signature: Signature) -> Runs:
@@ -71,21 +76,37 @@ class OnnxBackend:
         return lambda inputs: bare(wanted, dict(zip(names, inputs, strict=True)), None)
 
 
-def load(manifest: Manifest, options: LoadOptions) -> OnnxBackend:
+def load(manifest: Manifest, options: LoadOptions, runtime: Any = ort) -> OnnxBackend:
+    """`runtime`: the module, or what stands for it in a test of the providers that this machine has not."""
     assert manifest.file is not None, "the manifest names a file for every backend but echo"
     _, text = kind_of(manifest.file)
     if text:
         raise BadModel(f"{manifest.file} is not an ONNX model but {text}")
+    available = runtime.get_available_providers() if options.device else []
+    wanted = providers.wanted(manifest.gpu, options.device, available)
+    if len(wanted) > 1:
+        runtime.preload_dlls(directory="")  # CUDA and cuDNN from NVIDIA's wheels, where no path leads to them
+    session = _best_session(manifest, options, wanted, runtime)
+    why = providers.why_not(manifest.gpu, options.device, available, session.get_providers())
+    if why:
+        unused(options, why)
+    return OnnxBackend(session, manifest, options)
+
+
+def _best_session(manifest: Manifest, options: LoadOptions, wanted: list[Provider], runtime: Any) -> ort.InferenceSession:
+    """By the providers wanted, or, where that is allowed, by what is left without the best. Raises BadModel."""
+    assert manifest.file is not None, "see load"
     threads = manifest.threads or options.threads
-    return OnnxBackend(_session(manifest.file, threads), manifest, threads)
+    try:
+        return _session(manifest.file, threads, wanted, runtime)
+    except BadModel as e:
+        if len(wanted) == 1 or options.require_gpu:
+            raise
+        log("provider_failed", f"{providers.WORDS[wanted[0][0]]} does not take the model: {e.message}", level="warning")
+    return _best_session(manifest, options, wanted[1:], runtime)
 
 
-def providers() -> list[str]:
-    """Where the model runs, best first."""
-    return ["CPUExecutionProvider"]
-
-
-def _session(file: Path, threads: int) -> ort.InferenceSession:
+def _session(file: Path, threads: int, wanted: list[Provider], runtime: Any) -> ort.InferenceSession:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
@@ -101,7 +122,8 @@ def _session(file: Path, threads: int) -> ort.InferenceSession:
     settings.enable_cpu_mem_arena = False
     settings.enable_mem_pattern = False
     try:
-        return ort.InferenceSession(str(file), settings, providers=providers())
+        # Its own fallback would tell nobody but the log, and only in part.
+        return runtime.InferenceSession(str(file), settings, providers=wanted, enable_fallback=0)
     except Exception as e:  # onnxruntime's errors have no common base class
         raise BadModel(f"{file}: {_short(e)}{_advice(str(e))}") from e
 

@@ -1,7 +1,8 @@
 """PyTorch programs: torch.export archives (.pt2) and TorchScript (.pt). The only file that imports torch.
 
 A .pt2 says the names and shapes of its inputs and outputs, TorchScript says only names, so there the manifest gives the
-inputs and trial runs show the outputs. A pickled checkpoint holds no program and is refused: that is for a handler.
+inputs and trial runs show the outputs. A pickled checkpoint holds no program and is refused: that is for a handler. On a GPU
+arrays travel by torch_device.py.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.export.passes
 
 from serve.contract.logline import log
 from serve.contract.manifest import ROWS, Manifest
 from serve.contract.signature import Signature, TensorSpec
 from serve.engine.backends.base import Array, LoadOptions
+from serve.engine.backends.device import CPU, facts
 from serve.engine.backends.formats import kind_of
 from serve.engine.backends.shapes import ROWS_TRIED, Dim, Found, settle, sizes_tried, trial_inputs
+from serve.engine.backends.torch_device import Driver, OnDevice, chosen
 from serve.engine.startup import Ledger
 from serve.errors import BadModel, ModelFailed
 
@@ -28,6 +32,7 @@ from serve.errors import BadModel, ModelFailed
 DTYPES = {getattr(torch, name): name for name in (
     "float16", "bfloat16", "float32", "float64", "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64",
     "uint64") if hasattr(torch, name)}  # fmt: skip
+TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 MESSAGE_CHARS_MAX = 400
 ROWS_COMPILED = (1, 2, 3)  # one is compiled for itself; two are the first of any number, and three show that it holds
 Forward = Callable[..., Any]
@@ -46,14 +51,15 @@ class Program:
 
 
 class PytorchBackend:
-    def __init__(self, program: Program, manifest: Manifest, ledger: Ledger | None = None) -> None:
-        self._program = program
+    def __init__(self, program: Program, manifest: Manifest, options: LoadOptions, device: OnDevice | None = None) -> None:
+        self._program, self._device = program, device
+        self._where = {**facts(options, "cuda"), **device.describe()} if device is not None else facts(options, CPU)
         settled = settle(program.ins, program.outs, manifest, self._runs)
         self.signature, self._batching = settled.signature, settled.batching
         self._run = self._runs(self.signature)
         self._compiled = "off"
         if program.compiled is not None:
-            with (ledger or Ledger()).phase("compile"):
+            with options.ledger.phase("compile"):
                 self._use_compiled(program, program.compiled)
 
     def _use_compiled(self, program: Program, compiled: Forward) -> None:
@@ -91,7 +97,7 @@ class PytorchBackend:
         return [np.concatenate(same) for same in zip(*parts, strict=True)]
 
     def describe(self) -> Mapping[str, Any]:
-        return {"framework": f"torch {torch.__version__}", "format": self._program.format, "device": "cpu",
+        return {"framework": f"torch {torch.__version__}", "format": self._program.format, **self._where,
                 "threads": torch.get_num_threads(), "batching": self._batching, "compiled": self._compiled}  # fmt: skip
 
     def _runs(self, signature: Signature) -> Callable[[Sequence[Array]], Sequence[Array]]:
@@ -101,6 +107,9 @@ class PytorchBackend:
         bits = [f.dtype == "bfloat16" for f in self._program.ins]
         places = {f.name: i for i, f in enumerate(self._program.outs)}
         wanted = [places[spec.name] for spec in signature.outputs]
+        device = self._device
+        if device is not None:
+            return self._runs_on(device, signature)
 
         def run(inputs: Sequence[Array]) -> Sequence[Array]:
             tensors = [_tensor(inputs[place], is_bits) for place, is_bits in zip(order, bits, strict=True)]
@@ -112,22 +121,43 @@ class PytorchBackend:
 
         return run
 
+    def _runs_on(self, device: OnDevice, signature: Signature) -> Callable[[Sequence[Array]], Sequence[Array]]:
+        forward, outs = self._program.forward, self._program.outs
+        ours = [spec.name for spec in signature.inputs]
+        order = [(ours.index(f.name), TORCH_DTYPES[f.dtype]) for f in self._program.ins]
+        places = {f.name: i for i, f in enumerate(outs)}
+        wanted = [places[spec.name] for spec in signature.outputs]
+        dtypes = [TORCH_DTYPES[outs[place].dtype] for place in wanted]
 
-def load(manifest: Manifest, options: LoadOptions) -> PytorchBackend:
+        def run(inputs: Sequence[Array]) -> Sequence[Array]:
+            with torch.inference_mode():
+                tensors = [device.put(inputs[place], dtype) for place, dtype in order]
+                with device.arithmetic():
+                    outputs = _flat(forward(*tensors))[1]
+                if len(outputs) != len(outs):
+                    raise ModelFailed(f"the model gave {len(outputs)} outputs where {len(outs)} were expected")
+                return [_array(t) for t in device.get([outputs[place] for place in wanted], dtypes)]
+
+        return run
+
+
+def load(manifest: Manifest, options: LoadOptions, driver: Driver | None = None) -> PytorchBackend:
+    """`driver`: of the GPU, where a test has one that is scripted."""
     assert manifest.file is not None, "the manifest names a file for every backend but echo"
     torch.set_num_threads(manifest.threads or options.threads)
     if torch.get_num_interop_threads() != 1:
         with suppress(RuntimeError):  # too late once torch has run anything in parallel; then it stays as it is
             torch.set_num_interop_threads(1)
     kind, text = kind_of(manifest.file)
+    device = chosen(torch, manifest.gpu, options, driver)
     if kind == "pt2":
-        program = exported(manifest.file, manifest)
-        return PytorchBackend(with_compiled(program) if manifest.compile else program, manifest, options.ledger)
+        program = exported(manifest.file, manifest, device, options.ledger)
+        return PytorchBackend(with_compiled(program) if manifest.compile else program, manifest, options, device)
     if kind == "torchscript":
         if manifest.compile:
             raise BadModel(f"model.toml: compile = true needs a torch.export archive; {manifest.file.name} is TorchScript, "
                            "which is compiled already")  # fmt: skip
-        return PytorchBackend(scripted(manifest.file, manifest), manifest)
+        return PytorchBackend(scripted(manifest.file, manifest, device, options.ledger), manifest, options, device)
     if kind in ("checkpoint", "pickle"):
         raise BadModel(f"{manifest.file} is a pickled checkpoint, weights without a program: write code/inference.py "
                        "whose model_fn builds the module and loads it with torch.load(..., weights_only=True), or "
@@ -139,13 +169,18 @@ def load(manifest: Manifest, options: LoadOptions) -> PytorchBackend:
 # torch.export ---------------------------------------------------------------------------------------------------------
 
 
-def exported(file: Path, manifest: Manifest) -> Program:
+def exported(file: Path, manifest: Manifest, device: OnDevice | None, ledger: Ledger) -> Program:
     try:
         program = torch.export.load(str(file))
         module = program.module()
     except Exception as e:  # torch raises whatever its deserializer met
         raise BadModel(f"{file}: torch {torch.__version__} cannot load it: {_short(e)}; was it saved by a newer torch, "
                        "or is it cut short?") from e  # fmt: skip
+    if device is not None:
+        # What goes wrong here is the device's, whose memory a predecessor may still hold: the engine is started again.
+        with ledger.phase("device_copy"):
+            program = torch.export.passes.move_to_device_pass(program, device.target)
+            module = program.module()
     meta = {node.name: node.meta.get("val") for node in program.graph.nodes}
     ins = tuple(_found(str(name), meta.get(str(name)), file) for name in program.graph_signature.user_inputs)
     values = [meta.get(str(name)) for name in program.graph_signature.user_outputs]
@@ -187,14 +222,23 @@ def _found(name: str, value: Any, file: Path) -> Found:
 # TorchScript ----------------------------------------------------------------------------------------------------------
 
 
-def load_script(file: Path) -> Any:
+def load_script(file: Path, device: OnDevice | None = None, ledger: Ledger | None = None) -> Any:
+    """On a GPU it is read twice, so that a file that cannot be read is told from a device that cannot take it."""
+    found = _load_script(file)
+    if device is None:
+        return found
+    with (ledger or Ledger()).phase("device_copy"):
+        return torch.jit.load(str(file), map_location=device.target).eval()
+
+
+def _load_script(file: Path) -> Any:
     try:
         return torch.jit.load(str(file), map_location="cpu").eval()
     except Exception as e:  # torch raises whatever its deserializer met
         raise BadModel(f"{file}: torch {torch.__version__} cannot load it as TorchScript: {_short(e)}") from e
 
 
-def scripted(file: Path, manifest: Manifest) -> Program:
+def scripted(file: Path, manifest: Manifest, device: OnDevice | None, ledger: Ledger) -> Program:
     if manifest.inputs is None:
         raise BadModel(f"{file.name} is TorchScript, which does not say the shapes of its inputs: give them in "
                        'model.toml, for example [[inputs]] name = "x", dtype = "float32", shape = ["rows", 4]; '
@@ -202,11 +246,11 @@ def scripted(file: Path, manifest: Manifest) -> Program:
     for i, spec in enumerate(manifest.inputs):
         if spec.dtype not in DTYPES.values():
             raise BadModel(f"model.toml: inputs[{i}].dtype: torch {torch.__version__} has no {spec.dtype} tensors")
-    forward = load_script(file).forward
+    forward = load_script(file, device, ledger).forward
     inputs = _in_order(forward, manifest.inputs, file)
     lead = (ROWS,) if manifest.rows_axis else ()
     ins = tuple(Found(spec.name, spec.dtype, (*lead, *spec.dims)) for spec in inputs)
-    return Program("torchscript", forward, ins, _seen_outputs(forward, inputs, manifest, file))
+    return Program("torchscript", forward, ins, _seen_outputs(forward, inputs, manifest, file, device))
 
 
 def _in_order(forward: Any, inputs: Sequence[TensorSpec], file: Path) -> Sequence[TensorSpec]:
@@ -225,13 +269,18 @@ def _in_order(forward: Any, inputs: Sequence[TensorSpec], file: Path) -> Sequenc
     return inputs
 
 
-def _seen_outputs(forward: Forward, inputs: Sequence[TensorSpec], manifest: Manifest, file: Path) -> tuple[Found, ...]:
+def _seen_outputs(
+    forward: Forward, inputs: Sequence[TensorSpec], manifest: Manifest, file: Path, device: OnDevice | None
+) -> tuple[Found, ...]:
     """Names and dtypes of the outputs: those of the manifest, or what a run on zeros gives. Shapes are learnt later."""
     if manifest.outputs is not None:
         return tuple(Found(spec.name, spec.dtype, None) for spec in manifest.outputs)
     names = sorted({d for spec in inputs for d in spec.dims if isinstance(d, str)})
     arrays = trial_inputs(inputs, ROWS_TRIED[0] if manifest.rows_axis else None, sizes_tried(names, 0))
-    tensors = [_tensor(x, spec.dtype == "bfloat16") for x, spec in zip(arrays, inputs, strict=True)]
+    tensors = [
+        device.put(x, TORCH_DTYPES[spec.dtype]) if device is not None else _tensor(x, spec.dtype == "bfloat16")
+        for x, spec in zip(arrays, inputs, strict=True)
+    ]
     try:
         with torch.inference_mode():
             keys, values = _flat(forward(*tensors))

@@ -1,0 +1,49 @@
+"""ONNX Runtime's execution providers: which to ask for, and whether the one in force is the one asked for. Pure.
+
+A provider whose libraries or driver are missing is left out by the runtime with no more than a line of its own, so what a
+session says afterwards is compared with what was wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from serve.contract.manifest import Gpu
+
+CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
+WORDS = {CUDA: "cuda", TENSORRT: "tensorrt", CPU: "cpu"}
+Provider = tuple[str, Mapping[str, str]]
+
+
+def wanted(gpu: Gpu, device: str, available: Sequence[str]) -> list[Provider]:
+    """Best first. Without a device, or with a wheel that has none of them, only the CPU."""
+    best = [TENSORRT, CUDA] if gpu.tensorrt else [CUDA]
+    found = [name for name in best if name in available] if device else []
+    return [*((name, options(name, gpu)) for name in found), (CPU, {})]
+
+
+def options(name: str, gpu: Gpu) -> Mapping[str, str]:
+    """Device 0 is the only one that an engine sees."""
+    if name == TENSORRT:
+        return {"device_id": "0", "trt_fp16_enable": str(int(gpu.dtype == "fp16"))}
+    return {
+        "device_id": "0",
+        # The default doubles the arena each time, which takes a card from its neighbours faster than models need it.
+        "arena_extend_strategy": "kSameAsRequested",
+        # The default measures every algorithm anew for every shape, in the middle of service where a shape is new.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": str(int(gpu.dtype == "tf32")),  # on by default there: answers that differ from the CPU's must be asked for
+    }
+
+
+def why_not(gpu: Gpu, device: str, available: Sequence[str], in_force: Sequence[str]) -> str:
+    """Why the best provider does not run the model, and what to do; "" when it does, or when there is no device."""
+    best = TENSORRT if gpu.tensorrt else CUDA
+    if not device or best in in_force[:1]:
+        return ""
+    if best not in available:
+        has = ", ".join(WORDS.get(name, name) for name in available)
+        return f"this onnxruntime has no {WORDS[best]} provider, only {has}: use the GPU image, or install onnxruntime-gpu"
+    runs = WORDS.get(in_force[0], in_force[0]) if in_force else "nothing"
+    return (f"onnxruntime could not start its {WORDS[best]} provider, and {runs} runs the model: most often the driver is too "
+            "old for this CUDA, or a library is missing; onnxruntime's own lines in the log may say which")  # fmt: skip

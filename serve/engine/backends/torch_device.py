@@ -1,0 +1,145 @@
+"""PyTorch on a GPU: whether there is one, and how arrays travel to it and back. The only file that touches torch.cuda.
+
+`Driver` is the seam: CudaDriver is the real one, tests bring a scripted one, so that the rest is driven without a device.
+Imports no torch, pytorch.py hands it in. Knows nothing of programs and signatures.
+
+How it works: an input is written into page-locked memory, from where the card copies it without the CPU; outputs come back
+into page-locked memory too, and one event says when all are there. The thread sleeps meanwhile, it does not spin. torch's own
+allocator of page-locked memory keeps the pieces, and gives none out again before the copies from or to it are over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from serve.contract.manifest import Gpu
+from serve.engine.backends.base import Array, LoadOptions
+from serve.engine.backends.device import unused
+from serve.errors import BadModel
+
+Tensor = Any
+CAPABILITY = {"bf16": (8, 0), "tf32": (8, 0)}  # of the first cards that compute so: Ampere
+
+
+class Driver(Protocol):
+    target: str  # where tensors are, as torch names it
+
+    def why_not(self) -> str:
+        """Why there is no device to use; "" when there is."""
+
+    def capability(self) -> tuple[int, int]:
+        """The card's generation, as NVIDIA counts: (7, 5) for a T4, (9, 0) for an H200."""
+
+    def name(self) -> str: ...
+
+    def use_tf32(self, on: bool) -> None:
+        """Whether float32 products may be rounded to TF32."""
+
+    def staging(self, shape: tuple[int, ...], dtype: Any) -> Tensor:
+        """Uninitialised page-locked memory of the host."""
+
+    def to_device(self, staged: Tensor) -> Tensor:
+        """Begin the copy. What runs on the device from now on comes after it."""
+
+    def to_host(self, tensor: Tensor) -> Tensor:
+        """Begin the copy, after all that was begun before. Not to be read before `finish`."""
+
+    def finish(self) -> None:
+        """Sleep until everything begun is done. Raises what failed on the device."""
+
+
+class CudaDriver:
+    """Device 0 is the only one that an engine sees."""
+
+    target = "cuda:0"
+
+    def __init__(self, torch: Any) -> None:
+        self._torch, self._done = torch, cast(Any, None)
+
+    def why_not(self) -> str:
+        torch = self._torch
+        if torch.version.cuda is None:
+            return f"torch {torch.__version__} is built without CUDA: use the GPU image, or install torch for CUDA"
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as e:
+            return f"torch {torch.__version__} for CUDA {torch.version.cuda} cannot use it: {str(e).splitlines()[0]}"
+        return "" if torch.cuda.device_count() else f"torch {torch.__version__} sees no device"
+
+    def capability(self) -> tuple[int, int]:
+        major, minor = self._torch.cuda.get_device_capability(0)
+        return major, minor
+
+    def name(self) -> str:
+        return str(self._torch.cuda.get_device_name(0))
+
+    def use_tf32(self, on: bool) -> None:
+        self._torch.backends.cuda.matmul.allow_tf32 = on
+        self._torch.backends.cudnn.allow_tf32 = on  # on by default: answers that differ from the CPU's must be asked for
+
+    def staging(self, shape: tuple[int, ...], dtype: Any) -> Tensor:
+        return self._torch.empty(shape, dtype=dtype, pin_memory=True)
+
+    def to_device(self, staged: Tensor) -> Tensor:
+        return staged.to(self.target, non_blocking=True)
+
+    def to_host(self, tensor: Tensor) -> Tensor:
+        there = self._torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return there.copy_(tensor, non_blocking=True)
+
+    def finish(self) -> None:
+        if self._done is None:
+            self._done = self._torch.cuda.Event(blocking=True)  # without it the waiting thread spins on a core
+        self._done.record()
+        self._done.synchronize()
+
+
+class OnDevice:
+    def __init__(self, torch: Any, gpu: Gpu, driver: Driver) -> None:
+        self._torch, self._driver, self.target, self._dtype = torch, driver, driver.target, gpu.dtype
+        self._half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(gpu.dtype)
+        driver.use_tf32(gpu.dtype == "tf32")
+
+    def put(self, array: Array, dtype: Any) -> Tensor:
+        """`dtype` is torch's; of bfloat16 the array holds the bits."""
+        staged = self._driver.staging(array.shape, dtype)
+        host = staged.view(self._torch.int16).numpy().view(np.uint16) if dtype is self._torch.bfloat16 else staged.numpy()
+        np.copyto(host, array, casting="no")
+        return self._driver.to_device(staged)
+
+    def get(self, outputs: Sequence[Tensor], dtypes: Sequence[Any]) -> list[Tensor]:
+        """On the host and complete. What the faster arithmetic gave in 16 bits becomes what the signature says."""
+        back = [self._driver.to_host(self._as(t.detach(), dtype)) for t, dtype in zip(outputs, dtypes, strict=True)]
+        self._driver.finish()
+        return back
+
+    def _as(self, tensor: Tensor, dtype: Any) -> Tensor:
+        return tensor.to(dtype) if self._half is not None and tensor.dtype is self._half else tensor
+
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        """Products in 16 bits where asked for, and what needs more stays in 32: torch's autocast."""
+        if self._half is None:
+            return nullcontext()
+        autocast: AbstractContextManager[Any] = self._torch.autocast(self.target.partition(":")[0], dtype=self._half)
+        return autocast
+
+    def describe(self) -> dict[str, str]:
+        return {"gpu": self._driver.name(), "gpu_dtype": self._dtype or "as the model"}
+
+
+def chosen(torch: Any, gpu: Gpu, options: LoadOptions, driver: Driver | None = None) -> OnDevice | None:
+    """The device of this engine; None: the CPU. Raises BadModel when there should be one, or it cannot do what is asked."""
+    if not options.device:
+        return None
+    driver = driver or CudaDriver(torch)
+    why = driver.why_not()
+    if why:
+        unused(options, why)
+        return None
+    if driver.capability() < CAPABILITY.get(gpu.dtype, (0, 0)):
+        raise BadModel(f"model.toml: gpu.dtype = {gpu.dtype!r}, which {driver.name()} cannot compute: take fp16, or leave it out")
+    return OnDevice(torch, gpu, driver)

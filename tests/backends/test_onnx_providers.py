@@ -1,0 +1,150 @@
+"""ONNX Runtime on a GPU, as far as a machine without one can tell: what is asked of it, and what is made of its answers.
+
+The runtime here is scripted: it says which providers it has and which of them start, and the CPU does the work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from model_folder import Folder
+
+from serve.contract.manifest import Gpu
+from serve.engine.backends.base import LoadOptions
+from serve.engine.backends.providers import CPU, CUDA, TENSORRT, wanted, why_not
+from serve.errors import BadModel
+
+pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+from test_onnx_backend import identity  # noqa: E402
+
+from serve.engine.backends.onnx import OnnxBackend, load  # noqa: E402
+
+WHEEL = [TENSORRT, CUDA, CPU]  # what onnxruntime-gpu has, whether its libraries are there or not
+
+
+class ScriptedRuntime:
+    """`starts`: providers whose libraries and driver are there. `refuses`: those that raise instead of being left out."""
+
+    def __init__(self, has: Sequence[str] = WHEEL, starts: Sequence[str] = WHEEL, refuses: Sequence[str] = ()) -> None:
+        self._has, self._starts, self._refuses = has, starts, refuses
+        self.asked: list[list[str]] = []
+        self.options: Mapping[str, Mapping[str, str]] = {}
+        self.preloaded = 0
+
+    def get_available_providers(self) -> list[str]:
+        return list(self._has)
+
+    def preload_dlls(self, directory: str) -> None:
+        self.preloaded += 1
+
+    def InferenceSession(self, file: str, settings: Any, providers: Sequence[Any], enable_fallback: int) -> Any:
+        names = [name for name, _ in providers]
+        self.asked.append(names)
+        self.options = dict(providers)
+        assert not enable_fallback, "the runtime's own fallback is silent"
+        if names[0] in self._refuses:
+            raise RuntimeError(f"{names[0]} does not know an operator")
+        return ScriptedSession(ort.InferenceSession(file, settings, providers=[CPU]), [n for n in names if n in self._starts])
+
+
+class ScriptedSession:
+    def __init__(self, real: Any, in_force: list[str]) -> None:
+        self._real, self._in_force = real, in_force
+
+    def get_providers(self) -> list[str]:
+        return self._in_force
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def loaded(folder: Folder, runtime: ScriptedRuntime, gpu: Mapping[str, Any] | None = None, **options: Any) -> OnnxBackend:
+    folder.put("model.onnx", identity(["N", 4], ["N", 4]))
+    return load(folder.manifest({"gpu": gpu} if gpu else {}), LoadOptions(1, **options), runtime)
+
+
+def events(capfd: pytest.CaptureFixture[str]) -> dict[str, str]:
+
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    return {line["event"]: line["message"] for line in lines}
+
+
+def test_with_a_device_the_model_runs_by_cuda_and_says_so(folder: Folder) -> None:
+    runtime = ScriptedRuntime()
+    backend = loaded(folder, runtime, device="GPU-8f", require_gpu=True)
+    assert (runtime.asked, runtime.preloaded) == ([[CUDA, CPU]], 1)
+    told = backend.describe()
+    assert (told["provider"], told["device"], told["providers"]) == ("cuda", "gpu GPU-8f", [CUDA, CPU])
+    assert backend.run([np.ones((2, 4), np.float32)])[0].shape == (2, 4)
+
+
+def test_without_a_device_nothing_of_cuda_is_touched(folder: Folder) -> None:
+    runtime = ScriptedRuntime()
+    backend = loaded(folder, runtime, require_gpu=True)
+    assert (runtime.asked, runtime.preloaded) == ([[CPU]], 0)
+    assert (backend.describe()["provider"], backend.describe()["device"]) == ("cpu", "cpu")
+
+
+def test_a_session_gets_no_more_of_the_card_than_it_needs_and_full_precision_unless_asked(folder: Folder) -> None:
+    runtime = ScriptedRuntime()
+    loaded(folder, runtime, device="0")
+    asked = runtime.options[CUDA]
+    assert (asked["arena_extend_strategy"], asked["use_tf32"], asked["device_id"]) == ("kSameAsRequested", "0", "0")
+    loaded(folder, runtime, {"dtype": "tf32"}, device="0")
+    assert runtime.options[CUDA]["use_tf32"] == "1"
+
+
+def test_tensorrt_is_asked_for_by_the_manifest_with_cuda_behind_it(folder: Folder) -> None:
+    runtime = ScriptedRuntime()
+    backend = loaded(folder, runtime, {"tensorrt": True, "dtype": "fp16"}, device="0", require_gpu=True)
+    assert runtime.asked == [[TENSORRT, CUDA, CPU]] and backend.describe()["provider"] == "tensorrt"
+    assert runtime.options[TENSORRT] == {"device_id": "0", "trt_fp16_enable": "1"}
+
+
+SILENT = ScriptedRuntime(starts=[CPU])
+WRONG_WHEEL = ScriptedRuntime(has=[CPU])
+FALLBACKS = [
+    (
+        SILENT,
+        {},
+        r"^GPU 0 cannot be used as asked: .*its cuda provider, and cpu runs the model: .*driver.*EVENKEEL_REQUIRE_GPU=0",
+    ),
+    (WRONG_WHEEL, {}, r"has no cuda provider, only cpu: use the GPU image, or install onnxruntime-gpu"),
+    (ScriptedRuntime(refuses=[CUDA]), {}, r"CUDAExecutionProvider does not know an operator"),
+    (ScriptedRuntime(starts=[CUDA, CPU]), {"tensorrt": True}, r"its tensorrt provider, and cuda runs the model"),
+]
+
+
+@pytest.mark.parametrize(("runtime", "gpu", "why"), FALLBACKS)
+def test_a_fallback_is_a_failed_start_where_a_gpu_is_required(
+    folder: Folder, runtime: ScriptedRuntime, gpu: Mapping[str, Any], why: str
+) -> None:
+    with pytest.raises(BadModel, match=why) as e:
+        loaded(folder, runtime, gpu, device="0", require_gpu=True)
+    assert "\n" not in e.value.message
+
+
+@pytest.mark.parametrize(("runtime", "gpu", "why"), FALLBACKS)
+def test_a_fallback_that_is_allowed_is_told_and_shown(
+    folder: Folder, runtime: ScriptedRuntime, gpu: Mapping[str, Any], why: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    backend = loaded(folder, runtime, gpu, device="0")
+    assert "is not used as asked: " in events(capfd)["gpu_unused"]
+    assert backend.describe()["provider"] == ("cuda" if gpu else "cpu")
+
+
+def test_a_model_that_no_provider_takes_is_refused_for_what_the_cpu_says(folder: Folder) -> None:
+    with pytest.raises(BadModel, match="CPUExecutionProvider does not know"):
+        loaded(folder, ScriptedRuntime(refuses=WHEEL), device="0")
+
+
+def test_a_wheel_without_tensorrt_is_asked_for_cuda_and_the_lack_is_named() -> None:
+    assert [name for name, _ in wanted(Gpu(tensorrt=True), "0", [CUDA, CPU])] == [CUDA, CPU]
+    assert "has no tensorrt provider, only cuda, cpu" in why_not(Gpu(tensorrt=True), "0", [CUDA, CPU], [CUDA, CPU])
+    assert why_not(Gpu(), "", [], [CPU]) == why_not(Gpu(), "0", WHEEL, [CUDA, CPU]) == ""

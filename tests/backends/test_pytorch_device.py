@@ -1,0 +1,187 @@
+"""PyTorch on a GPU, as far as a machine without one can tell, by a scripted driver.
+
+It has the delays of a device: what was copied back is NaN until `finish`, so whoever does not wait serves NaN. Its target is
+the CPU, which does the arithmetic. CudaDriver itself needs a card.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from model_folder import Folder
+
+from serve.contract.manifest import Gpu
+from serve.engine.backends.base import LoadOptions
+from serve.engine.startup import Ledger
+from serve.errors import BadModel, ModelFailed
+
+torch = pytest.importorskip("torch")
+
+from serve.engine.backends.pytorch import PytorchBackend, load  # noqa: E402
+from serve.engine.backends.torch_device import CudaDriver, OnDevice, chosen  # noqa: E402
+
+H200, T4 = (9, 0), (7, 5)
+
+
+class ScriptedDriver:
+    target = "cpu"
+
+    def __init__(self, why: str = "", capability: tuple[int, int] = H200) -> None:
+        self._why, self._capability = why, capability
+        self.did: list[str] = []
+        self.tf32: bool | None = None
+        self.fails = ""
+        self._copies: list[tuple[Any, Any]] = []
+
+    def why_not(self) -> str:
+        return self._why
+
+    def capability(self) -> tuple[int, int]:
+        return self._capability
+
+    def name(self) -> str:
+        return "Scripted"
+
+    def use_tf32(self, on: bool) -> None:
+        self.tf32 = on
+
+    def staging(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        self.did.append(f"stage {dtype}".replace("torch.", ""))
+        return torch.empty(shape, dtype=dtype)
+
+    def to_device(self, staged: Any) -> Any:
+        self.did.append("put")
+        return staged.clone()
+
+    def to_host(self, tensor: Any) -> Any:
+        self.did.append("get")
+        there = torch.full_like(tensor, float("nan")) if tensor.is_floating_point() else torch.zeros_like(tensor)
+        self._copies.append((there, tensor))
+        return there
+
+    def finish(self) -> None:
+        self.did.append("finish")
+        if self.fails:
+            raise RuntimeError(self.fails)
+        for there, tensor in self._copies:
+            there.copy_(tensor)
+        self._copies.clear()
+
+
+class Layer(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 2)
+        torch.nn.init.constant_(self.linear.weight, 1 / 3)
+        torch.nn.init.constant_(self.linear.bias, 0.0)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.linear(x), x.sum(-1).to(torch.int64)
+
+
+SAID = {"inputs": [{"name": "x", "shape": ["rows", 4]}]}
+X = np.arange(8, dtype=np.float32).reshape(2, 4)
+
+
+def loaded(
+    folder: Folder, driver: ScriptedDriver, kind: str, gpu: Mapping[str, Any] | None = None, **more: Any
+) -> PytorchBackend:
+    if kind == "pt2":
+        rows = {"x": {0: torch.export.Dim("n", min=1, max=more.pop("rows_max", 64))}}
+        exported = torch.export.export(Layer().eval(), (torch.zeros(3, 4),), dynamic_shapes=rows)
+        torch.export.save(exported, folder.path / "model.pt2")
+    else:
+        torch.jit.script(Layer().eval()).save(str(folder.path / "model.pt"))
+    return load(folder.manifest({**SAID, **({"gpu": gpu} if gpu else {})}), LoadOptions(1, "0", **more), driver)
+
+
+@pytest.mark.parametrize("kind", ["pt2", "pt"])
+def test_a_program_runs_on_its_device_and_its_answers_are_waited_for(folder: Folder, kind: str) -> None:
+    driver, ledger = ScriptedDriver(), Ledger()
+    backend = loaded(folder, driver, kind, ledger=ledger)
+    driver.did.clear()
+    scores, sums = backend.run([X])
+    assert driver.did == ["stage float32", "put", "get", "get", "finish"], "one wait for all outputs"
+    assert np.allclose(scores, X.sum(1, keepdims=True) / 3) and sums.tolist() == [6, 22]
+    told = backend.describe()
+    assert (told["provider"], told["device"], told["gpu"], told["gpu_dtype"]) == ("cuda", "gpu 0", "Scripted", "as the model")
+    assert ledger.to_json()["device_copy_s"] is not None
+    assert driver.tf32 is False, "full precision unless asked"
+
+
+@pytest.mark.parametrize("kind", ["pt2", "pt"])
+def test_a_16_bit_dtype_is_for_the_arithmetic_and_the_signature_stays(folder: Folder, kind: str) -> None:
+    exact = X.sum(1, keepdims=True) / 3
+    backend = loaded(folder, ScriptedDriver(), kind, {"dtype": "bf16"})
+    scores, sums = backend.run([X])
+    assert backend.signature.outputs[0].dtype == "float32" and scores.dtype == np.float32
+    assert np.allclose(scores, exact, rtol=1e-2) and not np.allclose(scores, exact, rtol=1e-5), "rounded, as asked"
+    assert sums.tolist() == [6, 22]
+    assert backend.describe()["gpu_dtype"] == "bf16"
+
+
+def test_answers_of_one_batch_are_not_changed_by_the_next(folder: Folder) -> None:
+    backend = loaded(folder, ScriptedDriver(), "pt2", rows_max=3)
+    first = backend.run([X])[0]
+    kept = first.copy()
+    assert backend.run([np.tile(X * 2, (3, 1))])[0].shape == (6, 2), "beyond the bound of the export, in parts"
+    assert np.array_equal(first, kept)
+
+
+def test_an_input_that_must_not_be_written_to_is_staged_and_bfloat16_travels_as_bits() -> None:
+    driver = ScriptedDriver()
+    device = OnDevice(torch, Gpu(), driver)
+    x = np.arange(3, dtype=np.float32)
+    x.flags.writeable = False
+    assert device.put(x, torch.float32).tolist() == [0, 1, 2]
+    assert device.put(np.array([0x3F80, 0x4000], np.uint16), torch.bfloat16).tolist() == [1.0, 2.0]
+    assert device.put(np.array(True), torch.bool).item() is True
+    with pytest.raises(TypeError):
+        device.put(np.zeros(2), torch.float32)
+
+
+def test_what_fails_on_the_device_is_an_error_of_the_batch(folder: Folder) -> None:
+    driver = ScriptedDriver()
+    backend = loaded(folder, driver, "pt")
+    driver.fails = "CUDA error: device-side assert triggered"
+    with pytest.raises(ModelFailed, match="device-side assert"):
+        backend.run([X])
+
+
+def test_tf32_is_used_when_asked_for(folder: Folder) -> None:
+    driver = ScriptedDriver()
+    loaded(folder, driver, "pt", {"dtype": "tf32"})
+    assert driver.tf32 is True
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "tf32"])
+def test_a_card_that_cannot_compute_so_is_refused_by_name(dtype: str) -> None:
+    with pytest.raises(BadModel, match=f"gpu.dtype = '{dtype}', which Scripted cannot compute: take fp16"):
+        chosen(torch, Gpu(dtype), LoadOptions(1, "0"), ScriptedDriver(capability=T4))
+    assert chosen(torch, Gpu("fp16"), LoadOptions(1, "0"), ScriptedDriver(capability=T4)) is not None
+
+
+def test_a_device_that_cannot_be_used_is_a_failed_start_where_one_is_required(folder: Folder) -> None:
+    with pytest.raises(BadModel, match=r"^GPU 0 cannot be used as asked: the driver is old; or set EVENKEEL_REQUIRE_GPU=0"):
+        loaded(folder, ScriptedDriver(why="the driver is old"), "pt", require_gpu=True)
+
+
+def test_else_it_is_told_and_the_cpu_serves_in_its_own_precision(folder: Folder, capfd: pytest.CaptureFixture[str]) -> None:
+    driver = ScriptedDriver(why="the driver is old")
+    backend = loaded(folder, driver, "pt", {"dtype": "bf16"})
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [line["message"] for line in lines if line["event"] == "gpu_unused"] == [
+        "GPU 0 is not used as asked: the driver is old"
+    ]
+    assert np.allclose(backend.run([X])[0], X.sum(1, keepdims=True) / 3, rtol=1e-6) and driver.did == []
+    assert (backend.describe()["provider"], backend.describe()["device"]) == ("cpu", "cpu")
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch is built with CUDA")
+def test_a_torch_without_cuda_says_so() -> None:
+    assert "is built without CUDA: use the GPU image" in CudaDriver(torch).why_not()
+    assert chosen(torch, Gpu(), LoadOptions(1)) is None, "without a device nobody asks"

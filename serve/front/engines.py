@@ -127,6 +127,8 @@ class Engines:
         up = [link for link in self.links if link.model is not None and link.model.edition == serving]
         if serving == self._edition or not up:
             return
+        for link in up:  # a version takes the traffic when its sum is known: every reply can name it
+            self._know(link)
         self._edition = self._count[Front.FOLLOWS] = serving
         self._rehearsing, self.model = None, up[0].model
         self._note_up()

@@ -240,6 +240,7 @@ def test_requests_that_wait_for_a_version_in_place_are_answered_though_sigterm_c
             tree.tell(signal.SIGTERM)
             reply = wire.read()
         assert (reply.status, reply.body) == (200, b"2 waits")
+        assert tree.process.wait(30) == 0
 
 
 def test_requests_of_the_old_version_are_finished_by_it_and_not_run_twice(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ grouped by model and placement. Within a group every server is started once and 
 turns (A B C, B C A, ...), so that a machine whose speed drifts is equally unkind to all. Bars are judged at the end.
 
 usage: python -m benchmarks.bench [--quick] [--cells T-json-pin-64,...] [--peers mosec,triton] [--reps 3] [--seconds 3]
+       [--parts start,first,cells]
 EVENKEEL_BENCH_PEERS: the folder with the peers' environments (benchmarks/peers/install.sh), default benchmarks/.peers.
 """
 
@@ -87,22 +88,25 @@ def main() -> int:
     folder = models.ensure()
     stem = f"{date.today().isoformat()}-{commit()}" + ("-quick" if options.quick else "")
     try:
-        measure(plan, servers, folder, results)
+        measure(plan, options.parts.split(","), servers, folder, results)
     finally:
-        if results.runs or results.start:
+        if results.runs or results.start or results.first:
             results.facts["took"] = f"{(time.monotonic() - start_s) / 60:.0f} min"
             write(results, Path(options.out), stem)
     return 0
 
 
-def measure(plan: Plan, servers: Sequence[Server], folder: Path, results: Results) -> None:
+def measure(plan: Plan, parts: Sequence[str], servers: Sequence[Server], folder: Path, results: Results) -> None:
     ours = next((s for s in servers if s.name == Evenkeel.name), None)
-    if ours:
+    if ours and "start" in parts:
         try:
             results.start = measure_start_and_memory(ours, folder / "T", plan.starts)
         except ServerFailed as e:
             note(results, f"start and memory: {e}")
+    if ours and "first" in parts:
         measure_first(ours, folder, 2 if plan.reps == 1 else 5, results)
+    if "cells" not in parts:
+        return
     for (model, pinned), cells in groupby(plan.cells, key=lambda c: (c.model, c.pinned)):
         if time.monotonic() > plan.cells_until_s:
             note(results, f"no time left for {', '.join(c.name for c in cells)}")
@@ -336,6 +340,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few cells, one run of 2 s each: about two minutes")
     parser.add_argument("--cells", help="MODEL-WIRE-PLACE-CONNECTIONS,... e.g. T-json-pin-64,M-npy-free-8")
     parser.add_argument("--peers", default="mosec,triton,uncounted", help="what to compare with (default: all)")
+    parser.add_argument("--parts", default="start,first,cells", help="start and memory; first requests; cells (default: all)")
     parser.add_argument("--reps", type=int, help="runs that count for each server in a cell (default 3)")
     parser.add_argument("--seconds", type=float, help="length of a run (default 3; three times that for M)")
     parser.add_argument("--minutes", type=float, default=25, help="begin no other cell after this (default 25)")

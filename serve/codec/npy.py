@@ -42,6 +42,9 @@ class Layout:
 class Npy:
     def __init__(self, mime: str) -> None:
         self.mime = mime
+        # How the last plain row began, for which plan, and how long it was: most clients repeat all but the numbers.
+        self._usual, self._usual_length = b"", 0
+        self._usual_plan: Plan | None = None
 
     def decode(self, body: Body, signature: Signature, params: Mapping[str, str]) -> Decoded:
         plan = plan_of(signature)
@@ -58,10 +61,15 @@ class Npy:
 
     def decode_row(self, body: Body, plan: Plan) -> Body | None:
         size = plan.row_bytes
+        if plan is self._usual_plan and len(body) == self._usual_length and type(body) is bytes and body.startswith(self._usual):
+            return body[-size:]
         layout = _layouts.get(body[:-size]) if size and type(body) is bytes else None
         if layout is None or layout.end != len(body) or not layout.plain or layout.dtype != plan.view_dtype:
             return None
-        return body[-size:] if layout.shape == (1, *plan.single_dims) else None
+        if layout.shape != (1, *plan.single_dims):
+            return None
+        self._usual, self._usual_plan, self._usual_length = body[:-size], plan, len(body)
+        return body[-size:]
 
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
         if len(arrays) != 1:

@@ -56,11 +56,16 @@ def block_of(records: bytes, peer: Any, key: Hashable, now_s: float, used: int) 
     table = np.frombuffer(records, np.uint64).reshape(-1, WORDS)
     count = len(table)
     # Bytes are compared faster than NumPy compares and reduces columns as short as these.
-    if table[:, FIRST].tobytes() != SINGLE_WORD * count or table[:, USED].tobytes() != used.to_bytes(8, "little") * count:
+    if table[:, FIRST].tobytes() != SINGLE_WORD * count:
         return None
-    deadline_s = float(table.view(np.float64)[:, DEADLINE].min())
-    return Block(-int(table[0, ID]), count, key, deadline_s, now_s, peer, int(table[0, OFFSET]),
-                 int(table[:, CAPACITY].min()), used, table=table)  # fmt: skip
+    _, _, _, _, id, offset, capacity, used_first, _, deadline_s, _ = REQUEST.unpack_from(records)
+    if table[:, CAPACITY:].tobytes() != records[8 * CAPACITY : RECORD_BYTES] * count:  # not all of one turn of the front
+        if table[:, USED].tobytes() != used.to_bytes(8, "little") * count:
+            return None
+        capacity, deadline_s = int(table[:, CAPACITY].min()), float(table.view(np.float64)[:, DEADLINE].min())
+    elif used_first != used:
+        return None
+    return Block(-id, count, key, deadline_s, now_s, peer, offset, capacity, used, table=table)
 
 
 def broken_up(segments: list[Segment]) -> list[Segment]:

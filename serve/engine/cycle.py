@@ -305,11 +305,11 @@ class Cycle:
     def _note_who_runs(self, segments: Sequence[Segment]) -> None:
         """If this batch ends the process, the fronts can tell who was in it."""
         count = self.cells.count
-        first = segments[0].item.id
-        if len(segments) == 1 and first > 0:  # a quiet server's usual batch, written without detours
+        if len(segments) == 1:  # the usual batch, written without detours
+            first = segments[0].item.id
             count[RUN_SPANS] = 0
             count[RUN_EPOCH] = self._epoch
-            count[RUN_SPANS + 1] = count[RUN_SPANS + 2] = first
+            count[RUN_SPANS + 1], count[RUN_SPANS + 2] = (first, first) if first > 0 else span(segments[0])
             count[RUN_SPANS] = 1
             return
         spans = [(s.item.id, s.item.id) if s.item.id > 0 else span(s) for s in segments]

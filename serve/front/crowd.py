@@ -21,7 +21,7 @@ from serve.front.links import EngineLink, Model
 from serve.front.request import Flight, Invocation
 from serve.settings import Limits
 from serve.transport import descriptor
-from serve.transport.descriptor import FINITE, RECORD_BYTES, REPLY, REQUEST
+from serve.transport.descriptor import FINITE, RECORD_BYTES, REPLY, REQUEST, ROW_REQUEST
 from serve.transport.slots import STEP
 
 TOGETHER_FROM = 6  # requests or replies from which handling them together is faster
@@ -57,8 +57,10 @@ class Crowd:
         slots = self._intake.claim_rows(model, len(arrived))
         if slots is None:
             return arrived
-        now_s, pack, size, epoch = self._clock(), REQUEST.pack, model.inputs.row_bytes, link.epoch
+        now_s, pack, size = self._clock(), ROW_REQUEST.pack, model.inputs.row_bytes
         deadline_s = now_s + self._timeout_s
+        like = REQUEST.pack(SUBMIT, 0, 0, 1, 0, 0, slots[0].capacity, size, link.epoch, deadline_s, now_s)
+        first, last = like[:8], like[24:]  # what all their records share; the slots are all of one size
         memory, pending, id = self._intake.memory, flight.pending, flight.last_id
         records: list[bytes] = []
         rest: list[Arrival] = []
@@ -81,7 +83,7 @@ class Crowd:
             invocation.deadline_s = deadline_s
             invocation.submits = 1
             pending[id] = invocation
-            records.append(pack(SUBMIT, 0, 0, 1, id, at, slot.capacity, size, epoch, deadline_s, now_s))
+            records.append(pack(first, id, at, last))
         flight.last_id = id
         flight.rows += len(records)
         link.rows += len(records)
@@ -98,9 +100,8 @@ class Crowd:
         encoder, words, bodies = together
         model = link.model
         assert model is not None, "it has just replied"
-        pending, block, slots = self._flight.pending, model.tally, []
-        count, start = block.count, b""
-        now_s, answered, total_s, started_s, cell = self._clock(), 0, 0.0, 0.0, 0
+        pending, slots, start = self._flight.pending, [], b""
+        now_s, started_s, alike = self._clock(), 0.0, 0
         for n, id in enumerate(words[:, ID_WORD].tolist()):
             invocation = pending.pop(id)
             assert invocation.link is link, "an engine replies once to each request that it was given"
@@ -109,23 +110,20 @@ class Crowd:
             caller, head = invocation.caller, invocation.head
             if caller is None:
                 continue
-            if head.encoder is not encoder or invocation.form != INSTANCES:
+            if head.encoder is not encoder or invocation.form is not INSTANCES:
                 self._encode_alone(invocation, int(words[n, OFFSET_WORD]), True)
                 continue
             invocation.caller = None
             if invocation.started_s != started_s:  # many were taken together, so they took equally long
-                started_s = invocation.started_s
-                cell = _LATENCY + time_bucket(now_s - started_s)
-            count[cell] += 1
-            answered += 1
-            total_s += now_s - started_s
+                _note_ok(model, alike, now_s - started_s)
+                started_s, alike = invocation.started_s, 0
+            alike += 1
             start = start or model.starts[head.answer_start]  # one encoder, so one head for all
             try:
                 caller.answer(invocation, start, bodies[n])
             except Exception:  # a bug of ours must cost this caller only, not those whose replies come after it
                 log("answer_failed", "a reply could not be answered", trace=traceback.format_exc(limit=-6))
-        count[_OK] += answered
-        block.value[_LATENCY_SUM] += total_s
+        _note_ok(model, alike, now_s - started_s)
         self._flight.rows -= len(bodies)
         link.rows -= len(bodies)
         self._intake.slots.release_all(slots)
@@ -150,3 +148,12 @@ class Crowd:
         outputs = model.outputs
         view = self._intake.shared_rows.view(shift, outputs.row_bytes // outputs.dtypes[0].itemsize, outputs.dtypes[0])
         return encoder, words, encode_rows(view[offsets // STEP])
+
+
+def _note_ok(model: Model, requests: int, latency_s: float) -> None:
+    if not requests:
+        return
+    tally = model.tally
+    tally.count[_OK] += requests
+    tally.count[_LATENCY + time_bucket(latency_s)] += requests
+    tally.value[_LATENCY_SUM] += requests * latency_s

@@ -48,9 +48,11 @@ START = 1  # flag of PART: no bytes of the body, but what the handler says of it
 
 # kind, flags, 2 spare, rows, request id, slot offset, slot capacity, used, epoch, deadline_s, submitted_s
 REQUEST = struct.Struct("<BBHIQQQQQdd")
+# The same of many single rows that differ only in id and offset: the first word, those two, and all that follows.
+ROW_REQUEST = struct.Struct("<8sQQ40s")
 # kind, flags, error family, rows, request id, data offset, data bytes, epoch, queue_s, run_s, batch rows, 12 spare
 REPLY = struct.Struct("<BBHIQQQQffI12x")
-assert REQUEST.size == REPLY.size == RECORD_BYTES, "one record size both ways keeps the framing trivial"
+assert REQUEST.size == REPLY.size == ROW_REQUEST.size == RECORD_BYTES, "one record size both ways keeps the framing trivial"
 
 
 class Request(NamedTuple):

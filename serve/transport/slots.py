@@ -74,10 +74,12 @@ class Slots:
         return taken
 
     def release_all(self, slots: Sequence[Slot]) -> None:
+        freed = 0
         for slot in slots:
             size = slot.size
             assert size, "a slot is released once, by its holder"
             slot.size = 0
-            self.held_bytes -= size
+            freed += size
             slot.home.append(slot)
+        self.held_bytes -= freed
         self.held -= len(slots)

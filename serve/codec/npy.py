@@ -68,7 +68,7 @@ class Npy:
             return None
         if layout.shape != (1, *plan.single_dims):
             return None
-        self._usual, self._usual_plan, self._usual_length = body[:-size], plan, len(body)
+        self._usual, self._usual_plan, self._usual_length = bytes(body[:-size]), plan, len(body)
         return body[-size:]
 
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:

@@ -31,6 +31,7 @@ from serve.errors import (
     HeaderTimeout,
     NotReady,
 )
+from serve.front.body_reader import DIRECT_FROM, BodyReader
 from serve.front.desk import Desk
 from serve.front.heads import HEAD_BYTES_REMEMBERED, Head, Route, build
 from serve.front.patience import Patience
@@ -73,6 +74,7 @@ class FrontProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = self._head_arrived = 0  # by the parser's count, and unparsed
         self._hot: Invocation | None = None  # the hot request whose bytes are arriving
+        self._reader: BodyReader | None = None  # reads in our place while the rest of a large body comes
         self._raw_head = b""  # of the message that starts with the current data, when it is all there
         # The head of the last request, its bytes, and the length of the whole: most clients repeat all three. The length
         # is -1 whenever what comes next may not be taken as a whole request at once.
@@ -145,6 +147,9 @@ class FrontProtocol(HttpToolsProtocol):
             except httptools.HttpParserError as e:
                 self._refuse_connection(self._wrong or BadRequest(f"not valid HTTP: {e}"))
         self._raw_head = b""
+        hot = self._hot
+        if hot is not None and hot.body is not None and hot.turn and (hot.head.length or 0) - hot.received >= DIRECT_FROM:
+            self._read_directly(hot)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -248,14 +253,37 @@ class FrontProtocol(HttpToolsProtocol):
         if hot.body is None:
             # Untouched pages of a large block take no memory, so a lying Content-Length costs nothing.
             hot.body = bytearray(hot.head.length or 0)
-        end = hot.received + size
-        hot.body[hot.received : end] = body
-        hot.received = end
+        hot.body[hot.received : hot.received + size] = body
+        self._note_received(hot, size)
+
+    def _note_received(self, hot: Invocation, size: int) -> None:
+        hot.received += size
         self.desk.receiving_bytes += size
-        if end > self.desk.limits.body_bytes_max:
+        if hot.received > self.desk.limits.body_bytes_max:
             self._refuse_body(hot, self._too_large())
         elif self.desk.receiving_bytes > self.desk.limits.queue_bytes_max:
             self.desk.make_room_for_body(self)
+
+    def _read_directly(self, hot: Invocation) -> None:
+        """Its length is known and its turn has come: what is still to come goes straight to its place."""
+        if hot.keep_alive and not self._lingering and not self.flow.read_paused and not self.transport.is_closing():
+            self._reader = BodyReader(self, hot)
+            self._reader.begin()
+
+    def body_grew(self, hot: Invocation, size: int) -> None:
+        """So much of the body has been read to its place."""
+        self._heard_s = _monotonic()
+        self._arrived += size
+        self._note_received(hot, size)
+        if self._reader is not None and hot.received == hot.head.length:
+            self._stop_reader()
+            self.parser = httptools.HttpRequestParser(self)  # the other one still waits for this body
+            self.on_message_complete()
+
+    def _stop_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.end()
 
     @property
     def is_receiving(self) -> bool:
@@ -569,6 +597,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def _let_go_of_body(self, invocation: Invocation) -> None:
         if invocation.body is not None:
+            self._stop_reader()
             self.desk.receiving_bytes -= invocation.received
             invocation.body = None
 

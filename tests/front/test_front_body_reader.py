@@ -1,0 +1,162 @@
+"""A large body is read straight to its place, and whatever happens meanwhile, the connection goes on as if it had been parsed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+
+from serve.errors import TooManyArriving
+from serve.front.body_reader import DIRECT_FROM, BodyReader
+from serve.front.desk import Desk
+from serve.front.protocol import FrontProtocol
+from tests.support import digits_model as formats
+from tests.support.front_bench import FrontBench
+from tests.support.models import Array, replica, signature, spec
+from tests.support.wire import request
+
+WITHIN_S = 10.0
+ROWS = np.arange(4 * DIRECT_FROM // 8, dtype=np.float64).reshape(-1, 2)
+LARGE = request(formats.to_npy(ROWS), "application/x-npy")
+SMALL = request(formats.to_npy(ROWS[:1]), "application/x-npy")
+
+
+class Line:
+    """One connection between a FrontProtocol and a client of ours, in one event loop stepped by hand."""
+
+    def __init__(self, bench: FrontBench) -> None:
+        self.bench = bench
+        self.desk = Desk(bench.page, bench.page.front(0), bench.front, bench.limits, None)
+        self.client, theirs = socket.socketpair()
+        self.client.setblocking(False)
+        self.heard = b""
+        self._waiting = b""
+        self.transport, self.front = bench.loop.run_until_complete(self._connect(theirs))
+
+    async def _connect(self, theirs: socket.socket) -> tuple[Any, FrontProtocol]:
+        config = uvicorn.Config(_nothing, http="h11", log_config=None, access_log=False, lifespan="off", ws="none")
+        config.load()
+        server = uvicorn.Server(config)
+        loop = asyncio.get_running_loop()
+        return await loop.connect_accepted_socket(
+            lambda: FrontProtocol(self.desk, config=config, server_state=server.server_state, app_state={}), theirs)  # fmt: skip
+
+    def send(self, data: bytes) -> None:
+        self._waiting += data
+
+    def until(self, done: Callable[[], object]) -> None:
+        end_s = time.monotonic() + WITHIN_S
+        while not done():
+            assert time.monotonic() < end_s, self.heard[:300]
+            self._let_flow()
+            self.bench.settle(1)
+            self.bench.clock.advance(0.001)  # the engine may wait a moment for more rows
+
+    def _let_flow(self) -> None:
+        if self.client.fileno() < 0:
+            return
+        with contextlib.suppress(BlockingIOError):
+            self.heard += self.client.recv(1 << 20)
+        with contextlib.suppress(BlockingIOError):
+            self._waiting = self._waiting[self.client.send(self._waiting[:50_000]) :] if self._waiting else b""
+
+    @property
+    def reads_directly(self) -> bool:
+        return isinstance(self.transport.get_protocol(), BodyReader)
+
+
+async def _nothing(scope: object, receive: object, send: object) -> None: ...
+
+
+def _same(inputs: list[Array]) -> list[Array]:
+    return [inputs[0] + 1]
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    sig = signature([spec("x", 2, dtype="float64")], [spec("y", 2, dtype="float64")])
+    with FrontBench(lambda: replica(sig, _same, rows_max=64)) as bench:
+        made = Line(bench)
+        yield made
+        made.client.close()
+        made.until(lambda: made.transport.is_closing())
+        bench.settle()
+        assert made.desk.receiving_bytes == 0 and not made.desk.connections
+        bench.assert_clean()
+
+
+def answers(heard: bytes) -> list[Array]:
+    """The arrays of the NPY answers so far."""
+    found = []
+    while b"\r\n\r\n" in heard:
+        head, _, rest = heard.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200"), head
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        if len(rest) < length:
+            break
+        found.append(np.load(io.BytesIO(rest[:length]), allow_pickle=False))
+        heard = rest[length:]
+    return found
+
+
+def test_a_large_body_is_read_past_the_parser_and_its_followers_are_not(line: Line) -> None:
+    line.send(LARGE[:1000])
+    line.until(lambda: line.reads_directly)
+    line.send(LARGE[1000:] + SMALL + LARGE + SMALL)
+    line.until(lambda: len(answers(line.heard)) == 4)
+    assert not line.reads_directly
+    assert [np.array_equal(got, sent + 1) for got, sent in zip(answers(line.heard), (ROWS, ROWS[:1]) * 2, strict=True)] == [
+        True
+    ] * 4
+
+
+def test_a_body_that_is_nearly_here_is_left_to_the_parser(line: Line) -> None:
+    line.send(LARGE[: -DIRECT_FROM + 1])
+    line.until(lambda: line.front._hot is not None and line.front._hot.received > 0 and not line._waiting)
+    line.send(LARGE[-DIRECT_FROM + 1 :])
+    line.until(lambda: len(answers(line.heard)) == 1)
+
+
+def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(line: Line) -> None:
+    line.send(LARGE[:100_000])
+    line.until(lambda: line.reads_directly and not line._waiting)
+    assert line.desk.receiving_bytes > 0
+    line.client.close()
+    line.until(lambda: not line.desk.connections)
+    assert line.desk.receiving_bytes == 0
+
+
+def test_a_refusal_in_the_middle_is_heard_and_what_still_comes_is_thrown_away(line: Line) -> None:
+    line.send(LARGE[:100_000])
+    line.until(lambda: line.reads_directly and not line._waiting)
+    line.front.refuse_receiving(TooManyArriving("too much at once", retry_after_s=1))
+    assert not line.reads_directly and line.desk.receiving_bytes == 0
+    line.send(LARGE[100_000:])
+    line.until(lambda: b"too much at once" in line.heard and not line._waiting)
+    assert line.heard.startswith(b"HTTP/1.1 503") and b"connection: close" in line.heard
+
+
+def test_a_body_that_stops_half_way_is_given_up_in_time(line: Line) -> None:
+    line.send(LARGE[:100_000])
+    line.until(lambda: line.reads_directly and not line._waiting)
+    line.front.check_silence(time.monotonic() + line.desk.limits.body_timeout_s + 1)
+    line.until(lambda: line.heard)
+    assert line.heard.startswith(b"HTTP/1.1 408")
+
+
+def test_a_stopping_worker_answers_the_body_it_is_reading_and_closes(line: Line) -> None:
+    line.send(LARGE[:100_000])
+    line.until(lambda: line.reads_directly and not line._waiting)
+    line.bench.loop.call_soon(line.front.shutdown)
+    line.bench.step_front()
+    line.send(LARGE[100_000:])
+    line.until(lambda: answers(line.heard))
+    assert b"connection: close" in line.heard

@@ -73,7 +73,7 @@ def _faults(value: str) -> str:
 
 
 BATCH_TIMEOUT_S = 600.0
-STREAM_FAREWELL_S = 2.0  # of the time for leaving, when streams that go on are told and ended; the processes need it too
+FAREWELL_S = 2.0  # of the time for leaving, when what goes on is told so and ended; the processes need it too
 
 
 def _file_name(value: str) -> str:
@@ -246,7 +246,7 @@ class Environment:
             connections_max=self["EVENKEEL_MAX_CONNECTIONS"],
             queue_rows_max=self["EVENKEEL_QUEUE_ROWS"], queue_bytes_max=int(self["EVENKEEL_QUEUE_MB"] * MIB),
             stream_timeout_s=self["EVENKEEL_STREAM_TIMEOUT_S"], batch=self["SAGEMAKER_BATCH"],
-            stream_drain_s=max(left_s / 2, left_s - STREAM_FAREWELL_S))  # fmt: skip
+            finish_s=max(left_s / 2, left_s - FAREWELL_S))  # fmt: skip
 
 
 def read(environ: Mapping[str, str]) -> Environment:

@@ -30,6 +30,7 @@ from serve.contract.status import Block, Engine, Front, Main, StatusPage, read_e
 TICK_S = 0.25
 RESTART_WINDOW_S = 600.0
 BACKOFF_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # before the n-th restart within the window
+OBSERVER_BACKOFF_S = 1.0  # at most, for the sidecar: it costs nobody a request, and without it the verdict grows old
 # Who takes requests leaves before who answers them; the observer goes last.
 DEPARTURE = ("front", "engine", "sidecar")
 LEAVE_S = 30.0  # for an engine that is replaced for its memory to finish what it has accepted
@@ -81,6 +82,7 @@ class Supervisor:
                     if self._versions is not None and not self._versions.steady:
                         self._versions.tick(now_s)
                     self._start_due(now_s)
+                    self._watch_engines()
             else:
                 if self._versions is not None:
                     self._versions.tick(now_s)
@@ -195,7 +197,7 @@ class Supervisor:
         child.restarts = deque([*recent, now_s] if reason != "leak" else recent)  # that one left in good order
         self._page.main.count[restart_cell(child.role, reason)] += 1
         what = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        if len(child.restarts) > self._restart_limit:
+        if len(child.restarts) > self._restart_limit and not self._can_do_without(child):
             self.stop(1, f"{child.label} ended {len(recent) + 1} times within {RESTART_WINDOW_S / 60:g} minutes ({what})")
             return
         successor = self._standby_of(child)
@@ -205,10 +207,15 @@ class Supervisor:
             self._clear(child.place)
             self._hand_over(child, successor)
             return
-        child.due_s = now_s + (BACKOFF_S[min(len(recent), len(BACKOFF_S) - 1)] if reason != "leak" else 0.0)
+        backoff_s = BACKOFF_S[min(len(recent), len(BACKOFF_S) - 1)] if reason != "leak" else 0.0
+        child.due_s = now_s + (backoff_s if child.role != "sidecar" else min(backoff_s, OBSERVER_BACKOFF_S))
         log("restart", f"{child.label} ended with {what}, starting another", role=child.role, place=child.place,
             reason=reason)  # fmt: skip
         self._start_due(now_s)
+
+    def _can_do_without(self, child: Child) -> bool:
+        """A container that has been ready serves on without its sidecar: the last verdict stands."""
+        return child.role == "sidecar" and self._was_ready()
 
     def _reason(self, code: int) -> str:
         """Why a process ended that we did not end, as far as can be known."""
@@ -223,18 +230,25 @@ class Supervisor:
         sample = self._sentinel.due(now_s)
         if sample:
             self._sentinel.keep({c.place for c in self._children if c.role == "engine" and c.process is not None})
+        self._watch_engines()
         for child in self._children:
             if child.ending == "leak" and child.process is not None and self._moment.since(child.condemned_s) > LEAVE_S:
                 tell(child, signal.SIGKILL)
-            if child.process is not None and not child.ending and child.beside is None:
-                if child.role == "engine":
-                    if not self._predecessor_leaves(child):  # until then the batches on the page are that one's
-                        self._watch_engine(child)
-                    if sample and not child.condemned_s:
-                        self._watch_memory(child, child.process.pid)
-                elif why := self._silence(child):
-                    log("stuck", f"{child.label} {why}; it is ended and another started", role=child.role, place=child.place)
-                    self._end(child, "stuck")
+            if child.process is None or child.ending or child.beside is not None:
+                continue
+            if child.role == "engine":
+                if sample and not child.condemned_s:
+                    self._watch_memory(child, child.process.pid)
+            elif why := self._silence(child):
+                log("stuck", f"{child.label} {why}; it is ended and another started", role=child.role, place=child.place)
+                self._end(child, "stuck")
+
+    def _watch_engines(self) -> None:
+        """While we leave, too, as long as requests wait: behind one that hangs they would wait in vain."""
+        for child in self._children:
+            watched = child.role == "engine" and child.process is not None and not child.ending and child.beside is None
+            if watched and not self._predecessor_leaves(child):  # until then the batches on the page are that one's
+                self._watch_engine(child)
 
     def _silence(self, child: Child) -> str:
         page = self._page
@@ -417,6 +431,7 @@ class Supervisor:
         if child.role != "engine" or child.beside is not None or code == EXIT_BAD_MODEL or not self._front_lives():
             return
         if self._versions is None or not self._versions.ended(child, code, now_s):
+            child.ending = ""
             child.restarts.append(now_s)
             child.due_s = now_s + BACKOFF_S[min(len(child.restarts), len(BACKOFF_S)) - 1]
 

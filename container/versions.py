@@ -390,6 +390,7 @@ class Versions:
     def _empty(self, lane: Lane) -> None:
         lane.edition = None
         for child in lane.children:
+            child.due_s = None  # one that crashed may have been about to come back
             count = self._page.engine(child.place).count
             for cell in (Engine.EDITION, Engine.STATE, Engine.PID, Engine.WAS_READY, Engine.QUEUE_ROWS):
                 count[cell] = 0

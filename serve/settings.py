@@ -27,7 +27,7 @@ class Limits:
     queue_rows_max: int = 8192  # rows accepted and not answered, per front; more only adds waiting
     queue_bytes_max: int = 1024 * MIB  # bytes of slots in use, per front
     stream_timeout_s: float = 480.0  # of a streamed answer from its first part to its end: the platform's eight minutes
-    stream_drain_s: float = 20.0  # once the container stops, streams may go on so long; then each is told why it ends
+    finish_s: float = 20.0  # once the container stops, requests may take so long; then each is told why it ends
     memory_bytes: int = 0  # that were free when the container started; 0: not known
     batch: bool = False  # a batch transform job: answers of lines end with a newline
 

@@ -19,7 +19,7 @@ from serve.settings import Limits
 if TYPE_CHECKING:
     from serve.front.protocol import FrontProtocol
 
-LATE_STREAMS_S = 0.5  # how often a worker that has no more time looks for streams
+LATE_S = 0.5  # how often a worker that has no more time looks for requests that came so late
 OLD_BODY_S = 10.0  # when memory for bodies is short, those that have been coming longer than this give way first
 RESERVE = 64  # connections beyond the limit, for /ping; the oldest makes room for the next
 _monotonic = time.monotonic
@@ -48,16 +48,16 @@ class Desk:
         for connection in self.connections:
             connection.answer_is_last()
 
-    def stop_streams(self) -> None:
-        """The worker stops: streams may go on for a while."""
+    def stop(self) -> None:
+        """The worker stops: what is under way may go on for a while."""
         if not self._stopping:
             self._stopping = True
-            asyncio.get_running_loop().call_later(self.limits.stream_drain_s, self._end_streams)
+            asyncio.get_running_loop().call_later(self.limits.finish_s, self._end_all)
 
-    def _end_streams(self) -> None:
-        """Those that are open, and then those that begin so late."""
-        self.invocations.end_streams()
-        asyncio.get_running_loop().call_later(LATE_STREAMS_S, self._end_streams)
+    def _end_all(self) -> None:
+        """Those that wait, and then those that come so late."""
+        self.invocations.end_all()
+        asyncio.get_running_loop().call_later(LATE_S, self._end_all)
 
     def admit(self, connection: FrontProtocol) -> None:
         """Beyond the limit a connection is good for one /ping. Nobody is kept from that: the oldest there makes room."""

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from serve.codec import Body, Decoded
+from serve.contract.lifecycle import Reason
 from serve.contract.logline import log
 from serve.contract.status import Block, Engine, Front, Main, StatusPage, time_bucket
 from serve.errors import (
@@ -332,10 +333,17 @@ class Invocations:
         elif link.model is not None:
             link.submit(REQUEST.pack(descriptor.CANCEL, 0, 0, 0, invocation.id, 0, 0, 0, link.epoch, 0.0, 0.0))
 
-    def end_streams(self) -> None:
-        """The worker stops, and will not wait longer for answers that go on."""
-        for invocation in [i for i in self._flight.pending.values() if i.stream is not None and i.caller is not None]:
-            self._refuse(invocation, NotReady("the container stops; this answer was not complete", retry_after_s=1))
+    def end_all(self) -> None:
+        """The worker stops, and will not wait longer: whoever is not answered yet is told so."""
+        for invocation in [i for i in self._flight.pending.values() if i.caller is not None]:
+            what = "this answer was not complete" if invocation.stream is not None else "this request was not done in time"
+            self._refuse(invocation, NotReady(f"the container stops; {what}", retry_after_s=1))
+            self._cancel(invocation)
+
+    def _give_up_held(self) -> None:
+        """No engine comes back: the container gives up, and those who wait for one need not wait for its end."""
+        for invocation in list(self._held):
+            self._refuse(invocation, EngineLost("the container gives up, because its processes ended too often", retry_after_s=1))
             self._cancel(invocation)
 
     def sweep(self) -> None:
@@ -352,6 +360,8 @@ class Invocations:
                 self._refuse(invocation, NotReady("no engine became ready within the deadline", retry_after_s=1))
         self._early = [(i, body) for i, body in self._early if i.caller is not None]
         self.engines.sweep(now_s)
+        if self._held and self._page.main.count[Main.LEAVING] == Reason.FAILED:
+            self._give_up_held()
         self._count[_IN_FLIGHT] = len(self._flight.pending)
         self._count[_QUEUE_ROWS] = self._flight.rows
         self._count[_SLOT_BYTES] = self._intake.slots.held_bytes

@@ -568,7 +568,7 @@ class FrontProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The worker is stopping: close when what has begun to arrive has been answered."""
         self.answer_is_last()
-        self.desk.stop_streams()
+        self.desk.stop()
         if not self._receiving and not self._busy and not self.pipeline:
             self.transport.close()
         elif self.cycle is not None and not self._in_head:

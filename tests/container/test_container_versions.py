@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from container.child import Child
 from container.versions import Rules, Versions
 from serve.contract import fingerprint, versions
 from serve.contract.status import StatusPage
@@ -27,3 +28,20 @@ def test_a_folder_that_cannot_be_read_refuses_the_wish_and_ends_nothing(
     said = asked._ask("2", 1.0)
     assert said["how"] == "refused" and "Permission denied" in said["why"]
     assert asked.wanted == "1" and asked.steady
+
+
+def test_an_old_engine_that_was_about_to_come_back_at_the_switch_is_due_no_more(tmp_path: Path) -> None:
+    """Its lane has nothing to load any more, and whoever tries to start it ends PID 1."""
+    for version in "12":
+        tensor_version(tmp_path, version)
+    held = Versions(StatusPage.create(), versions.read(tmp_path), "1", Rules(), {})
+    for place, lane in enumerate(held.lanes):
+        held.place(lane, Child("engine", place, lambda epoch: [], ()))
+    old, new = held.lanes
+    held.wanted = "2"
+    held._load(1.0)
+    (crashed,) = old.children
+    crashed.due_s = 6.0
+    held._switch(2.0)
+    assert held.serving.version == "2" and old.edition is None
+    assert crashed.due_s is None and new.children[0].due_s == 1.0

@@ -125,6 +125,25 @@ def test_a_second_signal_ends_it_now(second: signal.Signals, tmp_path: Path) -> 
         tree.kill()
 
 
+def test_a_hanging_request_costs_those_behind_it_nothing_though_sigterm_comes(tmp_path: Path) -> None:
+    folder = handler_folder(tmp_path / "model")
+    (folder / "model.toml").write_text("[batching]\nrun_s_max = 1.5\n")
+    tree = Tree(folder).wait_ready()
+    try:
+        with tree.wire() as hangs, tree.wire() as waits:
+            hangs.send(request(asking(1, "hang")))
+            eventually(lambda: any("hanging" in e["message"] for e in tree.events("user_output")), "it hangs")
+            waits.send(request(asking(2)))
+            time.sleep(0.2)  # to arrive
+            tree.tell(signal.SIGTERM)
+            assert waits.read().json() == {"x": 4}
+            assert hangs.read().json()["error"]["code"] == "poisoned_request"
+        assert tree.process.wait(30) == 0
+        tree.assert_nothing_left()
+    finally:
+        tree.kill()
+
+
 def test_requests_whose_engine_died_are_answered_though_sigterm_comes(tmp_path: Path) -> None:
     tree = Tree(handler_folder(tmp_path / "model")).wait_ready()
     try:

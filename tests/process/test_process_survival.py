@@ -311,6 +311,33 @@ def test_a_process_that_ends_again_and_again_ends_the_container_with_an_error(tm
         tree.kill()
 
 
+def test_who_waits_for_an_engine_that_never_comes_back_is_told_so_at_once(tmp_path: Path) -> None:
+    tree = Tree(handler_folder(tmp_path / "model"), EVENKEEL_RESTART_LIMIT="0").wait_ready()
+    try:
+        waiting = [begin(tree, 0, 60), tree.wire(), tree.wire()]
+        for n, wire in enumerate(waiting[1:]):
+            wire.send(request(asking(n)))
+        os.kill(tree.pid_of("engine"), signal.SIGKILL)
+        began_s = time.monotonic()
+        told = [w.read() for w in waiting]
+        assert [r.status for r in told] == [503] * 3 and b"gives up" in told[0].body
+        assert tree.process.wait(30) == 1
+        assert time.monotonic() - began_s < 15.0, "far below the 25 s that a drain may take"
+        tree.assert_nothing_left()
+    finally:
+        tree.kill()
+
+
+def test_a_sidecar_that_ends_again_and_again_takes_no_traffic_away(tmp_path: Path) -> None:
+    with serving("echo", EVENKEEL_RESTART_LIMIT="2") as tree, tree.wire() as wire:
+        for _ in range(4):
+            pid = eventually(lambda: tree.pid_of("sidecar"), "a sidecar")
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda killed=pid: tree.pid_of("sidecar") not in (0, killed), "another")  # type: ignore[misc]
+            assert wire.get("/ping").status == 200 and wire.post(b"[[1, 2]]").status == 200
+        assert tree.process.poll() is None
+
+
 def test_when_the_supervisor_itself_is_killed_nothing_stays_behind(tmp_path: Path) -> None:
     tree = Tree("echo").wait_ready()
     try:
@@ -383,14 +410,14 @@ def test_during_the_quiet_time_ping_is_503_and_requests_are_still_answered(tmp_p
     tree.kill()
 
 
-def test_a_request_that_outlasts_the_drain_is_cut_off_and_the_exit_says_so(tmp_path: Path) -> None:
-    tree = Tree(handler_folder(tmp_path / "model"), EVENKEEL_DRAIN_S="1").wait_ready()
+def test_a_request_that_outlasts_the_drain_is_told_so_and_the_exit_says_so_too(tmp_path: Path) -> None:
+    tree = Tree(handler_folder(tmp_path / "model"), EVENKEEL_DRAIN_S="2").wait_ready()
     wire = begin(tree, 1, 30)
     tree.tell(signal.SIGTERM)
+    reply = wire.read()
+    assert reply.status == 503 and b"this request was not done in time" in reply.body
     assert tree.process.wait(15) == 1
     tree.assert_nothing_left()
-    with pytest.raises(Closed):
-        wire.read()
     tree.kill()
 
 

@@ -7,6 +7,7 @@ be told from everybody else's on the machine.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -17,7 +18,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -46,7 +46,7 @@ def eventually(look: Callable[[], T], what: str, within_s: float = 30.0) -> T:
     """The first true value that `look` gives. Fails with `what` if there is none in time."""
     end = time.monotonic() + within_s
     while True:
-        with contextlib.suppress(OSError, urllib.error.URLError, json.JSONDecodeError):
+        with contextlib.suppress(OSError, http.client.HTTPException, json.JSONDecodeError):
             found = look()
             if found:
                 return found

@@ -133,6 +133,7 @@ class Peers:
             if fd != NO_FD:
                 os.close(fd)
         peer.rows = SharedRows(peer.memory)
+        peer.channel.takes_fds = False  # its arena was the only one
         text = json.dumps(self._card).encode()
         text += b" " * (-len(text) % RECORD_BYTES)
         peer.channel.send(REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(text), self._epoch, 0.0, 0.0, 0) + text)

@@ -339,6 +339,8 @@ class Invocations:
             what = "this answer was not complete" if invocation.stream is not None else "this request was not done in time"
             self._refuse(invocation, NotReady(f"the container stops; {what}", retry_after_s=1))
             self._cancel(invocation)
+        for invocation, _ in self._early:
+            self._refuse(invocation, NotReady("the container stops before an engine was ready", retry_after_s=1))
 
     def _give_up_held(self) -> None:
         """No engine comes back: the container gives up, and those who wait for one need not wait for its end."""

@@ -170,10 +170,10 @@ HEAD = ("fault", "injected", "requests sent", "right", "lost", "wrong", "explain
 HOW_TO_READ = """\
 Every request has a payload of its own, and every reply is compared with it; no request is sent twice by the client.
 **Lost**: no right answer, for a reason that the fault does not explain. **Explained**: connections that were open to a
-killed front; 504 at the deadline of those who waited for a hanging engine; refusals before the container is ready, and
-after its quiet time. **Longest gap**: between two right answers, whoever got them; where one process ends again and
-again it holds the supervisor's pause before the next start, up to 5 s. **Zero lost proves**: with 95 %
-confidence the share of lost requests is below this (3/n, n requests sent)."""
+killed front; 504 at the deadline of those who waited for the only engine while it hung, and 429 for who came then;
+refusals before the container is ready, and after its quiet time. **Longest gap**: between two right answers, whoever got
+them; where one process ends again and again it holds the supervisor's pause before the next start, up to 5 s. **Zero lost
+proves**: with 95 % confidence the share of lost requests is below this (3/n, n requests sent)."""
 
 
 def row(o: Outcome) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ SWEEP_S = 0.25
 RECONNECT_S = 0.02
 EXACT_BELOW = 1 << 24  # whole numbers that float32 holds exactly
 NPY_EVERY = 4
+REFUSED_S = 0.2  # a closed loop that asks on at full speed after a refusal is no client, but an attack
 
 
 class Payload:
@@ -197,13 +198,13 @@ class Caller(asyncio.Protocol):
         self._buffer.clear()
         self._rest()
 
-    def _rest(self) -> None:
+    def _rest(self, least_s: float = 0.0) -> None:
         """Until it is due again: in the open loop when somebody calls, in the closed loop after a pause."""
         client = self._client
         if client.plan.rate:
             client.free.append(self)
         else:
-            think_s = client.random.random() * client.plan.think_s_max
+            think_s = least_s + client.random.random() * client.plan.think_s_max
             self._pause = asyncio.get_running_loop().call_later(think_s, self.ask)
 
     def ask(self) -> None:
@@ -243,7 +244,7 @@ class Caller(asyncio.Protocol):
             assert self._transport is not None, "an answer came over it"
             self._transport.close()  # connection_lost makes another
         else:
-            self._rest()
+            self._rest(REFUSED_S if "retry-after:" in head else 0.0)
 
     def _answered(self, status: int, body: bytes, extra: bytes) -> None:
         payload, client, now_s = self.payload, self._client, time.monotonic()

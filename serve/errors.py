@@ -106,7 +106,7 @@ class TooManyConnections(NotReady):
     shed = "connections"
 
 
-class TooManyArriving(NotReady):
+class TooManyArriving(Overloaded):
     """The bodies that are being received would take more memory than they may."""
 
     shed = "bytes"

@@ -12,7 +12,7 @@ import io
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -22,11 +22,11 @@ import orjson
 from serve.codec.codec import Array, Body, Decoded, Form
 from serve.codec.fit import check_finite, finish, from_leaves, shown
 from serve.codec.json_document import BOM, dumps
+from serve.codec.pieces import whole_lines
 from serve.codec.plan import Plan, plan_of
 from serve.contract.signature import Signature, TensorSpec
 from serve.errors import BadRequest, BadShape, ModelFailed, UnsupportedMedia
 
-PIECE_BYTES = 64 << 10  # lines that are Python numbers at one time
 PLAIN_BYTES = b"0123456789+-.eE, \r\n"
 CHARSETS = {"utf-8": "utf-8-sig", "utf8": "utf-8-sig", "us-ascii": "ascii", "ascii": "ascii", "iso-8859-1": "latin-1",
             "latin-1": "latin-1", "windows-1252": "cp1252", "utf-16": "utf-16"}  # fmt: skip
@@ -47,12 +47,11 @@ class CsvRows:
         charset, header = _read_params(params) if params else ("utf-8-sig", False)
         if not body:
             raise BadRequest("the body is empty: send one line a row")
-        content = bytes(body)
         if not header and charset != "utf-16":
-            found = _quick(content, plan, columns)
+            found = _quick(body, plan, columns)
             if found is not None:
                 return found
-        return _by_cell(content, plan, columns, charset, header)
+        return _by_cell(bytes(body), plan, columns, charset, header)
 
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
         plan = plan_of(signature)
@@ -92,12 +91,13 @@ def _read_params(params: Mapping[str, str]) -> tuple[str, bool]:
     return CHARSETS[charset], params.get("header", "absent").lower() == "present"
 
 
-def _quick(content: bytes, plan: Plan, columns: int | None) -> Decoded | None:
+def _quick(body: Body, plan: Plan, columns: int | None) -> Decoded | None:
     """Lines of plain JSON numbers; None for all else, and for everything that is wrong."""
     if any(spec.dtype in ("bool", "string") for spec in plan.inputs):
         return None
     parts: list[list[Array]] = []
-    for piece in _pieces(content.removeprefix(BOM)):
+    for n, piece in enumerate(whole_lines(body)):
+        piece = piece if n else piece.removeprefix(BOM)
         if piece.translate(None, PLAIN_BYTES):
             return None
         try:
@@ -108,23 +108,16 @@ def _quick(content: bytes, plan: Plan, columns: int | None) -> Decoded | None:
         except orjson.JSONDecodeError:
             return None
         columns = columns or len(table[0])
+        if not columns:
+            return None
         try:
             parts.append(_packed(table, plan) if plan.pack_row else _arrays_of(table, plan, columns))
         except (BadRequest, struct.error, OverflowError):
             return None
-    if not parts or not columns:
+    if not parts:
         return None
     arrays = parts[0] if len(parts) == 1 else [np.concatenate(part) for part in zip(*parts, strict=True)]
     return _finish(arrays, plan)
-
-
-def _pieces(content: bytes) -> Iterator[bytes]:
-    """Whole lines, about a piece of them at a time. A last line need not end."""
-    at, end = 0, len(content)
-    while at < end:
-        stop = end if end - at <= PIECE_BYTES else (content.find(b"\n", at + PIECE_BYTES) + 1 or end)
-        yield content[at:stop]
-        at = stop
 
 
 def _packed(table: list[list[Any]], plan: Plan) -> list[Array]:

@@ -6,6 +6,7 @@ anything. Large plain ones go piecewise (json_large). The rest, and every error 
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from serve.errors import BadRequest, BadShape, ModelFailed, UnsupportedMedia
 
 BOM = b"\xef\xbb\xbf"
 U, L, N = b"uln"
+U_OR_L = re.compile(b"[ul]")
 INSTANCES, BARE, COLUMNS = Form  # a look-up of an enum's member costs as much as a search of the body
 IGNORED_KEYS = frozenset({"configuration", "signature_name"})  # built-in algorithms and TensorFlow Serving send them
 
@@ -43,7 +45,7 @@ class JsonDocument:
 
     def decode_row(self, body: Body, plan: Plan) -> Body | None:
         pack = plan.pack_flat_row
-        if pack is None or U in body or L in body:  # as in _quick
+        if pack is None or isinstance(body, memoryview) or U in body or L in body:  # as in _quick
             return None
         try:
             document = orjson.loads(body)
@@ -85,6 +87,12 @@ def parse(body: Body) -> Any:
         raise BadRequest(f"not valid JSON: {e}") from e
 
 
+def _may_hold_bools(body: Body) -> bool:
+    if isinstance(body, memoryview):  # `in` would compare its items, which are numbers
+        return U_OR_L.search(body) is not None
+    return U in body or L in body
+
+
 def _quick(document: Any, body: Body, plan: Plan) -> Decoded | None:
     """The plain case, [[numbers], ...] bare or as instances, without a look at each number from Python."""
     pack, rows, form = plan.pack_row, document, BARE
@@ -94,7 +102,7 @@ def _quick(document: Any, body: Body, plan: Plan) -> Decoded | None:
         return None
     # pack takes true for 1. The literals true and false cannot be spelled without a u or an l, so a body that has
     # neither byte holds no bool; "instances" has neither. All else that is no number, pack refuses itself.
-    if U in body or L in body:
+    if _may_hold_bools(body):
         return None
     try:
         packed = pack(*rows[0]) if len(rows) == 1 else b"".join([pack(*row) for row in rows])

@@ -153,6 +153,7 @@ def _allowed(spec: TensorSpec, alone: Sequence[Array], tolerance: float | None) 
 
 
 def _row_differs(spec: TensorSpec, got: Array, want: Array, allowed: float) -> str | None:
+    got, want = np.asarray(got), np.asarray(want)  # a row of a column of strings is a str
     if got.shape != want.shape:
         return f" the shape {list(got.shape)}, alone {list(want.shape)}"
     if _floats(spec, want) is None:

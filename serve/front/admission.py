@@ -20,6 +20,7 @@ STANDING_BATCHES = 4  # the same for slow models, in full batches
 SHRINK = GROW = 0.5  # seconds a second
 REFUSING_S = 1.0  # the last refusal is less than this ago: the overload lasts
 CALM_S = 3.0  # it is more than this ago: over
+BELIEVED_MAX = 10.0  # times what was learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,24 @@ def rows_sure(limit_s: float, row_s: float) -> int:
     return int(min(ROWS_SURE_MAX, limit_s / row_s)) if row_s > 0 else ROWS_SURE_MAX
 
 
-def row_cost(learned_s: float, run_rows: int, run_for_s: float) -> float:
-    """Seconds a row: as learned, but what the running batch has taken already is known better than any prediction."""
-    return max(learned_s, run_for_s / run_rows) if run_rows and run_for_s > 0 else learned_s
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The batch that an engine runs. `predicted_s` 0: nothing is known of such batches."""
+
+    rows: int = 0
+    for_s: float = 0.0
+    predicted_s: float = 0.0
+
+
+def row_cost(learned_s: float, running: Running) -> float:
+    """Seconds a row: as learned, but what the running batch has taken already is known better than any prediction. Where batches
+    are predicted it is believed up to a point: one that stumbles says little of those behind it."""
+    if not running.rows or running.for_s <= 0:
+        return learned_s
+    seen_s = running.for_s / running.rows
+    return max(learned_s, seen_s if running.predicted_s <= 0 else min(seen_s, BELIEVED_MAX * learned_s))
+
+
+def overrun(running: Running) -> float:
+    """Seconds by which the running batch is late: whoever comes now has waited them already, so to speak."""
+    return max(0.0, running.for_s - running.predicted_s) if running.predicted_s > 0 else 0.0

@@ -13,11 +13,19 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from serve.front.protocol import FrontProtocol
     from serve.front.request import Invocation
 
 DIRECT_FROM = 64 * 1024  # bytes of a body still to come; below, changing the protocol costs as much as it saves
+
+
+def room(length: int) -> bytearray | memoryview:
+    """For a body of so many bytes. A large one gets memory that nobody has touched: what was announced and never came costs
+    nothing, and nothing is written twice. (A bytearray is filled with zeros when it is made.)"""
+    return bytearray(length) if length < DIRECT_FROM else np.empty(length, np.uint8).data
 
 
 class BodyReader(asyncio.BufferedProtocol):

@@ -83,7 +83,8 @@ class Desk:
         """More is being received than may be. Whoever has held memory longest gives way; without such, the newest."""
         began_s, oldest = min(((c.began_s, c) for c in self.connections if c.is_receiving), key=lambda each: each[0])
         giving_way = oldest if _monotonic() - began_s > OLD_BODY_S else newest
-        giving_way.refuse_receiving(TooManyArriving("too many large requests are being received at once", retry_after_s=1))
+        many = "too many large requests are being received at once (EVENKEEL_QUEUE_MB)"
+        giving_way.refuse_receiving(TooManyArriving(many, retry_after_s=1))
 
     def make_room_for_answer(self, size: int) -> None:
         """Answers wait in memory until they are read. When that is too much, those read slowest are given up."""

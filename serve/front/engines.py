@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from serve.contract.status import Engine, Front, Main, StatusPage
 from serve.errors import Overloaded, WaitTooLong
 from serve.front import execution
-from serve.front.admission import Accepted, row_cost, rows_sure
+from serve.front.admission import Accepted, Running, overrun, row_cost, rows_sure
 from serve.front.links import EngineLink, Model
 from serve.settings import Limits
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SERVING = int(Main.SERVING)
 _ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
-_RUN_STARTED, _RUN_ROWS = int(Engine.RUN_STARTED_S), int(Engine.RUN_ROWS)
+_RUN_STARTED, _RUN_ROWS, _PREDICTED = int(Engine.RUN_STARTED_S), int(Engine.RUN_ROWS), int(Engine.RUN_PREDICTED_S)
 
 
 class Engines:
@@ -63,7 +63,8 @@ class Engines:
         if link.rows >= link.rows_sure:
             ahead = max(link.rows, link.block.count[_ENGINE_ROWS])
             now_s = self._clock()
-            wait_s, accepted = ahead * self._row_cost(link, now_s), self._accepted
+            running, accepted = _running(link, now_s), self._accepted
+            wait_s = ahead * row_cost(link.block.value[_ROW_COST], running) + overrun(running)
             if wait_s > accepted.limit_s:
                 self._accepted = accepted.refused(now_s)
                 raise self.overloaded(
@@ -83,11 +84,6 @@ class Engines:
         costs = [link.rows * link.block.value[_ROW_COST] for link in self.up]
         return kind(message, retry_after_s=max(1, math.ceil(min(costs, default=1.0))))
 
-    def _row_cost(self, link: EngineLink, now_s: float) -> float:
-        count, value = link.block.count, link.block.value
-        started_s = value[_RUN_STARTED]
-        return row_cost(value[_ROW_COST], count[_RUN_ROWS], now_s - started_s if started_s else 0.0)
-
     # ---- they come and go ----------------------------------------------------------------------------------------------
 
     def sweep(self, now_s: float) -> None:
@@ -100,11 +96,12 @@ class Engines:
 
     def _look_at_waits(self, now_s: float) -> None:
         """What may be accepted without a look, and with one."""
-        up = [(link, link.model, self._row_cost(link, now_s)) for link in self.up if link.model is not None]
-        batch_s = max((model.rows_max * cost_s for _, model, cost_s in up), default=0.0)
+        up = [(link, link.model, _running(link, now_s)) for link in self.up if link.model is not None]
+        costs = [row_cost(link.block.value[_ROW_COST], running) for link, _, running in up]
+        batch_s = max((model.rows_max * cost_s for (_, model, _), cost_s in zip(up, costs, strict=True)), default=0.0)
         self._accepted = self._accepted.later(now_s, batch_s)
-        for link, _, cost_s in up:
-            link.rows_sure = rows_sure(self._accepted.limit_s, cost_s)
+        for (link, _, running), cost_s in zip(up, costs, strict=True):
+            link.rows_sure = rows_sure(max(0.0, self._accepted.limit_s - overrun(running)), cost_s)
 
     def _greeted(self, link: EngineLink) -> None:
         assert link.model is not None, "called after HELLO"
@@ -183,3 +180,9 @@ class Engines:
 
 def _rows_of(link: EngineLink) -> int:
     return link.rows
+
+
+def _running(link: EngineLink, now_s: float) -> Running:
+    count, value = link.block.count, link.block.value
+    started_s = value[_RUN_STARTED]
+    return Running(count[_RUN_ROWS], now_s - started_s, value[_PREDICTED]) if started_s else Running()

@@ -121,4 +121,5 @@ class Intake:
             return slot
         elif slot is not None:
             self.slots.release(slot)
-        raise TooManyBytes(f"{self.slots.held_bytes >> 20} MiB of requests are waiting already (EVENKEEL_QUEUE_MB)")
+        waiting = f"{self.slots.held_bytes >> 20} MiB of requests are waiting already (EVENKEEL_QUEUE_MB)"
+        raise TooManyBytes(waiting, retry_after_s=1)

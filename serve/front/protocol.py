@@ -31,7 +31,7 @@ from serve.errors import (
     HeaderTimeout,
     NotReady,
 )
-from serve.front.body_reader import DIRECT_FROM, BodyReader
+from serve.front.body_reader import DIRECT_FROM, BodyReader, room
 from serve.front.desk import Desk
 from serve.front.heads import HEAD_BYTES_REMEMBERED, Head, Route, build
 from serve.front.patience import Patience
@@ -251,8 +251,7 @@ class FrontProtocol(HttpToolsProtocol):
         if hot.refused is not None or hot.response_complete:
             return
         if hot.body is None:
-            # Untouched pages of a large block take no memory, so a lying Content-Length costs nothing.
-            hot.body = bytearray(hot.head.length or 0)
+            hot.body = room(hot.head.length or 0)
         hot.body[hot.received : hot.received + size] = body
         self._note_received(hot, size)
 

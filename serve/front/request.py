@@ -40,7 +40,7 @@ class Invocation:
     complete = True  # the whole body is here
     turn = True  # every earlier request of the connection has been answered
     refused: EvenkeelError | None = None
-    body: bytearray | None = None
+    body: bytearray | memoryview | None = None
     received = 0  # bytes of `body` that have come
 
     id: int

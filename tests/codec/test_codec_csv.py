@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.codec import csv_rows
+from serve.codec import pieces
 from serve.codec.codec import Form
 from serve.codec.csv_rows import CsvRows, _by_cell, _columns, _quick
 from serve.codec.plan import plan_of
@@ -132,7 +132,7 @@ def test_a_model_without_rows_takes_one_line() -> None:
 def test_a_long_body_is_read_in_pieces_of_whole_lines() -> None:
     rows = np.arange(60_000, dtype=np.float32).reshape(-1, 3)
     body = CsvRows().encode((rows,), THREE, Form.INSTANCES)
-    assert len(body) > 3 * csv_rows.PIECE_BYTES
+    assert len(body) > 3 * pieces.PIECE_BYTES
     assert same(decode(CSV, body, THREE).arrays[0], rows)
     assert same(decode(CSV, body[:-1], THREE).arrays[0], rows)
     with pytest.raises(BadRequest, match="line 20001"):

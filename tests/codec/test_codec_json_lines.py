@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from serve.codec.codec import Form
+from serve.codec.pieces import PIECE_BYTES
 from serve.codec.registry import CODECS
 from serve.contract.signature import TensorSpec
 from serve.errors import BadRequest, OutputNotFinite
@@ -81,3 +82,26 @@ def test_a_reply_is_one_value_a_line_without_a_wrapper() -> None:
 def test_a_reply_that_is_not_finite_is_refused() -> None:
     with pytest.raises(OutputNotFinite, match="'x'"):
         CODECS[NAMES[0]].encode((np.array([np.nan], np.float32),), model(x()), Form.BARE)
+
+
+def test_a_long_body_is_read_in_pieces_of_whole_lines() -> None:
+    rows = np.random.default_rng(3).random((6000, 3)).astype(np.float32)
+    body = b"\n".join(b"[%.9g, %.9g, %.9g]" % tuple(row) for row in rows.tolist())
+    assert len(body) > 3 * PIECE_BYTES
+    for sent in (body, body + b"\n", bytearray(body), memoryview(body)):
+        decoded = decode(NAMES[0], sent, THREE)
+        assert decoded.rows == len(rows) and same(decoded.arrays[0], rows)
+
+
+def test_a_bool_far_behind_is_no_number_however_the_body_comes() -> None:
+    body = b"[1,2,3]\n" * 20_000 + b"[1,2,true]\n"
+    for sent in (body, memoryview(body)):
+        with pytest.raises(BadRequest, match="line 20001"):
+            decode(NAMES[0], sent, THREE)
+
+
+@pytest.mark.parametrize("document", [b'{"instances": [[1, 2, true]]}', b"[[1, 2, true]]"])
+def test_a_bool_in_a_body_that_was_read_to_its_place_is_no_number(document: bytes) -> None:
+    for sent in (document, bytearray(document), memoryview(document)):
+        with pytest.raises(BadRequest):
+            decode("application/json", sent, THREE)

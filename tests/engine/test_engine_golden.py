@@ -99,6 +99,15 @@ def test_the_model_may_set_the_tolerance() -> None:
     assert differ([[1.0, 1.0001]], [[1.0, 1.0]], tolerance=0.0) is not None
 
 
+def test_a_row_that_is_one_text_is_compared_too() -> None:
+    """A classifier's labels: indexing a column of strings gives no array."""
+    one = signature([spec("x", 2)], [spec("y", dtype="string")])
+    labels = [[np.array([text], object)] for text in ("cat", "dog")]
+    assert rows_differ([np.array(["cat", "dog"], object)], labels, one, None) is None
+    said = rows_differ([np.array(["cat", "cow"], object)], labels, one, None)
+    assert said is not None and "cow" in said and "dog" in said
+
+
 def test_nan_in_both_is_equal_and_in_one_is_not() -> None:
     assert differ([[np.nan, 1]], [[np.nan, 1]]) is None
     assert differ([[np.nan, 1]], [[2, 1]]) is not None

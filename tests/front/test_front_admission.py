@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.front.admission import CALM_S, ROWS_SURE_MAX, STANDING_S, WAIT_SHARE_MAX, Accepted, row_cost, rows_sure
+from serve.front.admission import (
+    BELIEVED_MAX,
+    CALM_S,
+    ROWS_SURE_MAX,
+    STANDING_S,
+    WAIT_SHARE_MAX,
+    Accepted,
+    Running,
+    overrun,
+    row_cost,
+    rows_sure,
+)
 
 STEP_S = 0.05
 
@@ -61,6 +72,17 @@ def test_rows_that_surely_fit_are_not_looked_at(row_s: float, rows: int) -> None
     assert rows_sure(0.8, row_s) == min(rows, ROWS_SURE_MAX)
 
 
-def test_a_batch_that_runs_longer_than_predicted_is_believed_before_it_ends() -> None:
-    assert row_cost(0.001, 4, 2.0) == 0.5
-    assert row_cost(0.001, 4, 0.0) == row_cost(0.001, 0, 2.0) == 0.001
+def test_where_nothing_is_known_a_batch_is_believed_before_it_ends() -> None:
+    assert row_cost(0.001, Running(4, 2.0)) == 0.5
+    assert row_cost(0.001, Running(4, 0.0)) == row_cost(0.001, Running()) == 0.001
+
+
+def test_where_batches_are_predicted_one_that_stumbles_says_little_of_those_behind_it() -> None:
+    stumbling = Running(rows=64, for_s=1.0, predicted_s=0.064)
+    assert row_cost(0.001, stumbling) == BELIEVED_MAX * 0.001
+    assert row_cost(0.001, Running(64, 0.128, 0.064)) == 0.002, "a little slower is believed"
+
+
+def test_who_comes_while_a_batch_is_late_waits_for_that_too() -> None:
+    assert overrun(Running(64, 3.0, 0.5)) == 2.5
+    assert overrun(Running(64, 0.4, 0.5)) == overrun(Running()) == overrun(Running(64, 3.0, 0.0)) == 0.0

@@ -141,7 +141,7 @@ def test_a_refusal_in_the_middle_is_heard_and_what_still_comes_is_thrown_away(li
     assert not line.reads_directly and line.desk.receiving_bytes == 0
     line.send(LARGE[100_000:])
     line.until(lambda: b"too much at once" in line.heard and not line._waiting)
-    assert line.heard.startswith(b"HTTP/1.1 503") and b"connection: close" in line.heard
+    assert line.heard.startswith(b"HTTP/1.1 429") and b"connection: close" in line.heard
 
 
 def test_a_body_that_stops_half_way_is_given_up_in_time(line: Line) -> None:

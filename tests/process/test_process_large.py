@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -40,7 +42,16 @@ def large_json() -> tuple[bytes, model.Array]:
     return b'{"instances": [' + b", ".join([one] * (LARGE // len(one))) + b"]}", rows
 
 
-@pytest.mark.parametrize(("make", "content_type"), [(large_npy, "application/x-npy"), (large_json, "application/json")])
+def large_csv() -> tuple[bytes, model.Array]:
+    rows = (np.random.default_rng(15).random((500, 8, 8)) * 16).astype(np.float32)
+    one = model.to_csv(rows)
+    return b"\n".join([one] * (LARGE // len(one))), rows
+
+
+@pytest.mark.parametrize(
+    ("make", "content_type"),
+    [(large_npy, "application/x-npy"), (large_json, "application/json"), (large_csv, "text/csv")],
+)
 def test_a_body_of_25_mb_costs_at_most_about_twice_its_size(fresh: Tree, make: object, content_type: str) -> None:
     body, rows = make()  # type: ignore[operator]
     assert len(body) > 0.9 * LARGE
@@ -51,6 +62,16 @@ def test_a_body_of_25_mb_costs_at_most_about_twice_its_size(fresh: Tree, make: o
     assert len(got) % len(want) == 0
     assert all(model.close(got[i : i + len(want)], want) for i in range(0, len(got), len(want)))
     assert watch.growth_bytes < 2 * len(body) + SLACK, f"{watch.growth_bytes / MB:.0f} MB for a body of {len(body) / MB:.0f} MB"
+
+
+def test_bodies_that_are_announced_and_never_come_cost_nothing(fresh: Tree) -> None:
+    head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000000\r\n\r\n"
+    with MemoryWatch(fresh) as watch, contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(fresh.wire()) for _ in range(6)]
+        for wire in wires:
+            wire.send(head + b'{"instances": [' + b" " * 2000)
+        time.sleep(1.0)
+    assert watch.growth_bytes < 10 * MB, f"{watch.growth_bytes / MB:.0f} MB"
 
 
 def test_after_large_bodies_the_memory_comes_back(fresh: Tree) -> None:

@@ -60,8 +60,9 @@ ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 HEADER_CHARS_MAX = 1024  # the platform's limit; both headers together stay below its 4096 bytes for all of them
 FRAMEWORKS = ("torch", "sklearn", "transformers", "onnxruntime", "xgboost", "lightgbm", "tensorflow")
 MODULE_PREFIX = "evenkeel_handler_"
-# A script may call sys.exit(), a library may raise KeyboardInterrupt: neither may end an engine that holds requests.
-RAISED = (Exception, SystemExit, KeyboardInterrupt)
+# A script may call sys.exit(), a library may raise KeyboardInterrupt, or what extensions in Rust call a panic: nothing of that
+# may end an engine that holds requests.
+RAISED = (BaseException,)
 
 
 class HandlerBackend:

@@ -176,7 +176,7 @@ class Cycle:
         segments = place(queue, step.rows, now_s)
         if segments:
             pending.placed(segments)
-            self._run(segments, key)
+            self._begin(segments, key)
         return 0.0 if pending.rows else IDLE_S
 
     def _run_alone(self, item: Item, now_s: float) -> float:
@@ -271,8 +271,13 @@ class Cycle:
         if too_large:  # some of a batch of several: each is told only what it does alone
             for fewer in _halves(too_large) or (too_large,):
                 self._run(fewer, key)
-        if failed is None:
-            return
+        if failed is not None:
+            self._divide(segments, key, failed)
+
+    _begin = _run  # where batches fly they begin otherwise, see flying.py
+
+    def _divide(self, segments: list[Segment], key: Hashable, failed: EvenkeelError) -> None:
+        """Run the halves of a batch that failed; tell a request that failed alone."""
         halves = _halves(segments) or (_parts(segments[0]) if isinstance(failed, OutOfMemory) else None)
         if halves is not None:
             self._run(halves[0], key)
@@ -324,23 +329,49 @@ class Cycle:
 
     def _run_tensors(self, segments: list[Segment], key: Any, rows: int, started_s: float) -> EvenkeelError | None:
         """Gather, run, check, scatter. Returns what went wrong with the batch as a whole."""
-        replica = self.replica
-        gather, scatter, signature, layout = replica.gather, replica.scatter, replica.signature, replica.outputs
-        assert gather and scatter and signature and layout, "tensor replicas have them all"
-        singles = single_rows(segments, layout.row_bytes) if self._block_row_bytes else None
+        singles = self._singles(segments)
         if singles is None:
             segments = broken_up(segments)
         try:
-            batch = gather.batch(segments, key, singles)
-            bad = gather.not_finite(batch)
-            if bad is not None:
-                name = signature.inputs[bad].name
-                return NotFinite(f"input {name!r} holds NaN or infinity; set allow_nan in model.toml if the model takes it")
+            batch = self._gathered(segments, key, singles)
             run_at_s = self._clock()
-            outputs = replica.backend.run(batch)
+            outputs = self.replica.backend.run(batch)
         except Exception as e:  # foreign code: whatever it raises is an error of this batch, not of the engine
             return self._told(e, rows)
         run_s = self._clock() - run_at_s
+        failed = self._answer(segments, singles, outputs, key, started_s, run_s, rows)
+        if failed is not None:
+            return failed
+        took_s = self._clock() - started_s
+        self._count_batch(rows, run_s, took_s)
+        self._peers.send()  # nobody needs to wait while we learn
+        self._learn(key, rows, took_s)
+        return None
+
+    def _singles(self, segments: list[Segment]) -> Array | None:
+        """Where the rows of the batch lie, if it can be handled by columns."""
+        layout = self.replica.outputs
+        assert layout, "tensor replicas have one"
+        return single_rows(segments, layout.row_bytes) if self._block_row_bytes else None
+
+    def _gathered(self, segments: list[Segment], key: Any, singles: Array | None) -> list[Array]:
+        """The batch, fit to be run. Raises NotFinite."""
+        gather, signature = self.replica.gather, self.replica.signature
+        assert gather and signature, "tensor replicas have them all"
+        batch = gather.batch(segments, key, singles)
+        bad = gather.not_finite(batch)
+        if bad is not None:
+            name = signature.inputs[bad].name
+            raise NotFinite(f"input {name!r} holds NaN or infinity; set allow_nan in model.toml if the model takes it")
+        return batch
+
+    def _answer(
+        self, segments: list[Segment], singles: Array | None, outputs: Sequence[Array], key: Any, started_s: float,
+        run_s: float, rows: int,
+    ) -> EvenkeelError | None:  # fmt: skip
+        """Check and scatter. Returns what is wrong with the outputs."""
+        scatter, layout = self.replica.scatter, self.replica.outputs
+        assert scatter and layout, "tensor replicas have them all"
         checked = scatter.checked(outputs, rows)
         if isinstance(checked, str):
             return ModelFailed(checked)
@@ -350,10 +381,6 @@ class Cycle:
             self._replies.singles(segments, layout.row_bytes, flags, started_s, run_s, rows)
         else:
             self._scatter(segments, checked, key, flags, started_s, run_s, rows)
-        took_s = self._clock() - started_s
-        self._count_batch(rows, run_s, took_s)
-        self._peers.send()  # nobody needs to wait while we learn
-        self._learn(key, rows, took_s)
         return None
 
     def _told(self, error: Exception, rows: int) -> EvenkeelError:

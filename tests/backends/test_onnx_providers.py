@@ -148,3 +148,8 @@ def test_a_wheel_without_tensorrt_is_asked_for_cuda_and_the_lack_is_named() -> N
     assert [name for name, _ in wanted(Gpu(tensorrt=True), "0", [CUDA, CPU])] == [CUDA, CPU]
     assert "has no tensorrt provider, only cuda, cpu" in why_not(Gpu(tensorrt=True), "0", [CUDA, CPU], [CUDA, CPU])
     assert why_not(Gpu(), "", [], [CPU]) == why_not(Gpu(), "0", WHEEL, [CUDA, CPU]) == ""
+
+
+def test_the_arena_on_the_card_is_bounded_where_asked() -> None:
+    assert dict(wanted(Gpu(memory_mb=512), "0", WHEEL))[CUDA]["gpu_mem_limit"] == str(512 << 20)
+    assert "gpu_mem_limit" not in dict(wanted(Gpu(), "0", WHEEL))[CUDA]

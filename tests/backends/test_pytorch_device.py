@@ -47,6 +47,12 @@ class ScriptedDriver:
     def name(self) -> str:
         return "Scripted"
 
+    def memory_bytes(self) -> int:
+        return 8 << 30
+
+    def limit_memory(self, share: float) -> None:
+        self.share = share
+
     def use_tf32(self, on: bool) -> None:
         self.tf32 = on
 
@@ -192,6 +198,13 @@ def test_what_fails_on_the_device_is_an_error_of_the_batch(folder: Folder) -> No
     driver.fails = "CUDA error: device-side assert triggered"
     with pytest.raises(ModelFailed, match="device-side assert"):
         backend.run([X])
+
+
+@pytest.mark.parametrize(("memory_mb", "share"), [(None, 0.9), (2048, 0.25), (1 << 20, 1.0)])
+def test_a_replica_never_takes_the_whole_card_unless_told_so(folder: Folder, memory_mb: int | None, share: float) -> None:
+    driver = ScriptedDriver()
+    backend = loaded(folder, driver, "pt", {"memory_mb": memory_mb} if memory_mb else None)
+    assert driver.share == share and backend.describe()["gpu_memory_mb"] == str(int(8192 * share))
 
 
 def test_tf32_is_used_when_asked_for(folder: Folder) -> None:

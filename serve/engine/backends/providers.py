@@ -26,8 +26,10 @@ def options(name: str, gpu: Gpu) -> Mapping[str, str]:
     """Device 0 is the only one that an engine sees."""
     if name == TENSORRT:
         return {"device_id": "0", "trt_fp16_enable": str(int(gpu.dtype == "fp16"))}
+    limit = {"gpu_mem_limit": str(gpu.memory_mb << 20)} if gpu.memory_mb else {}
     return {
         "device_id": "0",
+        **limit,  # of its arena; cuDNN and the CUDA context come on top
         # The default doubles the arena each time, which takes a card from its neighbours faster than models need it.
         "arena_extend_strategy": "kSameAsRequested",
         # The default measures every algorithm anew for every shape, in the middle of service where a shape is new.

@@ -84,11 +84,13 @@ class PytorchBackend:
             )
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
-        parts = self._parts(inputs)
-        with translated():
-            if len(parts) == 1:
-                return self._run(inputs)
-            return _joined([self._run(part) for part in parts])
+        try:
+            parts = self._parts(inputs)
+            return self._run(inputs) if len(parts) == 1 else _joined([self._run(part) for part in parts])
+        except ModelFailed:
+            raise
+        except Exception as e:  # torch raises RuntimeError, AssertionError, ValueError and its own
+            raise ModelFailed(f"torch: {_short(e)}") from e
 
     def _parts(self, inputs: Sequence[Array]) -> list[Sequence[Array]]:
         """The batch, cut where it is beyond the bound of the export."""

@@ -24,6 +24,8 @@ from serve.engine.backends.device import unused
 from serve.errors import BadModel
 
 Tensor = Any
+# A process that takes the last byte takes it from CUDA itself and from its neighbours, which then fail instead of it.
+MEMORY_SHARE = 0.9
 CAPABILITY = {"bf16": (8, 0), "tf32": (8, 0)}  # of the first cards that compute so: Ampere
 
 
@@ -37,6 +39,12 @@ class Driver(Protocol):
         """The card's generation, as NVIDIA counts: (7, 5) for a T4, (9, 0) for an H200."""
 
     def name(self) -> str: ...
+
+    def memory_bytes(self) -> int:
+        """Of the whole card, or slice."""
+
+    def limit_memory(self, share: float) -> None:
+        """What this process may allocate of it; beyond that is out of memory."""
 
     def use_tf32(self, on: bool) -> None:
         """Whether float32 products may be rounded to TF32."""
@@ -82,6 +90,12 @@ class CudaDriver:
     def name(self) -> str:
         return str(self._torch.cuda.get_device_name(0))
 
+    def memory_bytes(self) -> int:
+        return int(self._torch.cuda.get_device_properties(0).total_memory)
+
+    def limit_memory(self, share: float) -> None:
+        self._torch.cuda.set_per_process_memory_fraction(share, 0)
+
     def use_tf32(self, on: bool) -> None:
         self._torch.backends.cuda.matmul.allow_tf32 = on
         self._torch.backends.cudnn.allow_tf32 = on  # on by default: answers that differ from the CPU's must be asked for
@@ -126,6 +140,8 @@ class OnDevice:
         self._torch, self._driver, self.target, self._dtype = torch, driver, driver.target, gpu.dtype
         self._half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(gpu.dtype)
         driver.use_tf32(gpu.dtype == "tf32")
+        self._share = MEMORY_SHARE if gpu.memory_mb is None else min(1.0, (gpu.memory_mb << 20) / driver.memory_bytes())
+        driver.limit_memory(self._share)
 
     def put(self, array: Array, dtype: Any) -> Tensor:
         """`dtype` is torch's; of bfloat16 the array holds the bits."""
@@ -154,7 +170,8 @@ class OnDevice:
         return autocast
 
     def describe(self) -> dict[str, str]:
-        return {"gpu": self._driver.name(), "gpu_dtype": self._dtype or "as the model"}
+        limit_mb = int(self._share * self._driver.memory_bytes()) >> 20
+        return {"gpu": self._driver.name(), "gpu_dtype": self._dtype or "as the model", "gpu_memory_mb": str(limit_mb)}
 
 
 def chosen(torch: Any, gpu: Gpu, options: LoadOptions, driver: Driver | None = None) -> OnDevice | None:

@@ -8,15 +8,14 @@ replies to every SUBMIT exactly once: with an answer, or with a fault. It never 
 from __future__ import annotations
 
 import json
-import math
 import socket
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from serve.batching.arrivals import Arrivals
 from serve.batching.pending import Item, Pending
 from serve.batching.placement import Segment, place
 from serve.batching.policy import Policy, QueueView, Wait, next_step
@@ -39,8 +38,6 @@ PRICE_EVERY = 16  # batches between updates of the price of a row, which fronts 
 PRICE_ALWAYS_S = 0.01  # after a batch that took longer: it costs microseconds, and sixteen such batches are a long time
 IDLE_S = 0.5  # how often an idle engine stamps that it lives
 EXPIRE_EVERY_S = 0.05
-RATE_TAU_S = 0.05  # arrivals are averaged over about this long
-PEAK_WINDOW_S = 0.5
 LONGEST_FADES = 1e-4  # of what the longest batch was above this one: one odd pause is forgotten after some 10,000
 
 _QUEUE_ROWS, _BATCHES, _ROWS = int(Engine.QUEUE_ROWS), int(Engine.BATCHES), int(Engine.ROWS)
@@ -50,23 +47,6 @@ _BATCH_ROWS, _RUN_TIME = int(Engine.BATCH_ROWS), int(Engine.RUN_TIME)
 _RUN_ROWS, _AGAIN, _LONGEST = int(Engine.RUN_ROWS), int(Engine.RUN_AGAIN), int(Engine.RUN_LONGEST_S)
 _ROWS_FIT = int(Engine.ROWS_FIT)
 _RUN_SUM, _BUSY_SUM = int(Engine.RUN_SUM_S), int(Engine.BUSY_SUM_S)
-
-
-@dataclass(slots=True)
-class Arrivals:
-    """What has been coming lately: rate for the wait decision, peak of the queue for how many may come back."""
-
-    rate: float = 0.0
-    peak_rows: float = 0.0
-    _at_s: float = 0.0
-    _peak_at_s: float = 0.0
-
-    def note(self, rows: int, queued: int, now_s: float) -> None:
-        gone = now_s - self._at_s
-        self._at_s = now_s
-        self.rate = self.rate * math.exp(-gone / RATE_TAU_S) + rows / RATE_TAU_S
-        if queued >= self.peak_rows or now_s - self._peak_at_s > PEAK_WINDOW_S:
-            self.peak_rows, self._peak_at_s = queued, now_s
 
 
 class Cycle:

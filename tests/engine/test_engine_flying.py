@@ -79,6 +79,15 @@ def test_a_nan_fails_its_own_request_and_is_never_launched() -> None:
         assert answer(replies, good)[0][0, 0] == 11 and set(first) < set(replies)
 
 
+def test_what_was_never_launched_is_not_taken_for_stuck() -> None:
+    with flying() as (bench, device):
+        front = bench.front()
+        front.submit([[float("nan"), 0.0]])
+        bench.cycle.turn(0)
+        assert isinstance(only(front.replies()), Fault) and device.did == []
+        assert bench.block.value[Engine.RUN_STARTED_S] == 0.0
+
+
 def test_a_batch_that_does_not_fit_beside_another_runs_whole_once_that_is_done() -> None:
     with flying() as (bench, device):
         device.room = 6
@@ -86,7 +95,10 @@ def test_a_batch_that_does_not_fit_beside_another_runs_whole_once_that_is_done()
         submit(front, 12)
         turns(bench)
         assert device.did == ["launch 4", "launch 4", "complete 4", "run 4", "launch 4", "complete 4"]
-        assert len(front.replies()) == 12
+        submit(front, 8)
+        turns(bench)
+        assert device.did[6:] == ["launch 4", "complete 4"] * 2, "and from then on one at a time"
+        assert len(front.replies()) == 20
         assert bench.replica.rows_max == 4, "it was not too large"
 
 
@@ -166,6 +178,29 @@ def test_a_caller_who_leaves_before_the_launch_is_told_while_another_batch_flies
         assert device.sizes == [1]
 
 
+def test_who_waits_past_the_deadline_while_another_batch_flies_is_never_launched() -> None:
+    with flying(rows_max=1) as (bench, device):
+        front = bench.front()
+        first = front.submit([[1.0, 1.0]])
+        bench.cycle.turn(0)
+        late = front.submit([[2.0, 2.0]], within_s=TAKES_S / 4)
+        bench.clock.advance(TAKES_S / 2)
+        turns(bench)
+        replies = front.replies()
+        assert isinstance(replies[first], Answer) and isinstance(replies[late], Fault)
+        assert replies[late].code == "deadline_exceeded" and device.sizes == [1]
+
+
+def test_who_has_been_launched_is_answered_after_the_deadline_too() -> None:
+    with flying() as (bench, _):
+        front = bench.front()
+        id = front.submit([[1.0, 1.0]], within_s=TAKES_S / 4)
+        bench.cycle.turn(0)
+        bench.clock.advance(TAKES_S)
+        turns(bench)
+        assert isinstance(front.replies()[id], Answer)
+
+
 def test_the_parts_of_a_large_request_never_fly_so_that_its_slot_can_go_back_between_them() -> None:
     with flying() as (bench, device):
         front = bench.front()
@@ -187,6 +222,33 @@ def test_a_front_that_dies_is_not_answered_and_its_batch_mates_are() -> None:
         turns(bench)
         assert answer(stays.replies(), id)[0].tolist() == [[5.0, 5.0]]
         assert bench.cycle.idle
+
+
+def test_a_table_of_rows_in_flight_outlives_its_front_and_answers_nobody() -> None:
+    with flying(rows_max=8) as (bench, device):
+        dies, stays = bench.front(), bench.front()
+        submit(dies, 8)
+        bench.cycle.turn(0)
+        assert device.did == ["launch 8"]
+        ids = submit(stays, 8, 10.0)
+        dies.channel.close()
+        turns(bench)
+        assert sorted(stays.replies()) == ids and bench.cycle.idle
+
+
+def test_of_a_batch_of_two_fronts_only_the_one_that_lives_is_answered() -> None:
+    with flying(rows_max=16) as (bench, device):
+        dies, stays = bench.front(), bench.front()
+        submit(dies, 6)
+        ids = submit(stays, 6)
+        bench.cycle.turn(0)
+        assert isinstance(bench.cycle, Flying)
+        gone = bench.cycle._flights[0].segments[0].item.peer
+        assert device.did == ["launch 12"]
+        dies.channel.close()
+        bench.clock.advance(TAKES_S)
+        turns(bench)
+        assert sorted(stays.replies()) == ids and not gone.outbox, "nothing is written for nobody"
 
 
 def test_a_batch_of_a_dead_front_that_fails_is_not_run_again() -> None:
@@ -331,15 +393,18 @@ def test_everybody_in_flight_is_named_and_who_has_landed_is_not() -> None:
 
 def test_being_stuck_is_judged_by_the_oldest_since_it_became_the_oldest() -> None:
     with flying(expected_s=1.0) as (bench, device):
-        front, value, count = bench.front(), bench.block.value, bench.block.count
+        front, value = bench.front(), bench.block.value
         device.takes_s = 1.0
-        submit(front, 7)
-        starts: list[tuple[float, int]] = []
-        device.on_complete = lambda: starts.append((value[Engine.RUN_STARTED_S], count[Engine.RUN_ROWS]))
+        starts: list[tuple[float, float]] = []
+        device.on_complete = lambda: starts.append((value[Engine.RUN_STARTED_S], value[Engine.RUN_DEADLINE_S]))
+        submit(front, 4)
+        bench.cycle.turn(0)
+        bench.clock.advance(0.2)
+        front.submit_all([([[0.0, 0.0]],)] * 4, within_s=600.0)
+        bench.cycle.turn(0)
         turns(bench)
-        bench.clock.advance(0.6)
-        turns(bench)
-        assert starts == [(1000.0, 4), (1001.0, 3)]
+        assert device.did[:3] == ["launch 4", "launch 4", "complete 4"]
+        assert starts == [(1000.0, 1060.0), (1001.0, 1600.2)], "each with its own deadline"
         assert value[Engine.RUN_STARTED_S] == 0.0, "nothing flies"
 
 

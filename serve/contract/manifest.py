@@ -42,7 +42,7 @@ class Gpu:
 
     dtype: str = ""  # of the arithmetic, one of GPU_DTYPES; empty: as the model was made, in full
     tensorrt: bool = False  # for ONNX models: by TensorRT, and what that does not know by CUDA
-    memory_mb: int | None = None  # of the card, for what the framework allocates in one replica; None: the backend's own bound
+    memory_mb: int | None = None  # of the card, for what the framework allocates in one replica; None: most of it
 
 
 @dataclass(frozen=True, slots=True)

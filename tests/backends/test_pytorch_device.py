@@ -204,7 +204,7 @@ def test_what_fails_on_the_device_is_an_error_of_the_batch(folder: Folder) -> No
 def test_a_replica_never_takes_the_whole_card_unless_told_so(folder: Folder, memory_mb: int | None, share: float) -> None:
     driver = ScriptedDriver()
     backend = loaded(folder, driver, "pt", {"memory_mb": memory_mb} if memory_mb else None)
-    assert driver.share == share and backend.describe()["gpu_memory_mb"] == str(int(8192 * share))
+    assert driver.share == pytest.approx(share) and backend.describe()["gpu_memory_mb"] == str(int(8192 * share))
 
 
 def test_tf32_is_used_when_asked_for(folder: Folder) -> None:
@@ -240,3 +240,8 @@ def test_else_it_is_told_and_the_cpu_serves_in_its_own_precision(folder: Folder,
 def test_a_torch_without_cuda_says_so() -> None:
     assert "is built without CUDA: use the GPU image" in CudaDriver(torch).why_not()
     assert chosen(torch, Gpu(), LoadOptions(1)) is None, "without a device nobody asks"
+
+
+def test_an_output_that_a_program_makes_on_the_cpu_is_where_it_has_to_be() -> None:
+    made = torch.ones(2)
+    assert CudaDriver(torch).to_host(made) is made

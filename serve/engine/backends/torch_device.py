@@ -20,12 +20,10 @@ import numpy as np
 
 from serve.contract.manifest import Gpu
 from serve.engine.backends.base import Array, LoadOptions
-from serve.engine.backends.device import unused
+from serve.engine.backends.device import memory_limit, unused
 from serve.errors import BadModel
 
 Tensor = Any
-# A process that takes the last byte takes it from CUDA itself and from its neighbours, which then fail instead of it.
-MEMORY_SHARE = 0.9
 CAPABILITY = {"bf16": (8, 0), "tf32": (8, 0)}  # of the first cards that compute so: Ampere
 
 
@@ -113,6 +111,8 @@ class CudaDriver:
         return there
 
     def to_host(self, tensor: Tensor) -> Tensor:
+        if tensor.device.type == "cpu":  # some programs make an output there whatever they run on
+            return tensor
         cuda, (_, back) = self._torch.cuda, self._copying()
         there = self._torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         back.wait_stream(cuda.current_stream())
@@ -140,8 +140,9 @@ class OnDevice:
         self._torch, self._driver, self.target, self._dtype = torch, driver, driver.target, gpu.dtype
         self._half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(gpu.dtype)
         driver.use_tf32(gpu.dtype == "tf32")
-        self._share = MEMORY_SHARE if gpu.memory_mb is None else min(1.0, (gpu.memory_mb << 20) / driver.memory_bytes())
-        driver.limit_memory(self._share)
+        card_bytes = driver.memory_bytes()
+        self._limit_bytes = memory_limit(gpu, card_bytes)
+        driver.limit_memory(self._limit_bytes / card_bytes)
 
     def put(self, array: Array, dtype: Any) -> Tensor:
         """`dtype` is torch's; of bfloat16 the array holds the bits."""
@@ -170,8 +171,8 @@ class OnDevice:
         return autocast
 
     def describe(self) -> dict[str, str]:
-        limit_mb = int(self._share * self._driver.memory_bytes()) >> 20
-        return {"gpu": self._driver.name(), "gpu_dtype": self._dtype or "as the model", "gpu_memory_mb": str(limit_mb)}
+        return {"gpu": self._driver.name(), "gpu_dtype": self._dtype or "as the model",
+                "gpu_memory_mb": str(self._limit_bytes >> 20)}  # fmt: skip
 
 
 def chosen(torch: Any, gpu: Gpu, options: LoadOptions, driver: Driver | None = None) -> OnDevice | None:

@@ -320,6 +320,18 @@ def test_a_full_batch_is_launched_without_waiting() -> None:
         assert device.did == ["launch 1", "launch 4", "complete 1"]
 
 
+def test_a_batch_that_the_policy_holds_back_is_not_launched_beside_another() -> None:
+    with flying(expected_s=10 * TAKES_S) as (bench, device):
+        device.takes_s = 10 * TAKES_S
+        front = bench.front()
+        submit(front, 7)
+        turns(bench)
+        bench.clock.advance(1.0)
+        turns(bench)
+        assert device.did == ["launch 4", "complete 4", "launch 3", "complete 3"], "four cost as much as three, and may come back"
+        assert len(front.replies()) == 7
+
+
 def test_a_batch_of_unknown_cost_is_waited_for_at_once() -> None:
     with flying() as (bench, device):
         bench.replica.cost.curve(((2,),)).seen = False

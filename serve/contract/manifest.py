@@ -22,6 +22,7 @@ BARE_FILES = (("code/inference.py", "handler"), ("model.onnx", "onnx"), ("model.
 ROWS = "rows"  # the name of the leading axis along which requests are batched
 ROWS_MAX_LIMIT = 4096
 GPU_DTYPES = ("fp16", "bf16", "tf32")
+GPU_MEMORY_MB_MAX = 1 << 20  # a terabyte: beyond any card
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Gpu:
 
     dtype: str = ""  # of the arithmetic, one of GPU_DTYPES; empty: as the model was made, in full
     tensorrt: bool = False  # for ONNX models: by TensorRT, and what that does not know by CUDA
+    memory_mb: int | None = None  # of the card, for what the framework allocates in one replica; None: most of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +180,11 @@ def _backend_and_file(top: _Table, folder: Path, program: str) -> tuple[str, Pat
 
 
 def _gpu(top: _Table, backend: str) -> Gpu:
-    table = top.table("gpu", {"dtype", "tensorrt"})
+    table = top.table("gpu", {"dtype", "tensorrt", "memory_mb"})
     if table.data and backend not in ("onnx", "pytorch"):
         raise BadModel(f"model.toml: [gpu] makes no sense with backend = {backend!r}, only with onnx and pytorch")
-    gpu = Gpu(table.text("dtype", ""), table.boolean("tensorrt", False))
+    memory_mb = table.integer("memory_mb", None, 1, GPU_MEMORY_MB_MAX)
+    gpu = Gpu(table.text("dtype", ""), table.boolean("tensorrt", False), memory_mb)
     if gpu.tensorrt and backend != "onnx":
         raise BadModel(f"model.toml: gpu.tensorrt = true makes no sense with backend = {backend!r}, only with onnx")
     if gpu.dtype not in ("", *GPU_DTYPES):

@@ -8,15 +8,14 @@ replies to every SUBMIT exactly once: with an answer, or with a fault. It never 
 from __future__ import annotations
 
 import json
-import math
 import socket
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from serve.batching.arrivals import Arrivals
 from serve.batching.pending import Item, Pending
 from serve.batching.placement import Segment, place
 from serve.batching.policy import Policy, QueueView, Wait, next_step
@@ -39,8 +38,6 @@ PRICE_EVERY = 16  # batches between updates of the price of a row, which fronts 
 PRICE_ALWAYS_S = 0.01  # after a batch that took longer: it costs microseconds, and sixteen such batches are a long time
 IDLE_S = 0.5  # how often an idle engine stamps that it lives
 EXPIRE_EVERY_S = 0.05
-RATE_TAU_S = 0.05  # arrivals are averaged over about this long
-PEAK_WINDOW_S = 0.5
 LONGEST_FADES = 1e-4  # of what the longest batch was above this one: one odd pause is forgotten after some 10,000
 
 _QUEUE_ROWS, _BATCHES, _ROWS = int(Engine.QUEUE_ROWS), int(Engine.BATCHES), int(Engine.ROWS)
@@ -50,23 +47,6 @@ _BATCH_ROWS, _RUN_TIME = int(Engine.BATCH_ROWS), int(Engine.RUN_TIME)
 _RUN_ROWS, _AGAIN, _LONGEST = int(Engine.RUN_ROWS), int(Engine.RUN_AGAIN), int(Engine.RUN_LONGEST_S)
 _ROWS_FIT = int(Engine.ROWS_FIT)
 _RUN_SUM, _BUSY_SUM = int(Engine.RUN_SUM_S), int(Engine.BUSY_SUM_S)
-
-
-@dataclass(slots=True)
-class Arrivals:
-    """What has been coming lately: rate for the wait decision, peak of the queue for how many may come back."""
-
-    rate: float = 0.0
-    peak_rows: float = 0.0
-    _at_s: float = 0.0
-    _peak_at_s: float = 0.0
-
-    def note(self, rows: int, queued: int, now_s: float) -> None:
-        gone = now_s - self._at_s
-        self._at_s = now_s
-        self.rate = self.rate * math.exp(-gone / RATE_TAU_S) + rows / RATE_TAU_S
-        if queued >= self.peak_rows or now_s - self._peak_at_s > PEAK_WINDOW_S:
-            self.peak_rows, self._peak_at_s = queued, now_s
 
 
 class Cycle:
@@ -176,7 +156,7 @@ class Cycle:
         segments = place(queue, step.rows, now_s)
         if segments:
             pending.placed(segments)
-            self._run(segments, key)
+            self._begin(segments, key)
         return 0.0 if pending.rows else IDLE_S
 
     def _run_alone(self, item: Item, now_s: float) -> float:
@@ -271,8 +251,13 @@ class Cycle:
         if too_large:  # some of a batch of several: each is told only what it does alone
             for fewer in _halves(too_large) or (too_large,):
                 self._run(fewer, key)
-        if failed is None:
-            return
+        if failed is not None:
+            self._divide(segments, key, failed)
+
+    _begin = _run  # where batches fly they begin otherwise, see flying.py
+
+    def _divide(self, segments: list[Segment], key: Hashable, failed: EvenkeelError) -> None:
+        """Run the halves of a batch that failed; tell a request that failed alone."""
         halves = _halves(segments) or (_parts(segments[0]) if isinstance(failed, OutOfMemory) else None)
         if halves is not None:
             self._run(halves[0], key)
@@ -324,23 +309,49 @@ class Cycle:
 
     def _run_tensors(self, segments: list[Segment], key: Any, rows: int, started_s: float) -> EvenkeelError | None:
         """Gather, run, check, scatter. Returns what went wrong with the batch as a whole."""
-        replica = self.replica
-        gather, scatter, signature, layout = replica.gather, replica.scatter, replica.signature, replica.outputs
-        assert gather and scatter and signature and layout, "tensor replicas have them all"
-        singles = single_rows(segments, layout.row_bytes) if self._block_row_bytes else None
+        singles = self._singles(segments)
         if singles is None:
             segments = broken_up(segments)
         try:
-            batch = gather.batch(segments, key, singles)
-            bad = gather.not_finite(batch)
-            if bad is not None:
-                name = signature.inputs[bad].name
-                return NotFinite(f"input {name!r} holds NaN or infinity; set allow_nan in model.toml if the model takes it")
+            batch = self._gathered(segments, key, singles)
             run_at_s = self._clock()
-            outputs = replica.backend.run(batch)
+            outputs = self.replica.backend.run(batch)
         except Exception as e:  # foreign code: whatever it raises is an error of this batch, not of the engine
             return self._told(e, rows)
         run_s = self._clock() - run_at_s
+        failed = self._answer(segments, singles, outputs, key, started_s, run_s, rows)
+        if failed is not None:
+            return failed
+        took_s = self._clock() - started_s
+        self._count_batch(rows, run_s, took_s)
+        self._peers.send()  # nobody needs to wait while we learn
+        self._learn(key, rows, took_s)
+        return None
+
+    def _singles(self, segments: list[Segment]) -> Array | None:
+        """Where the rows of the batch lie, if it can be handled by columns."""
+        layout = self.replica.outputs
+        assert layout, "tensor replicas have one"
+        return single_rows(segments, layout.row_bytes) if self._block_row_bytes else None
+
+    def _gathered(self, segments: list[Segment], key: Any, singles: Array | None) -> list[Array]:
+        """The batch, fit to be run. Raises NotFinite."""
+        gather, signature = self.replica.gather, self.replica.signature
+        assert gather and signature, "tensor replicas have them all"
+        batch = gather.batch(segments, key, singles)
+        bad = gather.not_finite(batch)
+        if bad is not None:
+            name = signature.inputs[bad].name
+            raise NotFinite(f"input {name!r} holds NaN or infinity; set allow_nan in model.toml if the model takes it")
+        return batch
+
+    def _answer(
+        self, segments: list[Segment], singles: Array | None, outputs: Sequence[Array], key: Any, started_s: float,
+        run_s: float, rows: int,
+    ) -> EvenkeelError | None:  # fmt: skip
+        """Check and scatter. Returns what is wrong with the outputs."""
+        scatter, layout = self.replica.scatter, self.replica.outputs
+        assert scatter and layout, "tensor replicas have them all"
         checked = scatter.checked(outputs, rows)
         if isinstance(checked, str):
             return ModelFailed(checked)
@@ -350,10 +361,6 @@ class Cycle:
             self._replies.singles(segments, layout.row_bytes, flags, started_s, run_s, rows)
         else:
             self._scatter(segments, checked, key, flags, started_s, run_s, rows)
-        took_s = self._clock() - started_s
-        self._count_batch(rows, run_s, took_s)
-        self._peers.send()  # nobody needs to wait while we learn
-        self._learn(key, rows, took_s)
         return None
 
     def _told(self, error: Exception, rows: int) -> EvenkeelError:

@@ -18,7 +18,7 @@ import numpy as np
 
 from serve.contract.faults import Fault, parse
 from serve.contract.logline import log
-from serve.engine.backends.base import Array, RawBackend, RawRequest, RawResult, TensorBackend
+from serve.engine.backends.base import Array, LaunchingBackend, RawBackend, RawRequest, RawResult, TensorBackend
 from serve.engine.replica import Replica
 from serve.errors import BadModel
 
@@ -30,7 +30,8 @@ def apply(replica: Replica, text: str) -> None:
     """Give the replica the faults that the setting names. Raises BadModel."""
     faults = parse(text)
     if replica.signature is not None:
-        replica.backend = FaultyTensors(replica.backend, Injector(faults), text)
+        kind = FaultyLaunches if hasattr(replica.backend, "launch") else FaultyTensors
+        replica.backend = kind(replica.backend, Injector(faults), text)
         return
     if any(f.kind == "nan" for f in faults):
         raise BadModel("EVENKEEL_FAULTS: nan needs a model that answers in tensors; a handler encodes its answers itself")
@@ -95,6 +96,20 @@ class FaultyTensors:
 
     def describe(self) -> Mapping[str, Any]:
         return {**self._backend.describe(), "faults": self._text}
+
+
+class FaultyLaunches(FaultyTensors):
+    """The same where batches fly: what is due happens at the launch."""
+
+    _backend: LaunchingBackend
+
+    def launch(self, inputs: Sequence[Array]) -> tuple[Any, bool]:
+        spoilt = self._injector.next_batch()
+        return self._backend.launch(inputs), spoilt
+
+    def complete(self, ticket: tuple[Any, bool]) -> Sequence[Array]:
+        outputs = self._backend.complete(ticket[0])
+        return [_with_nan(a) for a in outputs] if ticket[1] else outputs
 
 
 class FaultyHandler:

@@ -70,7 +70,7 @@ def main() -> None:
 def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger) -> None:
     life.become(State.LOADING)
     from serve.engine import explain, standby  # NumPy comes with it and the framework with the backend, so only from here on
-    from serve.engine.cycle import Cycle
+    from serve.engine.flying import cycle_for
 
     ledger.before("import")
     explanation = explain.Explanation(page, first_place(settings), ledger, settings.epoch)
@@ -83,7 +83,7 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger) 
     block.value[Engine.ROW_COST_S] = replica.cost.default.cheapest_row(replica.rows_max)
     block.value[Engine.RUN_LIMIT_S] = replica.manifest.run_s_max or 0.0
     listener = socket.socket(fileno=os.dup(settings.listen_fd))
-    cycle = Cycle(replica, listener, block, settings.epoch)
+    cycle = cycle_for(replica, listener, block, settings.epoch)
     cycle.on_change = lambda: explanation.update(batching=explain.batching(replica))
 
     def close(signum: int, frame: FrameType | None) -> None:

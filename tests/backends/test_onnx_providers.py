@@ -5,6 +5,7 @@ The runtime here is scripted: it says which providers it has and which of them s
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from model_folder import Folder
 
 from serve.contract.manifest import Gpu
+from serve.engine.backends import card
 from serve.engine.backends.base import LoadOptions
 from serve.engine.backends.providers import CPU, CUDA, TENSORRT, wanted, why_not
 from serve.errors import BadModel
@@ -25,6 +27,7 @@ from test_onnx_backend import identity  # noqa: E402
 
 from serve.engine.backends.onnx import OnnxBackend, load  # noqa: E402
 
+CARD_BYTES = 8 << 30
 WHEEL = [TENSORRT, CUDA, CPU]  # what onnxruntime-gpu has, whether its libraries are there or not
 
 
@@ -66,7 +69,7 @@ class ScriptedSession:
 
 def loaded(folder: Folder, runtime: ScriptedRuntime, gpu: Mapping[str, Any] | None = None, **options: Any) -> OnnxBackend:
     folder.put("model.onnx", identity(["N", 4], ["N", 4]))
-    return load(folder.manifest({"gpu": gpu} if gpu else {}), LoadOptions(1, **options), runtime)
+    return load(folder.manifest({"gpu": gpu} if gpu else {}), LoadOptions(1, **options), runtime, lambda: CARD_BYTES)
 
 
 def events(capfd: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -148,3 +151,44 @@ def test_a_wheel_without_tensorrt_is_asked_for_cuda_and_the_lack_is_named() -> N
     assert [name for name, _ in wanted(Gpu(tensorrt=True), "0", [CUDA, CPU])] == [CUDA, CPU]
     assert "has no tensorrt provider, only cuda, cpu" in why_not(Gpu(tensorrt=True), "0", [CUDA, CPU], [CUDA, CPU])
     assert why_not(Gpu(), "", [], [CPU]) == why_not(Gpu(), "0", WHEEL, [CUDA, CPU]) == ""
+
+
+@pytest.mark.parametrize(("memory_mb", "limit"), [(None, int(0.9 * CARD_BYTES)), (512, 512 << 20), (1 << 20, CARD_BYTES)])
+def test_a_replica_never_takes_the_whole_card_unless_told_so(folder: Folder, memory_mb: int | None, limit: int) -> None:
+    runtime = ScriptedRuntime()
+    loaded(folder, runtime, {"memory_mb": memory_mb} if memory_mb else None, device="0")
+    assert runtime.options[CUDA]["gpu_mem_limit"] == str(limit)
+
+
+def test_a_card_that_nobody_can_measure_is_bounded_where_asked() -> None:
+    assert dict(wanted(Gpu(memory_mb=512), "0", WHEEL))[CUDA]["gpu_mem_limit"] == str(512 << 20)
+    assert "gpu_mem_limit" not in dict(wanted(Gpu(), "0", WHEEL))[CUDA]
+
+
+class ScriptedCuda:
+    """The driver's library. `fails` names a call that answers with an error."""
+
+    def __init__(self, fails: str = "") -> None:
+        self._fails = fails
+
+    def cuInit(self, flags: int) -> int:
+        return int(self._fails == "cuInit")
+
+    def cuDeviceGet(self, device: Any, ordinal: int) -> int:
+        device._obj.value = 40 + ordinal
+        return int(self._fails == "cuDeviceGet")
+
+    def cuDeviceTotalMem_v2(self, size: Any, device: Any) -> int:
+        assert device.value == 40
+        size._obj.value = CARD_BYTES
+        return int(self._fails == "cuDeviceTotalMem_v2")
+
+
+def test_the_driver_says_how_much_memory_the_card_has() -> None:
+    assert card.memory_bytes(lambda name: ScriptedCuda()) == CARD_BYTES
+    for call in ("cuInit", "cuDeviceGet", "cuDeviceTotalMem_v2"):
+        assert card.memory_bytes(lambda name, call=call: ScriptedCuda(fails=call)) is None  # type: ignore[misc]
+
+
+def test_where_there_is_no_driver_nobody_can_say() -> None:
+    assert card.memory_bytes(lambda name: ctypes.CDLL(name + ".missing")) is None

@@ -1,6 +1,6 @@
 """PyTorch on a GPU, as far as a machine without one can tell, by a scripted driver.
 
-It has the delays of a device: what was copied back is NaN until `finish`, so whoever does not wait serves NaN. Its target is
+It has the delays of a device: what was copied back is NaN until `wait`, so whoever does not wait serves NaN. Its target is
 the CPU, which does the arithmetic. CudaDriver itself needs a card.
 """
 
@@ -15,14 +15,15 @@ import pytest
 from model_folder import Folder
 
 from serve.contract.manifest import Gpu
+from serve.engine import failures
 from serve.engine.backends.base import LoadOptions
 from serve.engine.startup import Ledger
-from serve.errors import BadModel, ModelFailed
+from serve.errors import BadModel, ModelFailed, OutOfMemory
 
 torch = pytest.importorskip("torch")
 
-from serve.engine.backends.pytorch import PytorchBackend, load  # noqa: E402
-from serve.engine.backends.torch_device import CudaDriver, OnDevice, chosen  # noqa: E402
+from serve.engine.backends.pytorch import PytorchBackend, PytorchOnDevice, load  # noqa: E402
+from serve.engine.backends.torch_device import CudaDriver, Driver, OnDevice, chosen  # noqa: E402
 
 H200, T4 = (9, 0), (7, 5)
 
@@ -46,6 +47,12 @@ class ScriptedDriver:
     def name(self) -> str:
         return "Scripted"
 
+    def memory_bytes(self) -> int:
+        return 8 << 30
+
+    def limit_memory(self, share: float) -> None:
+        self.share = share
+
     def use_tf32(self, on: bool) -> None:
         self.tf32 = on
 
@@ -63,13 +70,18 @@ class ScriptedDriver:
         self._copies.append((there, tensor))
         return there
 
-    def finish(self) -> None:
-        self.did.append("finish")
+    def mark(self) -> list[tuple[Any, Any]]:
+        self.did.append("mark")
+        copies, self._copies = self._copies, []
+        return copies
+
+    def wait(self, mark: list[tuple[Any, Any]]) -> None:
+        self.did.append("wait")
         if self.fails:
             raise RuntimeError(self.fails)
-        for there, tensor in self._copies:
-            there.copy_(tensor)
-        self._copies.clear()
+        with torch.inference_mode():
+            for there, tensor in mark:
+                there.copy_(tensor)
 
 
 class Layer(torch.nn.Module):  # type: ignore[misc]
@@ -87,9 +99,7 @@ SAID = {"inputs": [{"name": "x", "shape": ["rows", 4]}]}
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
 
 
-def loaded(
-    folder: Folder, driver: ScriptedDriver, kind: str, gpu: Mapping[str, Any] | None = None, **more: Any
-) -> PytorchBackend:
+def loaded(folder: Folder, driver: Driver, kind: str, gpu: Mapping[str, Any] | None = None, **more: Any) -> PytorchBackend:
     if kind == "pt2":
         rows = {"x": {0: torch.export.Dim("n", min=1, max=more.pop("rows_max", 64))}}
         exported = torch.export.export(Layer().eval(), (torch.zeros(3, 4),), dynamic_shapes=rows)
@@ -105,7 +115,7 @@ def test_a_program_runs_on_its_device_and_its_answers_are_waited_for(folder: Fol
     backend = loaded(folder, driver, kind, ledger=ledger)
     driver.did.clear()
     scores, sums = backend.run([X])
-    assert driver.did == ["stage float32", "put", "get", "get", "finish"], "one wait for all outputs"
+    assert driver.did == ["stage float32", "put", "get", "get", "mark", "wait"], "one wait for all outputs"
     assert np.allclose(scores, X.sum(1, keepdims=True) / 3) and sums.tolist() == [6, 22]
     told = backend.describe()
     assert (told["provider"], told["device"], told["gpu"], told["gpu_dtype"]) == ("cuda", "gpu 0", "Scripted", "as the model")
@@ -132,6 +142,44 @@ def test_answers_of_one_batch_are_not_changed_by_the_next(folder: Folder) -> Non
     assert np.array_equal(first, kept)
 
 
+def test_a_batch_is_begun_while_another_is_on_its_way_and_each_has_its_own_answers(folder: Folder) -> None:
+    driver = ScriptedDriver()
+    backend = loaded(folder, driver, "pt2", rows_max=3)
+    assert isinstance(backend, PytorchOnDevice)
+    driver.did.clear()
+    staged = X.copy()
+    one = backend.launch([staged])
+    staged[:] = -1  # the slot may be anything by then: what is needed of it has been copied
+    two = backend.launch([np.tile(X * 2, (2, 1))])
+    assert "wait" not in driver.did, "nothing is waited for at a launch"
+    assert backend.complete(one)[1].tolist() == [6, 22]
+    assert backend.complete(two)[1].tolist() == [12, 44, 12, 44], "beyond the bound of the export, in parts"
+
+
+def test_what_fails_on_the_device_is_told_when_the_batch_is_waited_for(folder: Folder) -> None:
+    driver = ScriptedDriver()
+    backend = loaded(folder, driver, "pt2")
+    assert isinstance(backend, PytorchOnDevice)
+    driver.fails = "CUDA error: out of memory"
+    ticket = backend.launch([X])
+    with pytest.raises(ModelFailed, match="out of memory") as e:
+        backend.complete(ticket)
+    assert isinstance(failures.translated(e.value), OutOfMemory)
+
+
+def test_on_a_cpu_there_is_nothing_to_launch(folder: Folder) -> None:
+    assert not hasattr(loaded(folder, ScriptedDriver(why="old"), "pt2"), "launch")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
+@pytest.mark.parametrize("kind", ["pt2", "pt"])
+def test_a_real_device_computes_two_batches_in_flight(folder: Folder, kind: str) -> None:
+    backend = loaded(folder, CudaDriver(torch), kind)
+    assert isinstance(backend, PytorchOnDevice)
+    one, two = backend.launch([X]), backend.launch([X * 2])
+    assert backend.complete(one)[1].tolist() == [6, 22] and backend.complete(two)[1].tolist() == [12, 44]
+
+
 def test_an_input_that_must_not_be_written_to_is_staged_and_bfloat16_travels_as_bits() -> None:
     driver = ScriptedDriver()
     device = OnDevice(torch, Gpu(), driver)
@@ -150,6 +198,13 @@ def test_what_fails_on_the_device_is_an_error_of_the_batch(folder: Folder) -> No
     driver.fails = "CUDA error: device-side assert triggered"
     with pytest.raises(ModelFailed, match="device-side assert"):
         backend.run([X])
+
+
+@pytest.mark.parametrize(("memory_mb", "share"), [(None, 0.9), (2048, 0.25), (1 << 20, 1.0)])
+def test_a_replica_never_takes_the_whole_card_unless_told_so(folder: Folder, memory_mb: int | None, share: float) -> None:
+    driver = ScriptedDriver()
+    backend = loaded(folder, driver, "pt", {"memory_mb": memory_mb} if memory_mb else None)
+    assert driver.share == pytest.approx(share) and backend.describe()["gpu_memory_mb"] == str(int(8192 * share))
 
 
 def test_tf32_is_used_when_asked_for(folder: Folder) -> None:
@@ -185,3 +240,8 @@ def test_else_it_is_told_and_the_cpu_serves_in_its_own_precision(folder: Folder,
 def test_a_torch_without_cuda_says_so() -> None:
     assert "is built without CUDA: use the GPU image" in CudaDriver(torch).why_not()
     assert chosen(torch, Gpu(), LoadOptions(1)) is None, "without a device nobody asks"
+
+
+def test_an_output_that_a_program_makes_on_the_cpu_is_where_it_has_to_be() -> None:
+    made = torch.ones(2)
+    assert CudaDriver(torch).to_host(made) is made

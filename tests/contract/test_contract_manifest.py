@@ -95,6 +95,7 @@ WRONG: list[tuple[str, str]] = [
     ("[gpu]\ndtype = 'fp8'", "gpu.dtype = 'fp8'"),
     ("[gpu]\ntensorrt = 1", "gpu.tensorrt"),
     ("[gpu]\nmemory = 1", "gpu.memory"),
+    ("[gpu]\nmemory_mb = 0", "gpu.memory_mb = 0 must be between 1 and"),
     ("[gpu]\ndtype = 'bf16'", "gpu.dtype = 'bf16'"),
     ("[gpu]\ndtype = 'fp16'", "or set gpu.tensorrt = true"),
     ("backend = 'echo'\n[gpu]\ndtype = 'tf32'", "[gpu]"),
@@ -126,6 +127,7 @@ def test_what_holds_on_a_gpu_is_read_and_tensorrt_is_for_onnx_alone(folder: Path
     assert load(folder, "").gpu == Gpu("", False)
     assert load(folder, "[gpu]\ndtype = 'tf32'").gpu == Gpu("tf32", False)
     assert load(folder, "[gpu]\ndtype = 'fp16'\ntensorrt = true").gpu == Gpu("fp16", True)
+    assert load(folder, "[gpu]\nmemory_mb = 2048").gpu == Gpu(memory_mb=2048)
     (folder / "model.pt2").write_bytes(b"")
     assert load(folder, "file = 'model.pt2'\n[gpu]\ndtype = 'bf16'").gpu.dtype == "bf16"
     with pytest.raises(BadModel, match=r"gpu.tensorrt = true makes no sense with backend = 'pytorch'"):

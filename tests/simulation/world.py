@@ -23,6 +23,7 @@ import numpy as np
 
 from serve.contract.signature import Signature
 from serve.contract.status import TALLIES_MAX, Front
+from serve.engine.flying import FLYING_MAX
 from serve.engine.replica import Replica
 from serve.errors import FAMILIES
 from serve.front.heads import Head
@@ -31,7 +32,7 @@ from serve.settings import Limits
 from tests.simulation import handling
 from tests.simulation.lanes import Lanes
 from tests.support.front_bench import Caller, FrontBench, head
-from tests.support.models import Array, raw_replica, replica, signature, spec
+from tests.support.models import Array, ScriptedBackend, raw_replica, replica, signature, spec
 
 PLAIN, RAISES, GIVES_NAN, CRASHES = 0.0, 0.25, 0.5, 0.75  # marks: the fraction of a row's number
 IS_NAN = "nan in the input"
@@ -91,6 +92,35 @@ MODELS: dict[str, Model] = {
 }
 
 
+def numbers(x: Array) -> list[int]:
+    """Of the requests whose rows these are."""
+    known = x[:, 0][~np.isnan(x[:, 0])]
+    return sorted(set((known // 1000).astype(int).tolist()))
+
+
+class Launching(ScriptedBackend):
+    """The same model on a device: what a batch meets it meets while it is waited for. What ends the process there ends it for
+    all that are in flight, so all of them count as poisoned by it."""
+
+    def __init__(self, signature: Signature, run: Callable[[Sequence[Array]], Sequence[Any]], beside: list[int]) -> None:
+        super().__init__(signature, run)
+        self._beside = beside
+        self._flying: list[list[Array]] = []
+
+    def launch(self, inputs: Sequence[Array]) -> list[Array]:
+        self._flying.append([np.array(a) for a in inputs])
+        assert len(self._flying) <= FLYING_MAX
+        return self._flying[-1]
+
+    def complete(self, ticket: list[Array]) -> Sequence[Any]:
+        assert self._flying.pop(0) is ticket, "in the order of the launches, each once"
+        self._beside[:] = [n for batch in self._flying for n in numbers(batch[0])]
+        try:
+            return self.run(ticket)
+        finally:
+            self._beside.clear()
+
+
 @dataclass(eq=False)
 class Request:
     """One request, and everything that may rightly become of it."""
@@ -120,6 +150,7 @@ class World:
     calm: bool = False
     killed: bool = False  # whether engines die by another's hand too, and not only of what they run
     poisoned: Counter[int] = field(default_factory=Counter)  # by request: crashes of engines that ran it
+    beside: list[int] = field(default_factory=list)  # requests in flight with the batch that is waited for
     answers: Counter[int] = field(default_factory=Counter)  # by edition
     open_parts: set[object] = field(default_factory=set)  # generators that are neither done nor closed
 
@@ -131,6 +162,7 @@ class World:
         self.crowds = self.random.random() < 0.5
         self.killed = self.random.random() < 0.6
         self.swaps = self.random.random() < 0.7
+        self.flies = self.seed % 8 >= 4  # batches are launched, and completed later, as on a GPU
         limits = Limits(request_timeout_s=TIMEOUT_S, queue_rows_max=400, stream_timeout_s=3 * TIMEOUT_S)
         makers = [functools.partial(self._replica, place) for place in range(2 * self.engines)]
         self.bench = FrontBench(*makers, limits=limits, started=False)
@@ -149,13 +181,15 @@ class World:
         else:
             run = functools.partial(self._run, edition)
             made = replica(self.model.signature(edition), run, rows_max=self.rows_max, free_rows=self.free_rows)
+            if self.flies:
+                made.backend = Launching(made.backend.signature, run, self.beside)
         made.manifest = dataclasses.replace(made.manifest, version=str(edition))
         made.edition, made.tally = edition, min(edition, TALLIES_MAX) - 1
         return made
 
     def _maybe_crash(self, numbers: list[int]) -> None:
         if not self.calm and self.random.random() < 0.5:
-            self.poisoned.update(numbers)
+            self.poisoned.update({*numbers, *self.beside})
             raise Crash
 
     def _run(self, edition: int, inputs: Sequence[Array]) -> list[Array]:
@@ -163,7 +197,7 @@ class World:
         self.bench.clock.advance(0.0001 * len(x))
         marks = x[:, 0] % 1
         if (marks == CRASHES).any():
-            self._maybe_crash(sorted(set((x[:, 0] // 1000).astype(int).tolist())))
+            self._maybe_crash(numbers(x))
         if (marks == RAISES).any():
             raise ValueError("a row says so")
         y = self.model.answer(x, edition)

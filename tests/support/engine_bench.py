@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from serve.contract.status import StatusPage
-from serve.engine.cycle import Cycle
+from serve.engine.flying import cycle_for
 from serve.engine.replica import Replica
 from serve.errors import FAMILIES
 from serve.transport import descriptor
@@ -147,9 +147,9 @@ class FrontEnd:
 class Bench:
     """The engine's side. `with Bench(replica) as bench: front = bench.front(); ...; bench.turn()`."""
 
-    def __init__(self, replica: Replica, epoch: int = 1) -> None:
+    def __init__(self, replica: Replica, epoch: int = 1, clock: ManualClock | None = None) -> None:
         self.replica = replica
-        self.clock = ManualClock()
+        self.clock = clock or ManualClock()
         self.page = StatusPage.create()
         self.block = self.page.engine(0)
         self._folder = tempfile.TemporaryDirectory()
@@ -157,7 +157,7 @@ class Bench:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(self.path)
         self.listener.listen(8)
-        self.cycle = Cycle(replica, self.listener, self.block, epoch, self.clock)
+        self.cycle = cycle_for(replica, self.listener, self.block, epoch, self.clock)
         self._fronts: list[FrontEnd] = []
 
     def next_front(self) -> int:

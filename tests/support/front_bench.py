@@ -11,6 +11,7 @@ from pathlib import Path
 
 from serve.contract.status import StatusPage
 from serve.engine.cycle import Cycle
+from serve.engine.flying import cycle_for
 from serve.engine.replica import Replica
 from serve.errors import EvenkeelError
 from serve.front.heads import Head, Route, build
@@ -86,7 +87,7 @@ class EnginePlace:
     def start(self) -> Cycle:
         self.epoch += 1
         block = self.bench.page.engine(self.number)
-        self.cycle = Cycle(self._make(), self.listener.dup(), block, self.epoch, self.bench.clock)
+        self.cycle = cycle_for(self._make(), self.listener.dup(), block, self.epoch, self.bench.clock)
         return self.cycle
 
     def crash(self) -> None:

@@ -14,6 +14,7 @@ from serve.contract.signature import Signature, TensorSpec
 from serve.engine.replica import Replica
 from serve.engine.tensors import Gather, Scatter
 from serve.transport.layout import Layout
+from tests.support.clock import ManualClock
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[Sequence[Array]], Sequence[Any]]
@@ -38,6 +39,50 @@ class ScriptedBackend:
     def sizes(self) -> list[int]:
         """Rows of each batch so far."""
         return [len(b[0]) for b in self.batches]
+
+
+class ScriptedDevice(ScriptedBackend):
+    """A backend whose batches run one after the other on a device of its own, by the test's clock: each takes `takes_s`, and
+    waiting for one moves the clock to its end. Raises at the wait, as a device does; `room` is how many rows fit into its
+    memory, of all batches in it. `did` tells the order of things."""
+
+    def __init__(self, signature: Signature, run: Run, clock: ManualClock, takes_s: float = 0.01) -> None:
+        super().__init__(signature, run)
+        self._clock, self.takes_s = clock, takes_s
+        self._free_at_s = 0.0
+        self._flying: list[tuple[list[Array], float]] = []
+        self.did: list[str] = []
+        self.room = 10**9
+        self.on_complete: Callable[[], None] = lambda: None
+
+    def run(self, inputs: Sequence[Array]) -> Sequence[Any]:
+        self.did.append(f"run {len(inputs[0])}")
+        assert not self._flying, "what runs at once runs alone"
+        self._fit(len(inputs[0]))
+        self._clock.advance(self.takes_s)
+        return super().run(inputs)
+
+    def launch(self, inputs: Sequence[Array]) -> list[Array]:
+        rows = len(inputs[0])
+        self.did.append(f"launch {rows}")
+        self._fit(rows + sum(len(batch[0]) for batch, _ in self._flying))
+        batch = [np.array(a) for a in inputs]
+        self._free_at_s = max(self._clock(), self._free_at_s) + self.takes_s
+        self._flying.append((batch, self._free_at_s))
+        return batch
+
+    def complete(self, ticket: list[Array]) -> Sequence[Any]:
+        batch, done_s = self._flying[0]
+        assert ticket is batch, "in the order of the launches, each once"
+        self.did.append(f"complete {len(batch[0])}")
+        self._clock.now_s = max(self._clock(), done_s)
+        self.on_complete()
+        del self._flying[0]
+        return ScriptedBackend.run(self, batch)
+
+    def _fit(self, rows: int) -> None:
+        if rows > self.room:
+            raise MemoryError(f"{rows} rows")
 
 
 class ScriptedHandler:

@@ -33,6 +33,18 @@ class TensorBackend(Protocol):
         """Facts worth showing: framework version, provider, threads, device."""
 
 
+class LaunchingBackend(TensorBackend, Protocol):
+    """A tensor backend that can begin a batch while another runs: see serve/engine/flying.py. Whoever has `launch` is one."""
+
+    def launch(self, inputs: Sequence[Array]) -> Any:
+        """Begin the copies and the computation, after those launched before, and return at once with a ticket. The inputs
+        are the caller's again, so what is to be copied from them later has been copied to a place of the backend's own."""
+
+    def complete(self, ticket: Any) -> Sequence[Array]:
+        """Sleep until it is done; once for each ticket, in the order of the launches. Raises what failed. The outputs
+        hold until the batch after the next is launched."""
+
+
 @dataclass(frozen=True, slots=True)
 class RawRequest:
     """One request as it came in. Header names are lower case."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from serve.contract.logline import log
+from serve.contract.manifest import Gpu
 from serve.engine.backends.base import LoadOptions
 from serve.errors import BadModel
 
 CPU = "cpu"
+# A process that takes the last byte takes it from CUDA itself and from its neighbours, which then fail instead of it.
+MEMORY_SHARE = 0.9
 
 
 def unused(options: LoadOptions, why: str) -> None:
@@ -16,6 +19,11 @@ def unused(options: LoadOptions, why: str) -> None:
     if options.require_gpu:
         raise BadModel(f"GPU {options.device} cannot be used as asked: {why}; or set EVENKEEL_REQUIRE_GPU=0 to go on without")
     log("gpu_unused", f"GPU {options.device} is not used as asked: {why}", level="warning")
+
+
+def memory_limit(gpu: Gpu, card_bytes: int) -> int:
+    """What one replica may allocate of its card."""
+    return int(MEMORY_SHARE * card_bytes) if gpu.memory_mb is None else min(card_bytes, gpu.memory_mb << 20)
 
 
 def facts(options: LoadOptions, provider: str) -> Mapping[str, str]:

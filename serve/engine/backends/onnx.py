@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import onnxruntime as ort
 from serve.contract.logline import log
 from serve.contract.manifest import Manifest
 from serve.contract.signature import Signature
-from serve.engine.backends import providers
+from serve.engine.backends import card, providers
 from serve.engine.backends.base import Array, LoadOptions
 from serve.engine.backends.device import facts, unused
 from serve.engine.backends.formats import kind_of
@@ -76,14 +76,16 @@ class OnnxBackend:
         return lambda inputs: bare(wanted, dict(zip(names, inputs, strict=True)), None)
 
 
-def load(manifest: Manifest, options: LoadOptions, runtime: Any = ort) -> OnnxBackend:
-    """`runtime`: the module, or what stands for it in a test of the providers that this machine has not."""
+def load(
+    manifest: Manifest, options: LoadOptions, runtime: Any = ort, card_bytes: Callable[[], int | None] = card.memory_bytes
+) -> OnnxBackend:
+    """`runtime`: the module, or what stands for it in a test of the providers that this machine has not; so `card_bytes`."""
     assert manifest.file is not None, "the manifest names a file for every backend but echo"
     _, text = kind_of(manifest.file)
     if text:
         raise BadModel(f"{manifest.file} is not an ONNX model but {text}")
     available = runtime.get_available_providers() if options.device else []
-    wanted = providers.wanted(manifest.gpu, options.device, available)
+    wanted = providers.wanted(manifest.gpu, options.device, available, card_bytes() if options.device else None)
     if len(wanted) > 1:
         runtime.preload_dlls(directory="")  # CUDA and cuDNN from NVIDIA's wheels, where no path leads to them
     session = _best_session(manifest, options, wanted, runtime)

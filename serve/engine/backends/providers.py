@@ -9,25 +9,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from serve.contract.manifest import Gpu
+from serve.engine.backends.device import memory_limit
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 WORDS = {CUDA: "cuda", TENSORRT: "tensorrt", CPU: "cpu"}
 Provider = tuple[str, Mapping[str, str]]
 
 
-def wanted(gpu: Gpu, device: str, available: Sequence[str]) -> list[Provider]:
-    """Best first. Without a device, or with a wheel that has none of them, only the CPU."""
+def wanted(gpu: Gpu, device: str, available: Sequence[str], card_bytes: int | None = None) -> list[Provider]:
+    """Best first. Without a device, or with a wheel that has none of them, only the CPU. `card_bytes`: the memory of the card,
+    None where nobody could say."""
     best = [TENSORRT, CUDA] if gpu.tensorrt else [CUDA]
     found = [name for name in best if name in available] if device else []
-    return [*((name, options(name, gpu)) for name in found), (CPU, {})]
+    return [*((name, options(name, gpu, card_bytes)) for name in found), (CPU, {})]
 
 
-def options(name: str, gpu: Gpu) -> Mapping[str, str]:
+def options(name: str, gpu: Gpu, card_bytes: int | None) -> Mapping[str, str]:
     """Device 0 is the only one that an engine sees."""
     if name == TENSORRT:
         return {"device_id": "0", "trt_fp16_enable": str(int(gpu.dtype == "fp16"))}
+    limit_bytes = memory_limit(gpu, card_bytes) if card_bytes else (gpu.memory_mb or 0) << 20
+    limit = {"gpu_mem_limit": str(limit_bytes)} if limit_bytes else {}
     return {
         "device_id": "0",
+        **limit,  # of its arena; cuDNN and the CUDA context come on top
         # The default doubles the arena each time, which takes a card from its neighbours faster than models need it.
         "arena_extend_strategy": "kSameAsRequested",
         # The default measures every algorithm anew for every shape, in the middle of service where a shape is new.

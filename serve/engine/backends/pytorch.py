@@ -7,8 +7,8 @@ arrays travel by torch_device.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Program:
 
 class PytorchBackend:
     def __init__(self, program: Program, manifest: Manifest, options: LoadOptions, device: OnDevice | None = None) -> None:
-        self._program, self._device = program, device
+        self._program = program
         self._where = {**facts(options, "cuda"), **device.describe()} if device is not None else facts(options, CPU)
         settled = settle(program.ins, program.outs, manifest, self._runs)
         self.signature, self._batching = settled.signature, settled.batching
@@ -84,17 +84,21 @@ class PytorchBackend:
             )
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
-        limit = self._program.rows_max
-        rows = inputs[0].shape[0] if limit is not None and self.signature.rows_axis else 0
         try:
-            if limit is None or rows <= limit:
-                return self._run(inputs)
-            parts = [self._run([x[at : at + limit] for x in inputs]) for at in range(0, rows, limit)]
+            parts = self._parts(inputs)
+            return self._run(inputs) if len(parts) == 1 else _joined([self._run(part) for part in parts])
         except ModelFailed:
             raise
         except Exception as e:  # torch raises RuntimeError, AssertionError, ValueError and its own
             raise ModelFailed(f"torch: {_short(e)}") from e
-        return [np.concatenate(same) for same in zip(*parts, strict=True)]
+
+    def _parts(self, inputs: Sequence[Array]) -> list[Sequence[Array]]:
+        """The batch, cut where it is beyond the bound of the export."""
+        limit = self._program.rows_max
+        rows = inputs[0].shape[0] if limit is not None and self.signature.rows_axis else 0
+        if limit is None or rows <= limit:
+            return [inputs]
+        return [[x[at : at + limit] for x in inputs] for at in range(0, rows, limit)]
 
     def describe(self) -> Mapping[str, Any]:
         return {"framework": f"torch {torch.__version__}", "format": self._program.format, **self._where,
@@ -107,9 +111,6 @@ class PytorchBackend:
         bits = [f.dtype == "bfloat16" for f in self._program.ins]
         places = {f.name: i for i, f in enumerate(self._program.outs)}
         wanted = [places[spec.name] for spec in signature.outputs]
-        device = self._device
-        if device is not None:
-            return self._runs_on(device, signature)
 
         def run(inputs: Sequence[Array]) -> Sequence[Array]:
             tensors = [_tensor(inputs[place], is_bits) for place, is_bits in zip(order, bits, strict=True)]
@@ -121,24 +122,83 @@ class PytorchBackend:
 
         return run
 
-    def _runs_on(self, device: OnDevice, signature: Signature) -> Callable[[Sequence[Array]], Sequence[Array]]:
-        forward, outs = self._program.forward, self._program.outs
-        ours = [spec.name for spec in signature.inputs]
-        order = [(ours.index(f.name), TORCH_DTYPES[f.dtype]) for f in self._program.ins]
+
+class PytorchOnDevice(PytorchBackend):
+    """On a GPU: a batch is launched, and completed later. `run` is both."""
+
+    def __init__(self, program: Program, manifest: Manifest, options: LoadOptions, device: OnDevice) -> None:
+        self._device = device
+        super().__init__(program, manifest, options, device)
+
+    def _runs(self, signature: Signature) -> OnDeviceRun:
+        ours, outs = [spec.name for spec in signature.inputs], self._program.outs
         places = {f.name: i for i, f in enumerate(outs)}
-        wanted = [places[spec.name] for spec in signature.outputs]
-        dtypes = [TORCH_DTYPES[outs[place].dtype] for place in wanted]
+        return OnDeviceRun(
+            self._device, self._program.forward,
+            [(ours.index(f.name), TORCH_DTYPES[f.dtype]) for f in self._program.ins], len(outs),
+            [(places[spec.name], TORCH_DTYPES[outs[places[spec.name]].dtype]) for spec in signature.outputs])  # fmt: skip
 
-        def run(inputs: Sequence[Array]) -> Sequence[Array]:
-            with torch.inference_mode():
-                tensors = [device.put(inputs[place], dtype) for place, dtype in order]
-                with device.arithmetic():
-                    outputs = _flat(forward(*tensors))[1]
-                if len(outputs) != len(outs):
-                    raise ModelFailed(f"the model gave {len(outputs)} outputs where {len(outs)} were expected")
-                return [_array(t) for t in device.get([outputs[place] for place in wanted], dtypes)]
+    def launch(self, inputs: Sequence[Array]) -> list[Landing]:
+        run = self._run
+        assert isinstance(run, OnDeviceRun), "made by _runs above"
+        with translated():
+            return [run.launch(part) for part in self._parts(inputs)]
 
-        return run
+    def complete(self, ticket: list[Landing]) -> Sequence[Array]:
+        with translated():
+            parts = [landing.wait() for landing in ticket]
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """Outputs on their way to the host."""
+
+    device: OnDevice
+    back: list[torch.Tensor]
+    mark: Any
+
+    def wait(self) -> list[Array]:
+        self.device.wait(self.mark)
+        return [_array(t) for t in self.back]
+
+
+@dataclass(frozen=True, slots=True)
+class OnDeviceRun:
+    """`takes`: for each argument of the program its place in the inputs, and its dtype. `gives`: the same for the outputs."""
+
+    device: OnDevice
+    forward: Forward
+    takes: list[tuple[int, torch.dtype]]
+    outputs: int
+    gives: list[tuple[int, torch.dtype]]
+
+    def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        return self.launch(inputs).wait()
+
+    def launch(self, inputs: Sequence[Array]) -> Landing:
+        with torch.inference_mode():
+            tensors = [self.device.put(inputs[place], dtype) for place, dtype in self.takes]
+            with self.device.arithmetic():
+                outputs = _flat(self.forward(*tensors))[1]
+            if len(outputs) != self.outputs:
+                raise ModelFailed(f"the model gave {len(outputs)} outputs where {self.outputs} were expected")
+            gives = [outputs[at] for at, _ in self.gives]
+            return Landing(self.device, *self.device.begin_get(gives, [dtype for _, dtype in self.gives]))
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    try:
+        yield
+    except ModelFailed:
+        raise
+    except Exception as e:  # torch raises RuntimeError, AssertionError, ValueError and its own
+        raise ModelFailed(f"torch: {_short(e)}") from e
+
+
+def _joined(parts: Sequence[Sequence[Array]]) -> list[Array]:
+    return [np.concatenate(same) for same in zip(*parts, strict=True)]
 
 
 def load(manifest: Manifest, options: LoadOptions, driver: Driver | None = None) -> PytorchBackend:
@@ -152,18 +212,22 @@ def load(manifest: Manifest, options: LoadOptions, driver: Driver | None = None)
     device = chosen(torch, manifest.gpu, options, driver)
     if kind == "pt2":
         program = exported(manifest.file, manifest, device, options.ledger)
-        return PytorchBackend(with_compiled(program) if manifest.compile else program, manifest, options, device)
+        return _backend(with_compiled(program) if manifest.compile else program, manifest, options, device)
     if kind == "torchscript":
         if manifest.compile:
             raise BadModel(f"model.toml: compile = true needs a torch.export archive; {manifest.file.name} is TorchScript, "
                            "which is compiled already")  # fmt: skip
-        return PytorchBackend(scripted(manifest.file, manifest, device, options.ledger), manifest, options, device)
+        return _backend(scripted(manifest.file, manifest, device, options.ledger), manifest, options, device)
     if kind in ("checkpoint", "pickle"):
         raise BadModel(f"{manifest.file} is a pickled checkpoint, weights without a program: write code/inference.py "
                        "whose model_fn builds the module and loads it with torch.load(..., weights_only=True), or "
                        "export it with torch.export to model.pt2")  # fmt: skip
     but = f" but {text}" if text else ""
     raise BadModel(f"{manifest.file} is neither a torch.export archive nor TorchScript{but}")
+
+
+def _backend(program: Program, manifest: Manifest, options: LoadOptions, device: OnDevice | None) -> PytorchBackend:
+    return PytorchOnDevice(program, manifest, options, device) if device else PytorchBackend(program, manifest, options)
 
 
 # torch.export ---------------------------------------------------------------------------------------------------------

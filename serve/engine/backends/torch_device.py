@@ -3,9 +3,11 @@
 `Driver` is the seam: CudaDriver is the real one, tests bring a scripted one, so that the rest is driven without a device.
 Imports no torch, pytorch.py hands it in. Knows nothing of programs and signatures.
 
-How it works: an input is written into page-locked memory, from where the card copies it without the CPU; outputs come back
-into page-locked memory too, and one event says when all are there. The thread sleeps meanwhile, it does not spin. torch's own
-allocator of page-locked memory keeps the pieces, and gives none out again before the copies from or to it are over.
+How it works: an input is written into page-locked memory, from where the card copies it without the CPU, on a stream of its own;
+what is computed from it waits for that copy, on the device. Outputs come back the same way on a third stream, and one event says
+when all of a batch are there. So the copies of one batch go on while another is computed. The thread that waits for the event
+sleeps, it does not spin. torch's own allocator of page-locked memory keeps the pieces, and gives none out again before the copies
+from or to it are over; `record_stream` tells the one of the device's memory who else uses a piece.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 
 from serve.contract.manifest import Gpu
 from serve.engine.backends.base import Array, LoadOptions
-from serve.engine.backends.device import unused
+from serve.engine.backends.device import memory_limit, unused
 from serve.errors import BadModel
 
 Tensor = Any
@@ -36,6 +38,12 @@ class Driver(Protocol):
 
     def name(self) -> str: ...
 
+    def memory_bytes(self) -> int:
+        """Of the whole card, or slice."""
+
+    def limit_memory(self, share: float) -> None:
+        """What this process may allocate of it; beyond that is out of memory."""
+
     def use_tf32(self, on: bool) -> None:
         """Whether float32 products may be rounded to TF32."""
 
@@ -43,13 +51,16 @@ class Driver(Protocol):
         """Uninitialised page-locked memory of the host."""
 
     def to_device(self, staged: Tensor) -> Tensor:
-        """Begin the copy. What runs on the device from now on comes after it."""
+        """Begin the copy. What is computed from now on comes after it."""
 
     def to_host(self, tensor: Tensor) -> Tensor:
-        """Begin the copy, after all that was begun before. Not to be read before `finish`."""
+        """Begin the copy, after all that was begun before. Not to be read before `wait` for a later `mark`."""
 
-    def finish(self) -> None:
-        """Sleep until everything begun is done. Raises what failed on the device."""
+    def mark(self) -> Any:
+        """The end of all copies to the host that have been begun."""
+
+    def wait(self, mark: Any) -> None:
+        """Sleep until then. Raises what failed on the device."""
 
 
 class CudaDriver:
@@ -58,7 +69,7 @@ class CudaDriver:
     target = "cuda:0"
 
     def __init__(self, torch: Any) -> None:
-        self._torch, self._done = torch, cast(Any, None)
+        self._torch, self._streams = torch, cast(tuple[Any, Any], None)  # for copies to the device and from it
 
     def why_not(self) -> str:
         torch = self._torch
@@ -77,6 +88,12 @@ class CudaDriver:
     def name(self) -> str:
         return str(self._torch.cuda.get_device_name(0))
 
+    def memory_bytes(self) -> int:
+        return int(self._torch.cuda.get_device_properties(0).total_memory)
+
+    def limit_memory(self, share: float) -> None:
+        self._torch.cuda.set_per_process_memory_fraction(share, 0)
+
     def use_tf32(self, on: bool) -> None:
         self._torch.backends.cuda.matmul.allow_tf32 = on
         self._torch.backends.cudnn.allow_tf32 = on  # on by default: answers that differ from the CPU's must be asked for
@@ -85,17 +102,37 @@ class CudaDriver:
         return self._torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def to_device(self, staged: Tensor) -> Tensor:
-        return staged.to(self.target, non_blocking=True)
+        cuda, (to, _) = self._torch.cuda, self._copying()
+        with cuda.stream(to):
+            there = staged.to(self.target, non_blocking=True)
+        computes = cuda.current_stream()
+        computes.wait_stream(to)
+        there.record_stream(computes)
+        return there
 
     def to_host(self, tensor: Tensor) -> Tensor:
+        if tensor.device.type == "cpu":  # some programs make an output there whatever they run on
+            return tensor
+        cuda, (_, back) = self._torch.cuda, self._copying()
         there = self._torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        return there.copy_(tensor, non_blocking=True)
+        back.wait_stream(cuda.current_stream())
+        with cuda.stream(back):
+            there.copy_(tensor, non_blocking=True)
+        tensor.record_stream(back)
+        return there
 
-    def finish(self) -> None:
-        if self._done is None:
-            self._done = self._torch.cuda.Event(blocking=True)  # without it the waiting thread spins on a core
-        self._done.record()
-        self._done.synchronize()
+    def mark(self) -> Any:
+        end = self._torch.cuda.Event(blocking=True)  # without it the waiting thread spins on a core
+        end.record(self._copying()[1])
+        return end
+
+    def wait(self, mark: Any) -> None:
+        mark.synchronize()
+
+    def _copying(self) -> tuple[Any, Any]:
+        if self._streams is None:
+            self._streams = (self._torch.cuda.Stream(), self._torch.cuda.Stream())
+        return self._streams
 
 
 class OnDevice:
@@ -103,6 +140,9 @@ class OnDevice:
         self._torch, self._driver, self.target, self._dtype = torch, driver, driver.target, gpu.dtype
         self._half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(gpu.dtype)
         driver.use_tf32(gpu.dtype == "tf32")
+        card_bytes = driver.memory_bytes()
+        self._limit_bytes = memory_limit(gpu, card_bytes)
+        driver.limit_memory(self._limit_bytes / card_bytes)
 
     def put(self, array: Array, dtype: Any) -> Tensor:
         """`dtype` is torch's; of bfloat16 the array holds the bits."""
@@ -111,11 +151,14 @@ class OnDevice:
         np.copyto(host, array, casting="no")
         return self._driver.to_device(staged)
 
-    def get(self, outputs: Sequence[Tensor], dtypes: Sequence[Any]) -> list[Tensor]:
-        """On the host and complete. What the faster arithmetic gave in 16 bits becomes what the signature says."""
+    def begin_get(self, outputs: Sequence[Tensor], dtypes: Sequence[Any]) -> tuple[list[Tensor], Any]:
+        """On the host, to be read after `wait` for the mark. What the faster arithmetic gave in 16 bits becomes what the
+        signature says."""
         back = [self._driver.to_host(self._as(t.detach(), dtype)) for t, dtype in zip(outputs, dtypes, strict=True)]
-        self._driver.finish()
-        return back
+        return back, self._driver.mark()
+
+    def wait(self, mark: Any) -> None:
+        self._driver.wait(mark)
 
     def _as(self, tensor: Tensor, dtype: Any) -> Tensor:
         return tensor.to(dtype) if self._half is not None and tensor.dtype is self._half else tensor
@@ -128,7 +171,8 @@ class OnDevice:
         return autocast
 
     def describe(self) -> dict[str, str]:
-        return {"gpu": self._driver.name(), "gpu_dtype": self._dtype or "as the model"}
+        return {"gpu": self._driver.name(), "gpu_dtype": self._dtype or "as the model",
+                "gpu_memory_mb": str(self._limit_bytes >> 20)}  # fmt: skip
 
 
 def chosen(torch: Any, gpu: Gpu, options: LoadOptions, driver: Driver | None = None) -> OnDevice | None:

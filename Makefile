@@ -4,6 +4,7 @@ PORT ?= 8080
 MODEL ?= model_artifacts/digits
 SIDECAR ?= 127.0.0.1:9090
 VENV := .venv
+SCRIPTS := .ci/run deploy/push-image benchmarks/peers/install.sh
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
@@ -21,12 +22,13 @@ BUILD = BUILDX_NO_DEFAULT_ATTESTATIONS=1 BUILDAH_FORMAT=docker $(DOCKER) build -
 	--label org.opencontainers.image.version=$(VERSION) --label org.opencontainers.image.revision=$(REVISION)
 
 .PHONY: image image-gpu run-image test-image push
-.PHONY: help serve test check load bench bench-ping chaos overload soak lock clean
+.PHONY: help serve test check audit load bench bench-ping chaos overload soak lock clean
 
 help:
 	@echo "make serve [MODEL=folder] [PORT=8080]   serve a model; Ctrl-C stops it"
 	@echo "make test                               run every test"
-	@echo "make check                              format, lint, types, architecture"
+	@echo "make check                              format, lint, types, architecture, and shellcheck where it is installed"
+	@echo "make audit                              known vulnerabilities of the locked packages; needs a network"
 	@echo "make image [EXTRAS=cpu,torch TAG=torch] build evenkeel:cpu; make image-gpu builds evenkeel:gpu"
 	@echo "make run-image [MODEL=folder]           serve a model from the image, as a laptop can"
 	@echo "make test-image                         build it and test it from outside"
@@ -48,7 +50,13 @@ check: $(VENV)/.dev
 	@$(BIN)/ruff format --check container serve sidecar tests benchmarks model_artifacts
 	@$(BIN)/ruff check container serve sidecar tests benchmarks model_artifacts
 	@$(BIN)/mypy
+	@! command -v shellcheck >/dev/null || shellcheck $(SCRIPTS)
 	@$(BIN)/python -m pytest tests/test_architecture.py
+
+# Known vulnerabilities of what is locked; asks a database on the network.
+audit: $(VENV)/.dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@$(BIN)/python -m pip_audit --requirement requirements.lock --no-deps --disable-pip
 
 image:
 	@$(BUILD) --file Dockerfile.cpu --build-arg EXTRAS=$(EXTRAS) --tag $(IMAGE) .

@@ -224,7 +224,7 @@ class Environment:
         if not text or (chosen.origin != "default" and self.sidecar[1] != 0):
             return [self.sidecar[1]]
         low, _, high = text.partition("-")
-        return range(int(low), int(high) + 1)
+        return range(int(high), int(low) - 1, -1)  # from above: the data ports of the chain may lie in it, and begin below
 
     @property
     def emf_period_s(self) -> float:

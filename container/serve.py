@@ -140,7 +140,7 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
 
 
 def listen_sidecar(env: Environment, data_port: int) -> socket.socket:
-    """Where the settings say; else, in a pipeline's range of ports, the first that nobody has. Raises BadSetting."""
+    """Where the settings say; else, in a pipeline's range of ports, the highest that nobody has. Raises BadSetting."""
     host, _ = env.sidecar
     for port in env.sidecar_ports:
         if port == data_port or port == env["EVENKEEL_GRPC_HEALTH_PORT"] != 0:
@@ -152,7 +152,7 @@ def listen_sidecar(env: Environment, data_port: int) -> socket.socket:
                 raise
             continue
         if len(env.sidecar_ports) > 1:
-            log("sidecar_port", f"the sidecar listens on {host}:{port}, the first free port of SAGEMAKER_SAFE_PORT_RANGE")
+            log("sidecar_port", f"the sidecar listens on {host}:{port}, the highest free port of SAGEMAKER_SAFE_PORT_RANGE")
         return found
     raise BadSetting(f"no port of SAGEMAKER_SAFE_PORT_RANGE={env['SAGEMAKER_SAFE_PORT_RANGE']} is free for the sidecar")
 

@@ -133,7 +133,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("evenkeel_headroom_requests_per_second", "gauge", (),
            "How much more load the latency objective allows, or without one the engines; absent while unknown."),
     Family("evenkeel_shed", "counter", ("reason",),
-           "Requests refused for load: rows or bytes held at their limit, or a wait beyond the deadline."),
+           "Requests refused for load: rows, bytes or connections held at their limit, or a wait beyond the deadline."),
     Family("evenkeel_retries", "counter", (), "Requests run again because the engine that had them ended."),
     Family("evenkeel_restarts", "counter", ("process", "reason"), "Processes that ended and were replaced."),
     Family("evenkeel_ready", "gauge", (), "1 while /ping says 200, else 0."),
@@ -293,7 +293,7 @@ def _of_texts(texts: list[dict[str, Any]]) -> Iterator[Sample]:
     providers = [str(p) for t in texts if (p := (t.get("facts") or {}).get("provider"))]
     for provider in sorted(set(providers)):
         yield Sample("evenkeel_provider", (_label(provider),), providers.count(provider))
-    models = [t["model"] for t in texts if t.get("model")]
+    models = [t["model"] for t in texts if (t.get("model") or {}).get("name")]  # its sum may be known before its name
     for labels in sorted({tuple(_label(m.get(key)) for key in ("name", "version", "sha256")) for m in models}):
         yield Sample("evenkeel_model", labels, 1)
 

@@ -227,7 +227,7 @@ class Judging:
         if case.start_s is None:
             case.start_s = began_s
             case.rollout.observe(0.0, found.scrapes, tuple(found.missing))
-            return case.rollout.observe(round(waited_s, 3), (), tuple(found.missing)) if found.missing else None
+            return case.rollout.observe(round(waited_s, 3), found.scrapes, tuple(found.missing)) if found.missing else None
         return case.rollout.observe(at_s, found.scrapes, tuple(found.missing))
 
     def _next_due_s(self, case: Case) -> float:

@@ -456,7 +456,9 @@ class FrontProtocol(HttpToolsProtocol):
         if verdict.ready:
             self.transport.write(PING_OK if invocation.keep_alive else PING_OK_LAST)
         else:
-            error = NotReady(f"waiting until {CLEARS[verdict.reason]}" if CLEARS[verdict.reason] else verdict.reason.code)
+            clears = CLEARS[verdict.reason]
+            waits = clears and not clears.startswith("nothing")
+            error = NotReady(f"waiting until {clears}" if waits else clears.removeprefix("nothing: ") or verdict.reason.code)
             error.code = verdict.reason.code
             self._write_error(error, invocation.keep_alive, invocation.head.is_head)
         self._done(invocation)

@@ -3,7 +3,7 @@
 The first request through cold code (imports, caches, memory never touched, an interpreter that has not specialised)
 takes ten times as long as the hundredth. So when an engine says HELLO it brings request bodies along, and this worker
 sends them to itself over a socket pair: parse, decode, slot, engine, encode, write. The engine turns READY when every
-worker has done so, or after a bound. What the rehearsal counts on the status page is taken back.
+worker has done so, or after a bound. Its answers are counted where nobody reads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 
 from serve.contract.lifecycle import State
 from serve.contract.logline import log
-from serve.contract.status import BLOCK_CELLS, Block, Engine, Front
+from serve.contract.status import BLOCK_CELLS, TIME_CELLS, Block, Engine, Front
+from serve.errors import FAMILIES
 from serve.front.engines import Engines
 from serve.front.links import EngineLink
 
@@ -32,6 +33,7 @@ class Rehearsal:
         """`connect` makes the protocol of a new connection, as for a client."""
         self._engines, self._block, self._connect = engines, block, connect
         self._done = False
+        self._answered = 0
         self._tasks: set[asyncio.Task[None]] = set()
         block.count[Front.REHEARSED] = 0
 
@@ -54,36 +56,36 @@ class Rehearsal:
     async def _with(self, place: int, link: EngineLink) -> None:
         model = link.model
         assert model is not None, "called when the engine has said HELLO"
-        before = bytes(model.tally.count)
+        aside = Aside(model.tally)
         self._engines.rehearse_with(link)
+        self._answered = 0
         try:
-            answered = await asyncio.wait_for(self._send(model.rehearsals, link), 2 * SECONDS_MAX)
-            self._uncount(model.tally, before, answered)
+            await asyncio.wait_for(self._send(model.rehearsals, link), 2 * SECONDS_MAX)
         except (OSError, TimeoutError) as e:
             log("no_rehearsal", f"the way to engine {place} is not warm: {e!r}")
         finally:
             self._engines.rehearse_with(None)
+            aside.end(self._answered)
         if link.model is model:
             self._block.count[Front.REHEARSED] |= 1 << place
 
-    async def _send(self, bodies: tuple[Mapping[str, str], ...], link: EngineLink) -> int:
-        """All bodies, one after the other, again and again. Returns how many were answered."""
+    async def _send(self, bodies: tuple[Mapping[str, str], ...], link: EngineLink) -> None:
+        """All bodies, one after the other, again and again."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.setblocking(False)
-        end_s, answered = time.monotonic() + SECONDS_MAX, 0
+        end_s = time.monotonic() + SECONDS_MAX
         transport, _ = await loop.connect_accepted_socket(self._connect, theirs)
         try:
             requests = [request(body) for body in bodies]
             for _ in range(RUNS):
                 for data in requests:
-                    if not warming(link) or (time.monotonic() > end_s and answered >= len(requests)):
-                        return answered
+                    if not warming(link) or (time.monotonic() > end_s and self._answered >= len(requests)):
+                        return
                     await loop.sock_sendall(ours, data)
                     await self._read_answer(loop, ours)
-                    answered += 1
-            return answered
+                    self._answered += 1
         finally:
             transport.close()
             ours.close()
@@ -107,15 +109,26 @@ class Rehearsal:
             raise ConnectionResetError("the worker closed its own connection")
         return data
 
-    def _uncount(self, tally: Block, before: bytes, answered: int) -> None:
-        """Counters as they were, unless somebody else was answered meanwhile: then his answers are among them."""
-        count, old = tally.count, memoryview(before).cast("Q")
-        if count[Front.OK] - old[Front.OK] != answered:
+
+class Aside:
+    """While it lasts a version's answers are counted where nobody reads: a counter that rose and fell again would look like a
+    restart. Whoever asks although the container is not ready is answered, too; then all of it counts in the end."""
+
+    def __init__(self, tally: Block) -> None:
+        self._tally, self._real = tally, (tally.count, tally.value)
+        memory = memoryview(bytearray(BLOCK_CELLS * 8))
+        tally.count, tally.value = memory.cast("Q"), memory.cast("d")
+
+    def end(self, rehearsed: int) -> None:
+        """`rehearsed`: so many of the answers were ours."""
+        aside, tally = (self._tally.count, self._tally.value), self._tally
+        tally.count, tally.value = self._real
+        if aside[0][Front.OK] + sum(aside[0][Front.ERRORS : Front.ERRORS + len(FAMILIES)]) == rehearsed:
             return
-        tally.value[Front.LATENCY_SUM_S] = memoryview(before).cast("d")[Front.LATENCY_SUM_S]
-        count[Front.OK] = old[Front.OK]
-        for cell in range(Front.LATENCY, BLOCK_CELLS):
-            count[cell] = old[cell]
+        tally.value[Front.LATENCY_SUM_S] += aside[1][Front.LATENCY_SUM_S]
+        for cell in (Front.OK, Front.ABANDONED, *range(Front.ERRORS, Front.ERRORS + len(FAMILIES)),
+                     *range(Front.LATENCY, Front.LATENCY + TIME_CELLS)):  # fmt: skip
+            tally.count[cell] += aside[0][cell]
 
 
 def warming(link: EngineLink) -> bool:

@@ -34,6 +34,16 @@ PARAMETERS: Json = {
     },
 }  # fmt: skip
 # Of a request to the model; the others belong to processes, models and settings, and are never an answer.
+REQUEST_HEADERS = {
+    "X-Amzn-SageMaker-Custom-Attributes": 1024, "X-Amzn-SageMaker-Inference-Id": 64, "X-Amzn-SageMaker-Accept": 1024,
+    "X-Amzn-SageMaker-Target-Model": 1024, "X-Amzn-SageMaker-Target-Variant": 63, "X-Amzn-SageMaker-Session-Id": 256,
+}  # fmt: skip
+NAMED: Json = {"X-Evenkeel-Model": {"description": "name/version@sha256[:12]", "schema": {"type": "string"}}}
+ATTRIBUTES: Json = {"X-Amzn-SageMaker-Custom-Attributes": {
+    "description": "what a handler set", "schema": {"type": "string", "maxLength": 1024}}}  # fmt: skip
+RETRY: Json = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}}
+# Of any request, before it is looked at: what is not HTTP, comes too slowly, has too much of a head, or finds no place.
+OF_ANY = {"400": "bad_request", "408": "header_timeout, body_timeout", "431": "headers_too_large", "503": "too_many_connections"}
 NEVER = ("bad_model", "bad_setting", "cancelled", "not_found", "method_not_allowed")
 SUMMARIES = {
     "/metrics": "Metrics in the Prometheus text format", "/execution-parameters": "What batch transform should send",
@@ -82,21 +92,25 @@ def _id(method: str, path: str) -> str:
 
 def _responses(path: str) -> Json:
     if path == "/metrics":
-        return {"200": _answer("Samples", ("text/plain", {"type": "string"}))}
+        return {"200": _answer("Samples", ("text/plain", {"type": "string"})), **_of_any()}
     if path == "/execution-parameters":
         good = ("application/json", {"$ref": "#/components/schemas/ExecutionParameters"})
-        return {"200": _answer("Parameters", good), "503": _error("No replica is ready yet")}
+        return {"200": _answer("Parameters", good), **_of_any("No replica is ready yet; too_many_connections")}
     state = ("application/json", {"type": "object"})
-    found = {"200": _answer("Yes", state)}
+    found = {"200": _answer("Yes", state), **_of_any()}
     if path != "/v2/health/live":
-        found["503"] = _answer("Not now, with the reason", state)
+        found["503"] = _answer("Not now, with the reason; or too_many_connections", state)
     if "{name}" in path:
         found["404"] = _error("Another model or version than the one served")
     return found
 
 
+def _of_any(unready: str = OF_ANY["503"]) -> Json:
+    return {status: _error(unready if status == "503" else what) for status, what in OF_ANY.items()}
+
+
 def _pings() -> Json:
-    answers = {"200": _answer("Ready"), "503": _error("Not ready; the code is the reason")}
+    answers = {"200": _answer("Ready"), **_of_any("Not ready; the code is the reason")}
     return {m: {"summary": "Whether traffic may come", "operationId": f"{m}_ping", "responses": answers}
             for m in ("get", "post", "head")}  # fmt: skip
 
@@ -106,17 +120,19 @@ def _invocations() -> Json:
     body = {kind: {"schema": {} if kind == "application/json" else BINARY} for kind in kinds}
     streamed = {"text/event-stream": {"schema": BINARY}}
     good = {"description": "The prediction, in the format of Accept or else of the request; a handler may give any other type, "
-                           "or stream", "content": {**body, **streamed, "*/*": {"schema": {}}}}  # fmt: skip
+                           "or stream", "headers": NAMED | ATTRIBUTES,
+            "content": {**body, **streamed, "*/*": {"schema": {}}}}  # fmt: skip
     by_status: dict[int, list[str]] = {}
     for family in FAMILIES:
         if family.code not in NEVER and family.code not in by_status.setdefault(family.status, []):
             by_status[family.status].append(family.code)
-    errors = {str(status): _error(", ".join(codes)) for status, codes in sorted(by_status.items()) if codes}
+    errors = {str(status): {**_error(", ".join(codes)), "headers": NAMED | (RETRY if status in (429, 503) else {})}
+              for status, codes in sorted(by_status.items()) if codes}  # fmt: skip
     return {
         "summary": "Ask the model", "operationId": "post_invocations", "responses": {"200": good, **errors},
         "requestBody": {"required": True, "content": body},
         "parameters": [
-            {"name": name, "in": "header", "required": False, "schema": {"type": "string", "maxLength": 1024}}
-            for name in ("X-Amzn-SageMaker-Custom-Attributes", "X-Amzn-SageMaker-Inference-Id", "X-Amzn-SageMaker-Accept")
+            {"name": name, "in": "header", "required": False, "schema": {"type": "string", "maxLength": length}}
+            for name, length in REQUEST_HEADERS.items()
         ],
     }  # fmt: skip

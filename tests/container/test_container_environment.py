@@ -112,8 +112,8 @@ def test_the_sidecar_port_must_lie_in_the_platforms_range() -> None:
 
 def test_a_sidecar_that_nobody_placed_tries_the_ports_of_the_range_in_turn() -> None:
     given = {"SAGEMAKER_SAFE_PORT_RANGE": "21000-21002"}
-    assert list(environment.read(given).sidecar_ports) == [21000, 21001, 21002]
-    assert list(environment.read({**given, "EVENKEEL_SIDECAR_ADDRESS": "0.0.0.0:0"}).sidecar_ports) == [21000, 21001, 21002]
+    assert list(environment.read(given).sidecar_ports) == [21002, 21001, 21000]
+    assert list(environment.read({**given, "EVENKEEL_SIDECAR_ADDRESS": "0.0.0.0:0"}).sidecar_ports) == [21002, 21001, 21000]
     assert environment.read({**given, "EVENKEEL_SIDECAR_ADDRESS": "0.0.0.0:21002"}).sidecar_ports == [21002]
     assert environment.read({}).sidecar_ports == [9090]
 

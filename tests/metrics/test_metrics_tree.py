@@ -231,3 +231,20 @@ def test_prometheus_scrapes_both_ports_and_answers_every_query_of_rules_and_dash
         assert len(rules) == 13 and {rule["health"] for rule in rules} == {"ok"}
         targets = prometheus.ask("targets")["activeTargets"]
         assert [t["lastError"] for t in targets] == ["", ""]
+
+
+def test_no_counter_rises_and_falls_again_while_it_starts() -> None:
+    """A worker rehearses by asking itself; to Prometheus and to the judge a counter that falls is a restart."""
+    tree = Tree("digits")
+    seen: list[tuple[float, float]] = []
+    try:
+        while tree.ping() != 200:
+            with contextlib.suppress(OSError, KeyError):
+                scrape = Scrape.of_port(tree.port)
+                seen.append((scrape["evenkeel_requests_total"], scrape["evenkeel_request_seconds_count"]))
+            time.sleep(0.005)
+        scrape = Scrape.of_port(tree.port)
+        seen.append((scrape["evenkeel_requests_total"], scrape["evenkeel_request_seconds_count"]))
+    finally:
+        tree.kill()
+    assert len(seen) > 3 and set(seen) == {(0.0, 0.0)}

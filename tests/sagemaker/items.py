@@ -47,5 +47,5 @@ ITEMS: dict[str, str] = {
 OPEN: dict[str, str] = {
     "12.7": "3600 s is not tried",
     "12.36": "GPUs; cgroup v2 only from files made for the test",
-    "12.38": "the manifest's type is checked by `make push`",
+    "12.38": "no push to ECR itself",
 }

@@ -29,6 +29,7 @@ class Room:
     memory_mb: int = 0  # 0: all
     command: tuple[str, ...] = ("serve",)
     mounts_model: bool = True
+    beside: str = ""  # the container whose network namespace it shares, as those of a pipeline do
 
 
 class Box(Protocol):

@@ -82,7 +82,7 @@ class ImageBox:
     def _walls(self, folder: Path) -> list[str]:
         room = self._room
         walls = ["--user", room.user, "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--shm-size", "64m"]
-        walls += ["--network", network() if room.network else "none"]
+        walls += ["--network", f"container:{room.beside}" if room.beside else network() if room.network else "none"]
         walls += ["--read-only", "--tmpfs", "/tmp"] if room.read_only else []
         walls += ["--volume", f"{folder.resolve()}:/opt/ml/model:ro"] if room.mounts_model else []
         walls += ["--cpus", f"{room.cpus:g}"] if room.cpus else []
@@ -118,7 +118,7 @@ class ImageBox:
     def again(self) -> None:
         docker("start", self.name)
         address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-        self.host = docker("inspect", "--format", address, self.name).stdout.strip()
+        self.host = docker("inspect", "--format", address, self._room.beside or self.name).stdout.strip()
 
     def run_inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         """As `docker exec`: what the image's own health check does."""

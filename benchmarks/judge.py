@@ -27,7 +27,7 @@ from scipy.special import bdtr
 
 from benchmarks.judge_report import Cell, Target, svg, tables
 from sidecar.rollout.promotion import BUDGET_GAINS, DESIGN_EFFECT_UNKNOWN, NOT_BAD_GAINS
-from sidecar.rollout.rule import Rule
+from sidecar.rollout.rule import ERRORS, Rule
 from sidecar.rollout.witnesses import (
     FAR_WORSE_AT,
     FAR_WORSE_GAINS,
@@ -40,7 +40,8 @@ from sidecar.rollout.witnesses import (
 
 Array = Any  # of numpy; runs are rows, windows columns
 WINDOW_S, MINUTES = 10, 30
-RULE = Rule("simulation", latency=False)  # one metric: all of alpha is its own
+RULE = Rule("simulation", latency=False)  # one metric, as in the study: all of alpha is its own
+SHIPPED = Rule("simulation")  # errors beside two edges
 INSTANCES = {0.5: (3, 3), 0.1: (3, 27)}  # candidate and reference, of equal size each
 
 
@@ -66,6 +67,7 @@ class Scenario:
     ratio: float = 1.0
     noise: Noise = QUIET
     rule: Rule = RULE
+    metric: str = ERRORS
     witnesses: str = "both"  # or "count": what would happen without the sign witness
     thinned_once: bool = False  # the sign witness with one random thinning instead of the mean over all
 
@@ -138,7 +140,7 @@ def judge(counts: Counts, s: Scenario, rng: np.random.Generator) -> Outcome:
     rule, k = s.rule, counts
     count_e = ratio_log_e(k, rule.margin, WORSE_GAINS)
     sign_e = sign_log_e(k, rule.block_s, rng if s.thinned_once else None)
-    at = log(rule.rollback_at)
+    at = log(rule.rollback_at(s.metric))
     worse = (count_e >= at) & ((sign_e >= at) | (s.witnesses == "count"))
     c3, n3 = recent(k.c), recent(k.n_c)
     far = ratio_log_e(k, FAR_WORSE_RATIO, FAR_WORSE_GAINS) >= log(FAR_WORSE_AT)
@@ -264,6 +266,8 @@ def scenarios() -> list[tuple[str, str, Scenario, str]]:
         {1: "RB .000, PR .353 @ 980 s", 1.25: "", 1.5: "", 2: "RB .214, PR .007", 3: "RB .940 @ 800 s", 5: "RB 1.000 @ 340 s",
          10: "RB 1.000 @ 250 s", 50: "RB @ 80 s"},
     ) + at_ratios(
+        AS_SHIPPED, replace(tenth, rule=SHIPPED), {1: "", 2: "", 3: "", 10: ""}
+    ) + at_ratios(
         f"{TENTH}; noisy", replace(tenth, noise=NOISY), {1: "RB .001", 2: "", 3: ""}
     ) + at_ratios(
         f"{TENTH}; sign witness with one random thinning, as in the study", replace(tenth, thinned_once=True),
@@ -310,6 +314,7 @@ def stressed(half: Scenario) -> list[tuple[str, str, Scenario, str]]:
     return found
 
 
+AS_SHIPPED = "As shipped, with two edges beside the errors: 200 requests a second, candidate 10 %, base rate 0.1 %"
 TENTH = "200 requests a second, candidate 10 %, base rate 0.1 %"
 HALF = "200 requests a second, half and half, base rate 0.1 %"
 ONE_PERCENT = "200 requests a second, candidate 10 %, base rate 1 %"
@@ -331,7 +336,19 @@ def measure(group: str, label: str, s: Scenario, study: str, runs: int, rng: np.
     went_back, went_on = o.rollback_s < o.promote_s, o.promote_s < o.rollback_s
     rollback_s = float(np.median(o.rollback_s[went_back])) if went_back.any() else np.inf
     promote_s = float(np.median(o.promote_s[went_on])) if went_on.any() else np.inf
-    return Cell(group, label, s.ratio, o.runs, o.rolled_back(), o.rolled_back(900), o.promoted(), rollback_s, promote_s, study)
+    return Cell(
+        group,
+        label,
+        s.ratio,
+        o.runs,
+        o.rolled_back(),
+        o.rolled_back(900),
+        o.rolled_back(300),
+        o.promoted(),
+        rollback_s,
+        promote_s,
+        study,
+    )
 
 
 def targets(cells: Sequence[Cell]) -> list[Target]:
@@ -341,7 +358,12 @@ def targets(cells: Sequence[Cell]) -> list[Target]:
         c = by[group, label]
         return Target(words, getattr(c, count), c.runs, **bound)
 
-    found = []
+    found = [
+        target("false rollback (as shipped: 10 %, 0.1 %)", AS_SHIPPED, "r = 1", "rolled_back", most=0.01),
+        target("false promotion at r = 2 (as shipped: 10 %, 0.1 %)", AS_SHIPPED, "r = 2", "promoted", most=0.05),
+        target("r = 3 found in 15 minutes (as shipped: 10 %, 0.1 %)", AS_SHIPPED, "r = 3", "rolled_back_soon", least=0.9),
+        target("r = 10 found in 5 minutes (as shipped: 10 %, 0.1 %)", AS_SHIPPED, "r = 10", "rolled_back_fast", least=0.9),
+    ]
     for name, group in (("10 %, 0.1 %", TENTH), ("half, 0.1 %", HALF), ("10 %, 1 %", ONE_PERCENT)):
         for noise in ("", "; noisy"):
             where = f"{name}{noise.replace(';', ',')}"
@@ -361,7 +383,8 @@ HEAD = """# The rollout judge, simulated
 
 {date}, {runs} runs a cell, {minutes} minutes each, a look every {window} s, seed {seed};
 `python -m benchmarks.judge --runs {runs}`.
-One metric with α = 1 % (both witnesses at 100), promotion at 40, margin r0 = 1.25, r_bad = 2, blocks of 30 s, budget 0.1 %.
+One metric with α = 1 % (both witnesses at 100; "as shipped" errors have 0.6 % of it beside two edges: 167), promotion at 40,
+margin r0 = 1.25, r_bad = 2, blocks of 30 s, budget 0.1 %.
 Shares with Clopper–Pearson 95 % intervals; medians over the runs in which it happened. A run ends with its first verdict.
 r is the true ratio of the candidate's rate of bad events to the reference's; the base rate is the reference's.
 

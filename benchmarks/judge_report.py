@@ -23,6 +23,7 @@ class Cell:
     runs: int
     rolled_back: int
     rolled_back_soon: int  # within 15 minutes
+    rolled_back_fast: int  # within 5 minutes
     promoted: int
     rollback_s: float
     promote_s: float

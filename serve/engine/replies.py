@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,12 +31,21 @@ _QUEUE_TIME, _QUEUE_SUM, _ERRORS = int(Engine.QUEUE_TIME), int(Engine.QUEUE_SUM_
 _ANSWER = int(descriptor.ANSWER)
 
 
+@dataclass(slots=True)
+class Parts:
+    """The outputs of a request that is larger than a batch, so far: by their first row, and how many rows they are. (Counted as
+    they come: a request of a million rows has as many parts as others have rows.)"""
+
+    rows: int = 0
+    arrays: list[tuple[int, list[Array]]] = field(default_factory=list)
+
+
 class Replies:
     """One engine's way of answering. Records wait in the peers' outboxes until the cycle sends them."""
 
     def __init__(self, cells: Cells, epoch: int) -> None:
         self._count, self._value, self._epoch = cells.count, cells.value, epoch
-        self._parts: dict[Item, list[tuple[int, list[Array]]]] = {}
+        self._parts: dict[Item, Parts] = {}
 
     def singles(self, segments: Sequence[Segment], size: int, flags: int, started_s: float, run_s: float, rows: int) -> None:
         """Answers of `size` bytes that lie in their slots already, behind the inputs: whole requests of one row."""
@@ -56,13 +66,14 @@ class Replies:
             return None
         if segment.rows == item.rows:
             return outputs
-        parts = self._parts.setdefault(item, [])
-        parts.append((segment.start, [a.copy() for a in outputs]))
-        if sum(len(arrays[0]) for _, arrays in parts) < item.rows:
+        parts = self._parts.setdefault(item, Parts())
+        parts.arrays.append((segment.start, [a.copy() for a in outputs]))
+        parts.rows += len(outputs[0])
+        if parts.rows < item.rows:
             return None
         del self._parts[item]
-        parts.sort(key=lambda part: part[0])
-        return [np.concatenate([arrays[i] for _, arrays in parts]) for i in range(len(outputs))]
+        parts.arrays.sort(key=lambda part: part[0])
+        return [np.concatenate([arrays[i] for _, arrays in parts.arrays]) for i in range(len(outputs))]
 
     def tensors(
         self, item: Item, layout: Layout, outputs: list[Array], flags: int, started_s: float, run_s: float, rows: int

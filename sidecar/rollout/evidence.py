@@ -95,7 +95,7 @@ class Evidence:
         return budget_e(self.total.n_c, self.total.bad_c, rule.budget_of(self.metric))
 
     def is_worse(self, rule: Rule) -> bool:
-        at = log(rule.rollback_at)
+        at = log(rule.rollback_at(self.metric))
         return self.count_log_e >= at and self.sign_log_e >= at
 
     def is_far_worse(self) -> bool:
@@ -103,7 +103,7 @@ class Evidence:
         return self.metric == ERRORS and far_worse(log_mean(self.far_worse), recent, self.windows_with_bad)
 
     def one_witness(self, rule: Rule) -> bool:
-        at = log(rule.rollback_at)
+        at = log(rule.rollback_at(self.metric))
         return (self.count_log_e >= at) != (self.sign_log_e >= at)
 
     def is_not_bad(self, rule: Rule) -> bool:

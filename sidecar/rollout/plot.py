@@ -64,7 +64,7 @@ def _panel(rule: Rule, name: str, points: Sequence[Point]) -> str:
     for d in range(int(DECADES_MIN), int(DECADES_MAX) + 1):
         parts.append(f'<line x1="{LEFT}" x2="{right}" y1="{y(d):.1f}" y2="{y(d):.1f}" stroke="#eee"/>')
         parts.append(_text(LEFT - 6, y(d) + 4, f"{10.0**d:g}", anchor="end"))
-    for words, value, color in (("roll back", rule.rollback_at, "#c8553d"), ("promote", rule.promote_at, "#0b6e4f")):
+    for words, value, color in (("roll back", rule.rollback_at(name), "#c8553d"), ("promote", rule.promote_at, "#0b6e4f")):
         at = y(log(value) / log(10))
         parts.append(
             f'<line x1="{LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}" stroke="{color}" stroke-dasharray="5 4" opacity="0.7"/>'

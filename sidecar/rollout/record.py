@@ -47,7 +47,7 @@ def _witnesses(rule: Rule, e: Evidence) -> dict[str, Any]:
     return {
         "count_e": tidy(e_value(e.count_log_e)),
         "sign_e": tidy(e_value(e.sign_log_e)),
-        "rollback_at": tidy(rule.rollback_at),
+        "rollback_at": tidy(rule.rollback_at(e.metric)),
     }
 
 

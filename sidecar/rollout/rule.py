@@ -21,6 +21,9 @@ class Arm(StrEnum):
 
 ERRORS = "errors"
 EDGES_MAX = 3  # at or above the reference's p90, p99, and the objective
+# Of alpha, where slow answers are judged too; the edges share the rest. With an even share a threefold error rate is found within
+# 15 minutes with probability 0.88 only, and a tenfold one never within 5 (benchmarks/judge.py).
+ERRORS_SHARE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,11 @@ class Rule:
             return 1
         return 1 + (len(self.edges) or (3 if self.objective_s else 2))
 
-    @property
-    def rollback_at(self) -> float:
+    def rollback_at(self, metric: str) -> float:
         """The e-value that both witnesses of one metric must reach: 1/alpha_m with the alpha_m adding up to alpha."""
-        return self.metrics_planned / self.alpha
+        edges = self.metrics_planned - 1
+        share = 1.0 if edges == 0 else ERRORS_SHARE if metric == ERRORS else (1 - ERRORS_SHARE) / edges
+        return 1 / (self.alpha * share)
 
     @property
     def promote_at(self) -> float:

@@ -11,7 +11,7 @@ from scipy.special import betaincinv
 from sidecar.rollout.counters import Delta, Window
 from sidecar.rollout.decide import State, decide, flags, step
 from sidecar.rollout.reasons import TABLE, Flag, Reason, Verdict
-from sidecar.rollout.rule import Arm, Rule
+from sidecar.rollout.rule import ERRORS, Arm, Rule
 from sidecar.rollout.trouble import BadRule
 from tests.rollout.traffic import (
     BASELINE,
@@ -186,10 +186,11 @@ def test_every_metric_must_pass() -> None:
 
 
 def test_alpha_is_shared_by_the_metrics_that_are_planned() -> None:
-    assert Rule("x", latency=False).rollback_at == pytest.approx(100)
-    assert Rule("x").rollback_at == pytest.approx(300)
-    assert Rule("x", objective_s=0.2).rollback_at == pytest.approx(400)
-    assert Rule("x", edges=(0.1,)).rollback_at == pytest.approx(200)
+    assert Rule("x", latency=False).rollback_at(ERRORS) == pytest.approx(100)
+    for rule in (Rule("x"), Rule("x", objective_s=0.2), Rule("x", edges=(0.1,))):
+        edges = rule.metrics_planned - 1
+        assert rule.rollback_at(ERRORS) == pytest.approx(1 / 0.006)
+        assert 1 / rule.rollback_at(ERRORS) + edges / rule.rollback_at("slower_than_100ms") == pytest.approx(rule.alpha)
     assert Rule("x").promote_at == pytest.approx(40)
 
 

@@ -383,7 +383,9 @@ def test_status_shows_the_verdict_its_reasons_the_arms_and_the_evidence_as_it_gr
     arm = told["arms"]["candidate"]
     assert arm["instances"] == [new.url.removeprefix("http://")] and arm["missing"] == {} and arm["requests"] == 6000
     errors = told["metrics"]["errors"]
-    assert errors["count_e"] == record["metrics"]["errors"]["count_e"] and errors["rollback_at"] == 300
+    assert errors["count_e"] == record["metrics"]["errors"]["count_e"] and errors["rollback_at"] == pytest.approx(
+        1 / 0.006, rel=1e-3
+    )
     rows = told["evidence"]["metrics"]["errors"]
     assert told["evidence"]["fields"] == ["at_s", "count", "sign", "good"]
     assert [row[0] for row in rows] == [10.0, 20.0, 30.0, 40.0, 50.0, 60.0]

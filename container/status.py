@@ -121,7 +121,7 @@ def _evidence(name: str, m: Mapping[str, Any]) -> str:
     return (
         f"  {name}: {ours['bad']} of {ours['requests']} against {theirs['bad']} of {theirs['requests']}, "
         f"ratio {m['ratio']['low']:.3g}..{'any' if high is None else f'{high:.3g}'}\n"
-        f"    worse {worse} of {m['rollback_at']:g}, good {good} of {m['promote_at']:g}"
+        f"    worse {worse} of {m['rollback_at']:.4g}, good {good} of {m['promote_at']:g}"
     )
 
 

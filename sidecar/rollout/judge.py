@@ -152,7 +152,7 @@ def evidence(m: dict[str, Any]) -> str:
     good = max(m["not_worse_e"], m["within_budget_e"] or 0.0)
     return (
         f"{c['bad']}/{c['requests']} against {r['bad']}/{r['requests']}, ratio {ratio['low']:.3g}..{high or '?'}, "
-        f"worse {m['count_e']:.3g} and {m['sign_e']:.3g} of {m['rollback_at']:g}, good {good:.3g} of {m['promote_at']:g}"
+        f"worse {m['count_e']:.3g} and {m['sign_e']:.3g} of {m['rollback_at']:.4g}, good {good:.3g} of {m['promote_at']:g}"
     )
 
 

@@ -69,7 +69,7 @@ def _panel(rule: Rule, name: str, points: Sequence[Point]) -> str:
         parts.append(
             f'<line x1="{LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}" stroke="{color}" stroke-dasharray="5 4" opacity="0.7"/>'
         )
-        parts.append(_text(right + 6, at + 4, f"{words} at {value:g}"))
+        parts.append(_text(right + 6, at + 4, f"{words} at {value:.4g}"))
     for curve, color in COLORS.items():
         line = " ".join(f"{x(p.at_s):.1f},{y(p.decades[curve]):.1f}" for p in points)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2"/>')

@@ -48,8 +48,10 @@ class Engines:
         self.only_up: EngineLink | None = None  # the one that is up, when exactly one is
         self._rehearsing: EngineLink | None = None  # everything goes there for the moment
         self.rehearsal: Rehearsal | None = None
+        # One object for each place to count: a rehearsal sets it aside, whichever engine answers.
+        tally = functools.cache(functools.partial(page.tally, place))
         self.links = [
-            EngineLink(path, page.engine(i), arena, functools.partial(page.tally, place), on_replies, self._greeted, self._lost)
+            EngineLink(path, page.engine(i), arena, tally, on_replies, self._greeted, self._lost)
             for i, path in enumerate(sockets)
         ]
 

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(args)
     except (BadModel, BadSetting) as e:
-        print(f"evenkeel: {e.message}", file=sys.stderr)
+        sys.stderr.write(f"evenkeel: {e.message}\n")  # in one write: `podman logs --tail` loses what comes before a lone line end
         return 1
 
 

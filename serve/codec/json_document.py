@@ -24,6 +24,7 @@ from serve.errors import BadRequest, BadShape, ModelFailed, UnsupportedMedia
 
 BOM = b"\xef\xbb\xbf"
 U, L, N = b"uln"
+NOT_NUMBERS = re.compile(b"NaN|Infinity")  # Python's json writes them
 U_OR_L = re.compile(b"[ul]")
 INSTANCES, BARE, COLUMNS = Form  # a look-up of an enum's member costs as much as a search of the body
 IGNORED_KEYS = frozenset({"configuration", "signature_name"})  # built-in algorithms and TensorFlow Serving send them
@@ -84,6 +85,10 @@ def parse(body: Body) -> Any:
             raise BadRequest("the body is empty: send a JSON document") from e
         if bytes(body[:3]) == BOM:
             return parse(memoryview(body)[3:])
+        around = bytes(body[max(0, e.pos - 1) : e.pos + 9])  # as UTF-8, where `pos` counts characters: near enough for ASCII
+        if NOT_NUMBERS.search(around):
+            raise BadRequest(f"JSON has no NaN or Infinity (line {e.lineno} column {e.colno}): leave the row out, or send CSV or "
+                             "NPY to a model that takes them") from e  # fmt: skip
         raise BadRequest(f"not valid JSON: {e}") from e
 
 

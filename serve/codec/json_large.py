@@ -1,4 +1,4 @@
-"""A large JSON body that is one plain array of numbers, read piece by piece into the array it becomes.
+"""A large JSON body that is one plain array of numbers, or a list of records, read piece by piece into the arrays it becomes.
 
 Parsed at once, 25 MB of JSON become a few hundred MB of Python numbers. Here a body costs its array and little else.
 
@@ -8,6 +8,10 @@ The text is cut at commas into pieces. Of each piece the skeleton must continue 
 may stand on the wrong side of a bracket, and with brackets blanked out orjson must read it as a list of numbers, so
 that each place between commas holds exactly one. Together that is exactly the grammar of the array. Anything else,
 valid or not, is left to the general path (return None), which also words the errors.
+
+A list of records, `[{"features": [1, 2]}, ...]`, is cut where one record seems to end and the next to begin. When each piece
+is a list of JSON values by itself, the pieces in a row are the list that the whole is; a cut in the middle of something is
+no JSON, and left to the general path as well.
 """
 
 from __future__ import annotations
@@ -21,12 +25,13 @@ import orjson
 
 from serve.codec.codec import Array, Body, Decoded, Form
 from serve.codec.fit import finish, from_leaves
+from serve.codec.json_records import Noun
+from serve.codec.pieces import PIECE_BYTES, filled
 from serve.codec.plan import STORED, Plan
 from serve.contract.signature import TensorSpec
 from serve.errors import BadRequest
 
 LARGE_BYTES = 256 << 10  # below, Python objects are cheaper than pieces
-PIECE_BYTES = 64 << 10  # a piece in cache; its Python numbers take about half a megabyte
 EDGE_BYTES = 4 << 10  # what surrounds the array must fit into this, at either end
 
 BLANKS = b" \t\r\n"  # JSON's, which are fewer than those of \s
@@ -36,20 +41,25 @@ HEAD = re.compile((b"_(?:" + _KEY % b"instances|inputs" + b"(?:" + _KEY % rb'[^"
 TAIL = re.compile(rb"\]([ \t\r\n}]*)\Z")
 NUMBER_BYTES = b"0123456789+-.eE"
 AS_DIGITS = bytes.maketrans(NUMBER_BYTES, b"0" * len(NUMBER_BYTES))
+BRACE = ord("{")
+RECORD_ENDS = b"},"  # as nearly everybody writes it; the count of rows relies on it, and is checked
 NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
 
 
 def decode_large(body: Body, plan: Plan) -> Decoded | None:
-    """The request, or None when the body is not the plain form of this model's input."""
-    spec = plan.single
-    if spec is None or spec.dtype in ("bool", "string"):
-        return None
+    """The request, or None when the body is not the plain form of this model's input, nor a list of records."""
     text = memoryview(body)
     head, tail = HEAD.match(bytes(text[:EDGE_BYTES])), TAIL.search(bytes(text[-EDGE_BYTES:]))
-    if head is None or tail is None or (head[4] is not None and head[4] != spec.name.encode()):
+    if head is None or tail is None:
         return None
     braces = [brace for brace in (head[1], head[3]) if brace]
     if tail[1].translate(None, BLANKS) != b"}" * len(braces) or (head[2] == b"instances" and head[3]):
+        return None
+    if head[5].count(b"[") == 1 and text[head.end(5)] == BRACE:
+        inner = text[head.end(5) : len(text) - len(tail[1]) - 1]
+        return _decode_records(inner, plan, Form.INSTANCES if braces else Form.BARE) if head[2] != b"inputs" else None
+    spec = plan.single
+    if spec is None or spec.dtype in ("bool", "string") or (head[4] is not None and head[4] != spec.name.encode()):
         return None
     rank = head[5].count(b"[")
     rows_axis = plan.signature.rows_axis
@@ -67,6 +77,32 @@ def decode_large(body: Body, plan: Plan) -> Decoded | None:
         return finish((array if rows_axis else array[0],), plan, form)
     except BadRequest:
         return None
+
+
+def _decode_records(text: memoryview, plan: Plan, form: Form) -> Decoded | None:
+    """Of `{...},{...}`."""
+    ends = sum(bytes(text[at : at + PIECE_BYTES + 1]).count(RECORD_ENDS) for at in range(0, len(text), PIECE_BYTES))
+    if not plan.signature.rows_axis:
+        return None
+    pieces = (orjson.loads(b"[" + piece + b"]") for piece in _records(text))
+    arrays = filled(pieces, ends + 1, plan, Noun("record"))
+    try:
+        return None if arrays is None else finish(arrays, plan, form)
+    except BadRequest:
+        return None
+
+
+def _records(text: memoryview) -> Iterator[bytes]:
+    """The text in pieces that end where a record seems to, without the comma."""
+    at, size = 0, PIECE_BYTES
+    while at < len(text):
+        piece = bytes(text[at : at + size])
+        cut = len(piece) if at + size >= len(text) else piece.rfind(RECORD_ENDS) + 1
+        if cut == 0:
+            size *= 2
+            continue
+        yield piece[:cut]
+        at, size = at + cut + 1, PIECE_BYTES
 
 
 def _read(text: memoryview, spec: TensorSpec, one_row: bool) -> Array | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -11,11 +11,14 @@ import orjson
 from serve.codec.codec import Array, Body, Decoded, Form
 from serve.codec.fit import check_finite, check_names, finish, from_nested
 from serve.codec.json_document import BOM, L, U, check_charset, dumps, listed, named_rows
+from serve.codec.json_large import LARGE_BYTES
 from serve.codec.json_records import Noun, from_records
-from serve.codec.pieces import whole_lines
+from serve.codec.pieces import PIECE_BYTES, filled, whole_lines
 from serve.codec.plan import Plan, plan_of
 from serve.contract.signature import Signature
 from serve.errors import BadRequest, BadShape
+
+NOUN = Noun("line", first=1)
 
 
 class JsonLines:
@@ -29,10 +32,14 @@ class JsonLines:
         found = _quick(body, plan) if signature.rows_axis else None
         if found is not None:
             return found
+        if signature.rows_axis and len(body) > LARGE_BYTES:
+            arrays = _by_pieces(body, plan)
+            if arrays is not None:
+                return finish(arrays, plan, Form.INSTANCES)
         records = _records(bytes(body))
         if not signature.rows_axis:
             return _whole(records, plan)
-        return finish(from_records(records, plan, Noun("line", first=1)), plan, Form.INSTANCES)
+        return finish(from_records(records, plan, NOUN), plan, Form.INSTANCES)
 
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
         plan = plan_of(signature)
@@ -77,6 +84,20 @@ def _quick(body: Body, plan: Plan) -> Decoded | None:
         except (struct.error, TypeError, OverflowError, orjson.JSONDecodeError):
             return None
     return Decoded(len(packed), None, Form.INSTANCES, b"".join(packed), plan.row_dtype) if packed else None
+
+
+def _by_pieces(body: Body, plan: Plan) -> list[Array] | None:
+    """Lines of any kind that the model takes; None for all else. `from_records` copies into arrays what it has read."""
+    text = memoryview(body)
+    rows = sum(bytes(text[at : at + PIECE_BYTES]).count(b"\n") for at in range(0, len(text), PIECE_BYTES))
+    rows += bytes(text[-1:]) != b"\n"
+
+    def records() -> Iterator[list[Any]]:
+        for n, piece in enumerate(whole_lines(body)):
+            lines = (piece if n else piece.removeprefix(BOM)).removesuffix(b"\n").split(b"\n")
+            yield [orjson.loads(line) for line in lines]
+
+    return filled(records(), rows, plan, NOUN)
 
 
 def _whole(records: list[Any], plan: Plan) -> Decoded:

@@ -8,6 +8,7 @@ Instances of a JSON document and lines of JSON Lines are such records.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,17 +50,32 @@ def from_records(records: list[Any], plan: Plan, noun: Noun) -> list[Array]:
 
 def _unwrap(record: Any, spec: TensorSpec, where: str) -> Any:
     """The value inside its wrappers: a scalar, a list, or a sparse record. The input's own name goes first."""
-    if type(record) is dict and record.keys() == {spec.name}:
+    if type(record) is not dict:
+        return record
+    if record.keys() == {spec.name}:
         return record[spec.name]
     for _ in WRAPPERS:
-        if type(record) is not dict or record.keys() == SPARSE:
+        if type(record) is not dict:
+            return _folded(record, spec)
+        if record.keys() == SPARSE:
             return record
         found = [key for key in WRAPPERS if key in record]
         if len(found) != 1 or record.keys() - {found[0], "configuration"}:
             keys = ", ".join(sorted(record))[:80]
             raise BadShape(f'{where}: expected a value, {{"{spec.name}": ...}} or {{"features": [...]}}, got keys: {keys}')
         record = record[found[0]]
-    return record
+    return record if type(record) is dict else _folded(record, spec)
+
+
+def _folded(value: Any, spec: TensorSpec) -> Any:
+    """Features are one flat list, whatever the shape of a row: as a row of CSV is."""
+    flat = type(value) is list and len(spec.dims) > 1 and not spec.free and not any(type(leaf) is list for leaf in value)
+    dims = [d for d in spec.dims if isinstance(d, int)]
+    if not flat or len(value) != math.prod(dims):
+        return value
+    for size in reversed(dims[1:]):
+        value = [value[i : i + size] for i in range(0, len(value), size)]
+    return value
 
 
 def _stack(values: list[Any], spec: TensorSpec, noun: Noun) -> Array:

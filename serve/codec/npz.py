@@ -7,9 +7,11 @@ as an NPY body. SciPy itself is not needed.
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from serve.contract.signature import Signature
 from serve.errors import BadRequest, BadShape
 
 MEMBERS_MAX = 256
+LOCAL_HEADER_BYTES = 30  # of a member, before its name; APPNOTE.TXT 4.3.7
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same answer gives the same bytes
 
 
@@ -52,7 +55,7 @@ def _unpack(body: Body) -> dict[str, Array]:
         raise BadRequest("the body is empty")
     arrays: dict[str, Array] = {}
     try:
-        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        with zipfile.ZipFile(io.BufferedReader(_Reader(body))) as archive:
             members = archive.infolist()
             if len(members) > MEMBERS_MAX:
                 raise BadRequest(f"the NPZ file has over {MEMBERS_MAX} members")
@@ -62,7 +65,7 @@ def _unpack(body: Body) -> dict[str, Array]:
                 name = member.filename.removesuffix(".npy")
                 if name in arrays or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise BadRequest(f"the NPZ file holds {name[:80]!r} twice, or compressed in an unknown way")
-                content = archive.read(member)  # never more than its file_size, whatever the data unpacks to
+                content = _content(archive, member, body)
                 try:
                     arrays[name] = as_array(content, read_layout(content))
                 except BadRequest as e:
@@ -70,6 +73,45 @@ def _unpack(body: Body) -> dict[str, Array]:
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as e:
         raise BadRequest(f"not a readable NPZ file: {str(e)[:120]}") from e
     return arrays
+
+
+def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, body: Body) -> Body:
+    """The bytes of one member. What is stored as it is, as numpy.savez writes it, is not copied."""
+    if member.compress_type != zipfile.ZIP_STORED:
+        return archive.read(member)  # never more than its file_size, whatever the data unpacks to
+    archive.open(member).close()  # looks at the header in front of the data, and whether members overlap
+    names, extra = struct.unpack_from("<HH", body, member.header_offset + 26)
+    start = member.header_offset + LOCAL_HEADER_BYTES + names + extra
+    content = memoryview(body)[start : start + member.file_size]
+    if len(content) != member.file_size or member.compress_size != member.file_size or zlib.crc32(content) != member.CRC:
+        raise BadRequest(f"not a readable NPZ file: the array {member.filename[:80]!r} is damaged")
+    return content
+
+
+class _Reader(io.RawIOBase):
+    """A body as a file, without a copy of it."""
+
+    def __init__(self, body: Body) -> None:
+        self._body, self._at = memoryview(body), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        part = self._body[self._at : self._at + len(into)]
+        into[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._body)}[whence]
+        if at < 0:
+            raise OSError(f"a place before the start: {at}")  # as a file does; zipfile counts on it
+        self._at = at
+        return at
 
 
 def _dense(arrays: Mapping[str, Array], plan: Plan) -> Array:

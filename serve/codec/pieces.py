@@ -1,10 +1,17 @@
-"""A body of lines, a piece at a time: what a piece becomes may take many times its bytes, so only one is held."""
+"""A large body, a piece at a time: what a piece becomes may take many times its bytes, so only one is held."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from serve.codec.codec import Body
+import numpy as np
+
+from serve.codec.codec import Array, Body
+from serve.codec.fit import DENSE_BYTES_MAX
+from serve.codec.json_records import Noun, from_records
+from serve.codec.plan import Plan
+from serve.errors import BadRequest
 
 PIECE_BYTES = 64 << 10  # a piece in cache; its Python numbers take about half a megabyte
 
@@ -22,3 +29,27 @@ def whole_lines(body: Body) -> Iterator[bytes]:
             begun = []
         if cut < len(piece):
             begun.append(piece[cut:])
+
+
+def filled(pieces: Iterable[list[Any]], rows: int, plan: Plan, noun: Noun) -> list[Array] | None:
+    """The arrays of so many records, which come in pieces. None: they are not what the model takes, or not so many; whoever
+    reads them all at once can say what is wrong."""
+    out: list[Array] = []
+    done = 0
+    try:
+        for records in pieces:
+            if done + len(records) > rows:
+                return None
+            arrays = from_records(records, plan, noun)
+            if not out:
+                if rows * sum(array[:1].nbytes for array in arrays) > DENSE_BYTES_MAX:
+                    return None
+                out = [np.empty((rows, *array.shape[1:]), array.dtype) for array in arrays]
+            for whole, array in zip(out, arrays, strict=True):
+                if array.shape[1:] != whole.shape[1:]:
+                    return None
+                whole[done : done + len(array)] = array
+            done += len(records)
+    except (BadRequest, ValueError):  # the latter: not JSON
+        return None
+    return out if done == rows else None

@@ -20,6 +20,7 @@ BACKENDS = ("onnx", "pytorch", "handler", "echo")
 # Bare folders: the first file found decides. `code/inference.py` comes first because a handler loads its own files.
 BARE_FILES = (("code/inference.py", "handler"), ("model.onnx", "onnx"), ("model.pt2", "pytorch"), ("model.pt", "pytorch"))
 ROWS = "rows"  # the name of the leading axis along which requests are batched
+UNSAID: tuple[int | str, ...] = ("",)  # in place of dims, as an empty dtype is: what the model file says counts
 ROWS_MAX_LIMIT = 4096
 GPU_DTYPES = ("fp16", "bf16", "tf32")
 GPU_MEMORY_MB_MAX = 1 << 20  # a terabyte: beyond any card
@@ -128,9 +129,9 @@ def parse(data: Mapping[str, Any], folder: Path, program: str = "") -> Manifest:
     if top.boolean("compile", False) and backend != "pytorch":
         raise BadModel(f"model.toml: compile = true makes no sense with backend = {backend!r}, only with pytorch")
     rows_depend = batching.boolean("rows_depend", False)
-    inputs, rows_in = _specs(top, "inputs", rows_depend)
-    outputs, rows_out = _specs(top, "outputs", rows_depend)
-    if inputs is not None and outputs is not None and rows_in != rows_out:
+    inputs, rows_in = _specs(top, "inputs", rows_depend, backend)
+    outputs, rows_out = _specs(top, "outputs", rows_depend, backend)
+    if rows_in is not None and rows_out is not None and rows_in != rows_out:
         raise BadModel(f"model.toml: inputs and outputs must agree on the leading {ROWS!r} axis")
     slo_ms = batching.number("slo_ms", None, 0.1, 3_600_000)
     rows_max = batching.integer("rows_max", 64, 1, ROWS_MAX_LIMIT)
@@ -144,7 +145,7 @@ def parse(data: Mapping[str, Any], folder: Path, program: str = "") -> Manifest:
     return Manifest(
         folder=folder, name=top.text("name", folder.resolve().name or "model"), version=top.text("version", "1"),
         backend=backend, file=file, inputs=inputs, outputs=outputs, 
-        rows_axis=False if rows_depend else rows_in if inputs is not None else rows_out,
+        rows_axis=False if rows_depend else rows_in if rows_in is not None else rows_out,
         rows_max=rows_max, slo_s=None if slo_ms is None else slo_ms / 1e3, pad_waste=pad_waste,
         run_s_max=batching.number("run_s_max", None, 0.1, 86_400),
         batched_handler=handler.boolean("batched", False), threads=top.integer("threads", None, 1, 1024),
@@ -171,7 +172,12 @@ def _backend_and_file(top: _Table, folder: Path, program: str) -> tuple[str, Pat
             continue
         if leads_out(folder / name, folder):
             raise BadModel(f"{name} is a link out of the model folder {folder}: put the file itself there")
-        found = kind or _kind_by_suffix(name)
+        by_suffix = _kind_by_suffix(name)
+        if kind and by_suffix and kind != by_suffix:
+            raise BadModel(f"model.toml: backend = {kind!r}, but file = {name!r} is for the backend {by_suffix!r}")
+        found = kind or by_suffix
+        if not found:
+            raise BadModel(f"model.toml: file = {name!r} has an unknown suffix; say backend = one of {', '.join(BACKENDS)}")
         return found, folder / name
     if file_name:
         raise BadModel(f"model.toml: file = {file_name!r} does not exist in {folder}")
@@ -195,55 +201,67 @@ def _gpu(top: _Table, backend: str) -> Gpu:
     return gpu
 
 
-def _kind_by_suffix(name: str) -> str:
-    kind = {".onnx": "onnx", ".pt2": "pytorch", ".pt": "pytorch", ".pth": "pytorch", ".py": "handler"}.get(Path(name).suffix)
-    if kind is None:
-        raise BadModel(f"model.toml: file = {name!r} has an unknown suffix; say backend = one of {', '.join(BACKENDS)}")
-    return kind
+def _kind_by_suffix(name: str) -> str | None:
+    return {".onnx": "onnx", ".pt2": "pytorch", ".pt": "pytorch", ".pth": "pytorch", ".py": "handler"}.get(Path(name).suffix)
 
 
-def _specs(top: _Table, key: str, rows_depend: bool) -> tuple[tuple[TensorSpec, ...] | None, bool | None]:
-    """`rows_depend`: the leading rows axis is a free dim like any other, so that a request stays one item."""
+def _specs(top: _Table, key: str, rows_depend: bool, backend: str) -> tuple[tuple[TensorSpec, ...] | None, bool | None]:
+    """The tensors, and whether their first axis counts rows; None: no shape is said. `rows_depend`: the leading rows axis is a
+    free dim like any other, so that a request stays one item."""
     tables = top.tables(key, {"name", "dtype", "shape", "allow_nan", "pad"})
     if not tables:
         return None, None
+    in_file = backend in ("onnx", "pytorch")  # what is left out can be read there
     specs, rows = [], set()
     for table in tables:
-        shape = table.data.get("shape")
-        if not isinstance(shape, list) or not all(_is_dim(d) for d in shape):
-            raise BadModel(f"model.toml: {table.path}.shape must be a list of sizes >= 1 and names of free dimensions")
-        dtype = table.text("dtype", "float32")
-        if dtype not in ITEM_BYTES:
-            raise BadModel(f"model.toml: {table.path}.dtype = {dtype!r} is not one of {', '.join(ITEM_BYTES)}")
-        leading = bool(shape) and shape[0] == ROWS
-        rows.add(leading)
-        dims = tuple(shape[1:] if leading else shape)
-        if rows_depend and leading:
-            leading, dims = False, (ROWS, *dims)
-        elif ROWS in dims:
-            raise BadModel(f"model.toml: {table.path}.shape: {ROWS!r} can only be the first dimension")
-        specs.append(TensorSpec(table.text("name", ""), dtype, dims, table.boolean("allow_nan", False), _pad(table, dtype)))
-        if not specs[-1].name:
+        name, dtype = table.text("name", ""), table.text("dtype", "" if in_file else "float32")
+        if not name:
             raise BadModel(f"model.toml: {table.path}.name is missing")
+        if dtype not in ITEM_BYTES and "dtype" in table.data:
+            raise BadModel(f"model.toml: {table.path}.dtype = {dtype!r} is not one of {', '.join(ITEM_BYTES)}")
+        dims, leading = UNSAID, None
+        if "shape" in table.data or not in_file:
+            dims, leading = _dims(table, rows_depend)
+            rows.add(leading)
+        specs.append(TensorSpec(name, dtype, dims, table.boolean("allow_nan", False), _pad(table, dtype)))
     if len({s.name for s in specs}) != len(specs):
         raise BadModel(f"model.toml: two [[{key}]] have the same name")
     if len(rows) > 1:
         raise BadModel(f"model.toml: either all [[{key}]] shapes start with {ROWS!r}, or none")
-    return tuple(specs), rows.pop()
+    return tuple(specs), rows.pop() if rows else None
+
+
+def _dims(table: _Table, rows_depend: bool) -> tuple[tuple[int | str, ...], bool]:
+    shape = table.data.get("shape")
+    if not isinstance(shape, list) or not all(_is_dim(d) for d in shape):
+        raise BadModel(f"model.toml: {table.path}.shape must be a list of sizes >= 1 and names of free dimensions")
+    leading = bool(shape) and shape[0] == ROWS
+    dims = tuple(shape[1:] if leading else shape)
+    if rows_depend and leading:
+        return (ROWS, *dims), False
+    if ROWS in dims:
+        raise BadModel(f"model.toml: {table.path}.shape: {ROWS!r} can only be the first dimension")
+    return dims, leading
 
 
 def _pad(table: _Table, dtype: str) -> float | None:
-    """The padding value, which must be a value of the dtype."""
     pad = table.number("pad", None, -math.inf, math.inf)
-    if pad is None or "float" in dtype:
-        return pad
+    wrong = pad_fault(pad, dtype) if pad is not None and dtype else ""
+    if wrong:
+        raise BadModel(f"model.toml: {table.path}.pad{wrong}")
+    return pad
+
+
+def pad_fault(pad: float, dtype: str) -> str:
+    """What is wrong with a padding value, which must be one of the dtype; "" when nothing is."""
+    if "float" in dtype:
+        return ""
     if dtype == "string":
-        raise BadModel(f"model.toml: {table.path}.pad: strings cannot be padded")
+        return ": strings cannot be padded"
     bits = 1 if dtype == "bool" else 8 * (ITEM_BYTES[dtype] or 0)
     low, high = (0, 2**bits - 1) if dtype[0] in "ub" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    if not math.isfinite(pad) or pad != int(pad) or not low <= pad <= high:
-        raise BadModel(f"model.toml: {table.path}.pad = {pad:g} is not a value of {dtype}")
-    return pad
+    fits = math.isfinite(pad) and pad == int(pad) and low <= pad <= high
+    return "" if fits else f" = {pad:g} is not a value of {dtype}"
 
 
 def _is_dim(d: object) -> bool:

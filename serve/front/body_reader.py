@@ -51,8 +51,8 @@ class BodyReader(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._connection.body_grew(self._invocation, nbytes)
 
-    def eof_received(self) -> None:
-        self._connection.eof_received()
+    def eof_received(self) -> bool:
+        return self._connection.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connection.connection_lost(exc)

@@ -101,7 +101,7 @@ class Crowd:
         model = link.model
         assert model is not None, "it has just replied"
         pending, slots, start = self._flight.pending, [], b""
-        now_s, started_s, alike = self._clock(), 0.0, 0
+        now_s, started_s, alike, left = self._clock(), 0.0, 0, 0
         for n, id in enumerate(words[:, ID_WORD].tolist()):
             invocation = pending.pop(id)
             assert invocation.link is link, "an engine replies once to each request that it was given"
@@ -109,6 +109,7 @@ class Crowd:
             slots.append(invocation.slot)
             caller, head = invocation.caller, invocation.head
             if caller is None:
+                left += invocation.left
                 continue
             if head.encoder is not encoder or invocation.form is not INSTANCES:
                 self._encode_alone(invocation, int(words[n, OFFSET_WORD]), True)
@@ -124,8 +125,9 @@ class Crowd:
             except Exception:  # a bug of ours must cost this caller only, not those whose replies come after it
                 log("answer_failed", "a reply could not be answered", trace=traceback.format_exc(limit=-6))
         _note_ok(model, alike, now_s - started_s)
-        self._flight.rows -= len(bodies)
-        link.rows -= len(bodies)
+        self._flight.rows_left -= left
+        self._flight.rows -= len(bodies) - left
+        link.rows -= len(bodies) - left
         self._intake.slots.release_all(slots)
         return True
 

@@ -23,6 +23,7 @@ from serve.contract.status import Block, Engine, Front, Main, StatusPage, time_b
 from serve.errors import (
     FAMILIES,
     NUMBER,
+    DeadlineExceeded,
     EngineLost,
     EvenkeelError,
     NotReady,
@@ -91,7 +92,7 @@ class Invocations:
         self._flight = Flight(os.getpid() << 32 if first_id is None else first_id)
         self._crowd = Crowd(self._flight, self._intake, limits, clock, self._encode)
         self._thread = ThreadPoolExecutor(1, "decode")
-        self._aside: set[asyncio.Task[None]] = set()
+        self._aside: dict[Invocation, asyncio.Task[None]] = {}  # those whose bodies are being decoded there
         self._aside_bytes = 0
         self._rows_max, self._bytes_max = limits.queue_rows_max, limits.queue_bytes_max
         self._timeout_s = limits.request_timeout_s
@@ -125,12 +126,11 @@ class Invocations:
     def begin(self, invocation: Invocation, body: Body, decoded: Decoded | None = None, lone: bool = False) -> None:
         """Admit, decode, claim, submit. Any refusal is answered here and now.
 
-        A large body is decoded aside, and comes back here with `decoded`. `lone`: nothing else is going to be submitted in
-        this turn of the event loop.
+        A large body is decoded aside, and comes back here with `decoded`. Its time has been running since it first came. `lone`:
+        nothing else is going to be submitted in this turn of the event loop.
         """
-        now_s = self._clock()
-        if decoded is None:
-            invocation.started_s = now_s
+        if not invocation.started_s:
+            invocation.started_s = self._clock()
         try:
             model = self.engines.model
             if model is None:
@@ -158,7 +158,7 @@ class Invocations:
             return
         self._flight.last_id = invocation.id = id = self._flight.last_id + 1
         invocation.link = link
-        invocation.deadline_s = now_s + self._timeout_s
+        invocation.deadline_s = invocation.started_s + self._timeout_s
         self._flight.pending[id] = invocation
         self._flight.rows += invocation.rows
         self._submit(invocation, lone)
@@ -167,15 +167,14 @@ class Invocations:
         """Replies of an engine: encode and answer each, and have the slots back."""
         if self._crowd.finish(link, records):
             return
-        for kind, flags, family, rows, id, offset, size, _, _, _, _ in REPLY.iter_unpack(records):
+        for kind, flags, family, _, id, offset, size, _, _, _, _ in REPLY.iter_unpack(records):
             invocation = self._flight.pending.pop(id)
             assert invocation.link is link, "an engine replies once to each request that it was given"
             if kind == _PART:  # and the slot stays the engine's
                 self._flight.pending[id] = invocation
                 self.streams.take_part(invocation, flags, offset, size)
                 continue
-            self._flight.rows -= rows
-            link.rows -= rows
+            self._uncount(invocation)
             if invocation.caller is None:
                 if flags & OVERFLOW and (fd := link.take_fd()) != NO_FD:
                     os.close(fd)
@@ -209,22 +208,22 @@ class Invocations:
             held = f"{self._aside_bytes >> 20} MiB of requests are being decoded already (EVENKEEL_QUEUE_MB)"
             raise self.engines.overloaded(held, TooManyBytes)
         self._aside_bytes += len(body)
-        task = asyncio.get_running_loop().create_task(self._decode(invocation, body, model, signature))
-        self._aside.add(task)  # the loop itself holds tasks only weakly
-        task.add_done_callback(self._aside.discard)
+        # Kept: the loop itself holds tasks only weakly.
+        self._aside[invocation] = self._loop.create_task(self._decode(invocation, body, model, signature))
 
     async def _decode(self, invocation: Invocation, body: Body, model: Model, signature: Signature) -> None:
-        head, loop = invocation.head, asyncio.get_running_loop()
         try:
-            decoded = await loop.run_in_executor(self._thread, head.decoder.decode, body, signature, head.params)
+            decoded = await self._loop.run_in_executor(self._thread, _decode_if_awaited, invocation, body, signature)
         except EvenkeelError as error:
             self._refuse(invocation, error)
         else:
-            if invocation.caller is not None:  # another version may take the traffic by now
+            if decoded is not None and invocation.caller is not None:  # another version may take the traffic by now
                 fits = self.engines.model is None or self.engines.model.takes(model)
                 self.begin(invocation, body, decoded if fits else None)
         finally:
             self._aside_bytes -= len(body)
+            if self._aside.get(invocation) is asyncio.current_task():  # not begun anew, for another version
+                del self._aside[invocation]
 
     def _wait_for_model(self, invocation: Invocation, body: Body) -> None:
         """No engine has greeted this worker. If the container is ready, one soon will: this worker is new."""
@@ -317,10 +316,12 @@ class Invocations:
     # ---- callers leave, deadlines pass, engines come and go ------------------------------------------------------
 
     def abandon(self, invocation: Invocation) -> None:
-        """The client has hung up. Its place in the engine's queue is freed; the slot comes back with the reply."""
+        """The client has hung up. Its place in the queue is free at once; the slot comes back with the reply."""
         invocation.caller = None
+        model = model_of(invocation)
+        if model is not None:
+            model.tally.count[Front.ABANDONED] += 1
         if invocation.slot is not None:
-            invocation.model.tally.count[Front.ABANDONED] += 1
             self._cancel(invocation)
 
     def _cancel(self, invocation: Invocation) -> None:
@@ -328,10 +329,24 @@ class Invocations:
         if link is None:  # no engine has it: it is over at once
             if self._flight.pending.pop(invocation.id, None) is not None and invocation in self._held:
                 self._held.remove(invocation)
-                self._flight.rows -= invocation.rows
+                self._uncount(invocation)
                 self._intake.release(invocation)
         elif link.model is not None:
             link.submit(REQUEST.pack(descriptor.CANCEL, 0, 0, 0, invocation.id, 0, 0, 0, link.epoch, 0.0, 0.0))
+            if self._flight.rows_left < self._rows_max:  # who comes and leaves for ever does not fill the engine's queue
+                self._uncount(invocation)
+                invocation.left = True
+                self._flight.rows_left += invocation.rows
+
+    def _uncount(self, invocation: Invocation) -> None:
+        """Its rows wait no more, or nobody waits for them."""
+        rows, link = invocation.rows, invocation.link
+        if invocation.left:
+            self._flight.rows_left -= rows
+            return
+        self._flight.rows -= rows
+        if link is not None:
+            link.rows -= rows
 
     def end_all(self) -> None:
         """The worker stops, and will not wait longer: whoever is not answered yet is told so."""
@@ -357,6 +372,9 @@ class Invocations:
             if error is not None:
                 self._refuse(invocation, error)
                 self._cancel(invocation)
+        for invocation in self._aside:
+            if invocation.started_s + self._timeout_s <= now_s:
+                self._refuse(invocation, DeadlineExceeded("the request was still being decoded at its deadline"))
         for invocation, _ in self._early:
             if invocation.started_s + self._timeout_s <= now_s:
                 self._refuse(invocation, NotReady("no engine became ready within the deadline", retry_after_s=1))
@@ -392,7 +410,7 @@ class Invocations:
     def _drop(self, invocation: Invocation, error: EvenkeelError | None) -> None:
         """Of a request that no engine has."""
         del self._flight.pending[invocation.id]
-        self._flight.rows -= invocation.rows
+        self._uncount(invocation)
         if error is not None:
             self._refuse(invocation, error)
         self._intake.release(invocation)
@@ -439,6 +457,12 @@ class Invocations:
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
         self.engines.close()
+
+
+def _decode_if_awaited(invocation: Invocation, body: Body, signature: Signature) -> Decoded | None:
+    """In the thread, when its turn there has come: nobody may wait for it any more by then."""
+    head = invocation.head
+    return head.decoder.decode(body, signature, head.params) if invocation.caller is not None else None
 
 
 def _no_more(invocation: Invocation) -> EvenkeelError | None:

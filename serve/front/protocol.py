@@ -206,7 +206,7 @@ class FrontProtocol(HttpToolsProtocol):
         raw, self._raw_head = self._raw_head, b""
         self._arrived = 0
         self._sending.renew(self._heard_s)
-        route = ROUTES.get(self.url.partition(b"?")[0])
+        route = ROUTES.get(self._path())
         if route is not Route.PING and self in self.desk.reserve:
             self._stop(self.desk.too_many())
         if route is None or method not in METHODS[route]:
@@ -228,6 +228,15 @@ class FrontProtocol(HttpToolsProtocol):
             self._take_turn(invocation)
         else:
             self._queue(invocation)
+
+    def _path(self) -> bytes:
+        """Of a request target in origin-form, or in absolute-form as proxies send it (RFC 9112, 3.2.2)."""
+        if self.url[:1] == b"/":
+            return self.url.partition(b"?")[0]
+        try:
+            return httptools.parse_url(self.url).path or b"/"
+        except httptools.HttpParserError:
+            self._stop(BadRequest("the request's target is not a path"))
 
     def _hand_to_application(self) -> None:
         try:
@@ -578,6 +587,24 @@ class FrontProtocol(HttpToolsProtocol):
     def answer_is_last(self) -> None:
         self._leaving = True
         self._usual_length = -1
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends nothing more. In the middle of a request it is told so, if it still listens; a client that waits for
+        an answer has hung up, as far as anybody can tell. Returns whether the connection stays open for the moment."""
+        others_wait = self.pipeline or (self._busy and (self._in_head or self._current is not self.cycle))
+        if not self._receiving or self._lingering or others_wait:
+            return False
+        self._refuse_connection(BadRequest(self._cut_short()))
+        self.transport.close()  # once the answer is out
+        return True
+
+    def _cut_short(self) -> str:
+        if self._in_head:
+            return "the connection ended in the middle of the request's head"
+        hot = self._hot
+        if hot is None or hot.head.length is None:
+            return "the connection ended in the middle of the request's body"
+        return f"the body ended after {hot.received} of the {hot.head.length} bytes that Content-Length announced"
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.desk.forget(self)

@@ -55,6 +55,7 @@ class Invocation:
     slot: Slot | None = None
     link: EngineLink | None = None
     stream: Stream | None = None  # once the answer has begun to come in parts
+    left = False  # the caller is gone and the rows count no more, though an engine has them still
     delimited = True  # HTTP/1.1, so that chunks can end an answer; else only the end of the connection can
 
     def __init__(self, caller: Caller, head: Head) -> None:
@@ -70,8 +71,9 @@ def model_of(invocation: Invocation) -> Model | None:
 
 @dataclass(slots=True)
 class Flight:
-    """The requests that hold a slot, by id, and how many rows they are together."""
+    """The requests that hold a slot, by id, and how many rows they are together: of those who wait, and of those who left."""
 
     last_id: int
     rows: int = 0
+    rows_left: int = 0
     pending: dict[int, Invocation] = field(default_factory=dict)

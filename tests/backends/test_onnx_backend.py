@@ -212,6 +212,42 @@ def test_what_only_the_owner_knows_comes_from_the_manifest(folder: Folder) -> No
     assert signature.outputs[0].dims == ("words",)  # outputs follow the names given to the inputs
 
 
+def test_what_an_entry_leaves_out_is_read_from_the_file(folder: Folder) -> None:
+    said = {"inputs": [{"name": "x", "allow_nan": True}], "outputs": [{"name": "y", "allow_nan": True}]}
+    backend = loaded(folder, identity(["N", "T"], ["N", "T"], "float16"), said)
+    assert described(backend) == (["x: float16[rows, T]"], ["y: float16[rows, T]"], True)
+    assert backend.signature.inputs[0].allow_nan and backend.signature.outputs[0].allow_nan
+
+
+def test_a_padding_value_alone_takes_its_dtype_from_the_file_and_must_be_one_of_it(folder: Folder) -> None:
+    graph = identity(["N", "T"], ["N", "T"], "uint8")
+    assert loaded(folder, graph, {"inputs": [{"name": "x", "pad": 255}]}).signature.inputs[0].pad == 255
+    with pytest.raises(BadModel, match=r"inputs\[0\].pad = 256 is not a value of uint8, which it is in model.onnx"):
+        loaded(folder, graph, {"inputs": [{"name": "x", "pad": 256}]})
+
+
+def test_a_size_said_of_one_entry_holds_for_the_others_that_leave_it_to_the_file(folder: Folder) -> None:
+    nodes = [helper.make_node("Neg", ["b"], ["y"]), helper.make_node("Neg", ["a"], ["z"])]
+    graph = model(nodes, [tensor("a", ["N", "T"]), tensor("b", ["N", "T"])], [tensor("y", None), tensor("z", ["N", "T"])])
+    said = {"inputs": [{"name": "b", "shape": ["rows", 8]}, {"name": "a"}], "outputs": [{"name": "y", "allow_nan": True}]}
+    backend = loaded(folder, graph, said)
+    assert described(backend) == (["b: float32[rows, 8]", "a: float32[rows, 8]"], ["y: float32[rows, 8]"], True)
+
+
+def test_an_output_left_to_the_file_that_does_not_keep_rows_turns_batching_off(folder: Folder) -> None:
+    node = helper.make_node("ReduceMean", ["x"], ["y"], keepdims=0)
+    backend = loaded(folder, model([node], [tensor("x", ["N", 4])], [tensor("y", [])]), {"outputs": [{"name": "y"}]})
+    assert described(backend) == (["x: float32[N, 4]"], ["y: float32[]"], False)
+
+
+def test_strings_beside_bfloat16_are_refused_in_words(folder: Folder) -> None:
+    nodes = [helper.make_node("Identity", ["a"], ["y"]), helper.make_node("Identity", ["s"], ["z"])]
+    graph = model(nodes, [tensor("a", ["N"], "bfloat16"), tensor("s", ["N"], "string")],
+                  [tensor("y", ["N"], "bfloat16"), tensor("z", ["N"], "string")])  # fmt: skip
+    with pytest.raises(BadModel, match=r"'a' is bfloat16 and the input 's' holds strings, .*: let the model cast"):
+        loaded(folder, graph)
+
+
 def test_the_manifest_may_narrow_a_free_dim(folder: Folder) -> None:
     said = {"inputs": [{"name": "x", "shape": ["rows", 16]}]}
     assert described(loaded(folder, identity(["N", "T"], ["N", "T"]), said))[1] == ["y: float32[rows, 16]"]

@@ -238,9 +238,19 @@ def test_declared_outputs_spare_the_trial(folder: Folder) -> None:
 
 
 def test_more_outputs_declared_than_given_is_a_model_error(folder: Folder) -> None:
-    said = {**ROW_OF_4, "outputs": [{"name": "y", "shape": ["rows", 2]}, {"name": "z", "shape": ["rows", 2]}]}
+    outputs = [{"name": name, "dtype": "float32", "shape": ["rows", 2]} for name in "yz"]
+    said = {**ROW_OF_4, "outputs": outputs}
     with pytest.raises(ModelFailed, match="gave 1 outputs where 2 were expected"):
         scripted(folder, Linear(), said).run([zeros(1, 4)])
+
+
+def test_what_torchscript_leaves_open_must_be_said_or_is_learnt(folder: Folder) -> None:
+    with pytest.raises(BadModel, match=r"inputs\[0\].shape is missing: model.pt is TorchScript"):
+        scripted(folder, Linear(), {"inputs": [{"name": "x", "allow_nan": True}]})
+    backend = scripted(folder, Linear(), {**ROW_OF_4, "outputs": [{"name": "y", "allow_nan": True}]})
+    assert described(backend) == (["x: float32[rows, 4]"], ["y: float32[rows, 2]"], True)
+    with pytest.raises(BadModel, match=r"outputs\[0\].name = 'y' is not in model.pt; it has output_0"):
+        scripted(folder, Linear(), {**ROW_OF_4, "outputs": [{"name": "y"}, {"name": "z"}]})
 
 
 def test_torchscript_that_gives_no_tensors_is_refused(folder: Folder) -> None:

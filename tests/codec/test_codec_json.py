@@ -46,6 +46,22 @@ def test_the_same_row_may_be_written_in_many_forms(body: bytes, form: Form) -> N
     assert same(decoded.arrays[0], np.array([[1, 2, 3]], np.float32))
 
 
+@pytest.mark.parametrize(
+    "record", [b'{"features": [1, 2, 3, 4, 5, 6]}', b'{"data": {"features": {"values": [1, 2, 3, 4, 5, 6]}}}',
+               b'{"features": [[1, 2], [3, 4], [5, 6]]}', b'{"x": [[1, 2], [3, 4], [5, 6]]}'])  # fmt: skip
+def test_features_of_a_row_with_several_dimensions_may_be_one_flat_list(record: bytes) -> None:
+    signature = model(x("int64", 3, 2))
+    want = [[[1, 2], [3, 4], [5, 6]]]
+    assert values(decode(JSON, b'{"instances": [' + record + b"]}", signature)) == want
+    assert values(decode("application/jsonlines", record + b"\n", signature)) == want
+
+
+@pytest.mark.parametrize("record", [b'{"features": [1, 2, 3, 4, 5]}', b'{"x": [1, 2, 3, 4, 5, 6]}', b"[1, 2, 3, 4, 5, 6]"])
+def test_only_features_are_folded_and_only_when_their_number_fits(record: bytes) -> None:
+    with pytest.raises(BadShape, match=r"expected 3 values, got [56]"):
+        decode(JSON, b'{"instances": [' + record + b"]}", model(x("int64", 3, 2)))
+
+
 def test_sparse_and_plain_instances_may_be_mixed() -> None:
     body = b'{"instances":[{"data":{"features":{"keys":[2],"shape":[3],"values":[5]}}},[1,2,3]]}'
     assert values(decode(JSON, body, THREE)) == [[0, 0, 5], [1, 2, 3]]
@@ -75,8 +91,9 @@ def test_a_model_without_rows_takes_its_one_item_as_it_is(body: bytes) -> None:
     "body, words",
     [
         (b"", "empty"),
-        (b"NaN", "not valid JSON"),
-        (b'{"instances": [[1, 2, NaN]]}', "not valid JSON"),
+        (b"NaN", "JSON has no NaN or Infinity (line 1 column 1): leave the row out"),
+        (b'{"instances": [[1, 2, NaN]]}', "JSON has no NaN or Infinity (line 1 column 23)"),
+        (b'{"instances": [[1, 2, -Infinity]]}', "JSON has no NaN or Infinity"),
         (b'{"instances": [[1, 2, 3]', "not valid JSON"),
         (b"\xff\xfe", "not valid JSON"),
         (b'{"instances": []}', "no rows"),

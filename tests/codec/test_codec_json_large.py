@@ -17,6 +17,7 @@ from serve.codec.codec import Decoded, Form
 from serve.codec.json_document import decode_document, parse
 from serve.codec.json_large import decode_large
 from serve.codec.plan import Plan, plan_of
+from serve.contract.signature import TensorSpec
 from serve.errors import BadRequest
 from tests.codec.samples import decode, model, same, x
 
@@ -49,7 +50,7 @@ def agree(body: bytes, plan: Plan) -> bool:
         whole = general(body, plan)
         assert whole is not None, f"taken, but malformed: {body!r}"
         assert (pieces.rows, pieces.form) == (whole.rows, whole.form)
-        assert same(pieces.arrays[0], whole.arrays[0]), body
+        assert all(same(a, b) for a, b in zip(pieces.arrays, whole.arrays, strict=True)), body
     return pieces is not None
 
 
@@ -81,6 +82,77 @@ def test_a_mutated_body_is_never_taken_for_what_it_is_not(case: tuple[Plan, byte
     cut = data.draw(st.integers(0, 3))
     new = data.draw(st.text(alphabet='[]{},:"0123 .-+eE\n\fnut', max_size=3)).encode()
     agree(body[:at] + new + body[at + cut :], plan)
+
+
+RECORDS = ("x", "features", "data.features.values", "sparse", "plain")
+
+
+@st.composite
+def lists_of_records(draw: st.DrawFn) -> tuple[Plan, bytes]:
+    """Rows of three numbers, each written in a way of its own; or of two inputs, one of them text that looks like JSON."""
+    rows, two = draw(st.integers(1, 6)), draw(st.booleans())
+    numbers = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 200, (rows, 3)).tolist()
+    if two:
+        texts = [draw(st.sampled_from(["a", "},{", '"', "}],", "é", ""])) for _ in range(rows)]
+        records: list[object] = [{"s": t, "a": n} for t, n in zip(texts, numbers, strict=True)]
+        plan = plan_of(model(TensorSpec("a", "int32", (3,)), TensorSpec("s", "string", ())))
+    else:
+        records = [_record(draw(st.sampled_from(RECORDS)), row) for row in numbers]
+        plan = plan_of(model(x(draw(st.sampled_from(["float32", "int64"])), draw(st.sampled_from([3, "n"])))))
+    text = orjson.dumps(records)
+    if draw(st.booleans()):
+        text = text.replace(b"},", b"} ,\n")
+    before, after = WRAPPINGS[draw(st.sampled_from([Form.INSTANCES, Form.BARE]))]
+    return plan, before + text + after
+
+
+def _record(kind: str, row: list[int]) -> object:
+    if kind == "plain":
+        return row
+    if kind == "sparse":
+        return {"keys": [0, 1, 2], "shape": [3], "values": row}
+    record: object = row
+    for key in reversed(kind.split(".")):
+        record = {key: record}
+    return record
+
+
+@given(lists_of_records())
+def test_a_list_of_records_read_in_pieces_is_what_it_is_in_one_go(case: tuple[Plan, bytes]) -> None:
+    agree(case[1], case[0])
+
+
+@given(lists_of_records(), st.data())
+def test_mutated_records_are_never_taken_for_what_they_are_not(case: tuple[Plan, bytes], data: st.DataObject) -> None:
+    plan, body = case
+    at = data.draw(st.integers(0, len(body)))
+    cut = data.draw(st.integers(0, 3))
+    new = data.draw(st.text(alphabet='[]{},:"0123 .-+eE\n', max_size=3)).encode()
+    agree(body[:at] + new + body[at + cut :], plan)
+
+
+def test_usual_records_are_read_in_pieces() -> None:
+    plan = plan_of(model(x("float32", 3)))
+    two = plan_of(model(TensorSpec("a", "float32", (3,)), TensorSpec("s", "float32", ())))
+    for kind in RECORDS[:3]:
+        body = orjson.dumps({"instances": [_record(kind, [i, 2, 3]) for i in range(20)]})
+        assert agree(body, plan), body
+    assert agree(orjson.dumps([{"a": [i, 2, 3], "s": 7} for i in range(20)]), two)
+
+
+@pytest.mark.parametrize("piece_bytes", [64 << 10], indirect=True)
+@pytest.mark.parametrize("mime", ["application/json", "application/jsonlines"])
+def test_large_records_cost_their_array_and_little_more(piece_bytes: int, mime: str) -> None:
+    rows = np.random.default_rng(0).random((8000, 32)).astype(np.float32)
+    records = [b'{"features":' + orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) + b"}" for row in rows]
+    body = b"\n".join(records) if mime.endswith("lines") else b'{"instances":[' + b",".join(records) + b"]}"
+    signature = model(x("float32", 32))
+    tracemalloc.start()
+    decoded = decode(mime, body, signature)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert same(decoded.arrays[0], rows)
+    assert peak < rows.nbytes + 2_000_000, "the pieces' numbers take half a megabyte at a time"
 
 
 def test_mutations_by_the_thousand_leave_no_gap() -> None:

@@ -74,6 +74,29 @@ def test_scipys_own_bytes_are_read(kind: str) -> None:
         assert same(decode(NPZ, file.getvalue(), model(x("float32", 3))).arrays[0], MATRIX)
 
 
+def test_what_is_stored_plainly_is_not_copied_and_still_checked() -> None:
+    array = np.arange(1200, dtype=np.float32).reshape(400, 3)
+    body = saved(x=array)
+    decoded = decode(NPZ, body, model(x("float32", 3)))
+    assert same(decoded.arrays[0], array)
+    assert np.shares_memory(decoded.arrays[0], np.frombuffer(body, np.uint8))
+    at = body.index(array[200:].tobytes())
+    damaged = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+    with pytest.raises(BadRequest, match=r"'x\.npy' is damaged"):
+        decode(NPZ, damaged, model(x("float32", 3)))
+
+
+def test_a_length_that_two_places_state_differently_is_refused() -> None:
+    body = zipped({"x.npy": npy(np.ones((4, 3), np.float32))})
+    entry = body.rindex(b"PK\x01\x02")  # of the directory at the end: its sizes are what a reader believes
+    for at in (20, 24):  # the packed size, the unpacked size
+        for change in (-1, 1, 1 << 30):
+            size = int.from_bytes(body[entry + at : entry + at + 4], "little") + change
+            wrong = body[: entry + at] + size.to_bytes(4, "little") + body[entry + at + 4 :]
+            with pytest.raises(BadRequest):
+                decode(NPZ, wrong, model(x("float32", 3)))
+
+
 def test_duplicate_places_add_up_as_scipy_adds_them() -> None:
     body = sparse("coo", row=np.array([0, 0, 1]), col=np.array([1, 1, 0]), data=np.array([1, 2, 5], np.float32))
     assert values(decode(NPZ, body, model(x("float32", 3)))) == [[0, 3, 0], [5, 0, 0], [0, 0, 0]]

@@ -61,7 +61,8 @@ WRONG: list[tuple[str, str]] = [
     ("[inputs]\nname = 'x'", "inputs"),
     ("[[inputs]]\nshape = [4]", "inputs[0].name"),
     ("[[inputs]]\nname = ''\nshape = [4]", "inputs[0].name"),
-    ("[[inputs]]\nname = 'x'", "inputs[0].shape"),
+    ("backend = 'echo'\n[[inputs]]\nname = 'x'", "inputs[0].shape"),
+    ("backend = 'pytorch'\nfile = 'model.onnx'", "backend = 'pytorch', but file = 'model.onnx'"),
     ("[[inputs]]\nname = 'x'\nshape = 4", "inputs[0].shape"),
     ("[[inputs]]\nname = 'x'\nshape = [0]", "inputs[0].shape"),
     ("[[inputs]]\nname = 'x'\nshape = [-1]", "inputs[0].shape"),
@@ -227,7 +228,7 @@ content_type = "tensor/pt"
     )
     assert (found.name, found.version, found.backend, found.rows_max) == ("digits", "7", "onnx", 32)
     assert (found.slo_s, found.pad_waste, found.threads, found.rows_axis) == (0.05, 0.5, 2, True)
-    assert found.inputs == (TensorSpec("x", "float32", (3, "n"), pad=0.0), TensorSpec("m", "bool", (), allow_nan=True))
+    assert found.inputs == (TensorSpec("x", "", (3, "n"), pad=0.0), TensorSpec("m", "bool", (), allow_nan=True))
     assert found.outputs == (TensorSpec("y", "bfloat16", (10,)),)
     first, second = found.samples
     assert (first.content_type, first.rtol, first.atol) == ("application/json", 0.01, 1e-5)
@@ -247,4 +248,10 @@ def test_batching_can_be_switched_off(folder: Path) -> None:
 
 def test_tensors_without_rows_are_one_item(folder: Path) -> None:
     found = load(folder, "[[inputs]]\nname = 'x'\nshape = [3, 'n']")
-    assert found.rows_axis is False and found.inputs == (TensorSpec("x", "float32", (3, "n")),)
+    assert found.rows_axis is False and found.inputs == (TensorSpec("x", "", (3, "n")),)
+
+
+def test_what_an_entry_leaves_out_is_left_to_the_file(folder: Path) -> None:
+    found = load(folder, "[[inputs]]\nname = 'x'\nallow_nan = true\n[[outputs]]\nname = 'y'\nshape = ['rows', 2]")
+    assert found.inputs == (TensorSpec("x", "", manifest.UNSAID, allow_nan=True),)
+    assert found.outputs == (TensorSpec("y", "", (2,)),) and found.rows_axis is True

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import uvicorn
 
-from serve.errors import TooManyArriving
+from serve.contract.status import Front
+from serve.errors import NUMBER, BadRequest, TooManyArriving
 from serve.front.body_reader import DIRECT_FROM, BodyReader
 from serve.front.desk import Desk
 from serve.front.protocol import FrontProtocol
@@ -132,6 +133,30 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(line: Line) ->
     line.client.close()
     line.until(lambda: not line.desk.connections)
     assert line.desk.receiving_bytes == 0
+
+
+@pytest.mark.parametrize("size", [70, 1000, 100_000, len(LARGE) - 1])
+def test_a_client_that_ends_its_half_in_the_middle_hears_how_much_came(line: Line, size: int) -> None:
+    line.send(LARGE[:size])
+    line.until(lambda: line.front._receiving and not line._waiting)
+    if size == 100_000:
+        line.until(lambda: line.reads_directly)
+    line.client.shutdown(socket.SHUT_WR)
+    line.until(lambda: b'"}}' in line.heard)
+    assert line.heard.startswith(b"HTTP/1.1 400") and b"connection: close" in line.heard
+    head_bytes = LARGE.index(b"\r\n\r\n") + 4
+    came = max(0, size - head_bytes)
+    words = f"the body ended after {came} of the {len(LARGE) - head_bytes} bytes"
+    assert (words if size > head_bytes else "in the middle of the request's head").encode() in line.heard
+    line.until(lambda: line.transport.is_closing())
+    assert line.bench.page.front(0).count[Front.ERRORS + NUMBER[BadRequest]] == 1
+
+
+def test_a_client_that_ends_its_half_after_its_request_has_hung_up(line: Line) -> None:
+    line.send(SMALL)
+    line.until(lambda: line.bench.front._flight.pending or line.heard)
+    line.client.shutdown(socket.SHUT_WR)
+    line.until(lambda: line.transport.is_closing())
 
 
 def test_a_refusal_in_the_middle_is_heard_and_what_still_comes_is_thrown_away(line: Line) -> None:

@@ -239,6 +239,43 @@ def test_a_caller_that_leaves_frees_its_place_and_is_never_answered() -> None:
         bench.assert_clean()
 
 
+def test_who_hangs_up_while_a_batch_runs_makes_room_for_others_at_once() -> None:
+    with FrontBench(plain, limits=Limits(queue_rows_max=3)) as bench:
+        begun = [bench.begin(body([i, i])) for i in range(3)]
+        assert bench.ask(body([9, 9])).code == "overloaded"
+        for _, invocation in begun:  # the engine has not had a turn: it cannot have heard
+            bench.front.abandon(invocation)
+        assert bench.front.engines.links[0].rows == 0
+        others = [bench.ask(body([i, i])) for i in range(3)]
+        assert bench.ask(body([9, 9])).code == "overloaded"
+        bench.settle()
+        assert codes(others) == ["ok"] * 3
+        bench.assert_clean()
+
+
+def test_who_comes_and_leaves_for_ever_does_not_fill_the_queue_of_the_engine() -> None:
+    with FrontBench(plain, limits=Limits(queue_rows_max=3)) as bench:
+        for i in range(20):
+            _, invocation = bench.begin(body([i, i]))
+            bench.front.abandon(invocation)
+        assert len(bench.front._flight.pending) == 6
+        bench.settle()
+        bench.assert_clean()
+
+
+def test_those_of_a_crowd_who_left_are_not_counted_twice() -> None:
+    with FrontBench(plain) as bench:
+        crowd = [bench.arrive(body([i, i])) for i in range(CROWD)]
+        bench.step_front()
+        bench.engines[0].turn()  # all have run; their replies are on the way
+        for _, invocation in crowd[::3]:
+            bench.front.abandon(invocation)
+        assert bench.front._flight.rows == bench.front.engines.links[0].rows == CROWD - len(crowd[::3])
+        bench.settle()
+        assert [c.code for c, _ in crowd] == ["waits" if n % 3 == 0 else "ok" for n in range(CROWD)]
+        bench.assert_clean()
+
+
 def test_a_slot_of_a_caller_that_left_stays_claimed_until_the_engine_gives_it_back() -> None:
     with FrontBench(plain) as bench:
         _, invocation = bench.begin(body([1, 2]))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import orjson
 import pytest
 
 from tests.support import digits_model as model
@@ -48,10 +49,34 @@ def large_csv() -> tuple[bytes, model.Array]:
     return b"\n".join([one] * (LARGE // len(one))), rows
 
 
+def large_npz() -> tuple[bytes, model.Array]:
+    rows = model.some_rows(np.random.default_rng(16), 1000)
+    return model.to_npz(np.tile(rows, (LARGE // (1000 * 256), 1, 1))), rows
+
+
+def _records() -> tuple[list[bytes], model.Array]:
+    rows = (np.random.default_rng(17).random((500, 8, 8)) * 16).astype(np.float32)
+    return [b'{"features": %b}' % orjson.dumps(row.ravel(), option=orjson.OPT_SERIALIZE_NUMPY) for row in rows], rows
+
+
+def large_json_of_records() -> tuple[bytes, model.Array]:
+    one, rows = _records()
+    return b'{"instances": [' + b", ".join(one * (LARGE // sum(map(len, one)))) + b"]}", rows
+
+
+def large_lines_of_records() -> tuple[bytes, model.Array]:
+    one, rows = _records()
+    return b"\n".join(one * (LARGE // sum(map(len, one)))), rows
+
+
 @pytest.mark.parametrize(
     ("make", "content_type"),
-    [(large_npy, "application/x-npy"), (large_json, "application/json"), (large_csv, "text/csv")],
-)
+    [
+        (large_npy, "application/x-npy"), (large_json, "application/json"), (large_csv, "text/csv"),
+        (large_npz, "application/x-npz"), (large_json_of_records, "application/json"),
+        (large_lines_of_records, "application/jsonlines"),
+    ],
+)  # fmt: skip
 def test_a_body_of_25_mb_costs_at_most_about_twice_its_size(fresh: Tree, make: object, content_type: str) -> None:
     body, rows = make()  # type: ignore[operator]
     assert len(body) > 0.9 * LARGE

@@ -143,5 +143,7 @@ ACCEPTED: dict[str, bytes] = {
     "an empty Host": _host(b"Host:"),
     "a Host with a port": _host(b"Host: [::1]:8080"),
     "HTTP/1.0 without Host": _host(version=b"HTTP/1.0"),
+    "an absolute target": WITH_LENGTH.replace(b" /", b" http://a:8080/", 1),
+    "an absolute target with a query": WITH_LENGTH.replace(b" /invocations", b" HTTP://a/invocations?a=http://b/ping", 1),
     "an offer to upgrade": _line(b"Connection: upgrade", b"Upgrade: h2c"),
 }

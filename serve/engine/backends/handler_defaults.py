@@ -21,6 +21,7 @@ from serve.engine.backends.base import Array
 from serve.errors import BadModel, BadRequest, ModelFailed, NotAcceptable, OutputNotFinite, UnsupportedMedia
 
 JSON, CSV, NPY, NPZ = "application/json", "text/csv", "application/x-npy", "application/x-npz"
+TENSOR = "tensor/pt"  # NPY by another name, as the SageMaker SDK sends it
 UNREADABLE = (ValueError, OSError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error)
 
 
@@ -55,9 +56,9 @@ def only_script(model_dir: str) -> Any:
 def decoded(body: str | bytes, content_type: str) -> Any:
     """Arrays from JSON, CSV, NPY and NPZ; other JSON (objects, strings) stays as Python has it."""
     kind = content_type.partition(";")[0].strip().lower()
-    if kind not in (JSON, CSV, NPY, NPZ):
+    if kind not in (JSON, CSV, NPY, NPZ, TENSOR):
         raise UnsupportedMedia(f"Content-Type {content_type!r}: without an input_fn of its own the handler reads "
-                               f"{JSON}, {CSV}, {NPY} and {NPZ}")  # fmt: skip
+                               f"{JSON}, {CSV}, {NPY}, {NPZ} and {TENSOR}")  # fmt: skip
     if not body:
         raise BadRequest("the body is empty")
     try:

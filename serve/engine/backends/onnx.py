@@ -46,6 +46,7 @@ class OnnxBackend:
         served = {spec.name for spec in manifest.outputs} if manifest.outputs else {f.name for f in outs}
         for found in (*ins, *(f for f in outs if f.name in served)):
             _refuse_unknown(found, str(manifest.file))
+        _refuse_mixture([*ins, *(f for f in outs if f.name in served)], {f.name for f in ins}, str(manifest.file))
         settled = settle(ins, outs, manifest, self._runs)
         self.signature, self._batching = settled.signature, settled.batching
         self._run = self._runs(self.signature)
@@ -154,6 +155,15 @@ def _refuse_unknown(found: Found, file: str) -> None:
     else:
         advice = "only plain tensors can be served; change the model, or name the other outputs in [[outputs]]"
     raise BadModel(f"{file}: {found.name!r} has type {found.dtype}: {advice}")
+
+
+def _refuse_mixture(tensors: Sequence[Found], inputs: set[str], file: str) -> None:
+    """bfloat16 travels by OrtValues, which onnxruntime's Python interface cannot make from strings."""
+    narrow = next((f.name for f in tensors if f.dtype == "bfloat16"), None)
+    text = next((f.name for f in tensors if f.dtype == "string" and f.name in inputs), None)
+    if narrow is not None and text is not None:
+        raise BadModel(f"{file}: {narrow!r} is bfloat16 and the input {text!r} holds strings, which onnxruntime cannot take "
+                       f"together: let the model cast {narrow!r} from or to float32")  # fmt: skip
 
 
 def _short(e: Exception) -> str:

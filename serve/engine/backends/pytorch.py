@@ -18,7 +18,7 @@ import torch
 import torch.export.passes
 
 from serve.contract.logline import log
-from serve.contract.manifest import ROWS, Manifest
+from serve.contract.manifest import ROWS, UNSAID, Manifest
 from serve.contract.signature import Signature, TensorSpec
 from serve.engine.backends.base import Array, LoadOptions
 from serve.engine.backends.device import CPU, facts
@@ -307,11 +307,14 @@ def scripted(file: Path, manifest: Manifest, device: OnDevice | None, ledger: Le
         raise BadModel(f"{file.name} is TorchScript, which does not say the shapes of its inputs: give them in "
                        'model.toml, for example [[inputs]] name = "x", dtype = "float32", shape = ["rows", 4]; '
                        "or use torch.export, model.pt2")  # fmt: skip
-    for i, spec in enumerate(manifest.inputs):
+    declared = tuple(replace(spec, dtype=spec.dtype or "float32") for spec in manifest.inputs)
+    for i, spec in enumerate(declared):
+        if spec.dims == UNSAID:
+            raise BadModel(f"model.toml: inputs[{i}].shape is missing: {file.name} is TorchScript, which does not say it")
         if spec.dtype not in DTYPES.values():
             raise BadModel(f"model.toml: inputs[{i}].dtype: torch {torch.__version__} has no {spec.dtype} tensors")
     forward = load_script(file, device, ledger).forward
-    inputs = _in_order(forward, manifest.inputs, file)
+    inputs = _in_order(forward, declared, file)
     lead = (ROWS,) if manifest.rows_axis else ()
     ins = tuple(Found(spec.name, spec.dtype, (*lead, *spec.dims)) for spec in inputs)
     return Program("torchscript", forward, ins, _seen_outputs(forward, inputs, manifest, file, device))
@@ -337,7 +340,7 @@ def _seen_outputs(
     forward: Forward, inputs: Sequence[TensorSpec], manifest: Manifest, file: Path, device: OnDevice | None
 ) -> tuple[Found, ...]:
     """Names and dtypes of the outputs: those of the manifest, or what a run on zeros gives. Shapes are learnt later."""
-    if manifest.outputs is not None:
+    if manifest.outputs is not None and all(spec.dtype for spec in manifest.outputs):
         return tuple(Found(spec.name, spec.dtype, None) for spec in manifest.outputs)
     names = sorted({d for spec in inputs for d in spec.dims if isinstance(d, str)})
     arrays = trial_inputs(inputs, ROWS_TRIED[0] if manifest.rows_axis else None, sizes_tried(names, 0))

@@ -19,7 +19,7 @@ from itertools import count
 
 import numpy as np
 
-from serve.contract.manifest import ROWS, Manifest
+from serve.contract.manifest import ROWS, UNSAID, Manifest, pad_fault
 from serve.contract.signature import Signature, TensorSpec
 from serve.engine.backends.base import Array
 from serve.errors import BadModel
@@ -54,7 +54,10 @@ def settle(ins: Sequence[Found], outs: Sequence[Found], manifest: Manifest, run:
     ins, outs = _named(ins, fresh), _named(outs, fresh)
     axis, why = _rows_name(ins, manifest, file)
     inputs = specs(ins, manifest.inputs, "inputs", axis, file)
-    if manifest.outputs is None:
+    if manifest.outputs is not None:
+        _check_names(outs, manifest.outputs, "outputs", file)
+        outs = [f for f in outs if f.name in {spec.name for spec in manifest.outputs}]
+    if manifest.outputs is None or any(spec.dims == UNSAID for spec in manifest.outputs):
         outs = _renamed(outs, ins, inputs, axis)
         if any(_in_doubt(f, axis) for f in outs):
             draft = Signature(inputs, tuple(TensorSpec(f.name, f.dtype, ()) for f in outs), axis is not None)
@@ -110,13 +113,22 @@ def _rows_name(ins: Sequence[Found], manifest: Manifest, file: str) -> tuple[str
 
 def _renamed(outs: Sequence[Found], ins: Sequence[Found], inputs: Sequence[TensorSpec], axis: str | None) -> list[Found]:
     """The outputs with the names (or sizes) that the manifest gives to the free dims of the inputs."""
+    said = _said({f.name: f for f in ins}, inputs, axis is not None)
+    return [_with_names(f, said) for f in outs]
+
+
+def _said(by_name: Mapping[str, Found], specs: Sequence[TensorSpec], rows: bool) -> dict[Dim, Dim]:
+    """The file's free dims, and what the specs call them, or fix them to."""
     said: dict[Dim, Dim] = {}
-    by_name = {f.name: f for f in ins}
-    for spec in inputs:
+    for spec in specs:
         shape = by_name[spec.name].shape
-        if shape is not None:
-            said |= {d: s for d, s in zip(shape[axis is not None :], spec.dims, strict=True) if isinstance(d, str)}
-    return [f if f.shape is None else replace(f, shape=tuple(said.get(d, d) for d in f.shape)) for f in outs]
+        if shape is not None and len(shape) == rows + len(spec.dims) and spec.dims != UNSAID:
+            said |= {d: s for d, s in zip(shape[rows:], spec.dims, strict=True) if isinstance(d, str)}
+    return said
+
+
+def _with_names(f: Found, said: Mapping[Dim, Dim]) -> Found:
+    return f if f.shape is None else replace(f, shape=tuple(said.get(d, d) for d in f.shape))
 
 
 def _in_doubt(f: Found, axis: str | None) -> bool:
@@ -144,15 +156,32 @@ def specs(
     rows = axis is not None
     if declared is None:
         return tuple(TensorSpec(f.name, f.dtype, _row_dims(f, rows, key, file)) for f in found)
+    _check_names(found, declared, key, file)
     by_name = {f.name: f for f in found}
-    for i, spec in enumerate(declared):
-        if spec.name not in by_name:
-            raise BadModel(f"model.toml: {key}[{i}].name = {spec.name!r} is not in {file}; it has {', '.join(by_name)}")
-        _check(spec, by_name[spec.name], f"{key}[{i}]", rows, file)
     missing = [name for name in by_name if name not in {s.name for s in declared}]
     if missing and key == "inputs":  # an output may be left out; it is then not computed
         raise BadModel(f"model.toml: [[inputs]] leave out {missing[0]!r}, which {file} needs")
+    said = _said(by_name, declared, rows)
+    declared = tuple(_completed(s, _with_names(by_name[s.name], said), f"{key}[{i}]", rows, file) for i, s in enumerate(declared))
+    for i, spec in enumerate(declared):
+        _check(spec, by_name[spec.name], f"{key}[{i}]", rows, file)
     return declared
+
+
+def _check_names(found: Sequence[Found], declared: Sequence[TensorSpec], key: str, file: str) -> None:
+    names = [f.name for f in found]
+    for i, spec in enumerate(declared):
+        if spec.name not in names:
+            raise BadModel(f"model.toml: {key}[{i}].name = {spec.name!r} is not in {file}; it has {', '.join(names)}")
+
+
+def _completed(spec: TensorSpec, f: Found, key: str, rows: bool, file: str) -> TensorSpec:
+    """What the manifest leaves to the file, as the file has it."""
+    dtype = spec.dtype or f.dtype
+    wrong = pad_fault(spec.pad, dtype) if spec.pad is not None else ""
+    if wrong:
+        raise BadModel(f"model.toml: {key}.pad{wrong}, which it is in {file}")
+    return replace(spec, dtype=dtype, dims=_row_dims(f, rows, key, file) if spec.dims == UNSAID else spec.dims)
 
 
 def _check(spec: TensorSpec, f: Found, key: str, rows: bool, file: str) -> None:
@@ -172,7 +201,8 @@ def _check(spec: TensorSpec, f: Found, key: str, rows: bool, file: str) -> None:
 
 def _row_dims(f: Found, rows: bool, key: str, file: str) -> tuple[int | str, ...]:
     if f.shape is None:
-        raise BadModel(f"{file} does not say the shape of {f.name!r}: say [[{key}]] with name, dtype and shape in "
+        table = key.partition("[")[0]
+        raise BadModel(f"{file} does not say the shape of {f.name!r}: say [[{table}]] with name, dtype and shape in "
                        "model.toml")  # fmt: skip
     dims = tuple(d for d in f.shape if d is not None)
     return dims[1:] if rows else dims

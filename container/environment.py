@@ -73,6 +73,7 @@ def _faults(value: str) -> str:
 
 
 BATCH_TIMEOUT_S = 600.0
+BATCH_QUEUE_ROWS = 1 << 30  # in effect, none
 FAREWELL_S = 2.0  # of the time for leaving, when what goes on is told so and ended; the processes need it too
 
 
@@ -124,7 +125,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_MAX_CONNECTIONS", int, 4096, 1, 1_000_000,
              "connections open at once, per HTTP worker; on those beyond it only /ping is answered, the rest gets 503"),
     Variable("EVENKEEL_KEEP_ALIVE_S", float, 75.0, 1, 86400, "idle time after which a connection is closed"),
-    Variable("EVENKEEL_QUEUE_ROWS", int, 8192, 1, 8192, "rows accepted and not yet answered, per HTTP worker; 429 beyond it"),
+    Variable("EVENKEEL_QUEUE_ROWS", int, 8192, 1, 8192, 
+             "rows accepted and not yet answered, per HTTP worker; 429 beyond it. In a batch job no limit unless set"),
     Variable("EVENKEEL_QUEUE_MB", float, 1024.0, 1, 4096,
              "MiB of requests held, per HTTP worker, 429 beyond it; and of answers not read yet"),
     Variable("EVENKEEL_DRAIN_S", float, 25.0, 0.1, 3600, "from SIGTERM to exit at most; the platform kills after 30"),
@@ -154,7 +156,8 @@ VARIABLES: tuple[Variable, ...] = (
              "the handler's file, in the model's code folder or in the model folder itself; empty: code/inference.py",
              ("CUSTOM_SCRIPT_FILENAME",)),
     Variable("SAGEMAKER_BATCH", _truth, False, 0, 0,
-             "true in a batch transform job: answers of lines end with a newline, the deadline of a request is 600 s"),
+             "true in a batch transform job: answers of lines end with a newline, the deadline of a request is 600 s, "
+             "any number of rows waits"),
     Variable("SAGEMAKER_SAFE_PORT_RANGE", _text, "", 0, 0,
              "LOW-HIGH: every other port of ours must be inside; the sidecar takes a free one there"),
 )  # fmt: skip
@@ -237,6 +240,12 @@ class Environment:
         setting = self.settings["EVENKEEL_REQUEST_TIMEOUT_S"]
         return BATCH_TIMEOUT_S if self["SAGEMAKER_BATCH"] and setting.origin == "default" else float(setting.value)
 
+    @property
+    def _queue_rows_max(self) -> int:
+        """Batch transform sends few requests at once, of as many lines as their bytes hold: bytes and time bound them enough."""
+        setting = self.settings["EVENKEEL_QUEUE_ROWS"]
+        return BATCH_QUEUE_ROWS if self["SAGEMAKER_BATCH"] and setting.origin == "default" else int(setting.value)
+
     def limits(self) -> Limits:
         left_s = self["EVENKEEL_DRAIN_S"] - self["EVENKEEL_QUIET_S"]
         return Limits(
@@ -244,7 +253,7 @@ class Environment:
             body_timeout_s=self["EVENKEEL_BODY_TIMEOUT_S"], keep_alive_s=self["EVENKEEL_KEEP_ALIVE_S"],
             header_timeout_s=self["EVENKEEL_HEADER_TIMEOUT_S"], body_rate=self["EVENKEEL_BODY_RATE"],
             connections_max=self["EVENKEEL_MAX_CONNECTIONS"],
-            queue_rows_max=self["EVENKEEL_QUEUE_ROWS"], queue_bytes_max=int(self["EVENKEEL_QUEUE_MB"] * MIB),
+            queue_rows_max=self._queue_rows_max, queue_bytes_max=int(self["EVENKEEL_QUEUE_MB"] * MIB),
             stream_timeout_s=self["EVENKEEL_STREAM_TIMEOUT_S"], batch=self["SAGEMAKER_BATCH"],
             finish_s=max(left_s / 2, left_s - FAREWELL_S))  # fmt: skip
 

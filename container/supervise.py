@@ -25,7 +25,18 @@ from container.waker import Waker, parent_of
 from serve.contract.lifecycle import Reason, State, Verdict
 from serve.contract.logline import log
 from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE
-from serve.contract.status import Block, Engine, Front, Main, StatusPage, read_engine, restart_cell, run_spans, serves
+from serve.contract.status import (
+    DEVICE_TEXT,
+    Block,
+    Engine,
+    Front,
+    Main,
+    StatusPage,
+    read_engine,
+    restart_cell,
+    run_spans,
+    serves,
+)
 
 TICK_S = 0.25
 RESTART_WINDOW_S = 600.0
@@ -57,6 +68,7 @@ class Supervisor:
         self._exit_code = 0
         self._stop_asked_s = 0.0
         self._signals = 0  # that asked us to stop
+        self._device_faults, self._lost_devices = 0, dict[str, int]()  # fatal errors known so far: of all devices, and by name
         self._departing = -1  # index into DEPARTURE of the roles told to end; -1: none yet
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.on_tick: Callable[[], None] = lambda: None
@@ -231,6 +243,7 @@ class Supervisor:
         if sample:
             self._sentinel.keep({c.place for c in self._children if c.role == "engine" and c.process is not None})
         self._watch_engines()
+        self._watch_devices()
         for child in self._children:
             if child.ending == "leak" and child.process is not None and self._moment.since(child.condemned_s) > LEAVE_S:
                 tell(child, signal.SIGKILL)
@@ -249,6 +262,24 @@ class Supervisor:
             watched = child.role == "engine" and child.process is not None and not child.ending and child.beside is None
             if watched and not self._predecessor_leaves(child):  # until then the batches on the page are that one's
                 self._watch_engine(child)
+
+    def _watch_devices(self) -> None:
+        """An engine whose device has failed is ended at once: another may get a device that works, and its requests run there.
+        One that starts on a device which is gone for good fails, and the container with it."""
+        if self._page.main.count[Main.DEVICE_FAULTS] == self._device_faults:
+            return
+        told = self._page.read_text(DEVICE_TEXT).get("devices") or []
+        lost = watch.lost_devices(told, self._lost_devices)
+        if not told:
+            return  # being written just now
+        self._device_faults = self._page.main.count[Main.DEVICE_FAULTS]
+        self._lost_devices |= lost
+        for child in self._children:
+            device = (child.environ or {}).get("CUDA_VISIBLE_DEVICES", "")
+            if child.role == "engine" and child.process is not None and not child.ending and device in lost:
+                log("device_lost", f"{child.label}: its device {device} has failed; it is ended and another started",
+                    role=child.role, place=child.place, device=device)  # fmt: skip
+                self._end(child, "device")
 
     def _silence(self, child: Child) -> str:
         page = self._page

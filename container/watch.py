@@ -7,7 +7,9 @@ shape and size, else its deadlines alone. Handlers have no learned cost: what a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from serve.contract.lifecycle import State
 from serve.contract.status import EngineView
@@ -84,6 +86,18 @@ def _stands_still(view: EngineView, moment: Moment, policy: Policy, rows_waiting
     if view.state != State.READY or rows_waiting == 0 or silent_s <= policy.least_s:
         return ""
     return f"runs nothing and has not moved for {silent_s:.1f} s while {rows_waiting} rows wait"
+
+
+def lost_devices(told: Sequence[Mapping[str, Any]], known: Mapping[str, int]) -> dict[str, int]:
+    """Of what the sidecar tells of devices: those with more fatal errors than were known, by every name that
+    CUDA_VISIBLE_DEVICES may have for them, with the number. A slice of a GPU (MIG) has a name of its own that NVML's events do
+    not tell; its engine learns of the loss from its own calls."""
+    found = {}
+    for device in told:
+        for name in (str(device.get("place")), str(device.get("uuid"))):
+            if int(device.get("fatal_xids") or 0) > known.get(name, 0):
+                found[name] = int(device["fatal_xids"])
+    return found
 
 
 def silent_sidecar(beat_s: float, started_s: float, moment: Moment) -> str:

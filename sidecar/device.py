@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import importlib
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 from serve.contract.logline import log
-from serve.contract.status import DEVICE_TEXT, StatusPage
+from serve.contract.status import DEVICE_TEXT, Main, StatusPage
 
 EVERY_S = 5.0
+XIDS_EVERY_S = 0.5  # they cost nothing to look for, and an engine on a lost device must not go on
+# Xid errors after which a process on that device gets nothing right any more, those with which NVIDIA's DCGM
+# (DcgmHealthWatch.cpp) calls a device failed: uncorrectable memory, a page or row that cannot be retired, NVLink, off the bus,
+# GSP. Others are counted: what one process did wrong (13, 31, 43, 45) shows in its own CUDA errors, and ends that one.
+FATAL_XIDS = frozenset({48, 64, 74, 79, 95, 119, 120, 140})
 DEVICES_MAX = 16  # shown; a machine of SageMaker has 8
 NAME_CHARS_MAX = 128
 XIDS_A_LOOK_MAX = 100  # taken in one look; a device that fails without end must not hold up the rest
@@ -39,11 +45,17 @@ class Devices:
         self._uuids = [_text(self._maybe(nvml.nvmlDeviceGetUUID, h)) for h in self._handles]
         known = {d.get("uuid"): d for d in before.get("devices", ())}
         self._xids = [int(known.get(uuid, {}).get("xid_errors", 0)) for uuid in self._uuids]
+        self._fatal = [int(known.get(uuid, {}).get("fatal_xids", 0)) for uuid in self._uuids]
         self._last_xid = [known.get(uuid, {}).get("last_xid") for uuid in self._uuids]
         self._events = self._listen()
 
+    @property
+    def faults(self) -> int:
+        """Fatal errors so far, over all devices."""
+        return sum(self._fatal)
+
     def look(self) -> Told:
-        self._take_xids()
+        self.take_xids()
         return {"devices": [self._one(i, handle) for i, handle in enumerate(self._handles)]}
 
     def _one(self, place: int, h: Any) -> Told:
@@ -63,6 +75,7 @@ class Devices:
             "ecc_errors": {kind: n for kind, n in ecc.items() if n is not None},
             "throttled": {} if slow is None else {reason: int(bool(slow & bit)) for reason, bit in THROTTLED.items()},
             "xid_errors": self._xids[place] if self._events is not None else None, "last_xid": self._last_xid[place],
+            "fatal_xids": self._fatal[place],
         }  # fmt: skip
 
     def _ecc(self, h: Any, kind: int) -> Any:
@@ -88,7 +101,7 @@ class Devices:
             return None
         return events
 
-    def _take_xids(self) -> None:
+    def take_xids(self) -> None:
         for _ in range(XIDS_A_LOOK_MAX if self._events is not None else 0):
             found = self._maybe(self._nvml.nvmlEventSetWait, self._events, 0)
             if found is None:  # NVML's timeout: nothing more has happened
@@ -97,6 +110,7 @@ class Devices:
             if uuid in self._uuids:
                 place = self._uuids.index(uuid)
                 self._xids[place] += 1
+                self._fatal[place] += xid in FATAL_XIDS
                 self._last_xid[place] = xid
                 log("device_error", f"device {place} reports Xid {xid}", level="error", device=place, xid=xid)
 
@@ -113,8 +127,12 @@ def watch(page: StatusPage, stop: threading.Event, every_s: float = EVERY_S) -> 
     try:
         while True:
             page.write_text(DEVICE_TEXT, devices.look())
-            if stop.wait(every_s):
-                return
+            page.main.count[Main.DEVICE_FAULTS] = devices.faults  # after the text that says which
+            looked_s, faults = time.monotonic(), devices.faults
+            while devices.faults == faults and time.monotonic() - looked_s < every_s:
+                if stop.wait(min(XIDS_EVERY_S, every_s)):
+                    return
+                devices.take_xids()
     except Exception as e:
         page.write_text(DEVICE_TEXT, {})
         log("device_unknown", f"no more is told of devices: {e!r}", level="error", trace=traceback.format_exc(limit=-4))

@@ -30,6 +30,7 @@ CONNECTIONS_MAX = 256  # at each door
 MESSAGE_BYTES_MAX = 128 * 1024  # of a request, with everything around its body
 HEAD_BYTES_MAX = 32 * 1024
 HEADERS_MAX = 100
+HEAD_TOO_LARGE = f"the request's head is larger than {HEAD_BYTES_MAX} bytes"
 IDLE_S = 15.0  # without a request
 REQUEST_S = 10.0  # from its first byte to its last
 ANSWER_S = 30.0  # to be made and read
@@ -84,7 +85,7 @@ class DoorProtocol(HttpToolsProtocol):
         if self._receiving:
             self._size += len(data)
             if self._in_head and self._size > HEAD_BYTES_MAX:
-                self.refuse(HeadersTooLarge(f"the request's head is larger than {HEAD_BYTES_MAX} bytes"))
+                self.refuse(HeadersTooLarge(HEAD_TOO_LARGE))
             elif self._size > MESSAGE_BYTES_MAX:
                 self.refuse(BodyTooLarge(f"the request is larger than {MESSAGE_BYTES_MAX} bytes"))
 
@@ -104,6 +105,9 @@ class DoorProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES_MAX:  # it came at once
+            self._wrong = HeadersTooLarge(HEAD_TOO_LARGE)
+            raise ValueError(self._wrong.message)
         wrong = strict.fault(self.parser.get_http_version(), self.parser.get_method(), self.headers)
         if wrong:
             self._wrong = BadRequest(wrong)

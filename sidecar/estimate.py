@@ -43,10 +43,23 @@ def _warming_left_s(progress: Progress, took_s: float | None) -> float | None:
     return progress.in_state_s / progress.warm_done * (progress.warm_total - progress.warm_done)
 
 
-def ready_in_s(ready: bool, leaving: Reason | None, replicas: Sequence[float | None]) -> float | None:
-    """Of the container: one ready replica is enough. None when it is leaving, or nothing is known."""
+@dataclass(frozen=True, slots=True)
+class Due:
+    """One replica: when it will be READY, and whether it has been."""
+
+    in_s: float | None
+    proven: bool
+
+
+def ready_in_s(ready: bool, leaving: Reason | None, replicas: Sequence[Due]) -> float | None:
+    """Of the container: while it starts all replicas are waited for, and later one is enough. None when it is leaving, or
+    nothing is known."""
     if leaving is not None:
         return None
     if ready:
         return 0.0
-    return min((s for s in replicas if s is not None), default=None)
+    unproven = [r.in_s for r in replicas if not r.proven]
+    if unproven:
+        known = [s for s in unproven if s is not None]
+        return max(known) if len(known) == len(unproven) else None
+    return min((r.in_s for r in replicas if r.in_s is not None), default=None)

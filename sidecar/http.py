@@ -122,7 +122,7 @@ def _add_probes(app: FastAPI, page: StatusPage) -> None:
 
     @app.api_route("/startupz", methods=GET)
     def startupz(request: Request) -> PlainTextResponse:
-        return _probe(probes.started(any(e.was_ready for e in observe.engines(page))), request)
+        return _probe(probes.started(all(r.proven for r in observe.replica_views(page))), request)
 
 
 def _probe(probe: Probe, request: Request) -> PlainTextResponse:

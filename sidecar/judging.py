@@ -25,6 +25,7 @@ from sidecar.rollout.order import STAGES_MAX, Order, Split, check_split
 from sidecar.rollout.poll import Direct, Round, Source, targets
 from sidecar.rollout.record import holding, lost
 from sidecar.rollout.rollout import Rollout
+from sidecar.rollout.rule import Arm
 from sidecar.rollout.saved import Progress
 from sidecar.rollout.trouble import CannotJudge
 
@@ -220,9 +221,12 @@ class Judging:
                 log("rollout", f"{case.order.id}: {case.record['decision']}", reasons=codes[:5], final=case.done)
 
     def _take(self, case: Case, found: Round, at_s: float, began_s: float) -> Window | None:
-        """The first round is one in which all have answered; when the whole time has passed without it, that is a gap."""
-        waited_s = began_s - case.named_s
-        if case.start_s is None and found.missing and waited_s < case.rollout.rule.max_s:
+        """The first round is one in which all have answered; when the time allowed has passed without it, that is a gap, or the
+        end of a candidate that never came."""
+        waited_s, rule = began_s - case.named_s, case.rollout.rule
+        only_candidates = all(key.arm == Arm.CANDIDATE for key in found.missing)
+        wait_s_max = min(rule.max_s, rule.ready_s_max) if only_candidates else rule.max_s
+        if case.start_s is None and found.missing and waited_s < wait_s_max:
             return None
         if case.start_s is None:
             case.start_s = began_s

@@ -36,7 +36,7 @@ from serve.contract.status import (
 )
 from serve.errors import FAMILIES
 from sidecar import models as versioned
-from sidecar.estimate import Progress, ready_in_s, replica_ready_in_s
+from sidecar.estimate import Due, Progress, ready_in_s, replica_ready_in_s
 from sidecar.load import Load
 from sidecar.measure import Measures, Point
 from sidecar.transitions import Memory, Seen, SeenReplica
@@ -131,7 +131,8 @@ def status(page: StatusPage, now: Now, remembered: Remembered, points_after_s: f
     reason, views, stopping = Reason(count[Main.VERDICT_REASON]), replica_views(page), leaving(page)
     replicas = [_replica(page, e, now, remembered) for e in engines(page)]
     is_ready = bool(count[Main.VERDICT_READY])
-    estimate_s = ready_in_s(is_ready, stopping, [r["ready_in_s"] for r in replicas if r["alive"]])
+    due = [Due(r["ready_in_s"] if r["alive"] else None, r["proven"]) for r in replicas if r["serves"]]
+    estimate_s = ready_in_s(is_ready, stopping, due)
     return {
         "state": container_state(views, stopping).name, "ready": is_ready, "reason": reason.code,
         "since": now.unix(value[Main.VERDICT_SINCE_S]),
@@ -173,7 +174,7 @@ def _replica(page: StatusPage, e: EngineView, now: Now, remembered: Remembered) 
     return {
         **page.read_text(e.place),
         "place": e.place, "serves": serves(page, e.place), "memory_bytes": block.count[Engine.MEMORY_BYTES],
-        "pid": e.pid, "alive": alive(e.pid), "epoch": e.epoch, "state": e.state.name,
+        "pid": e.pid, "alive": alive(e.pid), "proven": replica_view(e).proven, "epoch": e.epoch, "state": e.state.name,
         "since": now.unix(since_s) if started else None, "for_s": round(in_state_s, 3) if started else None,
         "progress": _progress(e), "warm": f"{e.warm_done} of {e.warm_total}",
         "warm_done": e.warm_done, "warm_total": e.warm_total,

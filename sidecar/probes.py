@@ -47,6 +47,6 @@ def ready(verdict: Verdict, conditions: Sequence[Condition]) -> Probe:
     return Probe("readyz", verdict.ready, (told, *conditions))
 
 
-def started(ever_ready: bool) -> Probe:
-    missing = "" if ever_ready else "no engine has been ready since the container started"
-    return Probe("startupz", ever_ready, (Condition("started", ever_ready, missing),))
+def started(all_proven: bool) -> Probe:
+    missing = "" if all_proven else "not every replica has been ready since the container started"
+    return Probe("startupz", all_proven, (Condition("started", all_proven, missing),))

@@ -1,7 +1,9 @@
 """Learned cost: how many seconds a batch of n rows of a given shape takes on this machine.
 
 For each shape a curve over powers of two, first measured in warm-up and then corrected by every batch that runs. In
-between it is a straight line; beyond the last point it goes on with the last slope. Pure: times are handed in.
+between it is a straight line. Beyond the last point a row costs what it costs there: warm-up goes on for as long as larger
+batches gain, and the slope between two points, each with its noise, promises gains that nobody has seen. Pure: times are
+handed in.
 
 A curve that is never tried at some size never learns that it is wrong there, so a few batches explore: see `explore`.
 """
@@ -43,9 +45,9 @@ class Curve:
         sizes, seconds = self.sizes, self.seconds
         if rows <= sizes[0]:
             return seconds[0]
-        if len(sizes) == 1:
-            return seconds[0] * rows / sizes[0]
-        hi = min(bisect_left(sizes, rows), len(sizes) - 1)
+        if rows > sizes[-1]:
+            return seconds[-1] * rows / sizes[-1]
+        hi = bisect_left(sizes, rows)
         before, below_s = sizes[hi - 1], seconds[hi - 1]
         return below_s + (seconds[hi] - below_s) * (rows - before) / (sizes[hi] - before)
 

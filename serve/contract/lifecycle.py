@@ -83,20 +83,27 @@ class ReplicaView:
     was_ready: bool
     stuck: bool  # the supervisor has found it so, and will end it
 
+    @property
+    def proven(self) -> bool:
+        """It has passed warm-up and golden checks, now or before it was started again."""
+        return self.was_ready or self.state == State.READY
+
 
 # Of several reasons the first of these is told: what is broken before what only takes time, the slowest first.
 WORST_FIRST = (Reason.FAILED, Reason.STUCK, Reason.ENGINE_LOST, Reason.STARTING, Reason.LOADING, Reason.WARMING)
 
 
 def readiness(replicas: Sequence[ReplicaView], leaving: Reason | None) -> Verdict:
-    """Ready when at least one replica is READY and runs; otherwise the worst off replica names the reason."""
+    """Ready once every replica has been proven, and from then on while at least one is READY and runs. Otherwise the worst off
+    replica names the reason; of those that are not proven yet, if there are any."""
     if leaving is not None:
         return Verdict(False, leaving)
-    if any(r.alive and r.state == State.READY and not r.stuck for r in replicas):
+    unproven = [r for r in replicas if not r.proven]
+    if not unproven and any(r.alive and r.state == State.READY and not r.stuck for r in replicas):
         return Verdict(True, Reason.READY)
     if not replicas:
         return Verdict(False, Reason.STARTING)
-    return Verdict(False, min((_reason(r) for r in replicas), key=WORST_FIRST.index))
+    return Verdict(False, min((_reason(r) for r in unproven or replicas), key=WORST_FIRST.index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +122,29 @@ def conditions(replicas: Sequence[ReplicaView], leaving: Reason | None) -> tuple
     loaded = [r for r in running if r.state in (State.WARMING, State.READY)]
     warm = [r for r in loaded if r.state == State.READY]
     moving = [r for r in warm if not r.stuck]
+    unproven = sum(not r.proven for r in replicas)
     return (
         Condition("staying", leaving is None, f"the container is stopping: {leaving.code}" if leaving else ""),
         Condition("running", bool(running), "" if running else "no engine process runs"),
         Condition("loaded", bool(loaded), "" if loaded else "no running engine has loaded its model"),
         Condition("warm", bool(warm), "" if warm else "no loaded engine has passed warm-up and golden checks"),
+        Condition(
+            "proven",
+            not unproven,
+            f"{unproven} of {len(replicas)} replicas have not passed warm-up and golden checks yet" if unproven else "",
+        ),
         Condition("moving", bool(moving), "" if moving else "every warm engine is stuck in a batch"),
     )
 
 
 def container_state(replicas: Sequence[ReplicaView], leaving: Reason | None) -> State:
-    """Where the container is in its life: where its most advanced replica is that still counts. A replica that is gone
-    or stuck will be started anew, so it counts as NEW."""
+    """Where the container is in its life: while it starts where its last replica is, and once all have been proven where the most
+    advanced one is. A replica that is gone or stuck will be started anew, so it counts as NEW."""
     if leaving is not None:
         return State.FAILED if leaving is Reason.FAILED else State.DRAINING
+    unproven = [r for r in replicas if not r.proven]
+    if unproven:
+        return min(r.state if r.alive and not r.stuck and r.state <= State.READY else State.NEW for r in unproven)
     counting = [r.state for r in replicas if r.alive and not r.stuck and r.state <= State.READY]
     return max(counting, default=State.NEW)
 

@@ -42,8 +42,8 @@ class _Cells(IntEnum):
 
 
 class Main(_Cells):
-    """Written by the supervisor, but for the verdict, DRAIN_ASKED, SWAP_ASKED, what is measured and ROLLOUT, which are the
-    sidecar's, and WORKER_RESTARTS, which are gunicorn's."""
+    """Written by the supervisor, but for the verdict, DRAIN_ASKED, SWAP_ASKED, DEVICE_FAULTS, what is measured and ROLLOUT,
+    which are the sidecar's, and WORKER_RESTARTS, which are gunicorn's."""
 
     STARTED_S = auto()
     LEAVING = auto()  # the Reason why the container is stopping, 0 while it is not
@@ -57,6 +57,9 @@ class Main(_Cells):
     SERVING = auto()  # the edition (one loading of one version) that takes traffic; fronts follow it
     TALLIES = auto()  # versions that were ever served, each with a tally of its own
     SWAP_ASKED = auto()  # the number of the last wish for another version, see ASKED_TEXT; the sidecar's
+    DEVICE_FAULTS = (
+        auto()
+    )  # errors after which a device answers nothing right, over all of them; which, in DEVICE_TEXT; the sidecar's
     RESTARTS = 32  # by role and reason: see `restarts`
     WORKER_RESTARTS = 64  # by reason; written by gunicorn, which replaces its workers itself
     SATURATION = 72  # share of the last seconds in which engines were busy

@@ -2,7 +2,8 @@
 
 The answer holds where the job itself says nothing. How many requests at once: one for each replica and one that is read or
 written meanwhile. How large: what the platform sends by default, or less where memory, the queue, or the learned cost of
-a row asks for less. The sizes of lines are not known beforehand, so they are taken to be numbers of NUMBER_CHARS each.
+a row asks for less. The sizes of lines are not known beforehand, so they are taken to be as short as lines of numbers can be:
+what fits into a request is then answered in time, whatever it holds.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from serve.settings import MIB, Limits
 
 PAYLOAD_MB = 6  # the platform's own default
 IN_FLIGHT_MB_MAX = 100  # the platform's bound on requests at once times their size
-NUMBER_CHARS = 8
+NUMBER_CHARS = 2  # a digit and what parts it from the next
 COPIES = 8  # of a body while it is served: as it came, as Python values, as tensors, and the same for the answer
 TIME_SHARE = 0.5  # of the deadline that the work on one request, and on those before it, should take
 MULTI, SINGLE = "MULTI_RECORD", "SINGLE_RECORD"

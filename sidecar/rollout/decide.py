@@ -241,6 +241,8 @@ def _obstacles(rule: Rule, state: State) -> list[Finding]:
         found.append(Finding(Reason.SPLIT_UNKNOWN, "split", "no intended split was given"))
     elif rule.mix_checked and state.mix.p <= rule.mix_p_min:
         found.append(Finding(Reason.SAMPLE_RATIO, "split", f"p = {state.mix.p:.2g}, requests {list(state.mix.counts)}"))
+    if _client_errors_shifted(rule, state):
+        found.append(Finding(Reason.CLIENT_ERRORS_DIFFER, "4xx", _shares(rule, state)))
     found += [
         Finding(Reason.ENVIRONMENT_UNSTABLE, n, "the same version differs")
         for n, e in state.same_version.items()
@@ -267,6 +269,13 @@ def flags(rule: Rule, state: State) -> tuple[Flag, ...]:
     if _client_errors_shifted(rule, state):
         found.add(Flag.CLIENT_ERRORS_SHIFTED)
     return tuple(f for f in Flag if f in found)
+
+
+def _shares(rule: Rule, state: State) -> str:
+    ours, theirs = (state.signals.get(a, Signals()) for a in (Arm.CANDIDATE, rule.reference))
+    return (
+        f"{ours.client_errors} of {ours.requests} in the candidate, {theirs.client_errors} of {theirs.requests} in the reference"
+    )
 
 
 def _client_errors_shifted(rule: Rule, state: State) -> bool:

@@ -16,7 +16,13 @@ from sidecar.rollout.rule import Arm, Rule
 # The names under which a scraper reports hard facts, in Scrape.faults.
 FAULTS = (Reason.WARM_UP_FAILED, Reason.GOLDEN_CHECK_FAILED, Reason.DEVICE_FAULT, Reason.OUT_OF_MEMORY)
 LEAVING = ("DRAINING", "CLOSED")  # not ready on purpose
-FATAL = (Reason.CRASH_LOOP, *FAULTS, Reason.CANDIDATE_FAILED, Reason.READINESS_LOST)  # in the order of telling
+FATAL = (
+    Reason.CRASH_LOOP,
+    *FAULTS,
+    Reason.CANDIDATE_FAILED,
+    Reason.READINESS_LOST,
+    Reason.NEVER_READY,
+)  # in the order of telling
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,8 @@ class Health:
 
     restarts: int = 0
     was_ready: bool = False
+    came: bool = False  # it was ready, or answered and does not say whether it is
+    waited_s: float = 0.0  # until it came
     ready: bool | None = None
     unready_s: float = 0.0  # of the present loss of readiness
     unready_s_most: float = 0.0  # of the longest
@@ -36,8 +44,15 @@ Healths = Mapping[Key, Health]
 
 
 def watch(healths: Healths, window: Window) -> dict[Key, Health]:
-    """The window's news of every instance. One that did not answer keeps its state: silence is a gap, not a fault."""
+    """The window's news of every instance. One that did not answer keeps its state: silence is a gap, not a fault, unless it
+    never was there."""
     after = dict(healths)
+    for who in window.missing:
+        arm, _, name = who.partition("/")
+        key = Key(Arm(arm), name)
+        silent = healths.get(key, Health())
+        if not silent.came:
+            after[key] = replace(silent, waited_s=silent.waited_s + window.seconds)
     for d in window.deltas:
         key = Key(d.arm, d.instance)
         after[key] = _after(healths.get(key, Health()), d, window.seconds)
@@ -47,6 +62,7 @@ def watch(healths: Healths, window: Window) -> dict[Key, Health]:
 def _after(health: Health, d: Delta, seconds: float) -> Health:
     lost = d.ready is False and health.was_ready and d.state not in LEAVING
     unready_s = health.unready_s + seconds if lost else 0.0
+    came = health.came or d.ready is not False
     faults = set(d.faults)
     if d.state == "FAILED" and not health.was_ready:
         faults.add(Reason.WARM_UP_FAILED.value)
@@ -54,6 +70,8 @@ def _after(health: Health, d: Delta, seconds: float) -> Health:
         health,
         restarts=health.restarts + d.restarts,
         was_ready=health.was_ready or d.ready is True,
+        came=came,
+        waited_s=health.waited_s if came else health.waited_s + seconds,
         ready=d.ready,
         unready_s=unready_s,
         unready_s_most=max(health.unready_s_most, unready_s),
@@ -89,6 +107,8 @@ def _wrong(h: Health, rule: Rule, unready_s_max: float) -> dict[Reason, str]:
             found[fault] = fault.value.replace("_", " ")
     if h.failed:
         found[Reason.CANDIDATE_FAILED] = "state FAILED after having been ready"
+    if not h.came and h.waited_s >= rule.ready_s_max:
+        found[Reason.NEVER_READY] = f"not once ready in {h.waited_s:.0f} s"
     if h.unready_s_most > unready_s_max:
         found[Reason.READINESS_LOST] = f"not ready for {h.unready_s_most:.0f} s, at most {unready_s_max:.0f} s elsewhere"
     return found

@@ -6,9 +6,11 @@ Exit codes: 0 promote, 1 roll back, 2 hold, 3 could not judge. Only what was sho
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,8 +19,8 @@ from typing import Any, NoReturn, Protocol
 
 from sidecar.rollout import plot, replay
 from sidecar.rollout.listen import Board, listening
-from sidecar.rollout.order import UNCHECKED, Order
-from sidecar.rollout.poll import Direct, Prometheus, Source, targets
+from sidecar.rollout.order import UNCHECKED, Order, check_numbers
+from sidecar.rollout.poll import Direct, Prometheus, Round, Source, targets
 from sidecar.rollout.reasons import Verdict
 from sidecar.rollout.rollout import Record, Rollout
 from sidecar.rollout.rule import Arm
@@ -66,6 +68,8 @@ def parser() -> Parser:
     )
     p.add_argument("--min-minutes", type=float, default=USUAL.min_minutes, help="no promotion earlier (5)")
     p.add_argument("--max-minutes", type=float, default=USUAL.max_minutes, help="the verdict comes no later (30)")
+    p.add_argument("--ready-minutes", type=float, default=USUAL.ready_minutes,
+                   help="a candidate that is not ready by then is rolled back (10)")  # fmt: skip
     p.add_argument("--min-requests", type=int, default=USUAL.min_requests, help="no promotion with fewer in an arm (1000)")
     p.add_argument("--budget", type=float, default=USUAL.budget, help="an error rate that is always good enough (0.001; 0: none)")
     p.add_argument(
@@ -92,7 +96,8 @@ def order_of(args: argparse.Namespace) -> Order:
         candidate=tuple(args.candidate), baseline=tuple(args.baseline), production=tuple(args.production),
         id=args.id or time.strftime("rollout-%Y%m%dT%H%M%SZ", time.gmtime()), model=args.model, split=split_of(args.split),
         split_checked=args.split != UNCHECKED, window_s=args.window_s, block_s=args.block_s, min_minutes=args.min_minutes,
-        max_minutes=args.max_minutes, min_requests=args.min_requests, budget=args.budget, latency_budget=args.latency_budget,
+        max_minutes=args.max_minutes, ready_minutes=args.ready_minutes,
+        min_requests=args.min_requests, budget=args.budget, latency_budget=args.latency_budget,
         margin=args.margin, bad_ratio=args.bad_ratio, edge=tuple(args.edge), objective_s=args.objective_s,
         no_latency=args.no_latency, at_end=args.at_end,
     )  # fmt: skip
@@ -135,6 +140,11 @@ class Output:
         reasons = ", ".join(dict.fromkeys(r["code"] for r in data["reasons"]))
         self.write(f"{data['elapsed_s']:7.0f} s  {data['decision']}: {reasons}")
 
+    def waiting(self, waited_s: float, missing: Sequence[str]) -> None:
+        if not self.quiet:
+            for why in missing:
+                self.write(f"{waited_s:7.0f} s  waiting for the candidate: {why}")
+
     def verdict(self, record: dict[str, Any]) -> None:
         self.write(f"{record['decision']} after {record['elapsed_s']:.0f} s, {record['windows']} windows")
         for reason in record["reasons"]:
@@ -157,13 +167,17 @@ def evidence(m: dict[str, Any]) -> str:
 
 
 def watch(rollout: Rollout, source: Source, window_s: float, clock: Clock, show: Output) -> Iterator[Record]:
-    """Look every window_s; gives the record after each look. Raises CannotJudge when the first look fails."""
-    start_s = clock.now_s()
-    first = source.look(0.0)
-    if first.missing:
-        raise CannotJudge(next(iter(first.missing.values())))
-    rollout.observe(0.0, first.scrapes)
+    """Look every window_s; gives the record after each look. Raises CannotJudge when a reference does not answer at first."""
+    start_s, first = _first(rollout, source, window_s, clock, show)
+    rollout.observe(0.0, first.scrapes, tuple(first.missing))
     looks = 0
+    if first.missing:  # for the last time allowed
+        waited_s = round(rollout.rule.ready_s_max, 3)
+        rollout.observe(waited_s, first.scrapes, tuple(first.missing))
+        record = rollout.decision()
+        show.look(record, tuple(first.missing.values()))
+        yield record
+        return
     while True:
         looks += 1
         clock.sleep(max(0.0, start_s + looks * window_s - clock.now_s()))
@@ -175,6 +189,22 @@ def watch(rollout: Rollout, source: Source, window_s: float, clock: Clock, show:
         yield record
 
 
+def _first(rollout: Rollout, source: Source, window_s: float, clock: Clock, show: Output) -> tuple[float, Round]:
+    """The first round, and when it was: one that all have answered, or, when the candidate had time enough to start, the last
+    one without it."""
+    began_s = clock.now_s()
+    while True:
+        start_s = clock.now_s()
+        found = source.look(0.0)
+        for key, why in found.missing.items():
+            if key.arm != Arm.CANDIDATE or key not in found.unreachable:
+                raise CannotJudge(why)
+        if not found.missing or start_s - began_s >= rollout.rule.ready_s_max:
+            return start_s, found
+        show.waiting(start_s - began_s, tuple(found.missing.values()))
+        clock.sleep(min(window_s, max(0.0, began_s + rollout.rule.ready_s_max - clock.now_s())))
+
+
 def had_data(record: Record) -> bool:
     return any(arm["requests"] for arm in record.to_json()["signals"].values())
 
@@ -182,9 +212,8 @@ def had_data(record: Record) -> bool:
 def run_live(args: argparse.Namespace, clock: Clock, show: Output) -> tuple[dict[str, Any], Rollout]:
     if not args.candidate or not (args.baseline or args.production):
         raise CannotJudge("give --candidate and --baseline (or --production), or --replay")
-    if args.window_s <= 0:
-        raise BadRule("--window-s must be positive")
     order = order_of(args)
+    check_numbers(order)
     rollout = Rollout(order.rule(), order.split)
     source = source_of(args, order)
     record = rollout.decision()
@@ -258,7 +287,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return judge(sys.argv[1:] if argv is None else argv, RealClock(), lambda line: print(line, flush=True))
     except CannotJudge as e:
         print(f"evenkeel judge: {e.message}", file=sys.stderr)
-        return COULD_NOT_JUDGE
+    except BrokenPipeError:  # nobody reads the evidence any more; Python would complain once more when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception:  # a bug of ours must not look like a verdict
+        traceback.print_exc()
+        print("evenkeel judge: an error of ours, see above", file=sys.stderr)
+    return COULD_NOT_JUDGE
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ class Order:
     block_s: float = 30.0
     min_minutes: float = 5.0
     max_minutes: float = 30.0
+    ready_minutes: float = 10.0
     min_requests: int = 1000
     budget: float = 0.001
     latency_budget: float = 0.002
@@ -65,6 +66,7 @@ class Order:
             requests_min=self.min_requests,
             stage_s_min=self.min_minutes * 60,
             max_s=self.max_minutes * 60,
+            ready_s_max=self.ready_minutes * 60,
             at_end=self.at_end,
             latency=not self.no_latency,
             edges=tuple(sorted(set(self.edge))),
@@ -109,6 +111,19 @@ def from_json(data: object, id_else: str) -> Order:
     order = Order(**{**read, "id": read.get("id") or id_else})
     _check(order)
     return order
+
+
+NUMBERS = ("window_s", "block_s", "min_minutes", "max_minutes", "ready_minutes", "min_requests", "budget", "latency_budget",
+           "bad_ratio", "objective_s")  # fmt: skip
+
+
+def check_numbers(order: Order) -> None:
+    """Of an order from the command line, as those from JSON are checked. Raises BadRule."""
+    for name in NUMBERS:
+        READERS[name](name, getattr(order, name))
+    READERS["edge"]("edge", list(order.edge))
+    if order.margin is not None:
+        READERS["margin"]("margin", order.margin)
 
 
 def _check(order: Order) -> None:
@@ -218,7 +233,8 @@ def _one_of(*words: str) -> Reader:
 READERS: dict[str, Reader] = {
     "candidate": _urls, "baseline": _urls, "production": _urls, "id": _name, "model": _name, "split": split_from_json,
     "window_s": _number(0.5, 600), "block_s": _number(0.5, SECONDS_MAX), "min_minutes": _number(0, MINUTES_MAX),
-    "max_minutes": _number(0.01, MINUTES_MAX), "min_requests": _whole(0, 10**9), "budget": _number(0, 1),
+    "max_minutes": _number(0.01, MINUTES_MAX), "ready_minutes": _number(0.01, MINUTES_MAX),
+    "min_requests": _whole(0, 10**9), "budget": _number(0, 1),
     "latency_budget": _number(0, 1), "margin": _number(1, 1000), "bad_ratio": _number(1, 1000),
     "edge": _numbers(EDGES_MAX, 1e-6, SECONDS_MAX), "objective_s": _number(0, SECONDS_MAX), "no_latency": _flag,
     "at_end": _one_of("hold", "rollback"),

@@ -40,6 +40,7 @@ _reading = threading.Lock()
 class Round:
     scrapes: tuple[Scrape, ...]
     missing: Mapping[Key, str]  # with the reason
+    unreachable: frozenset[Key] = frozenset()  # of those: nobody answered there, which may only mean that it starts
 
 
 class Source(Protocol):
@@ -158,18 +159,20 @@ class Direct:
     def look(self, now_s: float) -> Round:
         with ThreadPoolExecutor(min(AT_ONCE_MAX, len(self.urls))) as pool:
             answers = list(pool.map(lambda item: self._one(item[0], item[1], now_s), self.urls.items()))
-        missing = {key: answer for key, answer in zip(self.urls, answers, strict=True) if isinstance(answer, str)}
-        return Round(tuple(a for a in answers if isinstance(a, Scrape)), missing)
+        failed = {key: answer for key, answer in zip(self.urls, answers, strict=True) if isinstance(answer, CannotJudge)}
+        unreachable = frozenset(key for key, e in failed.items() if isinstance(e, Unreachable))
+        scrapes = tuple(a for a in answers if isinstance(a, Scrape))
+        return Round(scrapes, {key: e.message for key, e in failed.items()}, unreachable)
 
-    def _one(self, key: Key, url: str, now_s: float) -> Scrape | str:
+    def _one(self, key: Key, url: str, now_s: float) -> Scrape | CannotJudge:
         try:
             text = twice(lambda: fetch(url, self.timeout_s, self.bytes_max))
             with _reading:
                 return scrape.build(scrape.from_text(text), key, now_s, self.model)
         except BadMetrics as e:
-            return f"{url}: {e.message}"
+            return BadMetrics(f"{url}: {e.message}")
         except Unreachable as e:
-            return e.message
+            return e
 
 
 def targets(urls: Mapping[Arm, Sequence[str]]) -> dict[Key, str]:

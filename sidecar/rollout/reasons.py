@@ -24,6 +24,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     CANDIDATE_FAILED = "candidate_failed"
     READINESS_LOST = "readiness_lost"
+    NEVER_READY = "never_ready"
     TIME_IS_UP = "time_is_up"
     NOT_YET_PROVEN = "not_yet_proven"
     ONE_WITNESS_ONLY = "one_witness_only"
@@ -35,6 +36,7 @@ class Reason(StrEnum):
     CANDIDATE_NOT_READY = "candidate_not_ready"
     SAMPLE_RATIO = "sample_ratio"
     SPLIT_UNKNOWN = "split_unknown"
+    CLIENT_ERRORS_DIFFER = "client_errors_differ"
     ENVIRONMENT_UNSTABLE = "environment_unstable"
     LATENCY_NOT_MEASURED = "latency_not_measured"
     JUDGE_LOST = "judge_lost"
@@ -101,6 +103,10 @@ TABLE: dict[Reason, Entry] = {
     Reason.READINESS_LOST: Entry(
         _R, "a candidate instance lost readiness for longer than the reference ever did", "roll back, look at /status"
     ),
+    Reason.NEVER_READY: Entry(
+        _R, "a candidate instance did not once say that it is ready within `ready_s_max`, while the reference was there",
+        "roll back; its log says why it does not start, or its address is wrong",
+    ),
     Reason.TIME_IS_UP: Entry(
         _H, "`max_s` passed without proof either way (a rollback with `at_end=rollback`)", "decide by hand or allow more time"
     ),
@@ -126,6 +132,10 @@ TABLE: dict[Reason, Entry] = {
         _H, "the arms did not get the traffic that the split intends, so they may not be alike", "correct the routing; restart"
     ),
     Reason.SPLIT_UNKNOWN: Entry(_H, "no intended split is known, so it cannot be checked", "give `--split`"),
+    Reason.CLIENT_ERRORS_DIFFER: Entry(
+        _H, "the share of 4xx differs between the arms beyond doubt, so they do not get, or do not take, the same requests",
+        "find out whether the candidate refuses what the reference takes",
+    ),
     Reason.ENVIRONMENT_UNSTABLE: Entry(
         _H, "baseline and production, the same version, differ; or both arms show the same fault", "find what else differs"
     ),

@@ -53,6 +53,7 @@ class Rule:
     mix_checked: bool = True  # false where whoever sets the weights does not tell them
     crashes_max: int = 3  # this many restarts of one candidate instance are a crash loop
     unready_s_max: float = 30.0  # readiness lost for less than this is never a reason
+    ready_s_max: float = 600.0  # from the start of the judge to the first time that a candidate instance is ready
 
     def __post_init__(self) -> None:
         for ok, complaint in (
@@ -62,7 +63,7 @@ class Rule:
             (self.margin >= 1, "margin must be 1 or more"),
             (self.bad_ratio > self.margin and self.bad_ratio_latency > self.margin, "bad_ratio must be above margin"),
             (0 <= self.budget < 1 and 0 <= self.budget_latency < 1, "a budget is a rate below 1"),
-            (self.block_s > 0 and self.batch_s > 0 and self.max_s > 0, "times must be positive"),
+            (self.block_s > 0 and self.batch_s > 0 and self.max_s > 0 and self.ready_s_max > 0, "times must be positive"),
             (self.at_end in ("hold", "rollback"), "at_end must be hold or rollback"),
             (len(self.edges) <= EDGES_MAX, f"at most {EDGES_MAX} latency edges"),
             (all(e > 0 for e in self.edges) and self.objective_s >= 0, "latency edges are positive seconds"),

@@ -73,7 +73,7 @@ def test_more_rows_never_cost_less(curve: Curve, rows: list[int]) -> None:
 
 def test_between_two_points_the_cost_is_a_line_and_beyond_the_last_it_goes_on() -> None:
     curve = Curve([1, 2, 4], [1.0, 2.0, 6.0])
-    assert [curve.predict(n) for n in (1, 2, 3, 4, 5)] == [1.0, 2.0, 4.0, 6.0, 8.0]
+    assert [curve.predict(n) for n in (1, 2, 3, 4, 5)] == [1.0, 2.0, 4.0, 6.0, 7.5]
 
 
 def test_a_curve_of_one_point_is_proportional() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from container.child import Child
 from container.supervise import Supervisor
 from serve.contract import logline
-from serve.contract.status import RESTART_REASONS, ROLES, Engine, Main, StatusPage, restart_cell
+from serve.contract.status import DEVICE_TEXT, RESTART_REASONS, ROLES, Engine, Main, StatusPage, restart_cell
 
 
 def main() -> None:
@@ -19,10 +19,12 @@ def main() -> None:
     logline.setup("supervisor", text=False, fd=2)
     page = StatusPage.create()
     page.main.count[Main.ENGINES] = 1
-    children = [_child(role, place, script) for role, place, script in told["children"]]
+    children = [_child(role, place, script, told.get("devices", [])) for role, place, script in told["children"]]
     supervisor = Supervisor(page, children, told.get("limit", 5), told.get("drain_s", 5.0), told.get("quiet_s", 0.0))
     if "stuck_after_s" in told:
         supervisor.on_tick = lambda: _pretend_stuck(page)
+    if "device_lost" in told:
+        supervisor.on_tick = lambda: _tell_of_a_lost_device(page, told["device_lost"])
     if told.get("was_ready"):
         page.engine(0).count[Engine.WAS_READY] = 1
     code = supervisor.run()
@@ -34,8 +36,17 @@ def main() -> None:
     }))  # fmt: skip
 
 
-def _child(role: str, place: int, script: str) -> Child:
-    return Child(role, place, lambda epoch: ["/bin/sh", "-c", f"EPOCH={epoch}; {script}"], ())
+def _child(role: str, place: int, script: str, devices: list[str]) -> Child:
+    seen = {**os.environ, "CUDA_VISIBLE_DEVICES": devices[place]} if role == "engine" and devices else None
+    return Child(role, place, lambda epoch: ["/bin/sh", "-c", f"EPOCH={epoch}; {script}"], (), environ=seen)
+
+
+def _tell_of_a_lost_device(page: StatusPage, place: int) -> None:
+    """As the sidecar does, once both engines run."""
+    if page.main.count[Main.DEVICE_FAULTS] == 0 and all(page.engine(i).count[Engine.EPOCH] for i in (0, 1)):
+        told = [{"place": i, "uuid": f"GPU-{i}", "fatal_xids": int(i == place)} for i in (0, 1)]
+        page.write_text(DEVICE_TEXT, {"devices": told})
+        page.main.count[Main.DEVICE_FAULTS] = 1
 
 
 def _pretend_stuck(page: StatusPage) -> None:

@@ -114,6 +114,16 @@ def test_a_child_that_ends_is_started_again_with_the_next_epoch(tmp_path: Path, 
     assert (result["restarts"], result["epochs"], result["engine_epoch"]) == ([0, 1, 0], [2, 1], 2)
 
 
+@pytest.mark.parametrize("names", [["0", "1"], ["GPU-0", "GPU-1"]])
+def test_the_engine_of_a_device_that_failed_is_replaced_at_once_and_no_other(tmp_path: Path, names: list[str]) -> None:
+    children = [("engine", waits("first")), ("engine", waits("second")), ("front", waits("front"))]
+    run = Supervised(tmp_path, children, devices=names, device_lost=1)
+    run.until(lambda: "second 2" in run.said)
+    run.term()
+    result = run.end()
+    assert (result["restarts"], result["epochs"]) == ([0, 1, 0], [1, 2, 1]), "and only once"
+
+
 def test_a_child_that_ends_again_and_again_ends_the_container(tmp_path: Path) -> None:
     script = "echo start $EPOCH >> $NOTES; exit 7"
     run = Supervised(tmp_path, [("engine", script), ("front", waits("front"))], limit=2)

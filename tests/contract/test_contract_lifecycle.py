@@ -90,12 +90,17 @@ RESTARTED = view(State.LOADING, was_ready=True)
         # One good replica is enough, whatever the others do.
         ([READY, LOST], "ready"),
         ([STUCK, READY], "ready"),
-        ([FAILED, READY], "ready"),
-        ([LOADING, READY], "ready"),
+        ([view(State.FAILED, was_ready=True), READY], "ready"),
+        ([RESTARTED, READY], "ready"),
+        # Until all have been proven, none is enough: what they still lack is told, not what ails the others.
+        ([FAILED, READY], "failed"),
+        ([LOADING, READY], "loading"),
+        ([NEW, READY, READY], "starting"),
+        ([WARMING, LOST], "warming"),
         # Trouble is named before progress, and the worst trouble first.
         ([LOST, STUCK], "stuck"),
         ([STUCK, FAILED], "failed"),
-        ([LOADING, LOST], "engine_lost"),
+        ([LOADING, LOST], "loading"),
     ],
 )
 def test_the_verdict_names_its_reason(replicas: list[ReplicaView], reason: str) -> None:
@@ -134,11 +139,12 @@ def test_all_conditions_hold_exactly_when_the_verdict_is_ready(leaving: Reason |
     [
         ([], "running loaded warm moving"),
         ([LOST], "running loaded warm moving"),
-        ([LOADING], "loaded warm moving"),
-        ([WARMING], "warm moving"),
+        ([LOADING], "loaded warm proven moving"),
+        ([WARMING], "warm proven moving"),
+        ([WARMING, READY], "proven"),
         ([STUCK], "moving"),
         ([READY], ""),
-        ([LOST, WARMING], "warm moving"),
+        ([LOST, WARMING], "warm proven moving"),
         # One replica alone must fulfil them all: two that each lack something do not add up.
         ([view(alive=False, was_ready=True), STUCK], "moving"),
     ],
@@ -152,7 +158,9 @@ def test_the_first_condition_that_fails_says_how_far_the_best_replica_is(replica
     [
         ([], None, State.NEW),
         ([LOADING], None, State.LOADING),
-        ([LOADING, WARMING], None, State.WARMING),
+        ([LOADING, WARMING], None, State.LOADING),
+        ([READY, WARMING], None, State.WARMING),
+        ([READY, FAILED], None, State.NEW),
         ([READY, LOST], None, State.READY),
         ([LOST], None, State.NEW),
         ([STUCK], None, State.NEW),

@@ -33,8 +33,8 @@ def test_requests_at_once_times_their_size_stay_below_the_platforms_bound() -> N
 
 
 def test_a_costly_row_makes_requests_smaller_so_that_they_are_answered_in_time() -> None:
-    """8 kB a row, 0.04 s each, a quarter of 60 s for each of two requests: 375 rows are 2.9 MiB."""
-    assert asked(Known(model(), 1, 0.04)) == (2, "MULTI_RECORD", 2)
+    """2 kB a row, 0.01 s each, a quarter of 60 s for each of two requests: 1500 rows are 2.9 MiB."""
+    assert asked(Known(model(), 1, 0.01)) == (2, "MULTI_RECORD", 2)
 
 
 def test_rows_too_costly_for_a_megabyte_of_them_come_one_by_one() -> None:
@@ -46,7 +46,7 @@ def test_little_memory_makes_requests_smaller() -> None:
 
 
 def test_a_queue_of_few_rows_makes_requests_smaller() -> None:
-    assert asked(Known(model(), 1, QUICK), queue_rows_max=300) == (2, "MULTI_RECORD", 2)
+    assert asked(Known(model(), 1, QUICK), queue_rows_max=1200) == (2, "MULTI_RECORD", 2)
 
 
 def test_a_model_of_one_item_a_request_is_sent_single_records() -> None:

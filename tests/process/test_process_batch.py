@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,24 @@ def test_many_records_come_back_a_line_each_in_their_order_and_end_with_a_newlin
             assert [float(n.split(b",")[0]) for n in numbers] == list(range(5000))
         pieces = [body[i : i + 1000] for i in range(0, len(body), 1000)]
         assert wire.ask(chunked(pieces, kind, headers=(f"Accept: {kind}",))).body == reply.body
+
+
+@pytest.mark.contract("12.30")
+def test_as_many_requests_as_were_asked_for_of_the_shortest_lines_are_all_answered(tmp_path: Path) -> None:
+    (tmp_path / "model.toml").write_text('backend = "echo"\n[[inputs]]\nname = "x"\nshape = ["rows"]\n')
+    with serving(tmp_path, SAGEMAKER_BATCH="1") as tree:
+        with tree.wire() as wire:
+            asked = wire.get("/execution-parameters").json()
+        body = b"7\n" * (asked["MaxPayloadInMB"] * 1_000_000 // 2)
+
+        def ask(_: int) -> tuple[int, bool]:
+            with tree.wire(120.0) as wire:
+                reply = wire.post(body, "text/csv", "text/csv")
+                return reply.status, reply.body == b"7.0\n" * (len(body) // 2)
+
+        at_once = asked["MaxConcurrentTransforms"]
+        with ThreadPoolExecutor(at_once) as pool:
+            assert list(pool.map(ask, range(2 * at_once))) == [(200, True)] * 2 * at_once
 
 
 @pytest.mark.contract("12.30")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 import signal
 import socket
 import tarfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -304,3 +307,49 @@ def test_serve_writes_nothing_into_the_model_folder_nor_into_the_home_of_the_use
 def test_the_command_without_arguments_explains_itself() -> None:
     ended = run_command()
     assert ended.returncode == 2 and "serve" in ended.stderr
+
+
+SECOND_IS_SLOW = """
+import os, time
+HERE = os.path.dirname(__file__)
+def model_fn(model_dir):
+    try:
+        os.close(os.open(os.path.join(HERE, "first"), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        while not os.path.exists(os.path.join(HERE, "go")):
+            time.sleep(0.02)
+    return None
+def transform_fn(model, body, content_type, accept):
+    return body, content_type
+"""
+
+
+def test_the_first_200_waits_for_every_replica_and_later_one_is_enough(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "inference.py").write_text(SECOND_IS_SLOW)
+    tree = Tree(tmp_path, EVENKEEL_REPLICAS="2")
+    try:
+
+        def states() -> list[str]:
+            with contextlib.suppress(OSError):  # the sidecar starts, too
+                return sorted(r["state"] for r in tree.status()["replicas"])
+            return []
+
+        eventually(lambda: states() == ["LOADING", "READY"], "one replica is ready and the other loads")
+        with tree.wire() as wire:
+            assert wire.get("/ping").status == 503
+            assert wire.post(b"x", "text/plain").body == b"x", "who does not ask first is answered by the one that is ready"
+        told = tree.status()
+        assert (told["state"], told["reason"], told["ready"]) == ("LOADING", "loading", False)
+        lacks = [c for c in told["conditions"] if not c["ok"]]
+        assert [c["name"] for c in lacks] == ["proven"] and lacks[0]["missing"].startswith("1 of 2 replicas")
+        (code / "go").touch()
+        tree.wait_ready()
+        assert states() == ["READY", "READY"]
+        os.kill(tree.pid_of("engine"), signal.SIGKILL)
+        pings = [(time.sleep(0.02), tree.ping())[1] for _ in range(50)]
+        assert set(pings) == {200}
+        assert eventually(lambda: tree.status()["restarts"]["engine"], "the lost one is replaced") == 1
+    finally:
+        tree.stop()

@@ -277,9 +277,27 @@ def test_a_candidate_that_drains_on_purpose_has_not_lost_its_readiness() -> None
     assert decision.verdict == Verdict.HOLD and codes(decision) == ["candidate_not_ready"]
 
 
-def test_a_candidate_that_is_not_yet_ready_holds() -> None:
+def test_a_candidate_that_is_not_yet_ready_holds_and_goes_back_when_it_had_time_enough() -> None:
     loading = [struck(i, CANDIDATE, ready=False, state="LOADING") for i in range(60)]
-    assert codes(judged(loading)[1]) == ["candidate_not_ready"]
+    assert codes(judged(loading[:-1])[1])[0] == "candidate_not_ready"
+    _, late = judged(loading)
+    assert (late.verdict, codes(late), late.final) == (Verdict.ROLLBACK, ["never_ready"], True)
+    assert judged([*loading[:30], *GOOD[30:]])[1].verdict == Verdict.PROMOTE, "slow to start is no fault"
+
+
+def test_a_candidate_that_never_answered_is_never_ready_and_one_that_did_has_a_gap() -> None:
+    who = "candidate/candidate-0"
+    silent = [replace(w, deltas=tuple(d for d in w.deltas if f"candidate/{d.instance}" != who), missing=(who,)) for w in GOOD]
+    assert codes(judged(silent[:59])[1])[-1] != "never_ready"
+    assert codes(judged(silent)[1]) == ["never_ready"]
+    _, there_once = judged([GOOD[0], *silent[1:]])
+    assert there_once.verdict == Verdict.HOLD and "data_gap" in codes(there_once)
+
+
+def test_when_the_reference_is_not_ready_either_it_is_no_fault_of_the_candidate() -> None:
+    both = [replace(w, deltas=tuple(replace(d, ready=False, state="LOADING") for d in w.deltas)) for w in GOOD]
+    _, decision = judged(both)
+    assert decision.verdict == Verdict.HOLD and "environment_unstable" in codes(decision)
 
 
 # Flags and signals
@@ -292,13 +310,15 @@ def test_flags_say_what_to_know_about_the_data() -> None:
     assert said == (Flag.NO_BASELINE, Flag.ONE_INSTANCE, Flag.DESIGN_EFFECT_ASSUMED)
 
 
-def test_client_errors_are_a_signal_and_no_gate() -> None:
+@pytest.mark.parametrize(("candidate", "verdict"), [(5, Verdict.PROMOTE), (6, Verdict.PROMOTE), (50, Verdict.HOLD)])
+def test_client_errors_are_a_signal_and_no_gate_unless_their_share_shifts(candidate: int, verdict: Verdict) -> None:
     windows = [
-        replace(w, deltas=tuple(replace(d, client_errors=50 if d.arm == CANDIDATE else 5) for d in w.deltas)) for w in GOOD
+        replace(w, deltas=tuple(replace(d, client_errors=candidate if d.arm == CANDIDATE else 5) for d in w.deltas)) for w in GOOD
     ]
     state, decision = judged(windows)
-    assert decision.verdict == Verdict.PROMOTE and Flag.CLIENT_ERRORS_SHIFTED in flags(ERRORS_ONLY, state)
-    assert Flag.CLIENT_ERRORS_SHIFTED not in flags(ERRORS_ONLY, judged(GOOD)[0])
+    shifted = verdict == Verdict.HOLD
+    assert decision.verdict == verdict and (codes(decision) == ["client_errors_differ"]) == shifted
+    assert (Flag.CLIENT_ERRORS_SHIFTED in flags(ERRORS_ONLY, state)) == shifted
 
 
 def test_every_reason_has_its_meaning_and_advice() -> None:

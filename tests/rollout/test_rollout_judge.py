@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from sidecar.rollout.poll import Prometheus, fetch, metrics_url, targets
 from sidecar.rollout.rule import Arm
 from sidecar.rollout.trouble import BadMetrics, CannotJudge
 from tests.rollout.fleet import Instance, StepClock, prometheus, serving
+from tests.support.tree import free_port
 
 Start = Callable[..., str]
 
@@ -128,6 +130,62 @@ def test_an_instance_that_falls_silent_holds(judged: Judged, serve: Callable[[In
         == 2
     )
     assert "missing: http://" in judged.text and "data_gap" in judged.text and "flags: " in judged.text
+
+
+def test_a_candidate_that_never_answers_is_rolled_back_once_it_had_time_to_start(
+    judged: Judged, serve: Callable[[Instance], str]
+) -> None:
+    arms = ["--baseline", serve(Instance(judged.clock)), "--candidate", f"http://127.0.0.1:{free_port()}"]
+    began_s = judged.clock.now_s()
+    assert judged.run(*arms, "--ready-minutes", "3") == 1
+    assert judged.clock.now_s() - began_s == pytest.approx(180, abs=11)
+    assert "waiting for the candidate: http://" in judged.text and "never_ready (candidate/" in judged.text
+    assert judge.judge(["--replay", str(judged.folder / "log.jsonl")], judged.clock, judged.lines.append) == 1
+
+
+def test_a_candidate_that_starts_late_is_judged_from_then_on(judged: Judged, serve: Callable[[Instance], str]) -> None:
+    new, comes_s = Instance(judged.clock, error_rate=0.002), judged.clock.now_s() + 120
+
+    def answer(path: str) -> tuple[int, str]:
+        return (200, new.text()) if judged.clock.now_s() >= comes_s else (503, "it starts")
+
+    with serving(answer) as url:
+        assert judged.run("--baseline", serve(Instance(judged.clock, error_rate=0.002)), "--candidate", url) == 0
+    assert "waiting for the candidate" in judged.text and "gap" not in judged.text
+
+
+def test_without_a_reference_nothing_can_be_judged(judged: Judged, serve: Callable[[Instance], str]) -> None:
+    arms = ["--baseline", serve(Instance(judged.clock, broken="")), "--candidate", serve(Instance(judged.clock))]
+    with pytest.raises(CannotJudge, match="http://"):
+        judged.run(*arms)
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--window-s=inf", "--window-s=nan", "--window-s=0", "--max-minutes=inf", "--margin=nan", "--edge=inf", "--budget=-1"],
+)
+def test_a_number_that_makes_no_sense_is_no_verdict(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert judge.main(["--baseline", "http://a:1", "--candidate", "http://b:1", option]) == 3
+    key = option.removeprefix("--").partition("=")[0].replace("-", "_")
+    assert capsys.readouterr().err.startswith(f"evenkeel judge: {key}: expected a number from")
+
+
+def test_an_error_of_ours_is_no_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(judge, "judge", lambda *_: 1 / 0)
+    assert judge.main([]) == 3
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_verdict(judged: Judged, serve: Callable[[Instance], str]) -> None:
+    judged.run(*pair(judged, serve))
+    command = [sys.executable, "-c", "import sys; from sidecar.rollout.judge import main; sys.exit(main())"]
+    read, write = os.pipe()
+    os.close(read)
+    run = subprocess.run(
+        [*command, "--replay", str(judged.folder / "log.jsonl")], stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert (run.returncode, run.stderr) == (3, "")
 
 
 def test_the_replay_gives_the_same_verdict_and_the_same_record(judged: Judged, serve: Callable[[Instance], str]) -> None:
@@ -278,7 +336,7 @@ def command(*argv: str, cwd: Path) -> tuple[int, str, str]:
         (["--baseline", "a:1", "--candidate", "a:1"], "the same instance is named in two arms"),
         (["--baseline", "a:1", "--candidate", "b:1", "--split", "half"], "--split half: expected something like"),
         (["--baseline", "a:1", "--candidate", "b:1", "--bad-ratio", "1.1"], "bad_ratio must be above margin"),
-        (["--baseline", "a:1", "--candidate", "b:1", "--window-s", "0"], "--window-s must be positive"),
+        (["--baseline", "a:1", "--candidate", "b:1", "--window-s", "0"], "window_s: expected a number from 0.5"),
         (["--baseline", "a:1", "--candidate", "b:1", "--listen", "here"], "--listen here: expected HOST:PORT"),
         (["--baseline", "a:1", "--candidate", "b:1", "--listen", "192.0.2.1:1"], "cannot listen on 192.0.2.1:1"),
         (["--replay", "nothing.jsonl"], "nothing.jsonl: No such file or directory"),

@@ -73,6 +73,9 @@ def test_nothing_behind_an_ambiguous_request_is_answered(app: App, name: str) ->
 def test_large_heads_and_bodies_are_refused(app: App, door_number: int) -> None:
     where = both(app)[door_number]
     assert b" 431 " in sent(where, b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 200_000)
+    assert b" 431 " in sent(where, b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+    for garbage in (b"\0\1\2\r\n\r\n", b"GET\r\n\r\n", b"\x16\x03\x01\x02\0" + b"a" * 50, b"GET / HTTP/9.9\r\n\r\n"):
+        assert b" 400 " in sent(where, garbage) and b'{"error":{"code":"bad_request"' in sent(where, garbage), garbage
     assert b" 431 " in sent(where, b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(b"X%d: 1\r\n" % i for i in range(200)) + b"\r\n")
     assert b" 413 " in sent(where, HEAD + b"Content-Length: 10000000\r\n\r\n" + b" " * 1_000_000)
 

@@ -10,7 +10,7 @@ from serve.contract.lifecycle import Condition, Reason, State, Verdict
 from serve.contract.status import Engine, Main, StatusPage
 from sidecar import authority, probes
 from sidecar.authority import Forbidden, Unauthorized
-from sidecar.estimate import Progress, ready_in_s, replica_ready_in_s
+from sidecar.estimate import Due, Progress, ready_in_s, replica_ready_in_s
 from sidecar.load import WINDOW_S, Load
 
 TOKEN = "a-token-of-some-length"
@@ -70,11 +70,13 @@ def test_the_time_to_ready_is_told_from_progress_and_from_last_time(
     assert replica_ready_in_s(progress, took_s) == expected
 
 
-def test_the_container_is_ready_with_its_first_replica_and_never_again_once_it_leaves() -> None:
-    assert ready_in_s(False, None, [None, 5.0, 3.0]) == 3.0
-    assert ready_in_s(False, None, [None]) is None
-    assert ready_in_s(True, None, [None]) == 0.0
-    assert ready_in_s(False, Reason.DRAINING, [3.0]) is None
+def test_the_container_starts_with_its_last_replica_and_comes_back_with_its_first() -> None:
+    assert ready_in_s(False, None, [Due(5.0, False), Due(3.0, False), Due(0.0, True)]) == 5.0
+    assert ready_in_s(False, None, [Due(None, False), Due(3.0, False)]) is None
+    assert ready_in_s(False, None, [Due(None, True), Due(5.0, True), Due(3.0, True)]) == 3.0
+    assert ready_in_s(False, None, []) is None
+    assert ready_in_s(True, None, [Due(None, True)]) == 0.0
+    assert ready_in_s(False, Reason.DRAINING, [Due(3.0, False)]) is None
 
 
 HOLDS, LACKS = Condition("running", True, ""), Condition("warm", False, "no warm engine")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from serve.contract.status import DEVICE_TEXT, StatusPage
+from serve.contract.status import DEVICE_TEXT, Main, StatusPage
 from sidecar import device, observe
 from sidecar.observe import Now, Remembered
 from tests.support.scrape import Scrape
@@ -167,6 +167,24 @@ def test_xid_errors_are_counted_by_device_and_a_successor_counts_on(nvml: Script
     successor = device.Devices(nvml, told)
     nvml.xids = [(1, 31)]
     assert [(d["xid_errors"], d["last_xid"]) for d in successor.look()["devices"]] == [(1, 13), (3, 31)]
+    assert [d["fatal_xids"] for d in successor.look()["devices"]] == [0, 2] and successor.faults == 2
+
+
+def test_a_fatal_xid_is_told_at_once_and_one_of_an_application_is_not(nvml: ScriptedNvml) -> None:
+    page, stop = StatusPage.create(), threading.Event()
+    watching = threading.Thread(target=device.watch, args=(page, stop, 30.0))
+    watching.start()
+    try:
+        eventually(lambda: page.read_text(DEVICE_TEXT).get("devices"), "the devices are told")
+        nvml.xids = [(0, 31)]
+        time.sleep(2 * device.XIDS_EVERY_S)
+        assert page.main.count[Main.DEVICE_FAULTS] == 0
+        nvml.xids = [(0, 79)]
+        eventually(lambda: page.main.count[Main.DEVICE_FAULTS] == 1, "the fault is told", 5.0)
+        assert page.read_text(DEVICE_TEXT)["devices"][0]["fatal_xids"] == 1
+    finally:
+        stop.set()
+        watching.join()
 
 
 def test_a_device_that_fails_without_end_holds_up_one_look_only_so_long(nvml: ScriptedNvml) -> None:

@@ -165,6 +165,12 @@ def test_instances_that_never_answer_end_in_a_hold_when_time_is_up(bench: Bench)
     assert {"time_is_up", "data_gap"} <= set(codes(record))
 
 
+def test_a_candidate_that_never_answers_goes_back_once_it_had_time_to_start(bench: Bench) -> None:
+    bench.name(bench.instance(), bench.instance(broken="<html>"), ready_minutes=2)
+    record = bench.run(180)
+    assert (record["decision"], record["final"], codes(record)) == ("rollback", True, ["never_ready"])
+
+
 def test_the_next_stage_counts_the_floors_anew_from_the_moment_it_is_asked_for(bench: Bench) -> None:
     new = bench.instance(rps=25.0)
     bench.name(bench.instance(rps=75.0), new, split={"baseline": 3, "candidate": 1})
@@ -347,7 +353,8 @@ def test_other_paths_and_methods_are_refused_as_json(shared: Bench, method: str,
 
 def test_an_order_and_the_json_that_asks_for_it_are_the_same() -> None:
     body = {"candidate": C, "baseline": B, "production": ["http://p:1"], "id": "x", "model": "m", "window_s": 5.0, "block_s": 5.0,
-            "min_minutes": 1.0, "max_minutes": 2.0, "min_requests": 10, "budget": 0.0, "latency_budget": 0.1, "margin": 1.3,
+            "min_minutes": 1.0, "max_minutes": 2.0, "ready_minutes": 3.0,
+            "min_requests": 10, "budget": 0.0, "latency_budget": 0.1, "margin": 1.3,
             "bad_ratio": 3.0, "edge": [0.1], "objective_s": 0.2, "no_latency": True, "at_end": "rollback",
             "split": {"baseline": 1.0, "candidate": 1.0}}  # fmt: skip
     order = from_json(body, "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,8 +21,12 @@ seen: Counter[str] = Counter()
 
 
 @pytest.fixture(autouse=True)
-def silent_log() -> None:
-    logline.setup("simulation", text=False, fd=os.open(os.devnull, os.O_WRONLY))
+def silent_log() -> Iterator[None]:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    logline.setup("simulation", text=False, fd=nowhere)
+    yield
+    logline.setup("evenkeel", text=False)
+    os.close(nowhere)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

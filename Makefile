@@ -27,7 +27,7 @@ BUILD = BUILDX_NO_DEFAULT_ATTESTATIONS=1 BUILDAH_FORMAT=docker $(DOCKER) build -
 help:
 	@echo "make serve [MODEL=folder] [PORT=8080]   serve a model; Ctrl-C stops it"
 	@echo "make test                               run every test"
-	@echo "make check                              format, lint, types, architecture, and shellcheck where it is installed"
+	@echo "make check                              format, lint, types, architecture, Dockerfiles, and shellcheck where it is installed"
 	@echo "make audit                              known vulnerabilities of the locked packages; needs a network"
 	@echo "make image [EXTRAS=cpu,torch TAG=torch] build evenkeel:cpu; make image-gpu builds evenkeel:gpu"
 	@echo "make run-image [MODEL=folder]           serve a model from the image, as a laptop can"
@@ -51,6 +51,7 @@ check: $(VENV)/.dev
 	@$(BIN)/ruff check container serve sidecar tests benchmarks model_artifacts
 	@$(BIN)/mypy
 	@! command -v shellcheck >/dev/null || shellcheck $(SCRIPTS)
+	@! test -x $(BIN)/hadolint || $(BIN)/hadolint Dockerfile.cpu Dockerfile.gpu
 	@$(BIN)/python -m pytest tests/test_architecture.py
 
 # Known vulnerabilities of what is locked; asks a database on the network.

@@ -75,10 +75,11 @@ class Intake:
         head = invocation.head
         if head.encoded and head.wrong is not None:
             raise head.wrong
+        invocation.request_id = request_id = head.request_id or new_request_id()
         meta = orjson.dumps({
             "content_type": head.content_type, "accept": head.accept,
             "headers": head.headers if reads_headers else {},
-            "request_id": head.request_id or new_request_id(),
+            "request_id": request_id,
         })  # fmt: skip
         size = 4 + len(meta) + len(body)
         slot = self._claim(aligned(size) + RAW_ROOM, size)

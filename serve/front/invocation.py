@@ -303,7 +303,8 @@ class Invocations:
             return
         self.count_error(error, model_of(invocation))
         if error.status >= 500 and error.code not in ("not_ready", "deadline_exceeded"):
-            log("request_failed", error.message, code=error.code, request_id=invocation.head.request_id)
+            log("request_failed", error.message, code=error.code,
+                request_id=invocation.request_id or invocation.head.request_id)  # fmt: skip
         invocation.caller = None
         caller.answer_error(invocation, error)
 

@@ -53,6 +53,7 @@ class Invocation:
     submits = 0  # to how many engines it was given, one after the other
     crashes = 0  # of engines that ran it, or may have
     slot: Slot | None = None
+    request_id = ""  # under which the handler's log has it, where the client gave none
     link: EngineLink | None = None
     stream: Stream | None = None  # once the answer has begun to come in parts
     left = False  # the caller is gone and the rows count no more, though an engine has them still

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tree import EVENKEEL, ROOT, Tree, clean_environment, serving
+from tests.support.tree import ARTIFACTS, EVENKEEL, ROOT, Tree, clean_environment, serving
 from tests.support.wire import request
 
 LOAD_CONNECTIONS = 4
@@ -64,13 +65,13 @@ def load(*trees: Tree) -> Iterator[None]:
             thread.join()
 
 
-def verdict(folder: Path, baseline: Tree, candidate: Tree) -> tuple[int, dict[str, object]]:
+def verdict(folder: Path, baseline: Tree, candidate: Tree, *options: str) -> tuple[int, dict[str, object]]:
     """What `evenkeel judge` says after looking every second, with floors that fit a test."""
     done = subprocess.run(
         [str(EVENKEEL), "judge", "--baseline", f"http://127.0.0.1:{baseline.port}", "--candidate",
          f"http://127.0.0.1:{candidate.port}", "--window-s", "1", "--block-s", "1", "--min-minutes", "0.2", "--max-minutes",
          "0.8", "--min-requests", "500", "--budget", "0.02", "--latency-budget", "0.2", "--split", "unchecked",
-         "--log", str(folder / "log.jsonl"), "--plot", str(folder / "plot.svg"), "--json"],
+         "--log", str(folder / "log.jsonl"), "--plot", str(folder / "plot.svg"), "--json", *options],
         env=clean_environment({}), capture_output=True, text=True, timeout=JUDGED_S, cwd=ROOT,
     )  # fmt: skip
     assert done.stdout.strip(), done.stderr
@@ -99,3 +100,24 @@ def test_an_equal_version_is_not_rolled_back(baseline: Tree, tmp_path: Path) -> 
     with serving(version(tmp_path / "new")) as candidate, load(baseline, candidate):
         code, record = verdict(tmp_path, baseline, candidate)
     assert code in (0, 2) and record["decision"] != "rollback", record
+
+
+def test_an_equal_version_is_promoted_for_its_errors(baseline: Tree, tmp_path: Path) -> None:
+    """By errors alone: on a machine that others use too the latencies of two equal trees differ for reasons of their own."""
+    with serving(version(tmp_path / "new")) as candidate, load(baseline, candidate):
+        code, record = verdict(tmp_path, baseline, candidate, "--no-latency")
+    assert (code, record["decision"]) == (0, "promote"), record
+
+
+def test_a_version_that_fails_its_golden_check_whenever_it_starts_is_rolled_back(baseline: Tree, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    shutil.copytree(ARTIFACTS / "digits", wrong)
+    (wrong / "samples" / "seven.expected.json").write_text(json.dumps({"predictions": [[0.0] * 10]}))
+    candidate = Tree(wrong)
+    try:
+        assert candidate.process.wait(60) != 0
+        with load(baseline):
+            code, record = verdict(tmp_path, baseline, candidate, "--ready-minutes", "0.1")
+    finally:
+        candidate.kill()
+    assert (code, record["decision"], record["reasons"][0]["code"]) == (1, "rollback", "never_ready"), record  # type: ignore[index]

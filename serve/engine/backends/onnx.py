@@ -32,6 +32,7 @@ DTYPES = {
     **{f"tensor({name})": name for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")},
 }  # fmt: skip
 ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16
+VERSION_UNSAID = (1 << 63) - 1  # what the runtime says of a file without one
 FATAL = 4  # every error is raised as well; the runtime's own lines would break the JSON log
 MESSAGE_CHARS_MAX = 400
 
@@ -59,9 +60,10 @@ class OnnxBackend:
 
     def describe(self) -> Mapping[str, Any]:
         meta = self._session.get_modelmeta()
+        version = None if meta.version == VERSION_UNSAID else meta.version
         return {"framework": f"onnxruntime {ort.__version__}", "providers": self._session.get_providers(),
                 **self._where, "threads": self._threads, "batching": self._batching,
-                "producer": meta.producer_name, "model_version": meta.version}  # fmt: skip
+                "producer": meta.producer_name, "model_version": version}  # fmt: skip
 
     def _runs(self, signature: Signature) -> Runs:
         names = [spec.name for spec in signature.inputs]

@@ -122,7 +122,8 @@ def _add_probes(app: FastAPI, page: StatusPage) -> None:
 
     @app.api_route("/startupz", methods=GET)
     def startupz(request: Request) -> PlainTextResponse:
-        return _probe(probes.started(all(r.proven for r in observe.replica_views(page))), request)
+        views = observe.replica_views(page)
+        return _probe(probes.started(bool(views) and all(r.proven for r in views)), request)
 
 
 def _probe(probe: Probe, request: Request) -> PlainTextResponse:

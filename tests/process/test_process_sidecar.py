@@ -97,7 +97,7 @@ def test_before_the_model_is_loaded_every_dialect_says_no_but_live(tmp_path: Pat
         eventually(lambda: grpc_status(grpc_port, "") == health_pb2.HealthCheckResponse.NOT_SERVING, "gRPC says no")
         told = tree.status()
         assert (told["state"], told["ready"], told["clears_when"]) == ("LOADING", False, "the model is loaded")
-        assert [c["name"] for c in told["conditions"] if not c["ok"]] == ["loaded", "warm", "moving"]
+        assert [c["name"] for c in told["conditions"] if not c["ok"]] == ["loaded", "warm", "proven", "moving"]
     finally:
         tree.kill()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from container.environment import BATCH_QUEUE_ROWS
 from serve.contract.signature import Signature, TensorSpec
 from serve.front.execution import Known, parameters
 from serve.settings import MIB, Limits
@@ -24,8 +25,8 @@ def asked(known: Known, **limits: float) -> tuple[object, object, object]:
 
 
 def test_a_quick_model_takes_the_platforms_default_size_and_one_request_more_than_it_has_replicas() -> None:
-    assert asked(Known(model(), 1, QUICK)) == (2, "MULTI_RECORD", 6)
-    assert asked(Known(model(), 4, QUICK)) == (5, "MULTI_RECORD", 6)
+    for engines in (1, 4):
+        assert asked(Known(model(), engines, QUICK), queue_rows_max=BATCH_QUEUE_ROWS) == (engines + 1, "MULTI_RECORD", 6)
 
 
 def test_requests_at_once_times_their_size_stay_below_the_platforms_bound() -> None:

@@ -39,3 +39,13 @@ def fault(version: str, method: bytes, headers: Iterable[tuple[bytes, bytes]]) -
     if codings and codings != [b"chunked"]:
         return "Transfer-Encoding must be chunked and nothing else: other codings are not undone here"
     return ""
+
+
+def without_offer(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A head without its offer to speak another protocol (h2c, say), which nothing here does.
+
+    The parser stops at an Upgrade and reads no body; it is given the request again as if it had come without.
+    """
+    lines = [b"%b %b HTTP/1.1" % (method, target)]
+    lines += [b"%b: %b" % (k, v) for k, v in headers if k not in (b"upgrade", b"http2-settings", b"connection")]
+    return b"\r\n".join(lines) + b"\r\n\r\n"

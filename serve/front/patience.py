@@ -6,6 +6,8 @@ moves fewer runs out of it. It holds no more than `full_s`, so a fast beginning 
 
 from __future__ import annotations
 
+GRACE_S = 10.0  # before the least rate of bytes counts: connections start slowly, and stumble
+
 
 class Patience:
     __slots__ = ("_full_s", "_rate", "_since_s", "left_s")
@@ -29,3 +31,23 @@ class Patience:
         self._since_s = now_s
         self.left_s = left_s if left_s < self._full_s else self._full_s
         return self.left_s < 0
+
+
+class Taking(Patience):
+    """Whether a client takes its answers."""
+
+    __slots__ = ("_before", "_of")
+
+    def __init__(self, full_s: float, rate: float) -> None:
+        super().__init__(full_s, rate)
+        self._before = 0  # bytes that it had not taken at the last look
+        self._of: object = None  # of what
+
+    def too_slow(self, now_s: float, waiting: int, of: object) -> bool:
+        """`waiting`: bytes that it has not taken yet, of this answer. Another answer shows that it read the one before."""
+        before, was = self._before, self._of
+        self._before, self._of = waiting, of
+        if waiting == 0 or before == 0 or was is not of:
+            self.renew(now_s)
+            return False
+        return self.ends(now_s, max(0, before - waiting))

@@ -17,11 +17,9 @@ import time
 from typing import Any, NoReturn
 
 import httptools
-import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve.contract import strict
-from serve.contract.lifecycle import CLEARS
 from serve.errors import (
     BadRequest,
     BodyTimeout,
@@ -29,13 +27,14 @@ from serve.errors import (
     EvenkeelError,
     HeadersTooLarge,
     HeaderTimeout,
-    NotReady,
 )
+from serve.front import answers
+from serve.front.answers import CONTINUE, PING_OK, PING_OK_LAST, name_line, refusal, stream_head
 from serve.front.body_reader import DIRECT_FROM, BodyReader, room
 from serve.front.desk import Desk
 from serve.front.heads import HEAD_BYTES_REMEMBERED, Head, Route, build
-from serve.front.patience import Patience
-from serve.front.request import Invocation, model_of
+from serve.front.patience import GRACE_S, Patience, Taking
+from serve.front.request import Invocation
 from serve.front.streams import Stream, last_words
 
 HEAD_BYTES_MAX = 64 * 1024
@@ -47,15 +46,11 @@ SLICE_BYTES = 16 * 1024  # a chunked body is parsed in such pieces, so that its 
 JOIN_BYTES_MAX = 64 * 1024  # up to this size an answer's head and body are copied together into one write
 LINGER_S = 2.0  # after a refusal in the middle of a body: time for the client to read it before the reset
 LINGER_S_MAX = 30.0  # even if it goes on sending
-GRACE_S = 10.0  # before the least rate of bytes counts: connections start slowly, and stumble
 ROUTES = {b"/invocations": Route.INVOKE, b"/ping": Route.PING}
 HEAD_TOO_LARGE = f"the request's head is larger than {HEAD_BYTES_MAX} bytes or {HEADERS_MAX} headers"
 FRAMING_TOO_LARGE = "the chunked body has too much around its bytes: larger chunks, no extensions"
 METHODS = {Route.INVOKE: (b"POST",), Route.PING: (b"GET", b"POST", b"HEAD")}
-PING_OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
-PING_OK_LAST = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 LENGTHS = tuple(b"%d\r\n\r\n" % i for i in range(4096))  # the end of a small answer's head, by its length
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _monotonic = time.monotonic
 
 
@@ -84,9 +79,8 @@ class FrontProtocol(HttpToolsProtocol):
         self._heard_s = self.began_s = _monotonic()
         self._arrived = self._framing = self._body_bytes = 0  # of the body that is coming
         self._chunked = self._handed_over = False  # the latter: to the application
-        self._sending = Patience(max(GRACE_S, desk.limits.body_timeout_s), desk.limits.body_rate)  # the client
-        self._taking = Patience(max(GRACE_S, desk.limits.body_timeout_s), desk.limits.body_rate)
-        self._untaken: tuple[int, Any] = (0, None)  # bytes that the client had not taken at the last look, and of what
+        grace_s, rate = max(GRACE_S, desk.limits.body_timeout_s), desk.limits.body_rate
+        self._sending, self._taking = Patience(grace_s, rate), Taking(grace_s, rate)  # the client, its bodies and our answers
         self._wrong: EvenkeelError | None = None  # why we stopped the parser
         self._lingering = False  # nothing more is read as HTTP; what still comes is thrown away
         self._leaving = desk.leaving  # the next answer is the last
@@ -142,7 +136,7 @@ class FrontProtocol(HttpToolsProtocol):
                 elif self._framing > FRAMING_BYTES_MAX and self._receiving:
                     self._refuse_connection(BadRequest(FRAMING_TOO_LARGE))
             except httptools.HttpParserUpgrade as e:
-                data = self._without_offer() + data[e.args[0] :]
+                data = strict.without_offer(self.parser.get_method(), self.url, self.headers) + data[e.args[0] :]
                 self.parser = httptools.HttpRequestParser(self)
             except httptools.HttpParserError as e:
                 self._refuse_connection(self._wrong or BadRequest(f"not valid HTTP: {e}"))
@@ -185,15 +179,6 @@ class FrontProtocol(HttpToolsProtocol):
         self._head_arrived += size
         if self._head_arrived > HEAD_BYTES_MAX:
             self._refuse_connection(HeadersTooLarge(HEAD_TOO_LARGE))
-
-    def _without_offer(self) -> bytes:
-        """The head just read, without its offer to speak another protocol (h2c, say), which nothing here does.
-
-        The parser stops at an Upgrade and reads no body; it is given the request again as if it had come without.
-        """
-        lines = [b"%b %b HTTP/1.1" % (self.parser.get_method(), self.url)]
-        lines += [b"%b: %b" % (k, v) for k, v in self.headers if k not in (b"upgrade", b"http2-settings", b"connection")]
-        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -417,25 +402,22 @@ class FrontProtocol(HttpToolsProtocol):
         if invocation.stream is not None:
             self._break_stream(invocation, invocation.stream, error)
         elif invocation.complete:
-            self._write_error(error, invocation.keep_alive, invocation.head.is_head, _named(invocation))
+            self.transport.write(refusal(error, invocation.keep_alive, invocation.head.is_head, name_line(invocation)))
             self._done(invocation)
         else:
             invocation.response_complete = True
-            self._write_error(error, False, invocation.head.is_head, _named(invocation))
+            self.transport.write(refusal(error, False, invocation.head.is_head, name_line(invocation)))
             self._linger()
 
     def open_stream(self, invocation: Invocation, content_type: str, extra: bytes) -> None:
         """A 200 whose body comes in parts."""
         if not invocation.delimited:
             invocation.keep_alive = False
-        framing = b"transfer-encoding: chunked\r\n" if invocation.delimited else b""
-        extra += _named(invocation) + (b"" if invocation.keep_alive else b"connection: close\r\n")
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n%b%b\r\n"
-        self.transport.write(head % (content_type.encode("latin-1"), framing, extra))
+        self.transport.write(stream_head(invocation, content_type, extra))
 
     def write_part(self, invocation: Invocation, part: bytes) -> bool:
         """One chunk, at once. Returns whether the client keeps up."""
-        self.transport.write(b"%x\r\n%b\r\n" % (len(part), part) if invocation.delimited else part)
+        self.transport.write(answers.part(invocation, part))
         return not self.flow.write_paused
 
     def end_stream(self, invocation: Invocation) -> None:
@@ -450,14 +432,6 @@ class FrontProtocol(HttpToolsProtocol):
         invocation.keep_alive = False
         self._done(invocation)
 
-    def _write_error(self, error: EvenkeelError, keep_alive: bool, is_head: bool = False, named: bytes = b"") -> None:
-        body = orjson.dumps({"error": {"code": error.code, "message": error.message[:2000]}})
-        extra = named if keep_alive else named + b"connection: close\r\n"
-        if error.retry_after_s is not None:
-            extra += b"retry-after: %d\r\n" % error.retry_after_s
-        head = b"%bcontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n" % (STATUS_LINE[error.status], len(body), extra)
-        self.transport.write(head if is_head else head + body)
-
     def _ping(self, invocation: Invocation) -> None:
         invocation.caller = None
         invocation.started_s = _monotonic()
@@ -465,11 +439,7 @@ class FrontProtocol(HttpToolsProtocol):
         if verdict.ready:
             self.transport.write(PING_OK if invocation.keep_alive else PING_OK_LAST)
         else:
-            clears = CLEARS[verdict.reason]
-            waits = clears and not clears.startswith("nothing")
-            error = NotReady(f"waiting until {clears}" if waits else clears.removeprefix("nothing: ") or verdict.reason.code)
-            error.code = verdict.reason.code
-            self._write_error(error, invocation.keep_alive, invocation.head.is_head)
+            self.transport.write(refusal(answers.not_ready(verdict), invocation.keep_alive, invocation.head.is_head))
         self._done(invocation)
 
     def _refuse_body(self, invocation: Invocation, error: EvenkeelError) -> None:
@@ -505,7 +475,7 @@ class FrontProtocol(HttpToolsProtocol):
             return False
         if not cycle.response_started:  # else it has its answer already, and gets no second one
             self.desk.invocations.count_error(error)
-            self._write_error(error, False)
+            self.transport.write(refusal(error, False))
         cycle.disconnected = cycle.response_complete = True
         cycle.message_event.set()
         self._linger()
@@ -525,7 +495,7 @@ class FrontProtocol(HttpToolsProtocol):
     def check_silence(self, now_s: float) -> None:
         """Close an idle connection, refuse a request that stopped half-way, end a lingering or stalled one."""
         silent_s, limits = now_s - self._heard_s, self.desk.limits
-        if self._takes_too_slowly(now_s):
+        if self._taking.too_slow(now_s, self.transport.get_write_buffer_size(), self.cycle):
             self.transport.abort()
         elif self._lingering:
             if silent_s > (limits.body_timeout_s if self._busy else LINGER_S) or now_s - self.began_s > LINGER_S_MAX:
@@ -548,16 +518,6 @@ class FrontProtocol(HttpToolsProtocol):
         elif not self._in_head and self._sending.ends(now_s, arrived):
             self._refuse_connection(BodyTimeout(f"the body comes slower than {limits.body_rate:g} bytes/s (EVENKEEL_BODY_RATE)"))
 
-    def _takes_too_slowly(self, now_s: float) -> bool:
-        """Whether to give up on a client that does not read its answer. Another answer shows that it read the one before."""
-        waiting = self.transport.get_write_buffer_size()
-        before, of = self._untaken
-        self._untaken = (waiting, self.cycle)
-        if waiting == 0 or before == 0 or of is not self.cycle:
-            self._taking.renew(now_s)
-            return False
-        return self._taking.ends(now_s, max(0, before - waiting))
-
     @property
     def patience_s(self) -> float:
         return self._taking.left_s
@@ -571,7 +531,7 @@ class FrontProtocol(HttpToolsProtocol):
         if not self._busy and not self._lingering:
             error = self.desk.too_many()
             self.desk.invocations.count_error(error)
-            self._write_error(error, False)
+            self.transport.write(refusal(error, False))
         self._lingering = True
         self.transport.close()
 
@@ -594,17 +554,9 @@ class FrontProtocol(HttpToolsProtocol):
         others_wait = self.pipeline or (self._busy and (self._in_head or self._current is not self.cycle))
         if not self._receiving or self._lingering or others_wait:
             return False
-        self._refuse_connection(BadRequest(self._cut_short()))
+        self._refuse_connection(BadRequest(answers.cut_short(self._in_head, self._hot)))
         self.transport.close()  # once the answer is out
         return True
-
-    def _cut_short(self) -> str:
-        if self._in_head:
-            return "the connection ended in the middle of the request's head"
-        hot = self._hot
-        if hot is None or hot.head.length is None:
-            return "the connection ended in the middle of the request's body"
-        return f"the body ended after {hot.received} of the {hot.head.length} bytes that Content-Length announced"
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.desk.forget(self)
@@ -628,12 +580,6 @@ class FrontProtocol(HttpToolsProtocol):
             self._stop_reader()
             self.desk.receiving_bytes -= invocation.received
             invocation.body = None
-
-
-def _named(invocation: Invocation) -> bytes:
-    """The line that names the model whose error this is; b"" before there is one."""
-    model = model_of(invocation)
-    return model.starts.line if model is not None else b""
 
 
 # Stands for the head of what could not be read as a request.

@@ -81,9 +81,9 @@ def decode_large(body: Body, plan: Plan) -> Decoded | None:
 
 def _decode_records(text: memoryview, plan: Plan, form: Form) -> Decoded | None:
     """Of `{...},{...}`."""
-    ends = sum(bytes(text[at : at + PIECE_BYTES + 1]).count(RECORD_ENDS) for at in range(0, len(text), PIECE_BYTES))
     if not plan.signature.rows_axis:
         return None
+    ends = sum(bytes(text[at : at + PIECE_BYTES + 1]).count(RECORD_ENDS) for at in range(0, len(text), PIECE_BYTES))
     pieces = (orjson.loads(b"[" + piece + b"]") for piece in _records(text))
     arrays = filled(pieces, ends + 1, plan, Noun("record"))
     try:

@@ -16,13 +16,8 @@ from sidecar.rollout.rule import Arm, Rule
 # The names under which a scraper reports hard facts, in Scrape.faults.
 FAULTS = (Reason.WARM_UP_FAILED, Reason.GOLDEN_CHECK_FAILED, Reason.DEVICE_FAULT, Reason.OUT_OF_MEMORY)
 LEAVING = ("DRAINING", "CLOSED")  # not ready on purpose
-FATAL = (
-    Reason.CRASH_LOOP,
-    *FAULTS,
-    Reason.CANDIDATE_FAILED,
-    Reason.READINESS_LOST,
-    Reason.NEVER_READY,
-)  # in the order of telling
+# In the order of telling.
+FATAL = (Reason.CRASH_LOOP, *FAULTS, Reason.CANDIDATE_FAILED, Reason.READINESS_LOST, Reason.NEVER_READY)
 
 
 @dataclass(frozen=True, slots=True)

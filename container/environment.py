@@ -127,6 +127,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_KEEP_ALIVE_S", float, 75.0, 1, 86400, "idle time after which a connection is closed"),
     Variable("EVENKEEL_QUEUE_ROWS", int, 8192, 1, 8192, 
              "rows accepted and not yet answered, per HTTP worker; 429 beyond it. In a batch job no limit unless set"),
+    Variable("EVENKEEL_QUEUE_WAIT_S", float, 2.0, 0.01, 86400,
+             "wait that is accepted where many are waiting, and never more than 0.8 of the deadline; 429 beyond it. In a batch job "
+             "no limit unless set"),
     Variable("EVENKEEL_QUEUE_MB", float, 1024.0, 1, 4096,
              "MiB of requests held, per HTTP worker, 429 beyond it; and of answers not read yet"),
     Variable("EVENKEEL_DRAIN_S", float, 25.0, 0.1, 3600, "from SIGTERM to exit at most; the platform kills after 30"),
@@ -246,6 +249,11 @@ class Environment:
         setting = self.settings["EVENKEEL_QUEUE_ROWS"]
         return BATCH_QUEUE_ROWS if self["SAGEMAKER_BATCH"] and setting.origin == "default" else int(setting.value)
 
+    @property
+    def _queue_wait_s(self) -> float:
+        setting = self.settings["EVENKEEL_QUEUE_WAIT_S"]
+        return math.inf if self["SAGEMAKER_BATCH"] and setting.origin == "default" else float(setting.value)
+
     def limits(self) -> Limits:
         left_s = self["EVENKEEL_DRAIN_S"] - self["EVENKEEL_QUIET_S"]
         return Limits(
@@ -253,7 +261,8 @@ class Environment:
             body_timeout_s=self["EVENKEEL_BODY_TIMEOUT_S"], keep_alive_s=self["EVENKEEL_KEEP_ALIVE_S"],
             header_timeout_s=self["EVENKEEL_HEADER_TIMEOUT_S"], body_rate=self["EVENKEEL_BODY_RATE"],
             connections_max=self["EVENKEEL_MAX_CONNECTIONS"],
-            queue_rows_max=self._queue_rows_max, queue_bytes_max=int(self["EVENKEEL_QUEUE_MB"] * MIB),
+            queue_rows_max=self._queue_rows_max, queue_wait_s=self._queue_wait_s,
+            queue_bytes_max=int(self["EVENKEEL_QUEUE_MB"] * MIB),
             stream_timeout_s=self["EVENKEEL_STREAM_TIMEOUT_S"], batch=self["SAGEMAKER_BATCH"],
             finish_s=max(left_s / 2, left_s - FAREWELL_S))  # fmt: skip
 

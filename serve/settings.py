@@ -25,6 +25,7 @@ class Limits:
     connections_max: int = 4096  # open at once, per front; beyond it only /ping is answered
     keep_alive_s: float = 75.0  # above the platform's own idle reuse, so that it never meets a closing connection
     queue_rows_max: int = 8192  # rows accepted and not answered, per front; more only adds waiting
+    queue_wait_s: float = 2.0  # of work that may lie before a request where many wait; longer takes in longer bursts
     queue_bytes_max: int = 1024 * MIB  # bytes of slots in use, per front
     stream_timeout_s: float = 480.0  # of a streamed answer from its first part to its end: the platform's eight minutes
     finish_s: float = 20.0  # once the container stops, requests may take so long; then each is told why it ends

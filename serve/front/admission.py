@@ -1,19 +1,22 @@
 """How long a wait is accepted, and how many rows are surely below it. Pure.
 
-How it works. Usually a request may wait for most of its deadline: a burst is taken in, and served. Under an overload that
-lasts, a queue that long only makes everybody wait: it serves no one more than a short one that never runs dry, and it is
-what has to be served first when the surge is over. So while requests have to be refused the accepted wait shrinks, down to
-what keeps the engines busy, and once nobody has been refused for a while it grows back. It shrinks slowly enough that a
-burst which just met the limit costs nobody a refusal afterwards: the queue is gone before.
+How it works. Where few requests wait, each may wait for most of its deadline: a slow model, or a long request before it, is no
+overload. Where many do, a few seconds of work are enough: a longer queue serves no one more, and it is what has to be served
+first when a surge is over. Under an overload that lasts, a short queue that never runs dry does as well. So while requests have
+to be refused the accepted wait shrinks, down to what keeps the engines busy, and once nobody has been refused for a while it
+grows back. It shrinks slowly enough that a burst which just met the limit costs nobody a refusal afterwards: the queue is gone
+before.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 # Of the deadline, what the predicted wait may take. At 1 a long queue would be one of requests that reach the model just
 # when they are too late; less refuses sooner. A fifth covers what the prediction is wrong by.
 WAIT_SHARE_MAX = 0.8
+FEW = 32  # requests for each engine, of one front
 ROWS_SURE_MAX = 64  # below so many rows the wait is not looked at, whatever the model: others may have sent as many
 STANDING_S = 0.25  # of work for each engine, kept under overload: more than any pause between two batches
 STANDING_BATCHES = 4  # the same for slow models, in full batches
@@ -33,8 +36,8 @@ class Accepted:
     refused_s: float = -1e9  # when a wait was last too long
 
     @staticmethod
-    def start(timeout_s: float, now_s: float) -> Accepted:
-        full_s = WAIT_SHARE_MAX * timeout_s
+    def start(timeout_s: float, now_s: float, at_most_s: float = math.inf) -> Accepted:
+        full_s = min(WAIT_SHARE_MAX * timeout_s, at_most_s)
         return Accepted(full_s, full_s, now_s)
 
     def refused(self, now_s: float) -> Accepted:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from serve.contract.status import Engine, Front, Main, StatusPage
 from serve.errors import Overloaded, WaitTooLong
 from serve.front import execution
-from serve.front.admission import Accepted, Running, overrun, row_cost, rows_sure
+from serve.front.admission import FEW, Accepted, Running, overrun, row_cost, rows_sure
 from serve.front.links import EngineLink, Model
 from serve.settings import Limits
 
@@ -39,7 +39,8 @@ class Engines:
         self._page, self._clock, self._limits = page, clock, limits
         self._count = page.front(place).count
         self._on_lost, self._on_serving = on_lost, on_serving
-        self._accepted = Accepted.start(limits.request_timeout_s, clock())
+        self._accepted = Accepted.start(limits.request_timeout_s, clock())  # where few wait, and below where many do
+        self._crowded = Accepted.start(limits.request_timeout_s, clock(), limits.queue_wait_s)
         self.model: Model | None = None  # set from the first HELLO of an engine that serves on
         self._edition = page.main.count[Main.SERVING]  # of the version to which everything is sent
         self._count[Front.FOLLOWS] = self._edition
@@ -57,18 +58,20 @@ class Engines:
 
     # ---- who gets a request ------------------------------------------------------------------------------------------
 
-    def choose(self) -> EngineLink | None:
-        """The least loaded. Raises WaitTooLong for what could only be answered after its deadline. None: none is up."""
+    def choose(self, waiting: int) -> EngineLink | None:
+        """The least loaded. Raises WaitTooLong for what could only be answered too late, see admission.py. `waiting`: the
+        requests of this front that are to be answered. None: none is up."""
         if not self.up:
             return None
         link = min(self.up, key=_rows_of)
         if link.rows >= link.rows_sure:
             ahead = max(link.rows, link.block.count[_ENGINE_ROWS])
             now_s = self._clock()
-            running, accepted = _running(link, now_s), self._accepted
+            running = _running(link, now_s)
+            accepted = self._accepted if waiting < FEW * len(self.up) else self._crowded
             wait_s = ahead * row_cost(link.block.value[_ROW_COST], running) + overrun(running)
             if wait_s > accepted.limit_s:
-                self._accepted = accepted.refused(now_s)
+                self._accepted, self._crowded = self._accepted.refused(now_s), self._crowded.refused(now_s)
                 raise self.overloaded(
                     f"the wait would be about {wait_s:.1f} s; {accepted.limit_s:.2g} s are accepted now, with a deadline of "
                     f"{self._limits.request_timeout_s:g} s", WaitTooLong)  # fmt: skip
@@ -101,7 +104,7 @@ class Engines:
         up = [(link, link.model, _running(link, now_s)) for link in self.up if link.model is not None]
         costs = [row_cost(link.block.value[_ROW_COST], running) for link, _, running in up]
         batch_s = max((model.rows_max * cost_s for (_, model, _), cost_s in zip(up, costs, strict=True)), default=0.0)
-        self._accepted = self._accepted.later(now_s, batch_s)
+        self._accepted, self._crowded = self._accepted.later(now_s, batch_s), self._crowded.later(now_s, batch_s)
         for (link, _, running), cost_s in zip(up, costs, strict=True):
             link.rows_sure = rows_sure(max(0.0, self._accepted.limit_s - overrun(running)), cost_s)
 

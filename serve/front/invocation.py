@@ -151,7 +151,7 @@ class Invocations:
                 return
             link = self.engines.only_up
             if link is None or link.rows >= link.rows_sure:
-                link = self.engines.choose()  # None: it is held until one is back, within its deadline
+                link = self.engines.choose(len(self._flight.pending))  # None: it is held until one is back, within its deadline
         except EvenkeelError as error:
             self._intake.release(invocation)
             self._refuse(invocation, error)

@@ -121,7 +121,8 @@ def test_a_sidecar_that_nobody_placed_tries_the_ports_of_the_range_in_turn() -> 
 @pytest.mark.parametrize("text", ["true", "True", "TRUE", "1", "yes"])
 def test_batch_is_on_in_any_case_of_letters_and_raises_the_deadline_unless_that_was_set(text: str) -> None:
     limits = environment.read({"SAGEMAKER_BATCH": text}).limits()
-    assert limits.batch and limits.request_timeout_s == 600
+    assert limits.batch and limits.request_timeout_s == 600 and limits.queue_wait_s == float("inf")
+    assert environment.read({"SAGEMAKER_BATCH": text, "EVENKEEL_QUEUE_WAIT_S": "5"}).limits().queue_wait_s == 5
     assert environment.read({"SAGEMAKER_BATCH": text, "EVENKEEL_REQUEST_TIMEOUT_S": "5"}).limits().request_timeout_s == 5
     assert not environment.read({"SAGEMAKER_BATCH": "False"}).limits().batch
     with pytest.raises(BadSetting, match="SAGEMAKER_BATCH='maybe' must be true or false"):
@@ -137,9 +138,10 @@ def test_a_quiet_time_longer_than_the_drain_is_a_contradiction() -> None:
 def test_the_limits_have_the_units_that_their_names_say() -> None:
     limits = environment.read({
         "EVENKEEL_REQUEST_TIMEOUT_S": "7", "EVENKEEL_MAX_BODY_MB": "2.5", "EVENKEEL_BODY_TIMEOUT_S": "3",
-        "EVENKEEL_KEEP_ALIVE_S": "9", "EVENKEEL_QUEUE_ROWS": "11", "EVENKEEL_QUEUE_MB": "13",
+        "EVENKEEL_KEEP_ALIVE_S": "9", "EVENKEEL_QUEUE_WAIT_S": "0.5", "EVENKEEL_QUEUE_ROWS": "11", "EVENKEEL_QUEUE_MB": "13",
     }).limits()  # fmt: skip
     assert (limits.request_timeout_s, limits.body_timeout_s, limits.keep_alive_s) == (7.0, 3.0, 9.0)
+    assert limits.queue_wait_s == 0.5
     assert (limits.body_bytes_max, limits.queue_rows_max, limits.queue_bytes_max) == (int(2.5 * MIB), 11, 13 * MIB)
 
 

@@ -35,6 +35,12 @@ def test_until_somebody_is_refused_most_of_the_deadline_may_be_waited() -> None:
     assert under(start, 60.0, refusing=False).limit_s == start.limit_s == WAIT_SHARE_MAX * 10.0
 
 
+def test_where_many_wait_it_is_seconds_of_work_whatever_the_deadline_but_never_more_than_that() -> None:
+    assert Accepted.start(60.0, 0.0, 2.0).full_s == 2.0
+    assert Accepted.start(1.0, 0.0, 2.0).full_s == WAIT_SHARE_MAX
+    assert Accepted.start(600.0, 0.0, float("inf")).full_s == WAIT_SHARE_MAX * 600, "a batch job"
+
+
 def test_an_overload_that_lasts_leaves_a_short_queue_and_calm_gives_the_long_one_back() -> None:
     start = Accepted.start(10.0, 0.0)
     surge = under(start, 20.0, refusing=True)

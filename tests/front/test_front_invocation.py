@@ -16,6 +16,7 @@ from serve.engine.backends.base import RawReply, RawRequest
 from serve.engine.replica import Replica
 from serve.errors import NUMBER, BadShape, DeadlineExceeded
 from serve.front.invocation import SUBMITS_MAX
+from serve.front.admission import FEW
 from serve.settings import Limits
 from tests.support.front_bench import FrontBench, codes, head
 from tests.support.models import Array, raw_replica, replica, signature, spec, twice_plus_one
@@ -118,6 +119,21 @@ def test_a_wait_that_leaves_too_little_of_the_deadline_is_refused_too() -> None:
             caller = bench.ask(body([1, 2]))
             bench.settle(30)
             assert caller.code == code
+            bench.assert_clean()
+
+
+def test_where_many_wait_little_more_is_taken_and_where_few_do_a_long_wait_is_no_overload() -> None:
+    """A surge must be over soon after it ends; a slow model with some callers has no surge."""
+    for requests, code in ((FEW - 2, "ok"), (FEW - 1, "overloaded")):
+        with FrontBench(plain, limits=Limits(queue_wait_s=0.5)) as bench:
+            bench.page.engine(0).value[Engine.ROW_COST_S] = 0.01
+            long = bench.ask(body(*[[1, 2]] * 100))
+            before = [bench.ask(body([1, 2])) for _ in range(requests)]
+            caller = bench.ask(body([1, 2]))
+            bench.settle(30)
+            assert (long.code, set(codes(before)), caller.code) == ("ok", {"ok"}, code)
+            if caller.error is not None:
+                assert "0.5 s are accepted" in caller.error.message
             bench.assert_clean()
 
 

@@ -19,6 +19,7 @@ class Child:
     command: Callable[[int], list[str]]  # epoch -> argv
     fds: tuple[int, ...]
     environ: Mapping[str, str] | None = None  # None: as the supervisor's
+    device: str = ""  # the accelerator that it uses; "": none
     captured: bool = False  # what it writes on stdout and stderr becomes log lines of ours
     output: Output | None = None
     process: subprocess.Popen[bytes] | None = None

@@ -96,7 +96,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_ROLLBACK_WINDOW_S", float, 300.0, 0, 86400,
              "how long the version before stays warm after a swap; longer keeps its memory, 0 ends it at once"),
     Variable("EVENKEEL_SWAP", _swap, "auto", 0, 0,
-             "where a new version loads: beside the old, in_place of it, or auto: by the measured memory (not a GPU's)"),
+             "where a new version loads: beside the old, in_place of it, or auto: by the measured memory"),
     Variable("SAGEMAKER_BIND_TO_PORT", int, 8080, 0, 65535, "data port; 0 lets the kernel choose"),
     Variable("EVENKEEL_HOST", _text, "0.0.0.0", 0, 0, "address of the data port"),
     Variable("EVENKEEL_SIDECAR_ADDRESS", _address, "127.0.0.1:9090", 0, 0, "where the sidecar serves /status; port 0: any"),
@@ -128,8 +128,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_QUEUE_ROWS", int, 8192, 1, 8192, 
              "rows accepted and not yet answered, per HTTP worker; 429 beyond it. In a batch job no limit unless set"),
     Variable("EVENKEEL_QUEUE_WAIT_S", float, 2.0, 0.01, 86400,
-             "wait that is accepted where many are waiting, and never more than 0.8 of the deadline; 429 beyond it. In a batch job "
-             "no limit unless set"),
+             "wait that is accepted where many are waiting, and never more than 0.8 of the deadline; 429 beyond it. In a batch "
+             "job no limit unless set"),
     Variable("EVENKEEL_QUEUE_MB", float, 1024.0, 1, 4096,
              "MiB of requests held, per HTTP worker, 429 beyond it; and of answers not read yet"),
     Variable("EVENKEEL_DRAIN_S", float, 25.0, 0.1, 3600, "from SIGTERM to exit at most; the platform kills after 30"),

@@ -19,13 +19,18 @@ class Plan:
     def places(self) -> int:
         return self.lanes * self.engines
 
+    @property
+    def sharers(self) -> int:
+        """Engines of one version on each accelerator."""
+        return self.engines // max(1, len(self.devices))
+
     def device(self, place: int) -> str:
         """What the engine at this place runs on; "": the CPUs. Both lanes have the same devices."""
         return self.devices[place % len(self.devices)] if self.devices else ""
 
     def why(self, cpus: int) -> str:
         have = f"{cpus} CPUs" + (f", GPUs {' '.join(self.devices)}" if self.devices else "")
-        each = f", {self.engines // len(self.devices)} on each GPU" if self.devices else ""
+        each = f", {self.sharers} on each GPU" if self.devices else ""
         return f"{have}: {self.fronts} front, {self.engines} engine with {self.threads} threads each{each}"
 
 

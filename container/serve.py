@@ -211,11 +211,12 @@ def engines(
                 threads=the_plan.threads, log_text=text, log_fd=log_fd, shape_log=env["EVENKEEL_SHAPE_LOG"],
                 faults=env["EVENKEEL_FAULTS"], program=env["SAGEMAKER_PROGRAM"], name=versions.name,
                 version=edition.version, edition=edition.number, tally=edition.tally,
-                device=the_plan.device(place), require_gpu=env["EVENKEEL_REQUIRE_GPU"] != "0")))  # fmt: skip
+                device=the_plan.device(place), sharers=the_plan.sharers,
+                require_gpu=env["EVENKEEL_REQUIRE_GPU"] != "0")))  # fmt: skip
 
         fds = (fd, page.fd, log_fd)
-        on_device = env.on_device(environ, the_plan.device(place))
-        children.append(Child("engine", place, command, fds, environ=on_device, captured=True))
+        device = the_plan.device(place)
+        children.append(Child("engine", place, command, fds, env.on_device(environ, device), device, captured=True))
         versions.place(lane, children[-1])
     return children
 

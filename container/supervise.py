@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from container import machine, standby, watch
+from container import cards, machine, standby, watch
 from container.child import Child, tell
 from container.door import Door
 from container.output import Output
@@ -275,10 +275,9 @@ class Supervisor:
         self._device_faults = self._page.main.count[Main.DEVICE_FAULTS]
         self._lost_devices |= lost
         for child in self._children:
-            device = (child.environ or {}).get("CUDA_VISIBLE_DEVICES", "")
-            if child.role == "engine" and child.process is not None and not child.ending and device in lost:
-                log("device_lost", f"{child.label}: its device {device} has failed; it is ended and another started",
-                    role=child.role, place=child.place, device=device)  # fmt: skip
+            if child.role == "engine" and child.process is not None and not child.ending and child.device in lost:
+                log("device_lost", f"{child.label}: its device {child.device} has failed; it is ended and another started",
+                    role=child.role, place=child.place, device=child.device)  # fmt: skip
                 self._end(child, "device")
 
     def _silence(self, child: Child) -> str:
@@ -321,13 +320,21 @@ class Supervisor:
         if self._spare_taken():  # one after the other
             return
         no_room = standby.why_not(self._page.main.count[Main.ENGINES], self._sentinel.new_bytes(child.place),
-                                  self._sentinel.left_bytes())  # fmt: skip
+                                  self._sentinel.left_bytes()) or self._no_room_on_card(child)  # fmt: skip
         how = f"in its place, because {no_room}" if no_room else "by one that is made ready beside it"
         log("leak", f"{child.label} is replaced {how}: {why}", role=child.role, place=child.place, rows=view.rows)
         if no_room:
             self._leave(child)
         else:
             self._begin_standby(child)
+
+    def _no_room_on_card(self, child: Child) -> str:
+        if not child.device:
+            return ""
+        there = sum(c.device == child.device and c.process is not None for c in self._children)
+        card = cards.OnCard(child.device, engines=there, leaving=0, added=1)
+        found = cards.fit(self._page.read_text(DEVICE_TEXT).get("devices") or [], [card])
+        return "" if found.fits else found.why
 
     def _spare_taken(self) -> bool:
         """By a standby, or by one that took over, after a crash, before it was warm: it tells of itself there until it is."""
@@ -347,7 +354,7 @@ class Supervisor:
 
     def _begin_standby(self, child: Child) -> None:
         fresh = Child(child.role, standby.SPARE, lambda epoch: standby.command(child.command(epoch)), child.fds, child.environ,
-                      child.captured, epoch=child.epoch, beside=child)  # fmt: skip
+                      child.device, child.captured, epoch=child.epoch, beside=child)  # fmt: skip
         try:
             self._start(fresh)
         except OSError as e:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from container import machine, swap
+from container import cards, machine, swap
 from container.child import Child, tell
 from container.room import Measured, Room, room
 from container.sentinel import anonymous_bytes
@@ -23,7 +24,7 @@ from serve.contract import fingerprint, manifest, versions
 from serve.contract.lifecycle import State
 from serve.contract.logline import log
 from serve.contract.process import EXIT_BAD_MODEL
-from serve.contract.status import ASKED_TEXT, PLAN_TEXT, TALLIES_MAX, Engine, Front, Main, StatusPage, restart_cell
+from serve.contract.status import ASKED_TEXT, DEVICE_TEXT, PLAN_TEXT, TALLIES_MAX, Engine, Front, Main, StatusPage, restart_cell
 from serve.contract.versions import Catalogue
 from serve.errors import BadModel
 
@@ -226,7 +227,21 @@ class Versions:
             left = machine.memory_left(Path("/sys/fs/cgroup")) + freed
         files = [sum(p.stat().st_size for _, p in fingerprint.files(path)) for path in
                  (self.serving.path, self._catalogue.path(version))]  # fmt: skip
-        return room(Measured(left, max(old, default=0), len(old), *files))
+        found = room(Measured(left, max(old, default=0), len(old), *files))
+        return (
+            self._on_cards(files[1] - files[0])
+            if found.beside and any(c.device for c in self.lanes[self._serving].children)
+            else found
+        )
+
+    def _on_cards(self, grown_bytes: int) -> Room:
+        old, other = self.lanes[self._serving].children, self._other.children
+        there = [
+            cards.OnCard(device, _running_on(device, old), _running_on(device, other), sum(c.device == device for c in other))
+            for device in dict.fromkeys(c.device for c in old)
+        ]
+        fits, why = cards.fit(self._page.read_text(DEVICE_TEXT).get("devices") or [], there, grown_bytes)
+        return Room(fits, f"{'beside' if fits else 'in place of'} the old one: {why}")
 
     # ---- what is seen ------------------------------------------------------------------------------------------------
 
@@ -452,3 +467,7 @@ class Versions:
         assert e is not None, "only what is there is shown"
         places = [c.place for c in lane.children]
         return {"edition": e.number, "version": e.version, "state": e.state, "since_s": e.since_s, "places": places}
+
+
+def _running_on(device: str, children: Sequence[Child]) -> int:
+    return sum(c.device == device and c.process is not None for c in children)

@@ -68,6 +68,7 @@ class EngineSettings:
     edition: int = 0  # which loading of a version this is
     tally: int = 0  # where fronts count its answers
     device: str = ""  # the accelerator it shall use, the only one that CUDA_VISIBLE_DEVICES shows it; empty: none
+    sharers: int = 1  # engines of this version on that accelerator
     require_gpu: bool = False  # a model that cannot use its device is a failed start
     standby: int = -1  # the spare place from which it waits for its own, see serve/engine/standby.py; -1: it has its own
 

@@ -25,7 +25,7 @@ def main() -> int:
     before_mb = _resident_mb()
     start_s = time.monotonic()
     try:
-        loaded = replica.load(folder, LoadOptions(threads, device, require_gpu != "0"))
+        loaded = replica.load(folder, LoadOptions(threads, device, require_gpu=require_gpu != "0"))
         print(f"model     {loaded.manifest.name} version {loaded.manifest.version}, backend {loaded.manifest.backend}")
         for key, value in loaded.backend.describe().items():
             print(f"          {key}: {value}")

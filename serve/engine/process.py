@@ -100,7 +100,7 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger) 
         from serve.engine import faults
 
         faults.apply(replica, settings.faults)
-        explanation.update(facts=replica.backend.describe())
+    explanation.update(facts=replica.backend.describe())  # warm-up may have added to it
     explanation.warmed(replica, report)
     tell(replica, report, ledger)
     if life.state is not State.READY:
@@ -131,7 +131,7 @@ def proven(settings: EngineSettings, life: Life, ledger: Ledger, explanation: Ex
         threading.Thread(
             target=take_fingerprint, args=(Path(settings.model_dir), explanation), name="fingerprint", daemon=True
         ).start()
-        options = LoadOptions(settings.threads, settings.device, settings.require_gpu, ledger)
+        options = LoadOptions(settings.threads, settings.device, settings.sharers, settings.require_gpu, ledger)
         replica = replicas.load(Path(settings.model_dir), options, settings.name, settings.version, settings.program)
         replica.edition, replica.tally = settings.edition, settings.tally
         explanation.loaded(replica)

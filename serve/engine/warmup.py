@@ -199,6 +199,9 @@ class Warmup:
     def _entry(self, shape: Shape, rows: int, alone: Sequence[Sequence[Array]]) -> float:
         """Run one shape and size until its latency has settled; check its first answer. Seconds of a batch in service."""
         batch = shape.batch(rows)
+        prepare = getattr(self.replica.backend, "prepare", None)
+        if prepare is not None:
+            prepare(batch)
 
         def run() -> Sequence[Array]:
             try:

@@ -1,7 +1,6 @@
 """PyTorch on a GPU, as far as a machine without one can tell, by a scripted driver.
 
-It has the delays of a device: what was copied back is NaN until `wait`, so whoever does not wait serves NaN. Its target is
-the CPU, which does the arithmetic. CudaDriver itself needs a card.
+CudaDriver itself needs a card.
 """
 
 from __future__ import annotations
@@ -22,66 +21,10 @@ from serve.errors import BadModel, ModelFailed, OutOfMemory
 
 torch = pytest.importorskip("torch")
 
+from scripted_driver import T4, ScriptedDriver  # noqa: E402
+
 from serve.engine.backends.pytorch import PytorchBackend, PytorchOnDevice, load  # noqa: E402
 from serve.engine.backends.torch_device import CudaDriver, Driver, OnDevice, chosen  # noqa: E402
-
-H200, T4 = (9, 0), (7, 5)
-
-
-class ScriptedDriver:
-    target = "cpu"
-
-    def __init__(self, why: str = "", capability: tuple[int, int] = H200) -> None:
-        self._why, self._capability = why, capability
-        self.did: list[str] = []
-        self.tf32: bool | None = None
-        self.fails = ""
-        self._copies: list[tuple[Any, Any]] = []
-
-    def why_not(self) -> str:
-        return self._why
-
-    def capability(self) -> tuple[int, int]:
-        return self._capability
-
-    def name(self) -> str:
-        return "Scripted"
-
-    def memory_bytes(self) -> int:
-        return 8 << 30
-
-    def limit_memory(self, share: float) -> None:
-        self.share = share
-
-    def use_tf32(self, on: bool) -> None:
-        self.tf32 = on
-
-    def staging(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        self.did.append(f"stage {dtype}".replace("torch.", ""))
-        return torch.empty(shape, dtype=dtype)
-
-    def to_device(self, staged: Any) -> Any:
-        self.did.append("put")
-        return staged.clone()
-
-    def to_host(self, tensor: Any) -> Any:
-        self.did.append("get")
-        there = torch.full_like(tensor, float("nan")) if tensor.is_floating_point() else torch.zeros_like(tensor)
-        self._copies.append((there, tensor))
-        return there
-
-    def mark(self) -> list[tuple[Any, Any]]:
-        self.did.append("mark")
-        copies, self._copies = self._copies, []
-        return copies
-
-    def wait(self, mark: list[tuple[Any, Any]]) -> None:
-        self.did.append("wait")
-        if self.fails:
-            raise RuntimeError(self.fails)
-        with torch.inference_mode():
-            for there, tensor in mark:
-                there.copy_(tensor)
 
 
 class Layer(torch.nn.Module):  # type: ignore[misc]
@@ -200,10 +143,14 @@ def test_what_fails_on_the_device_is_an_error_of_the_batch(folder: Folder) -> No
         backend.run([X])
 
 
-@pytest.mark.parametrize(("memory_mb", "share"), [(None, 0.9), (2048, 0.25), (1 << 20, 1.0)])
-def test_a_replica_never_takes_the_whole_card_unless_told_so(folder: Folder, memory_mb: int | None, share: float) -> None:
+@pytest.mark.parametrize(
+    ("memory_mb", "sharers", "share"), [(None, 1, 0.9), (None, 3, 0.3), (2048, 1, 0.25), (2048, 3, 0.25), (1 << 20, 1, 1.0)]
+)
+def test_a_replica_never_takes_the_whole_card_or_that_of_its_neighbours_unless_told_so(
+    folder: Folder, memory_mb: int | None, sharers: int, share: float
+) -> None:
     driver = ScriptedDriver()
-    backend = loaded(folder, driver, "pt", {"memory_mb": memory_mb} if memory_mb else None)
+    backend = loaded(folder, driver, "pt", {"memory_mb": memory_mb} if memory_mb else None, sharers=sharers)
     assert driver.share == pytest.approx(share) and backend.describe()["gpu_memory_mb"] == str(int(8192 * share))
 
 

@@ -38,7 +38,8 @@ def main() -> None:
 
 def _child(role: str, place: int, script: str, devices: list[str]) -> Child:
     seen = {**os.environ, "CUDA_VISIBLE_DEVICES": devices[place]} if role == "engine" and devices else None
-    return Child(role, place, lambda epoch: ["/bin/sh", "-c", f"EPOCH={epoch}; {script}"], (), environ=seen)
+    device = devices[place] if seen is not None else ""
+    return Child(role, place, lambda epoch: ["/bin/sh", "-c", f"EPOCH={epoch}; {script}"], (), seen, device)
 
 
 def _tell_of_a_lost_device(page: StatusPage, place: int) -> None:

@@ -144,7 +144,8 @@ def test_engines_of_both_lanes_are_started_on_their_gpu_and_fronts_and_the_sidec
     children = serve.engines(env, made, page, run_dir, False, versions, env.for_engines(tmp_path))
     versions.lanes[1].edition = versions.lanes[0].edition
     told = [serve_settings.parse(serve_settings.EngineSettings, c.command(1)[-1]) for c in children]
-    assert [t.device for t in told] == ["0", MIG] * 4 and all(t.require_gpu for t in told)
+    assert [t.device for t in told] == [c.device for c in children] == ["0", MIG] * 4 and all(t.require_gpu for t in told)
+    assert {t.sharers for t in told} == {2}, "of one version: the other one's come when there is room for both"
     assert [(c.environ or {})["CUDA_VISIBLE_DEVICES"] for c in children] == ["0", MIG] * 4
     with socket.socket() as sock:
         others = [serve.front(env, made, page, sock, run_dir, False), serve.sidecar(env, page, sock, run_dir, False)]

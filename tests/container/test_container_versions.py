@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from container.child import Child
 from container.versions import Rules, Versions
 from serve.contract import fingerprint, versions
-from serve.contract.status import StatusPage
+from serve.contract.status import DEVICE_TEXT, StatusPage
 from tests.support.versioned import tensor_version
 
 
@@ -45,3 +46,27 @@ def test_an_old_engine_that_was_about_to_come_back_at_the_switch_is_due_no_more(
     held._switch(2.0)
     assert held.serving.version == "2" and old.edition is None
     assert crashed.due_s is None and new.children[0].due_s == 1.0
+
+
+@pytest.mark.parametrize(
+    ("used_gib", "how", "why"),
+    [(4, "beside", "of GPU 0 are needed"), (12, "in place", "4096 MiB are left"), (None, "in place", "is not known")],
+)
+def test_on_a_card_a_version_loads_beside_the_old_one_only_where_both_fit(
+    tmp_path: Path, used_gib: int | None, how: str, why: str
+) -> None:
+    for version in "12":
+        tensor_version(tmp_path, version)
+    page = StatusPage.create()
+    if used_gib is not None:
+        gib = 1 << 30
+        page.write_text(DEVICE_TEXT, {"devices": [
+            {"place": 0, "uuid": "GPU-a", "memory_used_bytes": used_gib * gib, "memory_bytes": 16 * gib}]})  # fmt: skip
+    held = Versions(page, versions.read(tmp_path), "1", Rules(), {})
+    for place, lane in enumerate(held.lanes):
+        held.place(lane, Child("engine", place, lambda epoch: [], (), device="0"))
+    with subprocess.Popen(["/bin/sleep", "60"]) as process:
+        held.lanes[0].children[0].process = process
+        said = held._ask("2", 1.0)
+        process.kill()
+    assert said["how"] == how and why in said["why"]

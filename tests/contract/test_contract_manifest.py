@@ -133,6 +133,9 @@ def test_what_holds_on_a_gpu_is_read_and_tensorrt_is_for_onnx_alone(folder: Path
     assert load(folder, "file = 'model.pt2'\n[gpu]\ndtype = 'bf16'").gpu.dtype == "bf16"
     with pytest.raises(BadModel, match=r"gpu.tensorrt = true makes no sense with backend = 'pytorch'"):
         load(folder, "file = 'model.pt2'\n[gpu]\ntensorrt = true")
+    assert load(folder, "file = 'model.pt2'\n[gpu]\ngraphs = true").gpu.graphs
+    with pytest.raises(BadModel, match=r"gpu.graphs = true makes no sense with backend = 'onnx'"):
+        load(folder, "[gpu]\ngraphs = true")
 
 
 def test_a_manifest_that_is_not_utf8_is_refused(folder: Path) -> None:

@@ -33,6 +33,13 @@ class TensorBackend(Protocol):
         """Facts worth showing: framework version, provider, threads, device."""
 
 
+class PreparingBackend(TensorBackend, Protocol):
+    """A tensor backend that can make itself ready for batches of a shape and size. Whoever has `prepare` is one."""
+
+    def prepare(self, inputs: Sequence[Array]) -> None:
+        """Batches like this one will come. Called in warm-up only; what cannot be made ready is run as any other."""
+
+
 class LaunchingBackend(TensorBackend, Protocol):
     """A tensor backend that can begin a batch while another runs: see serve/engine/flying.py. Whoever has `launch` is one."""
 
@@ -94,6 +101,7 @@ class LoadOptions:
 
     threads: int
     device: str = ""  # the accelerator to use, as CUDA_VISIBLE_DEVICES names it: the only one to be seen; empty: the CPUs
+    sharers: int = 1  # replicas on that accelerator, this one among them
     require_gpu: bool = False  # whether a model that cannot use it is a failed start
     ledger: Ledger = field(default_factory=Ledger)  # for phases inside loading: device copy, compile
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from serve.engine.backends.device import CPU, facts
 from serve.engine.backends.formats import kind_of
 from serve.engine.backends.shapes import ROWS_TRIED, Dim, Found, settle, sizes_tried, trial_inputs
 from serve.engine.backends.torch_device import Driver, OnDevice, chosen
+from serve.engine.backends.torch_graphs import Graphs
 from serve.engine.startup import Ledger
 from serve.errors import BadModel, ModelFailed
 
@@ -127,8 +128,11 @@ class PytorchOnDevice(PytorchBackend):
     """On a GPU: a batch is launched, and completed later. `run` is both."""
 
     def __init__(self, program: Program, manifest: Manifest, options: LoadOptions, device: OnDevice) -> None:
-        self._device = device
+        self._device, self._graphs = device, cast(Graphs | None, None)
         super().__init__(program, manifest, options, device)
+        if manifest.gpu.graphs:
+            self._graphs = device.graphs(self.signature.rows_axis)
+            self._run = self._runs(self.signature)
 
     def _runs(self, signature: Signature) -> OnDeviceRun:
         ours, outs = [spec.name for spec in signature.inputs], self._program.outs
@@ -136,7 +140,16 @@ class PytorchOnDevice(PytorchBackend):
         return OnDeviceRun(
             self._device, self._program.forward,
             [(ours.index(f.name), TORCH_DTYPES[f.dtype]) for f in self._program.ins], len(outs),
-            [(places[spec.name], TORCH_DTYPES[outs[places[spec.name]].dtype]) for spec in signature.outputs])  # fmt: skip
+            [(places[spec.name], TORCH_DTYPES[outs[places[spec.name]].dtype]) for spec in signature.outputs],
+            self._graphs)  # fmt: skip
+
+    def prepare(self, inputs: Sequence[Array]) -> None:
+        run = self._run
+        if self._graphs is not None and isinstance(run, OnDeviceRun) and len(self._parts(inputs)) == 1:
+            self._graphs.add(run, inputs)
+
+    def describe(self) -> Mapping[str, Any]:
+        return {**super().describe(), "graphs": "off" if self._graphs is None else self._graphs.describe()}
 
     def launch(self, inputs: Sequence[Array]) -> list[Landing]:
         run = self._run
@@ -172,19 +185,32 @@ class OnDeviceRun:
     takes: list[tuple[int, torch.dtype]]
     outputs: int
     gives: list[tuple[int, torch.dtype]]
+    graphs: Graphs | None = None
 
     def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
         return self.launch(inputs).wait()
 
     def launch(self, inputs: Sequence[Array]) -> Landing:
+        return self._launch(inputs, self._best)
+
+    def run(self, inputs: Sequence[Array], by: Callable[[list[torch.Tensor]], list[torch.Tensor]]) -> list[Array]:
+        return self._launch(inputs, by).wait()
+
+    def _launch(self, inputs: Sequence[Array], by: Callable[[list[torch.Tensor]], list[torch.Tensor]]) -> Landing:
         with torch.inference_mode():
-            tensors = [self.device.put(inputs[place], dtype) for place, dtype in self.takes]
-            with self.device.arithmetic():
-                outputs = _flat(self.forward(*tensors))[1]
-            if len(outputs) != self.outputs:
-                raise ModelFailed(f"the model gave {len(outputs)} outputs where {self.outputs} were expected")
-            gives = [outputs[at] for at, _ in self.gives]
+            gives = by([self.device.put(inputs[place], dtype) for place, dtype in self.takes])
             return Landing(self.device, *self.device.begin_get(gives, [dtype for _, dtype in self.gives]))
+
+    def _best(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        return (self.graphs.run(tensors) if self.graphs is not None else None) or self.compute(tensors)
+
+    def compute(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        """On the device, from there to there: in the order of `takes` and of `gives`."""
+        with self.device.arithmetic():
+            outputs = _flat(self.forward(*tensors))[1]
+        if len(outputs) != self.outputs:
+            raise ModelFailed(f"the model gave {len(outputs)} outputs where {self.outputs} were expected")
+        return [outputs[at] for at, _ in self.gives]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from or to it are over; `record_stream` tells the one of the device's memory who
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, cast
 
@@ -21,6 +21,7 @@ import numpy as np
 from serve.contract.manifest import Gpu
 from serve.engine.backends.base import Array, LoadOptions
 from serve.engine.backends.device import memory_limit, unused
+from serve.engine.backends.torch_graphs import Graphs
 from serve.errors import BadModel
 
 Tensor = Any
@@ -62,6 +63,11 @@ class Driver(Protocol):
     def wait(self, mark: Any) -> None:
         """Sleep until then. Raises what failed on the device."""
 
+    def record(self, compute: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
+        """As torch_graphs.Recorder says."""
+
+    def allocated_bytes(self) -> int: ...
+
 
 class CudaDriver:
     """Device 0 is the only one that an engine sees."""
@@ -70,6 +76,7 @@ class CudaDriver:
 
     def __init__(self, torch: Any) -> None:
         self._torch, self._streams = torch, cast(tuple[Any, Any], None)  # for copies to the device and from it
+        self._pool: Any = None  # of the memory of all graphs
 
     def why_not(self) -> str:
         torch = self._torch
@@ -129,6 +136,18 @@ class CudaDriver:
     def wait(self, mark: Any) -> None:
         mark.synchronize()
 
+    def record(self, compute: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
+        cuda = self._torch.cuda
+        if self._pool is None:
+            self._pool = cuda.graph_pool_handle()
+        graph = cuda.CUDAGraph()
+        with cuda.graph(graph, pool=self._pool):
+            gives = compute()
+        return graph.replay, gives
+
+    def allocated_bytes(self) -> int:
+        return int(self._torch.cuda.memory_reserved(0))
+
     def _copying(self) -> tuple[Any, Any]:
         if self._streams is None:
             self._streams = (self._torch.cuda.Stream(), self._torch.cuda.Stream())
@@ -136,13 +155,16 @@ class CudaDriver:
 
 
 class OnDevice:
-    def __init__(self, torch: Any, gpu: Gpu, driver: Driver) -> None:
+    def __init__(self, torch: Any, gpu: Gpu, driver: Driver, sharers: int = 1) -> None:
         self._torch, self._driver, self.target, self._dtype = torch, driver, driver.target, gpu.dtype
         self._half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(gpu.dtype)
         driver.use_tf32(gpu.dtype == "tf32")
         card_bytes = driver.memory_bytes()
-        self._limit_bytes = memory_limit(gpu, card_bytes)
+        self._limit_bytes = memory_limit(gpu, card_bytes, sharers)
         driver.limit_memory(self._limit_bytes / card_bytes)
+
+    def graphs(self, rows_axis: bool) -> Graphs:
+        return Graphs(self._torch, self._driver, self._limit_bytes, rows_axis)
 
     def put(self, array: Array, dtype: Any) -> Tensor:
         """`dtype` is torch's; of bfloat16 the array holds the bits."""
@@ -186,4 +208,4 @@ def chosen(torch: Any, gpu: Gpu, options: LoadOptions, driver: Driver | None = N
         return None
     if driver.capability() < CAPABILITY.get(gpu.dtype, (0, 0)):
         raise BadModel(f"model.toml: gpu.dtype = {gpu.dtype!r}, which {driver.name()} cannot compute: take fp16, or leave it out")
-    return OnDevice(torch, gpu, driver)
+    return OnDevice(torch, gpu, driver, options.sharers)

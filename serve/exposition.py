@@ -143,6 +143,10 @@ FAMILIES: tuple[Family, ...] = (
            "1 while the judge in the sidecar says hold, else 0; absent while it follows no rollout."),
     Family("evenkeel_state", "gauge", ("state",), "Engines in each state of their life."),
     Family("evenkeel_warmup_seconds", "gauge", (), "How long the slowest engine's warm-up took; absent before it is done."),
+    Family("evenkeel_warmup_entries", "gauge", ("result",),
+           "Shapes and batch sizes of the engines' warm-ups, by how their latency was at its end; absent before it is done."),
+    Family("evenkeel_golden_checks", "gauge", ("result",),
+           "Answers that warm-up compared with what is expected, over all engines; absent before it is done."),
     Family("evenkeel_startup_seconds", "gauge", ("phase",),
            "Phases of the slowest engine's last start; absent before it is done, and for phases that it has not."),
     Family("evenkeel_model", "info", (*OF_MODEL, "sha256"), "What is loaded; always 1. Absent before it is."),
@@ -281,11 +285,23 @@ def _of_devices(devices: Iterable[dict[str, Any]]) -> Iterator[Sample]:
                 yield Sample(name, (place, label), value)
 
 
+def _of_warmups(reports: list[dict[str, Any]]) -> Iterator[Sample]:
+    results = [found for report in reports if (found := report.get("results"))]
+    for result in results[0] if results else ():
+        yield Sample("evenkeel_warmup_entries", (result,), sum(r[result] for r in results))
+    checks = [golden for report in reports if (golden := report.get("golden"))]
+    if checks:
+        checked, passed = sum(c["checked"] for c in checks), sum(c["passed"] for c in checks)
+        yield Sample("evenkeel_golden_checks", ("passed",), passed)
+        yield Sample("evenkeel_golden_checks", ("failed",), checked - passed)
+
+
 def _of_texts(texts: list[dict[str, Any]]) -> Iterator[Sample]:
     """What engines have explained of themselves."""
     warmed = [s for t in texts if (s := (t.get("warmup") or {}).get("seconds")) is not None]
     if warmed:
         yield Sample("evenkeel_warmup_seconds", (), max(warmed))
+    yield from _of_warmups([w for t in texts if (w := t.get("warmup"))])
     for phase in PHASES:
         took = [s for t in texts if (s := (t.get("startup") or {}).get(f"{phase}_s")) is not None]
         if took:

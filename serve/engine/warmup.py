@@ -8,6 +8,7 @@ starts. Everything is bounded: runs and seconds of one entry, seconds of all. Wh
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -42,6 +43,8 @@ ROUNDS_MIN, ROUNDS_MAX, ROUNDS_S, TURN_S = 3, 16, 0.15, 0.0005
 # What gather, scatter and the records add to a batch of any size; learned better as soon as real batches run.
 CYCLE_S = 60e-6
 
+RESULTS = ("settled", "unsettled", "left_out")
+
 Progress = Callable[[int, int, str], None]
 Clock = Callable[[], float]
 
@@ -56,6 +59,11 @@ class Entry:
     seconds: float
     converged: bool
 
+    @property
+    def result(self) -> str:
+        """One of RESULTS."""
+        return "settled" if self.converged else "unsettled" if self.runs else "left_out"
+
 
 @dataclass(slots=True)
 class Report:
@@ -67,8 +75,10 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        return {"plan": [asdict(e) for e in self.plan], "seconds": round(self.seconds, 4), "golden": self.golden.to_json(),
-                "notes": self.notes}  # fmt: skip
+        """`results`: how many of the plan ended how. The plan itself may be cut to what a page holds."""
+        results = Counter(e.result for e in self.plan)
+        return {"plan": [asdict(e) for e in self.plan], "results": {r: results[r] for r in RESULTS},
+                "seconds": round(self.seconds, 4), "golden": self.golden.to_json(), "notes": self.notes}  # fmt: skip
 
 
 def silent(done: int, total: int, what: str) -> None: ...

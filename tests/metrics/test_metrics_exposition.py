@@ -29,6 +29,7 @@ from serve.contract.status import (
     time_bucket,
     worker_restart_cell,
 )
+from serve.engine.warmup import RESULTS
 from serve.errors import FAMILIES, NUMBER, BadShape, Overloaded, TooManyArriving, TooManyBytes, WaitTooLong
 from serve.exposition import PageCollector
 from tests.support.scrape import Scrape
@@ -37,7 +38,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 EXPLAINED = {
     "model": {"name": "digits", "version": "7", "backend": "onnx", "sha256": "ab12"},
     "startup": {"import_s": 0.5, "unpack_s": None, "load_s": 1.5, "total_s": 2.5},
-    "warmup": {"seconds": 0.25},
+    "warmup": {"seconds": 0.25, "golden": {"checked": 5, "passed": 5}, "results": {"settled": 7, "unsettled": 2, "left_out": 0}},
     "facts": {"provider": "cuda"},
 }
 
@@ -87,9 +88,11 @@ def test_every_metric_has_a_sample_once_everything_is_known(page: StatusPage) ->
 
 def test_a_page_on_which_nothing_has_happened_yet_is_valid_and_invents_nothing(page: StatusPage) -> None:
     scrape = Scrape.of_page(page)
-    unknown = {"evenkeel_saturation_ratio", "evenkeel_headroom_requests_per_second", "evenkeel_warmup_seconds",
-               "evenkeel_startup_seconds", "evenkeel_model_info", "evenkeel_provider", "evenkeel_rollout_rollback_wanted",
-               "evenkeel_rollout_evidence_insufficient"}  # fmt: skip
+    unknown = {
+        "evenkeel_saturation_ratio", "evenkeel_headroom_requests_per_second", "evenkeel_warmup_seconds", "evenkeel_warmup_entries",
+        "evenkeel_golden_checks", "evenkeel_startup_seconds", "evenkeel_model_info", "evenkeel_provider",
+        "evenkeel_rollout_rollback_wanted", "evenkeel_rollout_evidence_insufficient",
+    }  # fmt: skip
     assert scrape.names & unknown == set() and not any(name.startswith("evenkeel_device") for name in scrape.names)
     assert scrape["evenkeel_ready"] == 0 and scrape.of("evenkeel_state", state="new") == 1
     assert scrape.of("evenkeel_requests_total", code="500", model="digits", version="7") == 0, "known from the first scrape on"
@@ -235,9 +238,21 @@ def test_the_slowest_engine_is_told_and_phases_without_a_time_are_left_out(page:
     page.write_text(1, {**EXPLAINED, "startup": {"import_s": 0.7, "unpack_s": None}, "warmup": {"seconds": 0.1}})
     scrape = Scrape.of_page(page)
     assert scrape["evenkeel_warmup_seconds"] == 0.25
+    assert [scrape.of("evenkeel_warmup_entries", result=r) for r in RESULTS] == [7, 2, 0]
     assert scrape.of("evenkeel_startup_seconds", phase="import") == 0.7
     assert {labels["phase"] for labels in scrape.labels("evenkeel_startup_seconds")} == {"import", "load", "total"}
     assert scrape.labels("evenkeel_model_info") == [{"model": "digits", "version": "7", "sha256": "ab12"}]
+
+
+def test_the_check_that_failed_is_counted_and_so_are_those_of_other_engines(page: StatusPage) -> None:
+    page.main.count[Main.ENGINES] = 2
+    page.write_text(0, EXPLAINED)
+    page.write_text(
+        1, {"warmup": {"golden": {"checked": 3, "passed": 2}, "results": {"settled": 1, "unsettled": 0, "left_out": 3}}}
+    )
+    scrape = Scrape.of_page(page)
+    assert [scrape.of("evenkeel_warmup_entries", result=r) for r in RESULTS] == [8, 2, 3]
+    assert [scrape.of("evenkeel_golden_checks", result=r) for r in ("passed", "failed")] == [7, 1]
 
 
 @pytest.mark.parametrize(

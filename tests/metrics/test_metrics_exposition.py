@@ -89,9 +89,9 @@ def test_every_metric_has_a_sample_once_everything_is_known(page: StatusPage) ->
 def test_a_page_on_which_nothing_has_happened_yet_is_valid_and_invents_nothing(page: StatusPage) -> None:
     scrape = Scrape.of_page(page)
     unknown = {
-        "evenkeel_saturation_ratio", "evenkeel_headroom_requests_per_second", "evenkeel_warmup_seconds", "evenkeel_warmup_entries",
-        "evenkeel_golden_checks", "evenkeel_startup_seconds", "evenkeel_model_info", "evenkeel_provider",
-        "evenkeel_rollout_rollback_wanted", "evenkeel_rollout_evidence_insufficient",
+        "evenkeel_saturation_ratio", "evenkeel_headroom_requests_per_second", "evenkeel_warmup_seconds",
+        "evenkeel_warmup_entries", "evenkeel_golden_checks", "evenkeel_startup_seconds", "evenkeel_model_info",
+        "evenkeel_provider", "evenkeel_rollout_rollback_wanted", "evenkeel_rollout_evidence_insufficient",
     }  # fmt: skip
     assert scrape.names & unknown == set() and not any(name.startswith("evenkeel_device") for name in scrape.names)
     assert scrape["evenkeel_ready"] == 0 and scrape.of("evenkeel_state", state="new") == 1

@@ -69,8 +69,9 @@ image-gpu:
 # The page for people comes with it, on port 9090 of this machine alone.
 run-image:
 	@$(DOCKER) run --rm --init=false --name evenkeel --read-only --tmpfs /tmp --cap-drop ALL \
-		--volume "$(abspath $(MODEL)):/opt/ml/model:ro" --publish 127.0.0.1:$(PORT):8080 \
-		--publish 127.0.0.1:9090:9090 --env EVENKEEL_SIDECAR_ADDRESS=0.0.0.0:9090 --env EVENKEEL_LOG=text $(IMAGE) serve
+		--volume "$(abspath $(MODEL)):/opt/ml/model:ro" --publish 127.0.0.1:$(PORT):$(PORT) \
+		--publish 127.0.0.1:9090:9090 --env SAGEMAKER_BIND_TO_PORT=$(PORT) \
+		--env EVENKEEL_SIDECAR_ADDRESS=0.0.0.0:9090 --env EVENKEEL_LOG=text $(IMAGE) serve
 
 test-image: image $(VENV)/.dev
 	@EVENKEEL_TEST_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m image $(ARGS)

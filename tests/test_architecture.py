@@ -6,6 +6,7 @@ The tables below are the rules of shared/design.md. A new package needs a line h
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -192,6 +193,14 @@ def test_only_one_file_touches_cuda_through_torch() -> None:
     touching = [str(p.relative_to(ROOT)) for p in MODULES.values() if any(
         isinstance(n, ast.Attribute) and n.attr in ("cuda", "cudnn") for n in ast.walk(parsed(p)))]  # fmt: skip
     assert touching == ["serve/engine/backends/torch_device.py"]
+
+
+def test_only_one_file_calls_the_library_of_cuda() -> None:
+    """Calls are named by attribute or, for what makes memory, by word: cudaMalloc and the like."""
+    calling = [str(p.relative_to(ROOT)) for p in MODULES.values() if any(
+        re.match(r"cuda[A-Z]", str(getattr(n, "attr", getattr(n, "value", "")))) for n in ast.walk(parsed(p))
+        if isinstance(n, (ast.Attribute, ast.Constant)))]  # fmt: skip
+    assert calling == ["serve/engine/backends/cuda_runtime.py"]
 
 
 def names_used(path: Path, *wanted: str) -> list[int]:

@@ -35,7 +35,7 @@ DEVICE_LOST = (
     *("cudaerror" + name.replace("_", "") for name in DEVICE_LOST_ERRORS.values()),
 )  # fmt: skip
 OUT_OF_MEMORY = (
-    "out of memory",  # torch and CUDA
+    "out of memory", "cudaerrormemoryallocation",  # torch and CUDA
     "can't allocate memory", "not enough memory",  # torch's CPU allocator
     "failed to allocate memory", "available memory of",  # ONNX Runtime's arena
     "bad_alloc", "bad allocation", "cannot allocate memory", "status_alloc_failed",

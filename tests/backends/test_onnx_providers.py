@@ -17,7 +17,7 @@ from model_folder import Folder
 from serve.contract.manifest import Gpu
 from serve.engine.backends import card
 from serve.engine.backends.base import LoadOptions
-from serve.engine.backends.providers import CPU, CUDA, TENSORRT, wanted, why_not
+from serve.engine.backends.providers import CPU, CUDA, TENSORRT, on_stream, wanted, why_not
 from serve.errors import BadModel
 
 pytest.importorskip("onnx")
@@ -69,7 +69,12 @@ class ScriptedSession:
 
 def loaded(folder: Folder, runtime: ScriptedRuntime, gpu: Mapping[str, Any] | None = None, **options: Any) -> OnnxBackend:
     folder.put("model.onnx", identity(["N", 4], ["N", 4]))
-    return load(folder.manifest({"gpu": gpu} if gpu else {}), LoadOptions(1, **options), runtime, lambda: CARD_BYTES)
+    manifest = folder.manifest({"gpu": gpu} if gpu else {})
+    return load(manifest, LoadOptions(1, **options), runtime, lambda: CARD_BYTES, without_streams)
+
+
+def without_streams() -> Any:
+    raise OSError("no libcudart")
 
 
 def events(capfd: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -108,6 +113,20 @@ def test_tensorrt_is_asked_for_by_the_manifest_with_cuda_behind_it(folder: Folde
     backend = loaded(folder, runtime, {"tensorrt": True, "dtype": "fp16"}, device="0", require_gpu=True)
     assert runtime.asked == [[TENSORRT, CUDA, CPU]] and backend.describe()["provider"] == "tensorrt"
     assert runtime.options[TENSORRT] == {"device_id": "0", "trt_fp16_enable": "1"}
+
+
+def test_all_providers_but_the_cpu_compute_on_the_stream_that_they_are_given() -> None:
+    found = on_stream(wanted(Gpu(tensorrt=True), "0", WHEEL), 0x7F00)
+    assert [(name, said.get("user_compute_stream")) for name, said in found] == [
+        (TENSORRT, "32512"), (CUDA, "32512"), (CPU, None)
+    ]  # fmt: skip
+    assert dict(found)[CUDA]["arena_extend_strategy"] == "kSameAsRequested"
+
+
+def test_without_a_stream_of_ours_they_take_their_own(folder: Folder) -> None:
+    runtime = ScriptedRuntime()
+    loaded(folder, runtime, device="0")
+    assert "user_compute_stream" not in runtime.options[CUDA]
 
 
 SILENT = ScriptedRuntime(starts=[CPU])
@@ -158,6 +177,12 @@ def test_a_replica_never_takes_the_whole_card_unless_told_so(folder: Folder, mem
     runtime = ScriptedRuntime()
     loaded(folder, runtime, {"memory_mb": memory_mb} if memory_mb else None, device="0")
     assert runtime.options[CUDA]["gpu_mem_limit"] == str(limit)
+
+
+def test_replicas_of_one_card_divide_it_among_them(folder: Folder) -> None:
+    runtime = ScriptedRuntime()
+    loaded(folder, runtime, device="0", sharers=3)
+    assert runtime.options[CUDA]["gpu_mem_limit"] == str(int(0.9 * CARD_BYTES / 3))
 
 
 def test_a_card_that_nobody_can_measure_is_bounded_where_asked() -> None:

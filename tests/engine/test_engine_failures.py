@@ -25,6 +25,7 @@ ORT_CPU = ("[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while 
            "bfc_arena.cc:360 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, onnxruntime::Stream*) Failed to "
            "allocate memory for requested buffer of size 70368744177664")  # fmt: skip
 TORCH_CUDA = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 139.00 GiB"
+CUDA_FULL = "CUDA error: words to come (cudaErrorMemoryAllocation by cudaMalloc)"
 ASSERT = "CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported at some other API call"
 ILLEGAL = "CUDA error: an illegal memory access was encountered"
 ORT_ILLEGAL = "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=h ; expr=cudaEventRecord(event)"
@@ -49,6 +50,7 @@ def from_backend(cause: Exception) -> ModelFailed:
         MemoryError(),
         np._core._exceptions._ArrayMemoryError((1 << 50,), np.dtype(float)),  # type: ignore[attr-defined]
         RuntimeError(TORCH_CPU),
+        RuntimeError(CUDA_FULL),
         error_of("onnxruntime.capi.onnxruntime_pybind11_state", "Fail", ORT_CPU),
         error_of("torch", "OutOfMemoryError", TORCH_CUDA),
         error_of(
@@ -66,6 +68,7 @@ def test_too_little_memory_is_told_whoever_words_it(error: Exception) -> None:
     [
         RuntimeError(ASSERT),
         RuntimeError(ILLEGAL),
+        RuntimeError("CUDA error: words to come (cudaErrorIllegalAddress by cudaEventSynchronize)"),
         error_of("torch", "AcceleratorError", ASSERT),
         error_of("onnxruntime.capi.onnxruntime_pybind11_state", "Fail", ORT_ILLEGAL),
         RuntimeError("CUDA error: unspecified launch failure"),

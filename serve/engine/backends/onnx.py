@@ -7,7 +7,6 @@ manifest in `shapes`. Knows nothing of requests, slots or batches beyond "the fi
 from __future__ import annotations
 
 import ctypes
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,36 +17,33 @@ import onnxruntime as ort
 from serve.contract.logline import log
 from serve.contract.manifest import Manifest
 from serve.contract.signature import Signature
-from serve.engine.backends import card, providers
+from serve.engine.backends import card, cuda_runtime, onnx_device, providers
 from serve.engine.backends.base import Array, LoadOptions
+from serve.engine.backends.cuda_runtime import Runtime
 from serve.engine.backends.device import facts, unused
 from serve.engine.backends.formats import kind_of
+from serve.engine.backends.onnx_device import ONNX_BFLOAT16, DeviceRun, Landing, OnDevice
+from serve.engine.backends.onnx_words import advice, found, refuse_mixture, refuse_unknown, short
 from serve.engine.backends.providers import Provider
-from serve.engine.backends.shapes import Dim, Found, Runs, settle
+from serve.engine.backends.shapes import Runs, settle
 from serve.errors import BadModel, ModelFailed
 
-DTYPES = {
-    "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16",
-    "tensor(bfloat16)": "bfloat16", "tensor(bool)": "bool", "tensor(string)": "string",
-    **{f"tensor({name})": name for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")},
-}  # fmt: skip
-ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16
 VERSION_UNSAID = (1 << 63) - 1  # what the runtime says of a file without one
 FATAL = 4  # every error is raised as well; the runtime's own lines would break the JSON log
-MESSAGE_CHARS_MAX = 400
 
 
 class OnnxBackend:
-    def __init__(self, session: ort.InferenceSession, manifest: Manifest, options: LoadOptions) -> None:
-        self._session, self._threads = session, manifest.threads or options.threads
+    def __init__(self, session: ort.InferenceSession, manifest: Manifest, options: LoadOptions, io: str = "") -> None:
+        """`io`: for people, how batches come to the device; empty: there is none."""
+        self._session, self._threads, self._io = session, manifest.threads or options.threads, {"io": io} if io else {}
         self._where = facts(options, providers.WORDS.get(session.get_providers()[0], "other"))
-        ins = [_found(node, tuple(node.shape)) for node in session.get_inputs()]
+        ins = [found(node, tuple(node.shape)) for node in session.get_inputs()]
         # A shape of [] means "a scalar" and "not known" alike. Few inputs are either; outputs are found out by running.
-        outs = [_found(node, tuple(node.shape) or None) for node in session.get_outputs()]
+        outs = [found(node, tuple(node.shape) or None) for node in session.get_outputs()]
         served = {spec.name for spec in manifest.outputs} if manifest.outputs else {f.name for f in outs}
-        for found in (*ins, *(f for f in outs if f.name in served)):
-            _refuse_unknown(found, str(manifest.file))
-        _refuse_mixture([*ins, *(f for f in outs if f.name in served)], {f.name for f in ins}, str(manifest.file))
+        for tensor in (*ins, *(f for f in outs if f.name in served)):
+            refuse_unknown(tensor, str(manifest.file))
+        refuse_mixture([*ins, *(f for f in outs if f.name in served)], {f.name for f in ins}, str(manifest.file))
         settled = settle(ins, outs, manifest, self._runs)
         self.signature, self._batching = settled.signature, settled.batching
         self._run = self._runs(self.signature)
@@ -56,13 +52,13 @@ class OnnxBackend:
         try:
             return self._run(inputs)
         except Exception as e:  # onnxruntime's errors have no common base class
-            raise ModelFailed(f"onnxruntime: {_short(e)}") from e
+            raise _failed(e) from e
 
     def describe(self) -> Mapping[str, Any]:
         meta = self._session.get_modelmeta()
         version = None if meta.version == VERSION_UNSAID else meta.version
         return {"framework": f"onnxruntime {ort.__version__}", "providers": self._session.get_providers(),
-                **self._where, "threads": self._threads, "batching": self._batching,
+                **self._where, **self._io, "threads": self._threads, "batching": self._batching,
                 "producer": meta.producer_name, "model_version": version}  # fmt: skip
 
     def _runs(self, signature: Signature) -> Runs:
@@ -79,23 +75,69 @@ class OnnxBackend:
         return lambda inputs: bare(wanted, dict(zip(names, inputs, strict=True)), None)
 
 
+class OnnxOnDevice(OnnxBackend):
+    """On a GPU: a batch is launched, and completed later. `run` is both."""
+
+    def __init__(self, session: ort.InferenceSession, manifest: Manifest, options: LoadOptions, device: OnDevice) -> None:
+        self._device = device
+        super().__init__(session, manifest, options, "device")
+
+    def _runs(self, signature: Signature) -> DeviceRun:
+        return DeviceRun(self._device, self._session, ort.RunOptions(), signature)
+
+    def launch(self, inputs: Sequence[Array]) -> Landing:
+        run = self._run
+        assert isinstance(run, DeviceRun), "made by _runs above"
+        try:
+            return run.launch(inputs)
+        except Exception as e:  # as above
+            raise _failed(e) from e
+
+    def complete(self, ticket: Landing) -> Sequence[Array]:
+        try:
+            return self._device.complete(ticket)
+        except Exception as e:  # as above
+            raise _failed(e) from e
+
+
+def _failed(e: Exception) -> ModelFailed:
+    return ModelFailed(f"onnxruntime: {short(e)}")
+
+
 def load(
-    manifest: Manifest, options: LoadOptions, runtime: Any = ort, card_bytes: Callable[[], int | None] = card.memory_bytes
-) -> OnnxBackend:
-    """`runtime`: the module, or what stands for it in a test of the providers that this machine has not; so `card_bytes`."""
+    manifest: Manifest, options: LoadOptions, runtime: Any = ort,
+    card_bytes: Callable[[], int | None] = card.memory_bytes, cuda: Callable[[], Runtime] = cuda_runtime.opened,
+) -> OnnxBackend:  # fmt: skip
+    """`runtime`: the module, or what stands for it in a test of the providers that this machine has not; so the others."""
     assert manifest.file is not None, "the manifest names a file for every backend but echo"
     _, text = kind_of(manifest.file)
     if text:
         raise BadModel(f"{manifest.file} is not an ONNX model but {text}")
     available = runtime.get_available_providers() if options.device else []
-    wanted = providers.wanted(manifest.gpu, options.device, available, card_bytes() if options.device else None)
+    total = card_bytes() if options.device else None
+    wanted = providers.wanted(manifest.gpu, options.device, available, total, options.sharers)
+    device: OnDevice | str = ""
     if len(wanted) > 1:
         runtime.preload_dlls(directory="")  # CUDA and cuDNN from NVIDIA's wheels, where no path leads to them
+        device = onnx_device.chosen(cuda)
+        wanted = wanted if isinstance(device, str) else providers.on_stream(wanted, device.computes)
     session = _best_session(manifest, options, wanted, runtime)
     why = providers.why_not(manifest.gpu, options.device, available, session.get_providers())
     if why:
         unused(options, why)
-    return OnnxBackend(session, manifest, options)
+    return _backend(session, manifest, options, device)
+
+
+def _backend(session: ort.InferenceSession, manifest: Manifest, options: LoadOptions, device: OnDevice | str) -> OnnxBackend:
+    """`device`: or why it cannot be used for more than `run`."""
+    if session.get_providers()[0] == providers.CPU:
+        return OnnxBackend(session, manifest, options)
+    why = device if isinstance(device, str) else onnx_device.why_not(session)
+    if isinstance(device, str) or why:
+        level = "warning" if isinstance(device, str) else "info"
+        log("io_binding_off", f"batches are copied and computed one after the other: {why}", level=level)
+        return OnnxBackend(session, manifest, options, f"host: {why}")
+    return OnnxOnDevice(session, manifest, options, device)
 
 
 def _best_session(manifest: Manifest, options: LoadOptions, wanted: list[Provider], runtime: Any) -> ort.InferenceSession:
@@ -130,50 +172,7 @@ def _session(file: Path, threads: int, wanted: list[Provider], runtime: Any) -> 
         # Its own fallback would tell nobody but the log, and only in part.
         return runtime.InferenceSession(str(file), settings, providers=wanted, enable_fallback=0)
     except Exception as e:  # onnxruntime's errors have no common base class
-        raise BadModel(f"{file}: {_short(e)}{_advice(str(e))}") from e
-
-
-def _advice(message: str) -> str:
-    if "protobuf parsing failed" in message.lower() or "No graph was found" in message:
-        return "; it is not an ONNX file or it is cut short: compare its size and checksum with the original"
-    if "opset" in message.lower() or "IR version" in message:
-        return f"; export the model with a lower opset, or use an image with a newer onnxruntime than {ort.__version__}"
-    if "is not a registered function/op" in message or "No Op registered" in message:
-        return "; the model uses operators that onnxruntime alone does not have"
-    if "external data" in message.lower() or ".data" in message:
-        return "; a model in several files needs all of them in the model folder"
-    return ""
-
-
-def _found(node: Any, shape: tuple[Dim, ...] | None) -> Found:
-    return Found(node.name, DTYPES.get(node.type, node.type), shape)
-
-
-def _refuse_unknown(found: Found, file: str) -> None:
-    if found.dtype in DTYPES.values():
-        return
-    if found.dtype.startswith("seq(map"):
-        advice = "convert the classifier with options={'zipmap': False}, so that it gives a plain tensor"
-    else:
-        advice = "only plain tensors can be served; change the model, or name the other outputs in [[outputs]]"
-    raise BadModel(f"{file}: {found.name!r} has type {found.dtype}: {advice}")
-
-
-def _refuse_mixture(tensors: Sequence[Found], inputs: set[str], file: str) -> None:
-    """bfloat16 travels by OrtValues, which onnxruntime's Python interface cannot make from strings."""
-    narrow = next((f.name for f in tensors if f.dtype == "bfloat16"), None)
-    text = next((f.name for f in tensors if f.dtype == "string" and f.name in inputs), None)
-    if narrow is not None and text is not None:
-        raise BadModel(f"{file}: {narrow!r} is bfloat16 and the input {text!r} holds strings, which onnxruntime cannot take "
-                       f"together: let the model cast {narrow!r} from or to float32")  # fmt: skip
-
-
-def _short(e: Exception) -> str:
-    """One line without the runtime's source paths and C++ signatures."""
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(e).split()))
-    text = re.sub(r"/onnxruntime_src/\S+:\d+ .*?\)>?(?: \[with [^\]]*\])? (?=[A-Z])", "", text)
-    text = re.sub(r"Load model from \S+ failed: ?|Exception during \w+: ", "", text).strip()
-    return text if len(text) <= MESSAGE_CHARS_MAX else text[:MESSAGE_CHARS_MAX] + "…"
+        raise BadModel(f"{file}: {short(e)}{advice(str(e), ort.__version__)}") from e
 
 
 # bfloat16 -------------------------------------------------------------------------------------------------------------

@@ -16,19 +16,19 @@ WORDS = {CUDA: "cuda", TENSORRT: "tensorrt", CPU: "cpu"}
 Provider = tuple[str, Mapping[str, str]]
 
 
-def wanted(gpu: Gpu, device: str, available: Sequence[str], card_bytes: int | None = None) -> list[Provider]:
+def wanted(gpu: Gpu, device: str, available: Sequence[str], card_bytes: int | None = None, sharers: int = 1) -> list[Provider]:
     """Best first. Without a device, or with a wheel that has none of them, only the CPU. `card_bytes`: the memory of the card,
-    None where nobody could say."""
+    None where nobody could say; `sharers`: replicas that use it."""
     best = [TENSORRT, CUDA] if gpu.tensorrt else [CUDA]
     found = [name for name in best if name in available] if device else []
-    return [*((name, options(name, gpu, card_bytes)) for name in found), (CPU, {})]
+    return [*((name, options(name, gpu, card_bytes, sharers)) for name in found), (CPU, {})]
 
 
-def options(name: str, gpu: Gpu, card_bytes: int | None) -> Mapping[str, str]:
+def options(name: str, gpu: Gpu, card_bytes: int | None, sharers: int = 1) -> Mapping[str, str]:
     """Device 0 is the only one that an engine sees."""
     if name == TENSORRT:
         return {"device_id": "0", "trt_fp16_enable": str(int(gpu.dtype == "fp16"))}
-    limit_bytes = memory_limit(gpu, card_bytes) if card_bytes else (gpu.memory_mb or 0) << 20
+    limit_bytes = memory_limit(gpu, card_bytes, sharers) if card_bytes else (gpu.memory_mb or 0) << 20
     limit = {"gpu_mem_limit": str(limit_bytes)} if limit_bytes else {}
     return {
         "device_id": "0",
@@ -39,6 +39,11 @@ def options(name: str, gpu: Gpu, card_bytes: int | None) -> Mapping[str, str]:
         "cudnn_conv_algo_search": "HEURISTIC",
         "use_tf32": str(int(gpu.dtype == "tf32")),  # on by default there: answers that differ from the CPU's must be asked for
     }
+
+
+def on_stream(found: Sequence[Provider], stream: int) -> list[Provider]:
+    """All that compute on the device do so on this stream, in order; TensorRT's wants the same as the one behind it."""
+    return [(name, said if name == CPU else {**said, "user_compute_stream": str(stream)}) for name, said in found]
 
 
 def why_not(gpu: Gpu, device: str, available: Sequence[str], in_force: Sequence[str]) -> str:

@@ -23,6 +23,9 @@ STANDING_BATCHES = 4  # the same for slow models, in full batches
 SHRINK = GROW = 0.5  # seconds a second
 REFUSING_S = 1.0  # the last refusal is less than this ago: the overload lasts
 CALM_S = 3.0  # it is more than this ago: over
+# Whom a shrunk limit refuses may be callers whom the full one would serve, for ever. So after this long in which nobody would
+# have had to wait longer than the full limit, it grows back whoever is refused; in an overload that lasts it shrinks again.
+PROBE_S = 20.0
 BELIEVED_MAX = 10.0  # times what was learned
 
 
@@ -34,25 +37,28 @@ class Accepted:
     limit_s: float
     at_s: float
     refused_s: float = -1e9  # when a wait was last too long
+    beyond_s: float = -1e9  # when it was last longer than the full limit
 
     @staticmethod
     def start(timeout_s: float, now_s: float, at_most_s: float = math.inf) -> Accepted:
         full_s = min(WAIT_SHARE_MAX * timeout_s, at_most_s)
         return Accepted(full_s, full_s, now_s)
 
-    def refused(self, now_s: float) -> Accepted:
-        return Accepted(self.full_s, self.limit_s, self.at_s, now_s)
+    def refused(self, now_s: float, wait_s: float) -> Accepted:
+        beyond_s = now_s if wait_s > self.full_s else self.beyond_s
+        return Accepted(self.full_s, self.limit_s, self.at_s, now_s, beyond_s)
 
     def later(self, now_s: float, batch_s: float) -> Accepted:
         """`batch_s`: what a full batch takes."""
         least_s = min(self.full_s, max(STANDING_S, STANDING_BATCHES * batch_s))
         passed_s, calm_s = now_s - self.at_s, now_s - self.refused_s
         limit_s = self.limit_s
-        if calm_s < REFUSING_S:
+        lasts = now_s - self.beyond_s < PROBE_S
+        if calm_s < REFUSING_S and lasts:
             limit_s = min(limit_s, max(least_s, limit_s - SHRINK * passed_s))
-        elif calm_s > CALM_S:
+        elif calm_s > CALM_S or not lasts:
             limit_s += GROW * passed_s
-        return Accepted(self.full_s, min(self.full_s, max(limit_s, least_s)), now_s, self.refused_s)
+        return Accepted(self.full_s, min(self.full_s, max(limit_s, least_s)), now_s, self.refused_s, self.beyond_s)
 
 
 def rows_sure(limit_s: float, row_s: float) -> int:

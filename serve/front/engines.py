@@ -68,10 +68,17 @@ class Engines:
             ahead = max(link.rows, link.block.count[_ENGINE_ROWS])
             now_s = self._clock()
             running = _running(link, now_s)
-            accepted = self._accepted if waiting < FEW * len(self.up) else self._crowded
-            wait_s = ahead * row_cost(link.block.value[_ROW_COST], running) + overrun(running)
+            learned_s = link.block.value[_ROW_COST]
+            if crowded := waiting >= FEW * len(self.up) and learned_s > 0:
+                wait_s = ahead * learned_s + overrun(running)  # seconds are few: one batch that stumbles is no surge
+            else:
+                wait_s = ahead * row_cost(learned_s, running) + overrun(running)
+            accepted = self._crowded if crowded else self._accepted
             if wait_s > accepted.limit_s:
-                self._accepted, self._crowded = self._accepted.refused(now_s), self._crowded.refused(now_s)
+                if crowded:
+                    self._crowded = accepted.refused(now_s, wait_s)
+                else:
+                    self._accepted = accepted.refused(now_s, wait_s)
                 raise self.overloaded(
                     f"the wait would be about {wait_s:.1f} s; {accepted.limit_s:.2g} s are accepted now, with a deadline of "
                     f"{self._limits.request_timeout_s:g} s", WaitTooLong)  # fmt: skip
@@ -106,7 +113,8 @@ class Engines:
         batch_s = max((model.rows_max * cost_s for (_, model, _), cost_s in zip(up, costs, strict=True)), default=0.0)
         self._accepted, self._crowded = self._accepted.later(now_s, batch_s), self._crowded.later(now_s, batch_s)
         for (link, _, running), cost_s in zip(up, costs, strict=True):
-            link.rows_sure = rows_sure(max(0.0, self._accepted.limit_s - overrun(running)), cost_s)
+            limit_s = min(self._accepted.limit_s, self._crowded.limit_s)
+            link.rows_sure = rows_sure(max(0.0, limit_s - overrun(running)), cost_s)
 
     def _greeted(self, link: EngineLink) -> None:
         assert link.model is not None, "called after HELLO"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from serve.front.admission import (
     BELIEVED_MAX,
     CALM_S,
+    PROBE_S,
     ROWS_SURE_MAX,
     STANDING_S,
     WAIT_SHARE_MAX,
@@ -26,7 +29,7 @@ def under(accepted: Accepted, seconds: float, refusing: bool, batch_s: float = 0
     now_s = accepted.at_s
     for _ in range(round(seconds / STEP_S)):
         now_s += STEP_S
-        accepted = (accepted.refused(now_s) if refusing else accepted).later(now_s, batch_s)
+        accepted = (accepted.refused(now_s, math.inf) if refusing else accepted).later(now_s, batch_s)
     return accepted
 
 
@@ -49,8 +52,29 @@ def test_an_overload_that_lasts_leaves_a_short_queue_and_calm_gives_the_long_one
     assert under(surge, 30.0, refusing=False).limit_s == start.full_s
 
 
+def test_callers_whom_the_full_limit_would_serve_are_not_refused_for_ever() -> None:
+    """A hundred of them wait for a second each, and a surge has shrunk the limit to less."""
+    accepted = under(Accepted.start(60.0, 0.0, 2.0), 5.0, refusing=True)
+    assert accepted.limit_s == STANDING_S
+    now_s = accepted.at_s
+    for _ in range(round((PROBE_S + 4.0) / STEP_S)):
+        now_s += STEP_S
+        accepted = (accepted.refused(now_s, 1.0) if accepted.limit_s < 1.0 else accepted).later(now_s, 0.01)
+    assert accepted.limit_s > 1.0
+
+
+def test_an_overload_that_lasts_is_met_by_a_short_queue_most_of_the_time() -> None:
+    """The queue is always as long as it may be: now and then that is tried, and shrinks again."""
+    accepted, now_s, short = Accepted.start(60.0, 0.0, 2.0), 0.0, 0
+    for _ in range(round(300.0 / STEP_S)):
+        now_s += STEP_S
+        accepted = accepted.refused(now_s, accepted.limit_s + 0.01).later(now_s, 0.01)
+        short += accepted.limit_s <= 2 * STANDING_S
+    assert 0.6 < short * STEP_S / 300.0 < 1.0
+
+
 def test_a_burst_that_just_met_the_limit_refuses_nobody_while_its_queue_drains_at_half_load() -> None:
-    accepted, wait_s = Accepted.start(10.0, 0.0).refused(0.0), 8.0
+    accepted, wait_s = Accepted.start(10.0, 0.0).refused(0.0, 9.0), 8.0
     for i in range(1, 400):
         accepted = accepted.later(i * STEP_S, 0.01)
         wait_s -= 0.5 * STEP_S
@@ -69,7 +93,7 @@ def test_the_limit_is_always_between_what_keeps_the_engines_busy_and_what_the_de
     accepted, now_s = Accepted.start(timeout_s, 0.0), 0.0
     for passed_s, refused, batch_s in steps:
         now_s += passed_s
-        accepted = (accepted.refused(now_s) if refused else accepted).later(now_s, batch_s)
+        accepted = (accepted.refused(now_s, math.inf) if refused else accepted).later(now_s, batch_s)
         assert min(accepted.full_s, STANDING_S) <= accepted.limit_s <= accepted.full_s
 
 

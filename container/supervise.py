@@ -331,10 +331,13 @@ class Supervisor:
     def _no_room_on_card(self, child: Child) -> str:
         if not child.device:
             return ""
-        there = sum(c.device == child.device and c.process is not None for c in self._children)
+        there = sum(c.device == child.device and self._is_up(c) for c in self._children)
         card = cards.OnCard(child.device, engines=there, leaving=0, added=1)
         found = cards.fit(self._page.read_text(DEVICE_TEXT).get("devices") or [], [card])
         return "" if found.fits else found.why
+
+    def _is_up(self, child: Child) -> bool:
+        return child.process is not None and read_engine(self._page, child.place).state == State.READY
 
     def _spare_taken(self) -> bool:
         """By a standby, or by one that took over, after a crash, before it was warm: it tells of itself there until it is."""

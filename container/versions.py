@@ -235,6 +235,8 @@ class Versions:
         )
 
     def _on_cards(self, grown_bytes: int) -> Room:
+        if not all(self._is_ready(c) for c in self.lanes[self._serving].children):
+            return Room(False, "in place of the old one: not all of its engines have loaded, so what they take is not known")
         old, other = self.lanes[self._serving].children, self._other.children
         there = [
             cards.OnCard(device, _running_on(device, old), _running_on(device, other), sum(c.device == device for c in other))

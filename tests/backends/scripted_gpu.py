@@ -12,6 +12,7 @@ import ctypes
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,10 @@ class GpuSession:
     def __init__(self, real: Any, gpu: ScriptedGpu, in_force: Sequence[str], computes: int) -> None:
         self._real, self._gpu, self._in_force, self._computes = real, gpu, list(in_force), computes
         self.asked: list[tuple[str, ...]] = []
+
+    def get_input_memory_infos(self) -> list[Any]:
+        """Where what takes each input runs."""
+        return [SimpleNamespace(name="Cuda") for _ in self._real.get_inputs()]
 
     def get_providers(self) -> list[str]:
         return self._in_force

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -340,6 +341,14 @@ def test_a_model_that_holds_strings_runs_as_on_a_cpu_and_says_why(folder: Folder
     assert events(capfd) == [
         ("info", "batches are copied and computed one after the other: 'x' holds strings, which are on the host only")
     ]
+
+
+def test_a_model_whose_input_is_taken_by_the_cpu_runs_as_on_a_cpu(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trees and other operators that CUDA lacks: bound to the device, it could be copied back before it has come."""
+    monkeypatch.setattr(GpuSession, "get_input_memory_infos", lambda self: [SimpleNamespace(name="Cpu")])
+    backend = loaded(folder, doubled(["N", 4]))
+    assert not hasattr(backend, "launch") and np.array_equal(backend.run([X])[0], X * 2)
+    assert backend.describe()["io"] == "host: what takes 'x' runs on the CPU"
 
 
 @pytest.mark.parametrize(

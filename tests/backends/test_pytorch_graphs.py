@@ -161,7 +161,7 @@ def test_recordings_keep_within_their_share_of_the_memory(made: Made) -> None:
     for rows in (1, 2, 4):
         backend.prepare([x(rows)])
     assert driver.did.count("record") == 2, "the second shows that it is too much, the third is not tried"
-    assert backend.describe()["graphs"] == "1 recorded of 2 tried, 1 MB; no more, because 1 MB is all that they may take"
+    assert backend.describe()["graphs"] == "1 recorded of 2 tried, 2 MB; no more, because 1 MB is all that they may take"
     driver.did.clear()
     backend.run([x(1)]), backend.run([x(2)])
     assert driver.did.count("replay") == 1
@@ -201,6 +201,27 @@ def test_without_a_rows_axis_outputs_keep_their_own_sizes(made: Made) -> None:
     total, same = backend.run([x(2, 4)])
     assert "replay" in driver.did
     assert np.array_equal(total, x(2, 4).sum(0)) and np.array_equal(same, x(2, 4))
+
+
+class Product(torch.nn.Module):  # type: ignore[misc]
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a.sum(-1, keepdim=True) * b
+
+
+def test_inputs_in_another_order_than_the_program_takes_them(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph of sizes 4 and 8 is not one of 8 and 4."""
+    driver = ScriptedDriver()
+    monkeypatch.setattr("serve.engine.backends.torch_device.Graphs", partial(Graphs, clock=Clock(driver, 0.5)))
+    torch.jit.script(Product().eval()).save(str(folder.path / "model.pt"))
+    said = {"inputs": [{"name": "b", "shape": ["rows", "m"]}, {"name": "a", "shape": ["rows", "n"]}], "gpu": {"graphs": True}}
+    backend = pytorch.load(folder.manifest(said), LoadOptions(1, "0"), driver)
+    assert isinstance(backend, PytorchOnDevice)
+    four, eight = np.ones((2, 4), np.float32), np.full((2, 8), 2, np.float32)
+    backend.prepare([eight, four])
+    for b, a, replays in ((eight, four, 1), (four, eight, 0)):
+        driver.did.clear()
+        (found,) = backend.run([b, a])
+        assert np.array_equal(found, a.sum(-1, keepdims=True) * b) and driver.did.count("replay") == replays
 
 
 def test_warm_up_records_every_size_that_it_warms_and_service_none(

@@ -10,7 +10,8 @@ import pytest
 from container.child import Child
 from container.versions import Rules, Versions
 from serve.contract import fingerprint, versions
-from serve.contract.status import DEVICE_TEXT, StatusPage
+from serve.contract.lifecycle import State
+from serve.contract.status import DEVICE_TEXT, Engine, StatusPage
 from tests.support.versioned import tensor_version
 
 
@@ -67,6 +68,8 @@ def test_on_a_card_a_version_loads_beside_the_old_one_only_where_both_fit(
         held.place(lane, Child("engine", place, lambda epoch: [], (), device="0"))
     with subprocess.Popen(["/bin/sleep", "60"]) as process:
         held.lanes[0].children[0].process = process
+        assert "not all of its engines have loaded" in held._measure("2").why
+        page.engine(0).count[Engine.STATE], page.engine(0).count[Engine.EPOCH] = State.READY, 0
         said = held._ask("2", 1.0)
         process.kill()
     assert said["how"] == how and why in said["why"]

@@ -190,7 +190,13 @@ def _types(dtype: str) -> tuple[np.dtype[Any], Any]:
 def why_not(session: Any) -> str:
     """Why a session cannot be bound to the device; "" when it can."""
     text = next((node.name for node in (*session.get_inputs(), *session.get_outputs()) if node.type == "tensor(string)"), None)
-    return "" if text is None else f"{text!r} holds strings, which are on the host only"
+    if text is not None:
+        return f"{text!r} holds strings, which are on the host only"
+    # The runtime copies such an input back to the host when it is bound, and where none of the model runs on the device, on no
+    # stream of ours: it could be read before it has come.
+    infos = zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)
+    host = next((node.name for node, info in infos if info.name == "Cpu"), None)
+    return "" if host is None else f"what takes {host!r} runs on the CPU"
 
 
 def chosen(runtime: Callable[[], Runtime] = opened) -> OnDevice | str:

@@ -140,12 +140,16 @@ class CudaDriver:
         cuda = self._torch.cuda
         if self._pool is None:
             self._pool = cuda.graph_pool_handle()
-        graph = cuda.CUDAGraph()
-        with cuda.graph(graph, pool=self._pool):
-            gives = compute()
+        graph, before = cuda.CUDAGraph(), cuda.current_stream()
+        try:
+            with cuda.graph(graph, pool=self._pool):
+                gives = compute()
+        finally:
+            cuda.set_stream(before)  # a recording that fails leaves its own stream in force
         return graph.replay, gives
 
     def allocated_bytes(self) -> int:
+        self._torch.cuda.empty_cache()  # else what is only kept would hide what grows
         return int(self._torch.cuda.memory_reserved(0))
 
     def _copying(self) -> tuple[Any, Any]:

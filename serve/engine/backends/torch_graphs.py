@@ -109,57 +109,55 @@ class Graphs:
         graphs = self._found.get(self._shape(tensors))
         if not graphs:
             return None
-        rows = tensors[0].shape[0] if self._rows_axis else 1
-        at = chosen(rows, [g.timed for g in graphs])
+        at = chosen(self._rows(tensors), [g.timed for g in graphs])
         return None if at is None else graphs[at].run(tensors)
 
     def add(self, program: Eager, inputs: Sequence[Array]) -> None:
         """Record this shape and number of rows, and keep it if it gives the same and is faster. Never raises for what it met:
-        then the program runs without, and `describe` says why."""
-        rows = inputs[0].shape[0] if self._rows_axis else 1
-        if self._no_more or (self._shape(inputs), rows) in self._tried:
+        then the program runs without, and `describe` says why. `inputs`: as `program.run` takes them."""
+        if self._no_more:
             return
-        self._tried.add((self._shape(inputs), rows))
+        taken: list[list[Tensor]] = []
+
+        def compute(tensors: list[Tensor]) -> list[Tensor]:
+            taken.append(tensors)  # kept: they are the graph's own places from now on
+            return program.compute(tensors)
+
         try:
-            want = program.run(inputs, program.compute)  # what is made at the first call must not be made while recording
+            want = program.run(inputs, compute)  # what is made at the first call must not be made while recording
         except Exception:  # foreign code; whoever runs it next meets that error where it is told
             return
+        takes = taken[0]
+        size = self._shape(takes), self._rows(takes)
+        if size in self._tried:
+            return
+        self._tried.add(size)
         try:
-            self._try(program, inputs, rows, want)
+            self._try(program, inputs, takes, want)
         except Exception as e:  # foreign code: programs that wait for the device, or copy from the host, cannot be recorded
             self._no_more = f"{type(e).__name__}: {' '.join(str(e).split())[:WHY_CHARS_MAX]}"
 
-    def _try(self, program: Eager, inputs: Sequence[Array], rows: int, want: Sequence[Array]) -> None:
-        graph, used_bytes = self._recorded(program, inputs)
-        if used_bytes > self._left_bytes:
+    def _try(self, program: Eager, inputs: Sequence[Array], takes: list[Tensor], want: Sequence[Array]) -> None:
+        rows, before_bytes = self._rows(takes), self._recorder.allocated_bytes()
+        with self._torch.inference_mode():
+            replay, gives = self._recorder.record(lambda: program.compute(takes))
+        graph = Graph(NOT_TIMED, takes, gives, replay, self._rows_axis)
+        self._left_bytes -= self._recorder.allocated_bytes() - before_bytes
+        if self._left_bytes < 0:
             self._no_more = f"{self._budget_bytes >> 20} MB is all that they may take"
             return
         device = self._torch.device(self._recorder.target).type
         if not all(t.device.type == device and self._has_rows(t, rows) for t in graph.gives):
             self._no_more = "an output is made on the host, or has no rows"
             return
-        self._left_bytes -= used_bytes
         if not alike(program.run(inputs, graph.run), want):
             self._no_more = "a recording gave other values than the program"
             return
         timed = self._time(program, inputs, rows, graph)
         if timed.graph_s < timed.eager_s:
-            graphs = self._found.setdefault(self._shape(inputs), [])
+            graphs = self._found.setdefault(self._shape(takes), [])
             graphs.append(replace(graph, timed=timed))
             graphs.sort(key=lambda g: g.timed.rows)
-
-    def _recorded(self, program: Eager, inputs: Sequence[Array]) -> tuple[Graph, int]:
-        before_bytes, taken = self._recorder.allocated_bytes(), list[list[Tensor]]()
-
-        def compute(tensors: list[Tensor]) -> list[Tensor]:
-            taken.append(tensors)  # kept: they are the graph's own places from now on
-            return program.compute(tensors)
-
-        program.run(inputs, compute)
-        takes = taken[0]
-        with self._torch.inference_mode():
-            replay, gives = self._recorder.record(lambda: program.compute(takes))
-        return Graph(NOT_TIMED, takes, gives, replay, self._rows_axis), self._recorder.allocated_bytes() - before_bytes
 
     def _has_rows(self, tensor: Tensor, rows: int) -> bool:
         return not self._rows_axis or tuple(tensor.shape[:1]) == (rows,)
@@ -173,9 +171,12 @@ class Graphs:
                 seconds.append(self._clock() - begun_s)
         return Timed(rows, min(took[0]), min(took[1]))
 
-    def _shape(self, arrays: Sequence[Any]) -> Hashable:
+    def _rows(self, tensors: Sequence[Tensor]) -> int:
+        return int(tensors[0].shape[0]) if self._rows_axis else 1
+
+    def _shape(self, tensors: Sequence[Tensor]) -> Hashable:
         """Of the batch, but for its number of rows."""
-        return tuple(tuple(a.shape[self._rows_axis :]) for a in arrays)
+        return tuple(tuple(t.shape[self._rows_axis :]) for t in tensors)
 
     def describe(self) -> str:
         count, used_mb = sum(len(g) for g in self._found.values()), (self._budget_bytes - self._left_bytes) >> 20

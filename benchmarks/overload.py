@@ -1,8 +1,9 @@
 """`make overload`: what ten times the capacity does to goodput, refusals, /ping and memory, and how soon it is over.
 
-The story: the capacity of a model of known speed is measured in a closed loop, then requests arrive open-loop at
-multiples of it, whatever the server answers: below it, above it, below it until all is forgotten, at ten times, and below it
-again. A second thread asks /ping all the while. About a minute; writes benchmarks/results/overload-*.md, exit code 0 when every bar is met.
+The story: the capacity of a model of known speed is measured in a closed loop, then requests arrive open-loop at multiples of
+it, whatever the server answers: below it, above it, below it until all is forgotten, at ten times, and below it again. A
+second thread asks /ping all the while. About a minute; writes benchmarks/results/overload-*.md, exit code 0 when every bar is
+met.
 
 usage: python -m benchmarks.overload [--seconds 10] [--no-table]
 """

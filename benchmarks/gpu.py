@@ -1,11 +1,13 @@
-"""One bounded run on a machine with a GPU: right answers, speed beside the bare model, faults under load. Under 8 minutes.
+"""One bounded run on a machine with a GPU: right answers, speed beside the bare model and beside peers, faults under load.
 
     python -m benchmarks.gpu              on the machine with the card, from the source tree: nothing has to be installed but
                                           torch and what serve/front needs
     python -m benchmarks.gpu --dry-run    the same story with tiny models, on a CPU too; its figures mean nothing
 
-Writes benchmarks/results/gpu-<date>-<commit>.md. What could not be measured, or for which no time was left, stays blank. The
-model runs by itself in a process of its own (gpu_models.py), and the load comes from processes that know no framework.
+It takes less than 8 minutes and writes benchmarks/results/gpu-<date>-<commit>.md, and a plot beside it. What matters most comes
+first; what could not be measured, or for which no time was left, stays blank, with a note. Peers need `--peers FOLDER` where
+Python does not find them by itself. The bare model runs in a process of its own (gpu_models.py), the load comes from processes
+that know no framework (gpu_load.py), and gpu_report.py says what it all means.
 """
 
 from __future__ import annotations
@@ -15,17 +17,13 @@ import contextlib
 import io
 import json
 import os
-import platform
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -33,362 +31,241 @@ from typing import Any
 
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-CNN, ENCODER = "cnn", "encoder"
-UNITS = {CNN: "images", ENCODER: "words"}
-BARS = {CNN: 0.90, ENCODER: 0.85}  # of the bare model's rate
-ALONE_S_MORE = 0.0003
-BACK_S_MAX = 10.0
-TOTAL_S = 450.0
-START_S = 120.0
-RTOL = 0.02  # of the largest value of an answer: bfloat16, and another batch size may mean another algorithm
+from benchmarks import plot
+from benchmarks.gpu_facts import commit, cores, machine
+from benchmarks.gpu_load import ROOT, Load, Plan, loaded, one_by_one
+from benchmarks.gpu_peers import SETTINGS, SETTINGS_TINY, Setting
+from benchmarks.gpu_report import (
+    CNN,
+    ENCODER,
+    GRAPHS,
+    HINT,
+    PEERS,
+    PLAIN,
+    RTOL,
+    Fault,
+    Served,
+    Work,
+    markdown,
+    panels,
+    point,
+    rate_of,
+)
+from benchmarks.gpu_servers import Evenkeel, Peer, Server, fixed, version
+
+TOTAL_S = 460.0  # of everything but the writing; with the ends of processes it stays under 8 minutes
+FAULT_PATIENCE_S = 30.0  # for an answer: a request that is answered after a recovery is late, not lost
+DIES_S_MAX = 0.5  # of an engine, after the device has failed under it
+NOTHING = "nothing"  # the model of gpu_models.py that computes nothing
 NO_WORD = 10**6  # outside the encoder's vocabulary: on a card a device assert, on a CPU an error of the request
+KILLED, ASSERTED = "`kill -9` of the engine under load", "device assert by a word that is none, under load"
+OOM = "oom:at=200"  # the load is in full swing by then: a batch of one request cannot be halved, and would be lost
+SHORT = "out of memory (EVENKEEL_FAULTS) under load"
 
 
-@dataclass(slots=True)
-class Load:
-    """What one load met. `refused`: 429 and 503, which a client is told to repeat; `lost`: everything else that is no 200."""
-
-    seconds: float = 0.0
-    units: int = 0
-    right: int = 0
-    refused: int = 0
-    lost: int = 0
-    latency_s: list[float] = field(default_factory=list)
-    longest_gap_s: float = 0.0
+class OutOfTime(RuntimeError):
+    """The whole run's time is over; what has been found is reported."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table. None: not measured."""
+class Sizes:
+    """Of the loads. Connections are those of each client process."""
 
-    what: str
-    measured: str | None
-    limit: str | None
-    bar: str
-    met: bool | None
-
-
-# ---- pure ------------------------------------------------------------------------------------------------------------
-
-
-def best_rate(rates: Mapping[str, Mapping[str, float]]) -> float:
-    """Units a second of the model alone, over all lengths in equal numbers of requests, each at its best batch."""
-    units = sum(int(length) for length in rates)
-    return units / sum(int(length) / max(sizes.values()) for length, sizes in rates.items())
+    alone_s: float
+    closed_s: float
+    open_s: float
+    fault_s: float
+    connections: int
+    fault_connections: int
+    shares: tuple[float, ...]
+    settings: dict[str, tuple[Setting, ...]]
 
 
-def quantile(values: Sequence[float], share: float) -> float | None:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else None
-
-
-def together(loads: Sequence[Load]) -> Load:
-    """Of several processes that ran at the same time."""
-    found = Load()
-    for each in loads:
-        found.seconds = max(found.seconds, each.seconds)
-        found.units, found.right = found.units + each.units, found.right + each.right
-        found.refused, found.lost = found.refused + each.refused, found.lost + each.lost
-        found.latency_s += each.latency_s
-        found.longest_gap_s = max(found.longest_gap_s, each.longest_gap_s)
-    return found
-
-
-def speed(work: str, load: Load | None, rates: Mapping[str, Mapping[str, float]] | None) -> Row:
-    rate = load.units / load.seconds if load and load.seconds else None
-    limit = best_rate(rates) if rates else None
-    p99_s = quantile(load.latency_s, 0.99) if load else None
-    words = None if rate is None or p99_s is None else f"{rate:,.0f} {UNITS[work]}/s, p99 {1000 * p99_s:.1f} ms"
-    met = None if rate is None or limit is None else rate >= BARS[work] * limit
-    if met and work == ENCODER:
-        met = p99_s is not None and p99_s <= 0.05
-    return Row(f"{work}, many connections", words, None if limit is None else f"{limit:,.0f} {UNITS[work]}/s",
-               f"at least {BARS[work]:.2f} of it" + (", p99 at most 50 ms" if work == ENCODER else ""), met)  # fmt: skip
-
-
-def alone(work: str, load: Load | None, alone_s: float | None) -> Row:
-    p50_s = quantile(load.latency_s, 0.5) if load else None
-    met = None if p50_s is None or alone_s is None else p50_s <= alone_s + ALONE_S_MORE
-    return Row(f"{work}, one request at a time", None if p50_s is None else f"p50 {1000 * p50_s:.2f} ms",
-               None if alone_s is None else f"{1000 * alone_s:.2f} ms", "at most 0.3 ms more", met)  # fmt: skip
-
-
-def fault(what: str, load: Load | None, back_s: float | None, mine: int = 0) -> Row:
-    """`mine`: requests that were to fail."""
-    lost = None if load is None else max(0, load.lost - mine)
-    words = None if lost is None else f"{lost} of {load.right + load.lost if load else 0} lost"
-    if words and back_s is not None:
-        words += f", back in {back_s:.1f} s"
-    met = None if lost is None or back_s is None else lost == 0 and back_s <= BACK_S_MAX
-    return Row(what, words, None, f"0 lost, back within {BACK_S_MAX:g} s", met)
-
-
-def markdown(title: str, facts: Sequence[tuple[str, str]], rows: Sequence[Row], notes: Sequence[str]) -> str:
-    words = {True: "yes", False: "**no**", None: ""}
-    lines = [f"# {title}", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts), "",
-             "| work | measured | the bare model | bar | met? |", "|---|---|---|---|---|"]  # fmt: skip
-    lines += [f"| {r.what} | {r.measured or ''} | {r.limit or ''} | {r.bar} | {words[r.met]} |" for r in rows]
-    return "\n".join([*lines, "", "An empty cell was not measured.", "", *(f"- {n}" for n in notes)]) + "\n"
-
-
-# ---- the load --------------------------------------------------------------------------------------------------------
-
-
-def request(body: bytes) -> bytes:
-    mime = "application/x-npy"
-    head = f"POST /invocations HTTP/1.1\r\nHost: gpu\r\nContent-Type: {mime}\r\nAccept: {mime}\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-def npy(array: Any) -> bytes:
-    out = io.BytesIO()
-    np.save(out, array)
-    return out.getvalue()
-
-
-def ask(wire: socket.socket, data: bytes) -> tuple[int, bytes]:
-    """Status and body. Raises OSError when the connection ends."""
-    wire.sendall(data)
-    got = bytearray()
-    while (end := got.find(b"\r\n\r\n")) < 0:
-        _more(wire, got)
-    head = got[:end].decode("latin-1").lower()
-    length = int(head.partition("content-length:")[2].split("\r\n", 1)[0])
-    while len(got) < end + 4 + length:
-        _more(wire, got)
-    return int(head.split(" ", 2)[1]), bytes(got[end + 4 :])
-
-
-def _more(wire: socket.socket, got: bytearray) -> None:
-    part = wire.recv(1 << 18)
-    if not part:
-        raise ConnectionResetError("the server closed the connection")
-    got += part
-
-
-def client(port: int, folder: Path, seconds: float, connections: int) -> Load:
-    """A closed loop: each connection sends as soon as it has its answer."""
-    probes = [np.load(p) for p in sorted((folder / "probes").glob("*.x.npy"))]
-    made = [(request(npy(x)), x.shape[1] if x.ndim == 2 else 1) for x in probes]
-    load, lock, end_s = Load(seconds=seconds), threading.Lock(), time.monotonic() + seconds
-
-    def one(number: int) -> None:
-        wire: socket.socket | None = None
-        last_s = time.monotonic()
-        while time.monotonic() < end_s:
-            data, units = made[number % len(made)]
-            number += 1
-            begun_s = time.monotonic()
-            try:
-                if wire is None:
-                    wire = socket.create_connection(("127.0.0.1", port), 30)
-                status, _ = ask(wire, data)
-            except OSError:
-                wire, status = None, 0
-            now_s = time.monotonic()
-            with lock:
-                if status == 200:
-                    load.right, load.units = load.right + 1, load.units + units
-                    load.latency_s.append(now_s - begun_s)
-                    load.longest_gap_s, last_s = max(load.longest_gap_s, now_s - last_s), now_s
-                elif status in (429, 503):
-                    load.refused += 1
-                else:
-                    load.lost += 1
-            if status != 200:
-                time.sleep(0.02)
-
-    threads = [threading.Thread(target=one, args=(i,)) for i in range(connections)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    return load
-
-
-@contextlib.contextmanager
-def loaded(port: int, folder: Path, seconds: float, processes: int, connections: int) -> Any:
-    """Clients of their own processes; gives a function that waits for them."""
-    plan = json.dumps([port, str(folder), seconds, connections])
-    children = [subprocess.Popen([sys.executable, "-m", "benchmarks.gpu", "--client", plan], cwd=ROOT, stdout=subprocess.PIPE)
-                for _ in range(processes)]  # fmt: skip
-
-    def wait() -> Load:
-        return together([Load(**json.loads(child.communicate(timeout=seconds + 60)[0])) for child in children])
-
-    try:
-        yield wait
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
-
-
-# ---- the server ------------------------------------------------------------------------------------------------------
-
-
-class Server:
-    """`evenkeel serve` from the source tree."""
-
-    def __init__(self, folder: Path, **settings: str) -> None:
-        self.port, self.side = _free_port(), _free_port()
-        self.tmp = Path(tempfile.mkdtemp(prefix="ekg-"))
-        ours = {"EVENKEEL_MODEL_DIR": str(folder), "SAGEMAKER_BIND_TO_PORT": str(self.port), "TMPDIR": str(self.tmp),
-                "EVENKEEL_SIDECAR_ADDRESS": f"127.0.0.1:{self.side}", "EVENKEEL_QUIET_S": "0", **settings}  # fmt: skip
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("EVENKEEL_", "SAGEMAKER_"))}
-        with (self.tmp / "log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "container", "serve"], cwd=ROOT, env={**kept, **ours}, stdout=log,
-                stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
-
-    def __enter__(self) -> Server:
-        end_s = time.monotonic() + START_S
-        while not self.ready():
-            if self.process.poll() is not None or time.monotonic() > end_s:
-                said = self.said()
-                self.__exit__()
-                raise RuntimeError(f"the server did not start: {said}")
-            time.sleep(0.05)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(40)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        shutil.rmtree(self.tmp, ignore_errors=True)
-
-    def said(self) -> str:
-        return (self.tmp / "log").read_text(errors="replace")[-1500:]
-
-    def ready(self) -> bool:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ping", timeout=5) as reply:
-            return bool(reply.status == 200)
-        return False
-
-    def replica(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.side}/status", timeout=10) as reply:
-            found: dict[str, Any] = json.load(reply)["replicas"][0]
-        return found
-
-    def back_s(self, old_pid: int, limit_s: float = 60.0) -> float | None:
-        """Until another engine answers; from now."""
-        begun_s = time.monotonic()
-        while time.monotonic() - begun_s < limit_s:
-            with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
-                replica = self.replica()
-                if replica["pid"] not in (0, old_pid) and str(replica["state"]).upper() == "READY":
-                    return time.monotonic() - begun_s
-            time.sleep(0.05)
-        return None
-
-    def ask(self, array: Any) -> tuple[int, bytes]:
-        with socket.create_connection(("127.0.0.1", self.port), 60) as wire:
-            return ask(wire, request(npy(array)))
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
-# ---- the story -------------------------------------------------------------------------------------------------------
+FULL = Sizes(2.0, 4.0, 4.0, 10.0, 128, 32, (0.7, 0.9, 1.0, 1.1), SETTINGS)  # beyond 1: a closed loop is not all there is
+TINY = Sizes(1.0, 1.5, 2.0, 4.0, 16, 16, (0.5, 0.7, 0.9), SETTINGS_TINY)
 
 
 @dataclass
 class Run:
     folder: Path
     tiny: bool
-    end_s: float
-    processes: int
-    rows: list[Row] = field(default_factory=list)
+    processes: int  # of clients
+    installed: Path | None = None  # where the peers are
+    end_s: float = float("inf")
     notes: list[str] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)  # of peers
+
+    def __post_init__(self) -> None:
+        self.sizes = TINY if self.tiny else FULL
+        self.cnn, self.encoder = Work(CNN), Work(ENCODER)
+        self.cnn.faults = {what: Fault() for what in (KILLED, SHORT)}
+        self.encoder.faults = {what: Fault() for what in (KILLED, ASSERTED, SHORT)}
+
+    # ---- the story -----------------------------------------------------------------------------------------------
 
     def all(self) -> None:
-        for work in (CNN, ENCODER):
-            self.one(work)
+        works = (self.cnn, self.encoder)
+        self.stage("the models are made", lambda: self.model("make", ",".join((CNN, NOTHING, ENCODER))))
+        for work in works:
+            self.stage(f"{work.name}: the bare model", lambda: self.bare(work))  # noqa: B023  a stage is over when it returns
+            self.stage(f"{work.name}: served, then killed", lambda: self.served(work))  # noqa: B023
+            if work is self.cnn:
+                self.stage("bytes through HTTP", lambda: self.http(work))  # noqa: B023
+        for work in works:
+            self.stage(f"{work.name}: out of memory", lambda: self.short(work))  # noqa: B023
+        for peer in PEERS:
+            self.stage(f"{CNN} by {peer}", lambda: self.peer(peer))  # noqa: B023
+        for work in works:
+            self.stage(f"{work.name}: with CUDA graphs", lambda: self.with_graphs(work))  # noqa: B023
 
-    def one(self, work: str) -> None:
-        folder = self.folder / work
-        made = self.stage(f"{work}: made", lambda: self.model("make", work) or True)
-        bare = self.stage(f"{work}: bare", lambda: json.loads(self.model("bare", work))) if made else None
-        found: dict[str, Any] = {}
-        if made:
-            self.stage(f"{work}: served", lambda: self.served(work, folder, found))
-            self.stage(f"{work}: out of memory", lambda: self.short(work, folder, found))
-        rates = bare["rates"] if bare else None
-        right = found.get("right")
-        self.rows += [
-            Row(f"{work}, answers as the bare model gives them", None if right is None else f"{right[0]} of {right[1]}", None,
-                f"within {RTOL:g} of the largest value", None if right is None else right[0] == right[1]),
-            alone(work, found.get("alone"), bare["alone_s"] if bare else None),
-            speed(work, found.get("many"), rates),
-            fault(f"{work}, `kill -9` of the engine under load", found.get("killed"), found.get("killed_back_s")),
-        ]  # fmt: skip
-        if work == ENCODER:
-            self.rows.append(
-                fault("encoder, device assert by a word that is none", found.get("assert"), found.get("assert_back_s"))
-            )
-        self.rows.append(
-            fault(f"{work}, out of memory (EVENKEEL_FAULTS) under load", found.get("short"), found.get("short_back_s"))
-        )
-
-    def stage(self, what: str, do: Callable[[], Any]) -> Any:
-        """None, and a note, when it fails or no time is left: the rest goes on."""
-        if time.monotonic() > self.end_s:
+    def stage(self, what: str, do: Callable[[], Any]) -> None:
+        """A note, when it fails or no time is left: the rest goes on."""
+        left_s = self.end_s - time.monotonic()
+        if left_s <= 0:
             self.notes.append(f"{what}: no time was left")
-            return None
-        print(what, file=sys.stderr, flush=True)
+            return
+        print(f"{what} ({left_s:.0f} s left)" if left_s < float("inf") else what, file=sys.stderr, flush=True)
         try:
-            return do()
-        except (OSError, RuntimeError, ValueError, KeyError, subprocess.SubprocessError) as e:
+            self.part(what, do)
+        except OutOfTime:
+            self.notes.append(f"{what}: no time was left for all of it")
+
+    def part(self, what: str, do: Callable[[], Any]) -> None:
+        try:
+            do()
+        except OutOfTime:
+            raise
+        except (OSError, RuntimeError, ValueError, KeyError, IndexError, subprocess.SubprocessError) as e:
             self.notes.append(f"{what}: {type(e).__name__}: {' '.join(str(e).split())[-300:]}")
-            return None
 
-    def model(self, what: str, work: str) -> str:
-        more = ["--tiny"] if self.tiny else []
-        return subprocess.run(
-            [sys.executable, "-m", "benchmarks.gpu_models", what, work, str(self.folder / work), *more], cwd=ROOT, check=True,
-            stdout=subprocess.PIPE, text=True, timeout=max(1.0, self.end_s - time.monotonic())).stdout  # fmt: skip
+    # ---- one stage each ------------------------------------------------------------------------------------------
 
-    def load(self, server: Server, folder: Path, seconds: float, each: int) -> Any:
-        return loaded(server.port, folder, seconds, self.processes, each)
+    def bare(self, work: Work) -> None:
+        found = json.loads(self.model("bare", work.name))
+        work.rates, work.alone_s = found["rates"], found["alone_s"]
 
-    def served(self, work: str, folder: Path, found: dict[str, Any]) -> None:
-        seconds, each = (2.0, 2) if self.tiny else (12.0, 32)
-        with Server(folder) as server:
-            found["right"] = self.right(server, folder)
-            found["alone"] = client(server.port, folder, seconds / 3, 1)
-            with self.load(server, folder, seconds, each) as wait:
-                found["many"] = wait()
-            with self.load(server, folder, seconds + 3, max(1, each // 2)) as wait:
-                time.sleep(1.0 + seconds / 4)
-                pid = int(server.replica()["pid"])
-                os.kill(pid, signal.SIGKILL)
-                found["killed_back_s"] = server.back_s(pid)
-                found["killed"] = wait()
-            if work == ENCODER:
-                with self.load(server, folder, seconds + 3, max(1, each // 2)) as wait:
-                    time.sleep(1.0 + seconds / 4)
-                    pid = int(server.replica()["pid"])
-                    status, _ = server.ask(np.full((1, 16), NO_WORD))
-                    self.notes.append(f"a word that is none was told {status}")
-                    found["assert_back_s"] = server.back_s(pid) if int(server.replica()["pid"]) != pid else 0.0
-                    found["assert"] = wait()
+    def served(self, work: Work) -> None:
+        with Evenkeel(self.folder / work.name) as server:
+            self.measure(work, server, work.served.setdefault(PLAIN, Served()))
+            self.killed(work, server)
+            if work is self.encoder:
+                self.asserted(work, server)
 
-    def short(self, work: str, folder: Path, found: dict[str, Any]) -> None:
-        seconds, each = (2.0, 2) if self.tiny else (6.0, 16)
-        with Server(folder, EVENKEEL_FAULTS="oom:at=20") as server:
-            pid = int(server.replica()["pid"])
-            with self.load(server, folder, seconds, each) as wait:
-                found["short"] = wait()
-            found["short_back_s"] = 0.0 if int(server.replica()["pid"]) == pid else None
+    def with_graphs(self, work: Work) -> None:
+        """Beside `served`: nothing else is different."""
+        found = Served()
+        with Evenkeel(self.folder / f"{work.name}-graphs") as server:
+            work.served[GRAPHS] = found
+            self.measure(work, server, found)
 
-    def right(self, server: Server, folder: Path) -> tuple[int, int]:
-        right, probes = 0, sorted((folder / "probes").glob("*.x.npy"))
+    def measure(self, work: Work, server: Evenkeel, found: Served) -> None:
+        """The closed loop finds the capacity, then requests arrive openly at shares of it."""
+        said = server.replica()["facts"]
+        self.notes.append(f"{server.folder.name}: {', '.join(f'{k} {v}' for k, v in said.items())}")
+        found.right = self.right(work, server)
+        found.alone = one_by_one(server.port, self.probes(work), self.sizes.alone_s)
+        found.closed = self.closed(work, server)
+        self.loads(work, server, found)
+
+    def closed(self, work: Work, server: Server) -> Load:
+        with self.load(work, server, self.sizes.closed_s) as wait:
+            return wait()
+
+    def loads(self, work: Work, server: Server, found: Served) -> None:
+        assert found.closed is not None, "its rate is what the open loads are shares of"
+        for share in self.sizes.shares:
+            rate = share * found.closed.right / found.closed.seconds
+            with self.load(work, server, self.sizes.open_s, rate=rate) as wait:
+                found.points.append(point(share, wait()))
+
+    def http(self, work: Work) -> None:
+        """The same bodies to our own server without the model, and to one that only reads."""
+        with Evenkeel(self.folder / NOTHING) as server:
+            work.bytes_rate = rate_of(self.closed(work, server))
+        with fixed(max(1, cores() // 2)) as server:
+            work.least_rate = rate_of(self.closed(work, server))
+
+    def peer(self, name: str) -> None:
+        """Each setting for a moment, then the best."""
+        self.versions.append(f"{name} {version(name, self.installed)}")
+        probe = np.load(next(self.probes(self.cnn).glob("*.x.npy")))
+        tried: list[tuple[Served, Server]] = []
+        with contextlib.ExitStack() as stack:
+            started = [(s, Peer(name, CNN, self.tiny, s, self.installed, probe)) for s in self.sizes.settings[name]]
+            for setting, server in started:  # they load at the same time, and are measured one after the other
+                self.part(f"{name}, {setting}", lambda: stack.enter_context(server))  # noqa: B023
+            for setting, server in started:
+                if server in Server.running:
+                    self.part(f"{name}, {setting}", lambda: tried.append((self.tried(setting, server), server)))  # noqa: B023
+            if tried:
+                self.cnn.served[name], server = max(tried, key=lambda t: rate_of(t[0].closed or Load(1.0)))
+                self.loads(self.cnn, server, self.cnn.served[name])
+        for found, _ in tried:
+            if found is not self.cnn.served[name] and found.closed:
+                self.notes.append(f"{name}, {found.setting}: {rate_of(found.closed):,.0f} images/s in the closed loop")
+
+    def tried(self, setting: Setting, server: Server) -> Served:
+        found = Served(str(setting), self.right(self.cnn, server))
+        if found.right and found.right[0] < found.right[1]:
+            raise RuntimeError(f"{found.right[0]} of {found.right[1]} answers are right")
+        found.closed = self.closed(self.cnn, server)
+        return found
+
+    def killed(self, work: Work, server: Evenkeel) -> None:
+        fault = work.faults[KILLED]
+        with self.under_load(work, server, fault):
+            pid = server.pid()
+            os.kill(pid, signal.SIGKILL)
+            fault.back_s = server.back_s(pid)
+
+    def asserted(self, work: Work, server: Evenkeel) -> None:
+        fault = work.faults[ASSERTED]
+        with self.under_load(work, server, fault):
+            pid, begun_s = server.pid(), time.monotonic()
+            status, _ = server.ask(np.full((1, 16), NO_WORD))
+            self.notes.append(f"a word that is none was told {status}")
+            time.sleep(DIES_S_MAX)
+            if server.pid() == pid:
+                fault.back_s = 0.0
+            elif server.back_s(pid) is not None:
+                fault.back_s = time.monotonic() - begun_s
+
+    def short(self, work: Work) -> None:
+        fault = work.faults[SHORT]
+        with Evenkeel(self.folder / work.name, EVENKEEL_FAULTS=OOM) as server:
+            pid = server.pid()
+            with self.under_load(work, server, fault):
+                pass
+            fault.back_s = 0.0 if server.pid() == pid else server.back_s(pid)
+
+    # ---- what stages share ---------------------------------------------------------------------------------------
+
+    def model(self, what: str, works: str) -> str:
+        folder, more = str(self.folder), ["--tiny"] if self.tiny else []
+        done = subprocess.run([sys.executable, "-m", "benchmarks.gpu_models", what, works, folder, *more], cwd=ROOT,
+                              capture_output=True, text=True)  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return done.stdout
+
+    def probes(self, work: Work) -> Path:
+        return self.folder / work.name / "probes"
+
+    def load(self, work: Work, server: Server, seconds: float, rate: float = 0.0) -> AbstractContextManager[Callable[[], Load]]:
+        return loaded(Plan(server.port, str(self.probes(work)), seconds, self.sizes.connections, rate), self.processes)
+
+    @contextlib.contextmanager
+    def under_load(self, work: Work, server: Server, fault: Fault) -> Iterator[None]:
+        """A closed loop around what happens, which it does not wait for longer than it lasts."""
+        sizes = self.sizes
+        plan = Plan(server.port, str(self.probes(work)), sizes.fault_s, sizes.fault_connections, patience_s=FAULT_PATIENCE_S)
+        with loaded(plan, self.processes) as wait:
+            time.sleep(self.sizes.fault_s / 5)
+            yield
+            fault.load = wait()
+
+    def right(self, work: Work, server: Server) -> tuple[int, int]:
+        right, probes = 0, sorted(self.probes(work).glob("*.x.npy"))
         for probe in probes:
             status, body = server.ask(np.load(probe))
             want = np.load(probe.with_name(probe.name.replace(".x.", ".y.")))
@@ -397,51 +274,54 @@ class Run:
         return right, len(probes)
 
 
-def facts(tiny: bool) -> list[tuple[str, str]]:
-    code = ("import torch;c=torch.cuda;print(torch.__version__,torch.version.cuda,"
-            "c.get_device_name(0) if c.is_available() else 'none: the CPU',sep='|')")  # fmt: skip
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
-    version, cuda, card = said.strip().split("|")
-    driver = Path("/proc/driver/nvidia/version")
-    return [
-        ("card", card),
-        ("driver", driver.read_text().splitlines()[0] if driver.exists() else ""),
-        ("torch", f"{version}, CUDA {cuda}"),
-        ("Python", platform.python_version()),
-        ("cores", str(len(os.sched_getaffinity(0)))),
-        ("commit", commit()),
-        ("models", "tiny: these figures mean nothing" if tiny else "of ResNet-50's and BERT-base's size, bf16, seeded weights"),
-        ("load", "closed loop, NPY bodies; client processes on the same machine"),
-    ]
+def bounded(run: Run) -> None:
+    """The whole story, or what of it fits in the time. An alarm ends whatever waits, and no server outlives it."""
 
+    def over(*_: object) -> None:
+        raise OutOfTime("the time of the whole run is over")
 
-def commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return found or "uncommitted"
+    run.end_s = time.monotonic() + TOTAL_S
+    signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, TOTAL_S)
+    try:
+        run.all()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for server in list(Server.running):
+            server.__exit__()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
     parser.add_argument("--dry-run", action="store_true", help="tiny models, whatever there is to run them")
     parser.add_argument("--out", type=Path, help="the file to write; a dry run writes none otherwise")
-    parser.add_argument("--processes", type=int, default=0, help="of clients; default: half of the cores, at most 8")
-    parser.add_argument("--client", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--peers", type=Path, help="where LitServe and Mosec are: a folder of `pip install --target`")
+    parser.add_argument("--processes", type=int, help="of clients; default: a quarter of the cores, at most 4")
     args = parser.parse_args(argv)
-    if args.client:
-        port, folder, seconds, connections = json.loads(args.client)
-        load = client(port, Path(folder), seconds, connections)
-        json.dump({name: getattr(load, name) for name in Load.__dataclass_fields__}, sys.stdout)
-        return 0
     with tempfile.TemporaryDirectory(prefix="ekg-") as folder:
-        processes = args.processes or min(8, max(1, len(os.sched_getaffinity(0)) // 2))
-        run = Run(Path(folder), args.dry_run, time.monotonic() + TOTAL_S, processes)
-        run.all()
-    text = markdown(f"GPU, {date.today()}", facts(args.dry_run), run.rows, run.notes)
-    out = args.out or (None if args.dry_run else HERE / "results" / f"gpu-{date.today()}-{commit()}.md")
-    if out is not None:
+        processes = args.processes or min(4, max(1, cores() // 4))
+        run = Run(Path(folder), args.dry_run, processes, args.peers.resolve() if args.peers else None)
+        try:
+            bounded(run)
+        finally:
+            report(run, args.out)
+    return 0
+
+
+def report(run: Run, named: Path | None) -> None:
+    """Whatever there is by now."""
+    out = named or (None if run.tiny else ROOT / "benchmarks" / "results" / f"gpu-{date.today()}-{commit()}.md")
+    drawn = panels((run.cnn, run.encoder)) if out else []
+    picture = out.with_suffix(".svg") if out and drawn else None
+    if picture:
+        picture.write_text(plot.svg(drawn, "Latency against throughput on one card", HINT))
+    models = "tiny: these figures mean nothing" if run.tiny else "of ResNet-50's and BERT-base's size, bf16, seeded weights"
+    load = f"NPY bodies; client processes on the same machine: {run.processes}, of {run.sizes.connections} connections"
+    facts = [*machine(), ("models", models), ("peers", ", ".join(run.versions)), ("load", load)]
+    text = markdown(f"GPU, {date.today()}", facts, (run.cnn, run.encoder), run.notes, picture.name if picture else "")
+    if out:
         out.write_text(text)
     print(text)
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """The models of benchmarks/gpu.py, with weights from a fixed seed, and how fast each is by itself on the device.
 
-`python -m benchmarks.gpu_models make|bare <work> <folder> [--tiny]`: a process of its own, so that nobody holds the device while
-the server is measured. `make` writes a folder that can be served and requests with their right answers; `bare` prints what the
-model does with data that lies on the device, by CUDA graphs, at each batch size.
+`python -m benchmarks.gpu_models make|bare <works> <folder> [--tiny]`: a process of its own, so that nobody holds the device while
+a server is measured. `make` writes for each work a folder that can be served, with requests and their right answers, and one
+beside it with CUDA graphs. `bare` prints what the model does with data that lies on the device, by CUDA graphs, at each batch
+size.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -20,12 +23,18 @@ import torch
 from torch import nn
 
 CNN, ENCODER = "cnn", "encoder"
+NOTHING = "nothing"  # takes what the CNN takes, answers as much, and computes next to nothing
 SEED, WORDS = 7, 30000
 LENGTHS = (16, 64, 112, 160, 208, 256)
-PROBES = 8
+PROBES = 2 * len(LENGTHS)  # as many of each: the bare model's rate is that of this mixture
+GRAPHS = "-graphs"  # at the end of a folder's name
+IMAGES_TOML = (
+    'backend = "pytorch"\n[batching]\nrows_max = {rows_max}\n[[inputs]]\nname = "x"\ndtype = "uint8"\n'
+    'shape = ["rows", {size}, {size}, 3]\n'
+)
 TOML = {
-    CNN: 'backend = "pytorch"\n[batching]\nrows_max = {rows_max}\n[[inputs]]\nname = "x"\ndtype = "uint8"\n'
-    'shape = ["rows", {size}, {size}, 3]\n',
+    CNN: IMAGES_TOML,
+    NOTHING: IMAGES_TOML,
     ENCODER: 'backend = "pytorch"\n[batching]\nrows_max = {rows_max}\nslo_ms = 50\n[[inputs]]\nname = "ids"\n'
     'dtype = "int64"\nshape = ["rows", "n"]\npad = 0\n',
 }
@@ -66,6 +75,13 @@ class Cnn(nn.Module):
         return self.head(self.layers(y).mean((2, 3))).float()
 
 
+class Nothing(nn.Module):
+    """What is left of serving the CNN without the CNN."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 0, 0, :1].float() + torch.zeros(1000, device=x.device)
+
+
 class Encoder(nn.Module):
     """BERT-base's size, in bfloat16. Word 0 is padding, and changes no answer."""
 
@@ -92,8 +108,11 @@ class Encoder(nn.Module):
 
 def made(work: str, tiny: bool) -> nn.Module:
     torch.manual_seed(SEED)
-    model: nn.Module = Cnn(tiny) if work == CNN else Encoder(tiny)
-    return model.to(torch.bfloat16).eval()
+    if work == NOTHING:
+        return Nothing()
+    if work == ENCODER:
+        return Encoder(tiny).to(torch.bfloat16).eval()
+    return Cnn(tiny).to(torch.bfloat16, memory_format=torch.channels_last).eval()  # as the images lie in memory
 
 
 def size_of(tiny: bool) -> int:
@@ -101,21 +120,24 @@ def size_of(tiny: bool) -> int:
 
 
 def inputs(work: str, rows: int, tiny: bool, length: int = 0) -> torch.Tensor:
-    if work == CNN:
+    if work != ENCODER:
         return torch.randint(0, 256, (rows, size_of(tiny), size_of(tiny), 3), dtype=torch.uint8)
     return torch.randint(1, WORDS, (rows, length or 64))
 
 
 def make(work: str, folder: Path, tiny: bool) -> None:
-    """The folder, and probes: request i and its answer by the model alone, at batch 1."""
+    """The folders, and probes: request i and its answer by the model alone, at batch 1. They are warm-up's samples too,
+    since it has to know the lengths that will be asked for."""
     model = made(work, tiny)
     rows = torch.export.Dim("rows", min=1, max=1024)
-    shapes = {0: rows} if work == CNN else {0: rows, 1: torch.export.Dim("n", min=2, max=512)}
+    shapes = {0: rows} if work != ENCODER else {0: rows, 1: torch.export.Dim("n", min=2, max=512)}
     with torch.inference_mode():
         program = torch.export.export(model, (inputs(work, 3, tiny, 24),), dynamic_shapes=(shapes,))
     folder.mkdir(parents=True, exist_ok=True)
     torch.export.save(program, folder / "model.pt2")
-    (folder / "model.toml").write_text(TOML[work].format(size=size_of(tiny), rows_max=8 if tiny else 128))
+    samples = [f'[[samples]]\ninput = "probes/{i}.x.npy"\n' for i in range(len(LENGTHS) if work == ENCODER else 1)]
+    toml = "".join((TOML[work].format(size=size_of(tiny), rows_max=8 if tiny else 128), *samples))
+    (folder / "model.toml").write_text(toml)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
     (folder / "probes").mkdir(exist_ok=True)
@@ -125,6 +147,9 @@ def make(work: str, folder: Path, tiny: bool) -> None:
             y = model(x.to(device)).cpu()
         np.save(folder / "probes" / f"{i}.x.npy", x.numpy())
         np.save(folder / "probes" / f"{i}.y.npy", y.numpy())
+    shutil.copytree(folder, f"{folder}{GRAPHS}", copy_function=os.link, dirs_exist_ok=True)
+    (Path(f"{folder}{GRAPHS}") / "model.toml").unlink()
+    (Path(f"{folder}{GRAPHS}") / "model.toml").write_text(f"{toml}[gpu]\ngraphs = true\n")
 
 
 def seconds_of(run: Callable[[], Any], wait: Callable[[], Any], for_s: float) -> float:
@@ -141,21 +166,24 @@ def seconds_of(run: Callable[[], Any], wait: Callable[[], Any], for_s: float) ->
 
 
 def bare(work: str, tiny: bool) -> dict[str, Any]:
-    """`rates`: images or words a second by length and batch size; `alone_s`: one request, to the device and back."""
+    """`rates`: images or words a second by length and batch size; `alone_s`: one request, to the device and
+    back, the median over lengths."""
     cuda = torch.cuda.is_available()
     device, wait = ("cuda", torch.cuda.synchronize) if cuda else ("cpu", lambda: None)
     model = made(work, tiny).to(device)
-    lengths: tuple[int, ...] = (1,) if work == CNN else LENGTHS
+    lengths = LENGTHS if work == ENCODER else (1,)
+    sizes = (1, 4) if tiny else (1, 8, 32, 64, 128, 256) if work == CNN else (1, 8, 32, 128)
     found: dict[str, Any] = {"graphs": cuda, "rates": {}}
     with torch.inference_mode():
         for length in lengths:
-            for rows in (1, 4) if tiny else (1, 8, 32, 64, 128, 256):
+            for rows in sizes:
                 x = inputs(work, rows, tiny, length).to(device)
                 run = captured(model, x) if cuda else (lambda x=x: model(x))
-                took_s = seconds_of(run, wait, 0.1 if tiny else 0.5)
+                took_s = seconds_of(run, wait, 0.1 if tiny else 0.4)
                 found["rates"].setdefault(str(length), {})[str(rows)] = rows * length / took_s
-        host = inputs(work, 1, tiny, 64)
-        found["alone_s"] = seconds_of(lambda: model(host.to(device)).cpu(), wait, 0.2 if tiny else 1.0)
+        hosts = [inputs(work, 1, tiny, length) for length in lengths]
+        times = sorted(seconds_of(lambda x=x: model(x.to(device)).cpu(), wait, 0.2) for x in hosts)
+        found["alone_s"] = times[len(times) // 2]
     return found
 
 
@@ -175,14 +203,15 @@ def captured(model: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("make", "bare"))
-    parser.add_argument("work", choices=(CNN, ENCODER))
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("works", help="separated by commas")
+    parser.add_argument("folder", type=Path, help="of them all")
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
-    if args.what == "make":
-        make(args.work, args.folder, args.tiny)
-    else:
-        json.dump(bare(args.work, args.tiny), sys.stdout)
+    if args.what == "bare":
+        json.dump(bare(args.works, args.tiny), sys.stdout)
+        return
+    for work in args.works.split(","):
+        make(work, args.folder / work, args.tiny)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING
 
-from benchmarks.contenders import RAW
-from benchmarks.summary import Summary
+if TYPE_CHECKING:  # who only draws needs nothing of what it takes to measure
+    from benchmarks.summary import Summary
 
-COLORS = {"evenkeel": "#0b6e4f", "mosec": "#c8553d", "triton": "#3d5a98", RAW: "#777777"}
+COLORS = {"evenkeel": "#0b6e4f", "evenkeel, graphs": "#2fb488", "mosec": "#c8553d", "litserve": "#d9a521", "triton": "#3d5a98",
+          "raw onnxruntime": "#777777"}  # fmt: skip
+HINT = "full: p99, dashed: p50, numbers: connections"
 WIDTH, HEIGHT, COLUMNS = 470, 330, 2
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 34, 44
 HEADER = 40
@@ -32,6 +35,7 @@ class Point:
 class Panel:
     title: str
     lines: dict[str, list[Point]]  # by server
+    unit: str = "requests/s"
 
 
 def panels(summaries: Iterable[Summary]) -> list[Panel]:
@@ -72,11 +76,11 @@ class Axis:
         return coarse if len(fine) > 8 and len(coarse) > 1 else fine
 
 
-def svg(panels: Sequence[Panel], caption: str) -> str:
+def svg(panels: Sequence[Panel], caption: str, hint: str = HINT) -> str:
     columns = min(COLUMNS, max(1, len(panels)))
     width, height = columns * WIDTH, HEADER + math.ceil(len(panels) / columns) * HEIGHT
     servers = [name for name in COLORS if any(name in panel.lines for panel in panels)]
-    body = [legend(servers, caption, width)]
+    body = [legend(servers, caption, width, hint)]
     for i, panel in enumerate(panels):
         body.append(f'<g transform="translate({i % columns * WIDTH} {HEADER + i // columns * HEIGHT})">{draw(panel)}</g>')
     style = "text{font:11px sans-serif;fill:#333}.title{font-weight:bold;font-size:13px}.small{font-size:9px}"
@@ -86,13 +90,13 @@ def svg(panels: Sequence[Panel], caption: str) -> str:
     )
 
 
-def legend(servers: Sequence[str], caption: str, width: int) -> str:
+def legend(servers: Sequence[str], caption: str, width: int, hint: str) -> str:
     parts, x = [text(LEFT, 14, caption)], float(LEFT)
     for name in servers:
         parts.append(f'<line x1="{x}" x2="{x + 22}" y1="28" y2="28" stroke="{COLORS[name]}" stroke-width="2.5"/>')
         parts.append(text(x + 27, 32, name))
         x += 45 + 7 * len(name)
-    parts.append(text(width - RIGHT, 32, "full: p99, dashed: p50, numbers: connections", anchor="end"))
+    parts.append(text(width - RIGHT, 32, hint, anchor="end"))
     return "".join(parts)
 
 
@@ -100,7 +104,7 @@ def draw(panel: Panel) -> str:
     points = [p for line in panel.lines.values() for p in line]
     x = Axis.over([p.rps for p in points], LEFT, WIDTH - RIGHT)
     y = Axis.over([v for p in points for v in (p.p50_ms, p.p99_ms) if v > 0] or [1.0], HEIGHT - BOTTOM, TOP)
-    parts = [text(LEFT, TOP - 10, panel.title, "title"), grid(x, y)]
+    parts = [text(LEFT, TOP - 10, panel.title, "title"), grid(x, y, panel.unit)]
     for name, line in panel.lines.items():
         color = COLORS.get(name, "black")
         parts.append(curve(line, x, y, lambda p: p.p50_ms, f'stroke="{color}" stroke-dasharray="4 4" opacity="0.6"'))
@@ -117,7 +121,7 @@ def curve(line: Sequence[Point], x: Axis, y: Axis, value: Callable[[Point], floa
     return f'<polyline points="{at}" fill="none" {style}/>'
 
 
-def grid(x: Axis, y: Axis) -> str:
+def grid(x: Axis, y: Axis, unit: str) -> str:
     left, right, top, bottom = LEFT, WIDTH - RIGHT, TOP, HEIGHT - BOTTOM
     parts = [f'<rect x="{left}" y="{top}" width="{right - left}" height="{bottom - top}" fill="none" stroke="#bbb"/>']
     for tick in x.ticks():
@@ -128,7 +132,7 @@ def grid(x: Axis, y: Axis) -> str:
         py = y.at(tick)
         parts.append(f'<line x1="{left}" x2="{right}" y1="{py:.1f}" y2="{py:.1f}" stroke="#eee"/>')
         parts.append(text(left - 6, py + 4, f"{tick:g}", anchor="end"))
-    parts.append(text((left + right) / 2, bottom + 32, "requests/s", anchor="middle"))
+    parts.append(text((left + right) / 2, bottom + 32, unit, anchor="middle"))
     middle = (top + bottom) / 2
     parts.append(f'<text transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">latency, ms</text>')
     return "".join(parts)

@@ -77,6 +77,16 @@ def test_a_16_bit_dtype_is_for_the_arithmetic_and_the_signature_stays(folder: Fo
     assert backend.describe()["gpu_dtype"] == "bf16"
 
 
+def test_what_it_takes_of_the_card_is_told_as_it_is_known_now(folder: Folder) -> None:
+    driver = ScriptedDriver()
+    backend = loaded(folder, driver, "pt2")
+    driver.did.clear()
+    for peak_mb in ("1", "2"):
+        told = backend.describe()
+        assert (told["gpu_used_mb"], told["gpu_peak_mb"]) == ("1", peak_mb)
+        backend.run([X])
+
+
 def test_answers_of_one_batch_are_not_changed_by_the_next(folder: Folder) -> None:
     backend = loaded(folder, ScriptedDriver(), "pt2", rows_max=3)
     first = backend.run([X])[0]

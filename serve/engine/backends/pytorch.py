@@ -54,7 +54,7 @@ class Program:
 class PytorchBackend:
     def __init__(self, program: Program, manifest: Manifest, options: LoadOptions, device: OnDevice | None = None) -> None:
         self._program = program
-        self._where = {**facts(options, "cuda"), **device.describe()} if device is not None else facts(options, CPU)
+        self._where = facts(options, "cuda" if device is not None else CPU)
         settled = settle(program.ins, program.outs, manifest, self._runs)
         self.signature, self._batching = settled.signature, settled.batching
         self._run = self._runs(self.signature)
@@ -149,7 +149,8 @@ class PytorchOnDevice(PytorchBackend):
             self._graphs.add(run, inputs)
 
     def describe(self) -> Mapping[str, Any]:
-        return {**super().describe(), "graphs": "off" if self._graphs is None else self._graphs.describe()}
+        graphs = "off" if self._graphs is None else self._graphs.describe()
+        return {**super().describe(), **self._device.describe(), "graphs": graphs}
 
     def launch(self, inputs: Sequence[Array]) -> list[Landing]:
         run = self._run

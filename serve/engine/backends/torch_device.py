@@ -68,6 +68,9 @@ class Driver(Protocol):
 
     def allocated_bytes(self) -> int: ...
 
+    def used_bytes(self) -> tuple[int, int]:
+        """By tensors of this process: now, and at most so far."""
+
 
 class CudaDriver:
     """Device 0 is the only one that an engine sees."""
@@ -152,6 +155,9 @@ class CudaDriver:
         self._torch.cuda.empty_cache()  # else what is only kept would hide what grows
         return int(self._torch.cuda.memory_reserved(0))
 
+    def used_bytes(self) -> tuple[int, int]:
+        return int(self._torch.cuda.memory_allocated(0)), int(self._torch.cuda.max_memory_allocated(0))
+
     def _copying(self) -> tuple[Any, Any]:
         if self._streams is None:
             self._streams = (self._torch.cuda.Stream(), self._torch.cuda.Stream())
@@ -197,8 +203,12 @@ class OnDevice:
         return autocast
 
     def describe(self) -> dict[str, str]:
+        """`gpu_used_mb`: what lies there between batches, the model above all; `gpu_peak_mb`: what the largest batch so far took
+        with it."""
+        used, peak = self._driver.used_bytes()
         return {"gpu": self._driver.name(), "gpu_dtype": self._dtype or "as the model",
-                "gpu_memory_mb": str(self._limit_bytes >> 20)}  # fmt: skip
+                "gpu_memory_mb": str(self._limit_bytes >> 20), "gpu_used_mb": str(used >> 20), "gpu_peak_mb": str(peak >> 20),
+                }  # fmt: skip
 
 
 def chosen(torch: Any, gpu: Gpu, options: LoadOptions, driver: Driver | None = None) -> OnDevice | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 # Of the deadline, what the predicted wait may take. At 1 a long queue would be one of requests that reach the model just
 # when they are too late; less refuses sooner. A fifth covers what the prediction is wrong by.
 WAIT_SHARE_MAX = 0.8
-FEW = 32  # requests for each engine, of one front
+FEW = 64  # requests for each engine, of one front
 ROWS_SURE_MAX = 64  # below so many rows the wait is not looked at, whatever the model: others may have sent as many
 STANDING_S = 0.25  # of work for each engine, kept under overload: more than any pause between two batches
 STANDING_BATCHES = 4  # the same for slow models, in full batches

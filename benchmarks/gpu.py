@@ -59,6 +59,7 @@ DIES_S_MAX = 0.5  # of an engine, after the device has failed under it
 NOTHING = "nothing"  # the model of gpu_models.py that computes nothing
 NO_WORD = 10**6  # outside the encoder's vocabulary: on a card a device assert, on a CPU an error of the request
 KILLED, ASSERTED = "`kill -9` of the engine under load", "device assert by a word that is none, under load"
+MADE = "the models are made"
 OOM = "oom:at=200"  # the load is in full swing by then: a batch of one request cannot be halved, and would be lost
 SHORT = "out of memory (EVENKEEL_FAULTS) under load"
 
@@ -73,6 +74,7 @@ class Sizes:
 
     alone_s: float
     closed_s: float
+    tried_s: float  # for each setting of a peer
     open_s: float
     fault_s: float
     connections: int
@@ -81,8 +83,8 @@ class Sizes:
     settings: dict[str, tuple[Setting, ...]]
 
 
-FULL = Sizes(2.0, 4.0, 4.0, 10.0, 128, 32, (0.7, 0.9, 1.0, 1.1), SETTINGS)  # beyond 1: a closed loop is not all there is
-TINY = Sizes(1.0, 1.5, 2.0, 4.0, 16, 16, (0.5, 0.7, 0.9), SETTINGS_TINY)
+FULL = Sizes(2.0, 4.0, 2.5, 4.0, 10.0, 128, 32, (0.7, 0.9, 1.0, 1.1), SETTINGS)  # beyond 1: a closed loop is not all there is
+TINY = Sizes(1.0, 1.5, 1.5, 2.0, 4.0, 16, 16, (0.5, 0.7, 0.9), SETTINGS_TINY)
 
 
 @dataclass
@@ -91,6 +93,7 @@ class Run:
     tiny: bool
     processes: int  # of clients
     installed: Path | None = None  # where the peers are
+    only: tuple[str, ...] = ()  # words of the stages to do, beside the making of the models
     end_s: float = float("inf")
     notes: list[str] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)  # of peers
@@ -105,7 +108,7 @@ class Run:
 
     def all(self) -> None:
         works = (self.cnn, self.encoder)
-        self.stage("the models are made", lambda: self.model("make", ",".join((CNN, NOTHING, ENCODER))))
+        self.stage(MADE, lambda: self.model("make", ",".join((CNN, NOTHING, ENCODER))))
         for work in works:
             self.stage(f"{work.name}: the bare model", lambda: self.bare(work))  # noqa: B023  a stage is over when it returns
             self.stage(f"{work.name}: served, then killed", lambda: self.served(work))  # noqa: B023
@@ -120,6 +123,9 @@ class Run:
 
     def stage(self, what: str, do: Callable[[], Any]) -> None:
         """A note, when it fails or no time is left: the rest goes on."""
+        if self.only and what != MADE and not any(word in what for word in self.only):
+            self.notes.append(f"{what}: left out, by --only")
+            return
         left_s = self.end_s - time.monotonic()
         if left_s <= 0:
             self.notes.append(f"{what}: no time was left")
@@ -167,8 +173,8 @@ class Run:
         found.closed = self.closed(work, server)
         self.loads(work, server, found)
 
-    def closed(self, work: Work, server: Server) -> Load:
-        with self.load(work, server, self.sizes.closed_s) as wait:
+    def closed(self, work: Work, server: Server, seconds: float | None = None) -> Load:
+        with self.load(work, server, seconds or self.sizes.closed_s) as wait:
             return wait()
 
     def loads(self, work: Work, server: Server, found: Served) -> None:
@@ -208,7 +214,7 @@ class Run:
         found = Served(str(setting), self.right(self.cnn, server))
         if found.right and found.right[0] < found.right[1]:
             raise RuntimeError(f"{found.right[0]} of {found.right[1]} answers are right")
-        found.closed = self.closed(self.cnn, server)
+        found.closed = self.closed(self.cnn, server, self.sizes.tried_s)
         return found
 
     def killed(self, work: Work, server: Evenkeel) -> None:
@@ -296,11 +302,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="tiny models, whatever there is to run them")
     parser.add_argument("--out", type=Path, help="the file to write; a dry run writes none otherwise")
     parser.add_argument("--peers", type=Path, help="where LitServe and Mosec are: a folder of `pip install --target`")
+    parser.add_argument("--only", default="", metavar="WORDS", help="stages with one of these words in their names, by commas: "
+                        "`bare,graphs` fills in what a first run had no time for")  # fmt: skip
     parser.add_argument("--processes", type=int, help="of clients; default: a quarter of the cores, at most 4")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="ekg-") as folder:
         processes = args.processes or min(4, max(1, cores() // 4))
-        run = Run(Path(folder), args.dry_run, processes, args.peers.resolve() if args.peers else None)
+        only = tuple(word for word in args.only.split(",") if word)
+        run = Run(Path(folder), args.dry_run, processes, args.peers.resolve() if args.peers else None, only)
         try:
             bounded(run)
         finally:

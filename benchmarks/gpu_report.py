@@ -192,6 +192,8 @@ def beside(work: Work, peer: str) -> Row:
     what, bar = f"{work.name}, beside {peer} at the same p99", f"at least {TIMES_PEERS:g} ×"
     limit = f"{_rate(theirs.rate, unit)}, p99 {_ms(theirs.p99_s)}: {work.served[peer].setting}" if theirs else None
     ours = [p for name in OURS for p in work.served.get(name, Served()).points]
+    if theirs is None and (tried := work.served.get(peer, Served()).points):
+        limit = f"none of its {len(tried)} loads was kept up with"
     if theirs is None or theirs.p99_s is None or not ours:
         return Row(what, None, limit, bar, None)
     top = best(ours, theirs.p99_s)

@@ -43,13 +43,13 @@ class Server:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *module], cwd=ROOT, env={**kept, "TMPDIR": str(self.tmp), **settings}, stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+        self._ready_by_s = time.monotonic() + READY_S_MAX  # those that start together are waited for together
         Server.running.add(self)
 
     def __enter__(self) -> Self:
-        end_s = time.monotonic() + READY_S_MAX
         try:
             while not self.ready():
-                if self._process.poll() is not None or time.monotonic() > end_s:
+                if self._process.poll() is not None or time.monotonic() > self._ready_by_s:
                     raise RuntimeError(f"the server did not start: {self.said()}")
                 time.sleep(0.05)
         except BaseException:

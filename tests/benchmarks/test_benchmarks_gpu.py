@@ -13,13 +13,16 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from benchmarks.gpu import OutOfTime, Run
+from benchmarks import gpu_servers, plot
+from benchmarks.contenders import RAW
+from benchmarks.gpu import MADE, OutOfTime, Run
 from benchmarks.gpu_load import Arrivals, Client, Load, Plan, together
 from benchmarks.gpu_peers import batched, decoded, encoded
 from benchmarks.gpu_report import (
     CNN,
     ENCODER,
     GRAPHS,
+    PEERS,
     PLAIN,
     Fault,
     Point,
@@ -126,6 +129,17 @@ def test_the_picture_has_a_panel_for_each_work_and_no_line_without_a_point() -> 
     assert panel.unit == "images/s" and list(panel.lines) == [PLAIN] and panel.lines[PLAIN][0].p99_ms == 10
 
 
+def test_a_peer_that_keeps_up_with_nothing_is_no_peer_that_was_not_measured() -> None:
+    found = work(points=(at(800),))
+    assert (beside(found, "mosec").limit, beside(found, "mosec").met) == (None, None)
+    found.served["mosec"] = Served(points=[at(100, due=200)])
+    assert (beside(found, "mosec").limit, beside(found, "mosec").met) == ("none of its 1 loads was kept up with", None)
+
+
+def test_every_server_that_any_benchmark_draws_has_a_color() -> None:
+    assert {RAW, PLAIN, GRAPHS, *PEERS} <= set(plot.COLORS), "the legend names no other"
+
+
 # ---- the story -------------------------------------------------------------------------------------------------------
 
 
@@ -144,6 +158,24 @@ def test_a_stage_that_fails_is_noted_and_the_rest_goes_on(tmp_path: Path) -> Non
     run.stage("encoder: served", fails)
     assert run.notes == ["cnn: bare: RuntimeError: no card", "cnn: served: no time was left for all of it",
                          "encoder: served: no time was left"]  # fmt: skip
+
+
+def test_only_what_is_asked_for_is_done_and_the_rest_is_noted(tmp_path: Path) -> None:
+    run, done = Run(tmp_path, tiny=True, processes=1, only=("graphs",)), list[str]()
+    for what in (MADE, "cnn by mosec", "cnn: with CUDA graphs"):
+        run.stage(what, lambda: done.append(what))  # noqa: B023  a stage is over when it returns
+    assert done == [MADE, "cnn: with CUDA graphs"], "models are needed for everything"
+    assert run.notes == ["cnn by mosec: left out, by --only"]
+
+
+def test_servers_that_start_together_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_servers, "READY_S_MAX", 0.5)
+    begun_s = time.monotonic()
+    servers = [gpu_servers.Server(("timeit", "-n1", "-r1", "import time; time.sleep(60)"), 1, b"", {}) for _ in range(4)]
+    for server in servers:
+        with pytest.raises(RuntimeError, match="did not start"), server:
+            raise AssertionError("it never answers")
+    assert time.monotonic() - begun_s < 1.5 and not gpu_servers.Server.running, "not half a second for each, and none is left"
 
 
 # ---- clients ---------------------------------------------------------------------------------------------------------

@@ -72,8 +72,9 @@ def _faults(value: str) -> str:
     return value
 
 
-BATCH_TIMEOUT_S = 600.0
-BATCH_QUEUE_ROWS = 1 << 30  # in effect, none
+BATCH_TIMEOUT_S = 600.0  # what the platform waits unless its job says otherwise
+# In effect, none: it sends few requests at once, of as many lines as their bytes hold, so bytes and time bound them enough.
+BATCH_QUEUE_ROWS = 1 << 30
 FAREWELL_S = 2.0  # of the time for leaving, when what goes on is told so and ended; the processes need it too
 
 
@@ -237,31 +238,21 @@ class Environment:
         """0: no such lines."""
         return float(self["EVENKEEL_EMF_PERIOD_S"]) if self["EVENKEEL_EMF"] else 0.0
 
-    @property
-    def _request_timeout_s(self) -> float:
-        """Batch transform waits 600 s for an answer unless its job says otherwise."""
-        setting = self.settings["EVENKEEL_REQUEST_TIMEOUT_S"]
-        return BATCH_TIMEOUT_S if self["SAGEMAKER_BATCH"] and setting.origin == "default" else float(setting.value)
-
-    @property
-    def _queue_rows_max(self) -> int:
-        """Batch transform sends few requests at once, of as many lines as their bytes hold: bytes and time bound them enough."""
-        setting = self.settings["EVENKEEL_QUEUE_ROWS"]
-        return BATCH_QUEUE_ROWS if self["SAGEMAKER_BATCH"] and setting.origin == "default" else int(setting.value)
-
-    @property
-    def _queue_wait_s(self) -> float:
-        setting = self.settings["EVENKEEL_QUEUE_WAIT_S"]
-        return math.inf if self["SAGEMAKER_BATCH"] and setting.origin == "default" else float(setting.value)
+    def _but_in_batch(self, name: str, in_batch: float) -> float:
+        """A setting, or what holds in its place in a batch transform job where it was not set."""
+        setting = self.settings[name]
+        return in_batch if self["SAGEMAKER_BATCH"] and setting.origin == "default" else float(setting.value)
 
     def limits(self) -> Limits:
         left_s = self["EVENKEEL_DRAIN_S"] - self["EVENKEEL_QUIET_S"]
         return Limits(
-            request_timeout_s=self._request_timeout_s, body_bytes_max=int(self["EVENKEEL_MAX_BODY_MB"] * MIB),
+            request_timeout_s=self._but_in_batch("EVENKEEL_REQUEST_TIMEOUT_S", BATCH_TIMEOUT_S),
+            body_bytes_max=int(self["EVENKEEL_MAX_BODY_MB"] * MIB),
             body_timeout_s=self["EVENKEEL_BODY_TIMEOUT_S"], keep_alive_s=self["EVENKEEL_KEEP_ALIVE_S"],
             header_timeout_s=self["EVENKEEL_HEADER_TIMEOUT_S"], body_rate=self["EVENKEEL_BODY_RATE"],
             connections_max=self["EVENKEEL_MAX_CONNECTIONS"],
-            queue_rows_max=self._queue_rows_max, queue_wait_s=self._queue_wait_s,
+            queue_rows_max=int(self._but_in_batch("EVENKEEL_QUEUE_ROWS", BATCH_QUEUE_ROWS)),
+            queue_wait_s=self._but_in_batch("EVENKEEL_QUEUE_WAIT_S", math.inf),
             queue_bytes_max=int(self["EVENKEEL_QUEUE_MB"] * MIB),
             stream_timeout_s=self["EVENKEEL_STREAM_TIMEOUT_S"], batch=self["SAGEMAKER_BATCH"],
             finish_s=max(left_s / 2, left_s - FAREWELL_S))  # fmt: skip

@@ -228,11 +228,8 @@ class Versions:
         files = [sum(p.stat().st_size for _, p in fingerprint.files(path)) for path in
                  (self.serving.path, self._catalogue.path(version))]  # fmt: skip
         found = room(Measured(left, max(old, default=0), len(old), *files))
-        return (
-            self._on_cards(files[1] - files[0])
-            if found.beside and any(c.device for c in self.lanes[self._serving].children)
-            else found
-        )
+        on_cards = any(c.device for c in self.lanes[self._serving].children)
+        return self._on_cards(files[1] - files[0]) if found.beside and on_cards else found
 
     def _on_cards(self, grown_bytes: int) -> Room:
         if not all(self._is_ready(c) for c in self.lanes[self._serving].children):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from container.cards import by_name
 from serve.contract.lifecycle import State
 from serve.contract.status import EngineView
 
@@ -92,12 +93,8 @@ def lost_devices(told: Sequence[Mapping[str, Any]], known: Mapping[str, int]) ->
     """Of what the sidecar tells of devices: those with more fatal errors than were known, by every name that
     CUDA_VISIBLE_DEVICES may have for them, with the number. A slice of a GPU (MIG) has a name of its own that NVML's events do
     not tell; its engine learns of the loss from its own calls."""
-    found = {}
-    for device in told:
-        for name in (str(device.get("place")), str(device.get("uuid"))):
-            if int(device.get("fatal_xids") or 0) > known.get(name, 0):
-                found[name] = int(device["fatal_xids"])
-    return found
+    faults = {name: int(device.get("fatal_xids") or 0) for name, device in by_name(told).items()}
+    return {name: count for name, count in faults.items() if count > known.get(name, 0)}
 
 
 def silent_sidecar(beat_s: float, started_s: float, moment: Moment) -> str:

@@ -39,8 +39,8 @@ class Engines:
         self._page, self._clock, self._limits = page, clock, limits
         self._count = page.front(place).count
         self._on_lost, self._on_serving = on_lost, on_serving
-        self._accepted = Accepted.start(limits.request_timeout_s, clock())  # where few wait, and below where many do
-        self._crowded = Accepted.start(limits.request_timeout_s, clock(), limits.queue_wait_s)
+        self._accepted = Accepted.start(limits.request_timeout_s, clock())  # where few wait
+        self._crowded = Accepted.start(limits.request_timeout_s, clock(), limits.queue_wait_s)  # where many do
         self.model: Model | None = None  # set from the first HELLO of an engine that serves on
         self._edition = page.main.count[Main.SERVING]  # of the version to which everything is sent
         self._count[Front.FOLLOWS] = self._edition
@@ -69,7 +69,7 @@ class Engines:
             now_s = self._clock()
             running = _running(link, now_s)
             learned_s = link.block.value[_ROW_COST]
-            if crowded := waiting >= FEW * len(self.up) and learned_s > 0:
+            if crowded := waiting >= FEW * len(self.up) and learned_s > 0:  # 0: nobody knows what the wait would be
                 wait_s = ahead * learned_s + overrun(running)  # seconds are few: one batch that stumbles is no surge
             else:
                 wait_s = ahead * row_cost(learned_s, running) + overrun(running)

@@ -1,15 +1,18 @@
 """The first requests after a start against those after thousands: does warm-up warm?
 
 For each case 20 starts of evenkeel, alone on the machine. A *window* is 100 requests, one after the other, on a connection
-of its own, after 50 ms in which nobody asked anything; its number is its p99, which is its second slowest request. As soon
-as /ping says 200, one window is taken of every shape of the plan: the first. Then, on the same tree, 300 requests of each
-that do not count, and 20 windows of each: steady state. The ratio of a start is the first window's p99 to the median p99
-of the steady windows; that of the case is the median over the starts.
+of its own, after 50 ms in which nobody asked anything; its number is its p99, which is its second slowest request. A
+*round* is /ping until it says 200, then one window of every shape of the plan. The first round is all that the
+server has been asked by then. After it, on the same tree, 300 requests of each shape that do not count, and 15 more rounds,
+each after 0.3 s in which only /ping is asked: steady state. The ratio of a start is the first window's p99 to the median p99 of the
+same shape's windows in those rounds; that of the case is the median over the starts.
 
-The rest is part of the definition, because it costs more than anything that is cold. A server that answered thousands and
-rests for 50 ms needs 3 to 6 times as long for the next request and twice as long for the one after it: sleeping CPUs and
-processes that must be woken, caches that others filled. The first requests after a start come after a rest, too. Steady
-windows without one, on one connection (`busy`), would charge this to the warm-up; they are measured and told beside.
+Steady state is measured by rounds because what came just before a window costs more than anything that is cold. A server
+that answered thousands and rests for 50 ms needs 3 to 6 times as long for the next request and twice as long for the one
+after it: sleeping CPUs and processes that must be woken, caches that others filled. The first requests after a start come
+after a rest and after another shape, too. Windows of one shape right after a hundred requests of the same shape, as they
+were taken here at first, charge up to a third of the p99 to the warm-up; windows without any rest (`busy`) even more.
+The latter are told beside.
 
 The client's own code is warmed before, against a socket of its own that answers at once, so that what is cold is the
 server's. One window says little, since its p99 is one request: judge medians over many starts, on a quiet machine.
@@ -41,12 +44,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import models, procs
-from benchmarks.contenders import RunningServer
+from benchmarks.contenders import RunningServer, ask
 from benchmarks.servers import JSON, NPY, Evenkeel, Request
 from benchmarks.summary import DISTURBANCE_MAX, Spread
 
-FIRST, SETTLING, WINDOWS = 100, 300, 20
+FIRST, SETTLING = 100, 300
+ROUNDS, BUSY_WINDOWS = 15, 5
 REST_S = 0.05  # before each window
+PINGS_S, PING_EVERY_S = 0.3, 0.02  # before each round of steady state: what a start's last moments are for its caller
 LENGTHS = (10, 100, 1000)  # of the model with a free dimension: three buckets
 WIDTH = 8
 WINE = Path(__file__).resolve().parent.parent / "model_artifacts" / "wine"
@@ -100,15 +105,14 @@ def measure(server: Evenkeel, case: Case, starts: int) -> list[FirstRequests]:
             practice.times(next(iter(case.requests.values())), FIRST)
         running = RunningServer.start(server, case.name, case.folder, pinned=False)
         try:
-            for name, request in case.requests.items():
-                times = window(running.job.port, request)
+            port = running.job.port
+            for name, times in a_round(port, case).items():
                 found[name].p99_first_us.append(p99(times) * 1e6)
                 found[name].slowest_us.append(max(times) * 1e6)
                 found[name].start_s.append(running.start_s)
-            for name, request in case.requests.items():
-                steady, busy = steady_state(running.job.port, request)
-                found[name].p99_steady_us.append(steady * 1e6)
-                found[name].p99_busy_us.append(busy * 1e6)
+            for name, steady_s in steady_state(port, case).items():
+                found[name].p99_steady_us.append(steady_s * 1e6)
+                found[name].p99_busy_us.append(without_rests(port, case.requests[name]) * 1e6)
         finally:
             running.stop()
     return list(found.values())
@@ -124,16 +128,36 @@ def window(port: int, request: Request) -> list[float]:
         return client.times(request, FIRST)
 
 
-def steady_state(port: int, request: Request) -> tuple[float, float]:
-    """Median p99 of windows in steady state, with their rests and without."""
+def a_round(port: int, case: Case) -> dict[str, list[float]]:
+    """Seconds of the requests of one window of each shape, in the order of the plan."""
+    return {name: window(port, request) for name, request in case.requests.items()}
+
+
+def steady_state(port: int, case: Case) -> dict[str, float]:
+    """The median p99 of each shape's windows, over rounds like the first one."""
+    for request in case.requests.values():
+        with Client(port) as client:
+            client.times(request, SETTLING)
+    found: dict[str, list[float]] = {name: [] for name in case.requests}
+    for _ in range(ROUNDS):
+        ping_for(port, PINGS_S)
+        for name, times in a_round(port, case).items():
+            found[name].append(p99(times))
+    return {name: median(seconds) for name, seconds in found.items()}
+
+
+def ping_for(port: int, seconds: float) -> None:
+    """As a caller does who waits for a start."""
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        ask(port, Request("GET", "/ping"), timeout_s=5)
+        time.sleep(PING_EVERY_S)
+
+
+def without_rests(port: int, request: Request) -> float:
     with Client(port) as client:
-        client.times(request, SETTLING)
-        steady, busy = [], []
-        for _ in range(WINDOWS):  # in turn, so that a slow moment of the machine meets both
-            steady.append(p99(window(port, request)))
-            client.times(request, FIRST // 4)
-            busy.append(p99(client.times(request, FIRST)))
-    return median(steady), median(busy)
+        client.times(request, FIRST)
+        return median([p99(client.times(request, FIRST)) for _ in range(BUSY_WINDOWS)])
 
 
 class Client:

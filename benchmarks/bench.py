@@ -104,7 +104,7 @@ def measure(plan: Plan, parts: Sequence[str], servers: Sequence[Server], folder:
         except ServerFailed as e:
             note(results, f"start and memory: {e}")
     if ours and "first" in parts:
-        measure_first(ours, folder, 2 if plan.reps == 1 else 5, results)
+        measure_first(ours, folder, plan.starts, results)
     if "cells" not in parts:
         return
     for (model, pinned), cells in groupby(plan.cells, key=lambda c: (c.model, c.pinned)):
@@ -343,6 +343,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--parts", default="start,first,cells", help="start and memory; first requests; cells (default: all)")
     parser.add_argument("--reps", type=int, help="runs that count for each server in a cell (default 3)")
     parser.add_argument("--seconds", type=float, help="length of a run (default 3; three times that for M)")
+    parser.add_argument("--starts", type=int, help="starts, of each model whose first requests are measured (default 5)")
     parser.add_argument("--minutes", type=float, default=25, help="begin no other cell after this (default 25)")
     parser.add_argument("--evenkeel", default=str(Path(sys.executable).with_name("evenkeel")), help="the program to measure")
     parser.add_argument("--out", default=str(HERE / "results"), help="folder of the report")
@@ -362,7 +363,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
         seconds=options.seconds or (2 if options.quick else 3),
         reps=reps,
         tries_max=reps + (1 if options.quick else 2),
-        starts=2 if options.quick else 5,
+        starts=options.starts or (2 if options.quick else 5),
         raw_rows=(1, 8) if options.quick else (1, 2, 4, 8, 16, 32),
         raw_seconds=0.5 if options.quick else 1.5,
         calm_until_s=now_s + 0.8 * 60 * options.minutes,

@@ -2,17 +2,17 @@
 
 For each case 20 starts of evenkeel, alone on the machine. A *window* is 100 requests, one after the other, on a connection
 of its own, after 50 ms in which nobody asked anything; its number is its p99, which is its second slowest request. A
-*round* is /ping until it says 200, then one window of every shape of the plan. The first round is all that the
-server has been asked by then. After it, on the same tree, 300 requests of each shape that do not count, and 15 more rounds,
-each after 0.3 s in which only /ping is asked: steady state. The ratio of a start is the first window's p99 to the median p99 of the
-same shape's windows in those rounds; that of the case is the median over the starts.
+*round* is /ping until it says 200, then one window of every shape of the plan. The first round is all that the server has
+been asked by then. After it, on the same tree, 300 requests of each shape that do not count, and 20 more rounds: steady state.
+The ratio of a start is the first window's p99 to the median p99 of the same shape's windows in those rounds; that of the
+case is the median over the starts.
 
 Steady state is measured by rounds because what came just before a window costs more than anything that is cold. A server
 that answered thousands and rests for 50 ms needs 3 to 6 times as long for the next request and twice as long for the one
 after it: sleeping CPUs and processes that must be woken, caches that others filled. The first requests after a start come
-after a rest and after another shape, too. Windows of one shape right after a hundred requests of the same shape, as they
-were taken here at first, charge up to a third of the p99 to the warm-up; windows without any rest (`busy`) even more.
-The latter are told beside.
+after a rest and after another shape, too. Windows right after a hundred requests of the same shape, as they were taken
+here at first, charge some of this to the warm-up; windows without any rest (`busy`) charge all of it. The latter are told
+beside.
 
 The client's own code is warmed before, against a socket of its own that answers at once, so that what is cold is the
 server's. One window says little, since its p99 is one request: judge medians over many starts, on a quiet machine.
@@ -49,9 +49,8 @@ from benchmarks.servers import JSON, NPY, Evenkeel, Request
 from benchmarks.summary import DISTURBANCE_MAX, Spread
 
 FIRST, SETTLING = 100, 300
-ROUNDS, BUSY_WINDOWS = 15, 5
+ROUNDS, BUSY_WINDOWS = 20, 5
 REST_S = 0.05  # before each window
-PINGS_S, PING_EVERY_S = 0.3, 0.02  # before each round of steady state: what a start's last moments are for its caller
 LENGTHS = (10, 100, 1000)  # of the model with a free dimension: three buckets
 WIDTH = 8
 WINE = Path(__file__).resolve().parent.parent / "model_artifacts" / "wine"
@@ -140,18 +139,10 @@ def steady_state(port: int, case: Case) -> dict[str, float]:
             client.times(request, SETTLING)
     found: dict[str, list[float]] = {name: [] for name in case.requests}
     for _ in range(ROUNDS):
-        ping_for(port, PINGS_S)
+        ask(port, Request("GET", "/ping"))
         for name, times in a_round(port, case).items():
             found[name].append(p99(times))
     return {name: median(seconds) for name, seconds in found.items()}
-
-
-def ping_for(port: int, seconds: float) -> None:
-    """As a caller does who waits for a start."""
-    until_s = time.monotonic() + seconds
-    while time.monotonic() < until_s:
-        ask(port, Request("GET", "/ping"), timeout_s=5)
-        time.sleep(PING_EVERY_S)
 
 
 def without_rests(port: int, request: Request) -> float:

@@ -25,12 +25,13 @@ from serve.contract.status import Block as Cells
 from serve.engine.backends.base import RawReply, RawRequest, RawStream
 from serve.engine.blocks import ROWS_MIN, Block, block_of, broken_up, span
 from serve.engine.failures import translated
+from serve.engine.lone import Lone
 from serve.engine.peers import Peer, Peers
 from serve.engine.replica import Replica
 from serve.engine.replies import Replies
 from serve.engine.streams import Streams
 from serve.engine.tensors import Array, single_rows
-from serve.errors import Cancelled, DeadlineExceeded, EvenkeelError, ModelFailed, NotFinite, OutOfMemory
+from serve.errors import Cancelled, DeadlineExceeded, EvenkeelError, ModelFailed, OutOfMemory
 from serve.transport import descriptor
 from serve.transport.descriptor import FINITE, RECORD_BYTES, REQUEST, SUSPECT
 
@@ -71,6 +72,7 @@ class Cycle:
         # Bytes of a row where requests of one row can be handled by columns, else 0.
         by_columns = inputs is not None and outputs is not None and inputs.single and outputs.single and inputs.rows_axis
         self._block_row_bytes = inputs.row_bytes if inputs is not None and by_columns else 0
+        self._lone = Lone(replica, cells, epoch, clock, self._only_key, self._fail_alone, self._ran) if by_columns else None
         self._expired_at_s = 0.0
         self._held_since_s = 0.0  # since when the next batch is being held back for more rows
 
@@ -98,7 +100,10 @@ class Cycle:
 
     def turn(self, wait_s: float) -> float:
         """Take what has come, run at most one batch, send the replies. Returns how long the next turn may sleep."""
-        self._take(wait_s)
+        taken = self._peers.receive(wait_s)
+        if self._lone is not None and len(taken) == 1 and self._answered_alone(*taken[0]):
+            return IDLE_S
+        self._take(taken)
         now_s = self._clock()
         if now_s - self._expired_at_s >= EXPIRE_EVERY_S:
             self._expire(now_s)
@@ -166,11 +171,26 @@ class Cycle:
         self._run(segments, item.key)
         return 0.0
 
+    def _answered_alone(self, peer: Peer, records: bytes | None) -> bool:
+        """What has come was a single request, and neither is there nor expected anything to share a batch with it."""
+        if records is None or self._pending.rows or self._arrivals.peak_rows >= 2 or self._lone is None:
+            return False
+        now_s = self._clock()
+        if not self._lone.serve(peer, records, now_s):
+            return False
+        self._arrivals.note(1, 1, now_s)
+        self._held_since_s = 0.0
+        return True
+
+    def _fail_alone(self, item: Item, error: Exception) -> None:
+        self._divide([Segment(item, 0, 1)], item.key, self._told(error, 1))
+        self._peers.send()
+
     # ---- take ----------------------------------------------------------------------------------------------------
 
-    def _take(self, wait_s: float) -> None:
-        """Everything that has arrived: new fronts, requests, cancellations. Sleeps up to `wait_s` for the first."""
-        for peer, records in self._peers.receive(wait_s):
+    def _take(self, taken: list[tuple[Peer, bytes | None]]) -> None:
+        """Everything that has arrived: new fronts, requests, cancellations."""
+        for peer, records in taken:
             if records is None:
                 self._forget(peer)
             else:
@@ -269,6 +289,7 @@ class Cycle:
         elif not item.gone:
             self._pending.fail(item)
             self._replies.fault(item, failed)
+        self.cells.count[_QUEUE_ROWS] = self._pending.rows
 
     def _stamp_start(self, segments: Sequence[Segment], key: Hashable, rows: int) -> float:
         value = self.cells.value
@@ -322,11 +343,14 @@ class Cycle:
         failed = self._answer(segments, singles, outputs, key, started_s, run_s, rows)
         if failed is not None:
             return failed
-        took_s = self._clock() - started_s
+        self._ran(key, rows, run_s, self._clock() - started_s)
+        return None
+
+    def _ran(self, key: Hashable, rows: int, run_s: float, took_s: float) -> None:
+        """A batch is answered. `took_s`: with gathering and scattering."""
         self._count_batch(rows, run_s, took_s)
         self._peers.send()  # nobody needs to wait while we learn
         self._learn(key, rows, took_s)
-        return None
 
     def _singles(self, segments: list[Segment]) -> Array | None:
         """Where the rows of the batch lie, if it can be handled by columns."""
@@ -336,13 +360,10 @@ class Cycle:
 
     def _gathered(self, segments: list[Segment], key: Any, singles: Array | None) -> list[Array]:
         """The batch, fit to be run. Raises NotFinite."""
-        gather, signature = self.replica.gather, self.replica.signature
-        assert gather and signature, "tensor replicas have them all"
+        gather = self.replica.gather
+        assert gather, "tensor replicas have one"
         batch = gather.batch(segments, key, singles)
-        bad = gather.not_finite(batch)
-        if bad is not None:
-            name = signature.inputs[bad].name
-            raise NotFinite(f"input {name!r} holds NaN or infinity; set allow_nan in model.toml if the model takes it")
+        gather.refuse_not_finite(batch)
         return batch
 
     def _answer(

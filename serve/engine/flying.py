@@ -76,6 +76,7 @@ class Flying(Cycle):
     ) -> None:
         super().__init__(replica, listener, cells, epoch, clock)
         self._flights: deque[Flight] = deque()
+        self._lone = None  # it would wait for its batch
         self._flying_max = FLYING_MAX
 
     @property
@@ -181,10 +182,7 @@ class Flying(Cycle):
         wrong = self._answer(flight.parts, flight.singles, outputs, flight.key, flight.began_s, run_s, rows)
         if wrong is not None:
             return wrong
-        took_s = self._clock() - flight.began_s
-        self._count_batch(rows, run_s, took_s)
-        self._peers.send()
-        self._learn(flight.key, rows, took_s)
+        self._ran(flight.key, rows, run_s, self._clock() - flight.began_s)
         return None
 
     def _landed(self) -> None:

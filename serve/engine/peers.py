@@ -11,7 +11,6 @@ import os
 import select
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from serve.contract.logline import log
@@ -35,11 +34,11 @@ class Peer:
         self.rows = SharedRows(self.memory)
         self.outbox = bytearray()
 
-    def send(self) -> None:
-        """Everything that waits, in one system call."""
-        if self.outbox:
-            self.channel.send(bytes(self.outbox))
-            self.outbox.clear()
+    def send(self) -> bool:
+        """Everything that waits, in one system call. Returns whether all of it is out."""
+        records = bytes(self.outbox)
+        self.outbox.clear()
+        return self.channel.send(records)
 
 
 class Peers:
@@ -62,13 +61,15 @@ class Peers:
         self._full_since_s = time.monotonic()
 
     def _accept_again(self) -> None:
-        if self._full_since_s and time.monotonic() - self._full_since_s > FULL_S:
+        if time.monotonic() - self._full_since_s > FULL_S:
             self._full_since_s = 0.0
             self._poll.register(self._listener.fileno(), select.EPOLLIN)
 
-    def receive(self, wait_s: float) -> Iterator[tuple[Peer, bytes | None]]:
+    def receive(self, wait_s: float) -> list[tuple[Peer, bytes | None]]:
         """Whole records by peer; None once for a peer that has gone. Sleeps up to `wait_s` for the first."""
-        self._accept_again()
+        if self._full_since_s:
+            self._accept_again()
+        received: list[tuple[Peer, bytes | None]] = []
         for fd, events in self._ready(wait_s):
             peer = self._by_fd.get(fd)
             if peer is None:
@@ -80,10 +81,11 @@ class Peers:
                 records = peer.channel.receive()
             except ChannelClosed:
                 self.forget(peer)
-                yield peer, None
+                received.append((peer, None))
                 continue
             if records:
-                yield peer, records
+                received.append((peer, records))
+        return received
 
     def _ready(self, wait_s: float) -> list[tuple[int, int]]:
         if 0 < wait_s < 0.005:  # epoll counts in milliseconds; select waits exactly, and an epoll is a file like others
@@ -94,10 +96,8 @@ class Peers:
     def send(self) -> None:
         """All outboxes. What a peer's socket does not take now goes out when it can."""
         for fd, peer in self._by_fd.items():
-            if peer.outbox:
-                peer.send()
-                if peer.channel.unsent:
-                    self._poll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+            if peer.outbox and not peer.send():
+                self._poll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
 
     @property
     def unsent(self) -> bool:

@@ -17,6 +17,7 @@ from serve.batching.pending import Item
 from serve.batching.placement import Segment, bucket_edge
 from serve.contract.signature import Signature, TensorSpec
 from serve.engine.blocks import OFFSET, Block
+from serve.errors import NotFinite
 from serve.transport.layout import Layout, aligned, numpy_dtype
 from serve.transport.slots import STEP
 
@@ -111,12 +112,12 @@ class Gather:
             return np.full(shape, np.float32(spec.pad).view(np.uint32) >> 16, dtype)
         return np.full(shape, spec.pad, dtype)
 
-    def not_finite(self, batch: Sequence[Array]) -> int | None:
-        """The first input that holds a NaN or an infinity although its spec does not allow it."""
+    def refuse_not_finite(self, batch: Sequence[Array]) -> None:
+        """Raises NotFinite for an input that holds a NaN or an infinity although its spec does not allow it."""
         for i in self._checked:
             if not finite(batch[i]):
-                return i
-        return None
+                name = self.signature.inputs[i].name
+                raise NotFinite(f"input {name!r} holds NaN or infinity; set allow_nan in model.toml if the model takes it")
 
 
 def single_rows(segments: Sequence[Segment], answer_bytes: int) -> Array | None:

@@ -62,7 +62,7 @@ def test_two_blocks_of_one_front_share_a_batch() -> None:
     with Bench(replica(PAIR, rows_max=64)) as bench:
         front = bench.front()
         first = front.submit_all(rows(MANY))
-        bench.cycle._take(0)
+        bench.cycle._take(bench.cycle._peers.receive(0))
         second = front.submit_all(rows(MANY, start=MANY))
         bench.turn()
         assert bench.replica.backend.sizes == [2 * MANY]
@@ -82,7 +82,7 @@ def test_a_block_shares_a_batch_with_a_request_of_several_rows() -> None:
     with Bench(replica(PAIR, rows_max=64)) as bench:
         front = bench.front()
         ids = front.submit_all(rows(MANY))
-        bench.cycle._take(0)
+        bench.cycle._take(bench.cycle._peers.receive(0))
         several = front.submit([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
         bench.turn()
         replies = front.replies()
@@ -95,7 +95,7 @@ def test_a_request_of_several_rows_before_a_block_gets_its_own_rows() -> None:
     with Bench(replica(PAIR, rows_max=64)) as bench:
         front = bench.front()
         several = front.submit([[1.0, 1.0], [2.0, 2.0]])
-        bench.cycle._take(0)
+        bench.cycle._take(bench.cycle._peers.receive(0))
         ids = front.submit_all(rows(MANY))
         bench.turn()
         replies = front.replies()
@@ -154,7 +154,7 @@ def test_a_caller_of_a_block_that_leaves_is_given_back_alone(leaver: int) -> Non
     with Bench(replica(PAIR, rows_max=64)) as bench:
         front = bench.front()
         ids = front.submit_all(rows(MANY))
-        bench.cycle._take(0)
+        bench.cycle._take(bench.cycle._peers.receive(0))
         front.cancel(ids[leaver])
         bench.turn()
         replies = front.replies()

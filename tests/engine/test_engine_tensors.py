@@ -14,6 +14,7 @@ from serve.batching.pending import Item
 from serve.batching.placement import Segment
 from serve.contract.signature import Signature
 from serve.engine.tensors import Gather, Scatter, finite, single_rows
+from serve.errors import NotFinite
 from serve.transport.layout import Layout, aligned
 from serve.transport.rows import SharedRows
 from tests.support.models import Array, signature, spec
@@ -175,7 +176,7 @@ def test_infinite_padding_is_not_taken_for_a_bad_input(pad: float) -> None:
     sig = signature([spec("bias", "n", pad=pad)], [spec("y", 1)])
     layout, gather, peer = Layout(sig.inputs, True), gather_for(sig), FakePeer()
     item = put(peer, layout, [np.ones((1, 9), np.float32)], 0, 1)
-    assert gather.not_finite(batch_of(gather, whole([item]), gather.key(((9,),)))) is None
+    gather.refuse_not_finite(batch_of(gather, whole([item]), gather.key(((9,),))))
 
 
 def test_bfloat16_is_padded_with_the_number_and_not_with_its_bits() -> None:
@@ -193,13 +194,15 @@ def test_padding_of_two_free_dims_together_stays_within_the_waste(a: int, b: int
     assert 1 - (a * b) / (high * wide) <= waste + 1e-9
 
 
-def test_the_first_input_that_is_not_finite_is_named_by_its_place() -> None:
+def test_the_first_input_that_is_not_finite_is_named() -> None:
     sig = signature([spec("a", 1), spec("n", 1, dtype="int64"), spec("b", 1), spec("c", 1, allow_nan=True)], [spec("y", 1)])
     good, bad = np.ones((2, 1), np.float32), np.array([[1], [np.inf]], np.float32)
     ints = np.ones((2, 1), np.int64)
-    assert gather_for(sig).not_finite([good, ints, good, bad]) is None
-    assert gather_for(sig).not_finite([good, ints, bad, good]) == 2
-    assert gather_for(sig).not_finite([bad, ints, bad, good]) == 0
+    gather_for(sig).refuse_not_finite([good, ints, good, bad])
+    with pytest.raises(NotFinite, match="input 'b' holds NaN"):
+        gather_for(sig).refuse_not_finite([good, ints, bad, good])
+    with pytest.raises(NotFinite, match="input 'a' holds NaN"):
+        gather_for(sig).refuse_not_finite([bad, ints, bad, good])
 
 
 def test_outputs_are_made_contiguous_and_of_their_dtype_only_when_they_are_not() -> None:

@@ -337,7 +337,7 @@ def crash_in_the_middle(bench: FrontBench) -> None:
     assert cycle is not None
     for _ in range(6):
         bench.step_front()
-        cycle._take(0)
+        cycle._take(cycle._peers.receive(0))
     assert len(cycle._pending) > 0
     bench.engines[0].crash()
     bench.step_front()
@@ -420,7 +420,7 @@ def test_those_that_only_waited_behind_a_crash_still_run_together() -> None:
         bench.step_front()
         cycle = bench.engines[0].cycle
         assert cycle is not None
-        cycle._take(0)
+        cycle._take(cycle._peers.receive(0))
         others = [bench.arrive(body([i, i]))[0] for i in range(12)]
         bench.step_front()  # they are in the engine's socket
         with pytest.raises(Dead):
@@ -452,8 +452,9 @@ def test_when_the_next_engine_runs_already_everybody_may_have_been_in_the_crash(
     with FrontBench(mortal(batches)) as bench:
         callers = [bench.ask(body([i, i])) for i in range(3)]
         bench.step_front()
-        assert bench.engines[0].cycle is not None
-        bench.engines[0].cycle._take(0)
+        cycle = bench.engines[0].cycle
+        assert cycle is not None
+        cycle._take(cycle._peers.receive(0))
         bench.engines[0].crash()
         bench.page.engine(0).count[RUN_EPOCH] = 2
         bench.engines[0].start()

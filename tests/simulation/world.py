@@ -304,7 +304,7 @@ class World:
             engine = self.random.choice(alive)
             assert engine.cycle is not None
             if self.random.random() < 0.5:
-                engine.cycle._take(0)  # it dies with records that it has read
+                engine.cycle._take(engine.cycle._peers.receive(0))  # it dies with records that it has read
             engine.crash()
             self.crashes += 1
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 COUNTING = (
-    "serve/front/crowd.py", "serve/front/invocation.py", "serve/engine/cycle.py", "serve/engine/replies.py",
-    "serve/engine/streams.py",
+    "serve/front/crowd.py", "serve/front/invocation.py", "serve/engine/cycle.py", "serve/engine/lone.py",
+    "serve/engine/replies.py", "serve/engine/streams.py",
 )  # fmt: skip
 CELLS = {"count", "value", "_count", "_value"}  # names under which blocks of the page go there
 KEPT = {"_BATCHES"}  # the engine's own clock for learning

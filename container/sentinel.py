@@ -63,7 +63,7 @@ class Sentinel:
 def anonymous_bytes(pid: int) -> int:
     """A process's own memory: without the model file and the fronts' arenas that it maps. 0 when it has just gone."""
     try:
-        text = Path(f"/proc/{pid}/status").read_text()
+        text = machine.small_file(f"/proc/{pid}/status")
     except OSError:
         return 0
     line = next((line for line in text.splitlines() if line.startswith("RssAnon:")), "RssAnon: 0 kB")

@@ -10,8 +10,8 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
+from container.machine import small_file
 from container.watch import Moment
 from serve.contract.logline import log
 
@@ -54,7 +54,7 @@ def parent_of(pid: int) -> int:
 
 def _state_and_parent(pid: int) -> tuple[str, int]:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # the name before it may hold anything
+        fields = small_file(f"/proc/{pid}/stat").rpartition(")")[2].split()  # the name before it may hold anything
     except OSError:
         return "", 0
     return fields[0], int(fields[1])

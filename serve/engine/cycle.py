@@ -179,7 +179,6 @@ class Cycle:
         if not self._lone.serve(peer, records, now_s):
             return False
         self._arrivals.note(1, 1, now_s)
-        self._held_since_s = 0.0
         return True
 
     def _fail_alone(self, item: Item, error: Exception) -> None:

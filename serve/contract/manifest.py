@@ -44,7 +44,7 @@ class Gpu:
     dtype: str = ""  # of the arithmetic, one of GPU_DTYPES; empty: as the model was made, in full
     tensorrt: bool = False  # for ONNX models: by TensorRT, and what that does not know by CUDA
     memory_mb: int | None = None  # of the card, for what the framework allocates in one replica; None: most of it
-    graphs: bool = False  # PyTorch programs: CUDA graphs for the shapes and batch sizes of the warm-up
+    graphs: bool = False  # CUDA graphs for the shapes and batch sizes of the warm-up
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +194,8 @@ def _gpu(top: _Table, backend: str) -> Gpu:
     gpu = Gpu(table.text("dtype", ""), table.boolean("tensorrt", False), memory_mb, table.boolean("graphs", False))
     if gpu.tensorrt and backend != "onnx":
         raise BadModel(f"model.toml: gpu.tensorrt = true makes no sense with backend = {backend!r}, only with onnx")
-    if gpu.graphs and backend != "pytorch":
-        raise BadModel(f"model.toml: gpu.graphs = true makes no sense with backend = {backend!r}, only with pytorch")
+    if gpu.graphs and gpu.tensorrt:
+        raise BadModel("model.toml: gpu.graphs = true makes no sense with tensorrt = true: take one of them")
     if gpu.dtype not in ("", *GPU_DTYPES):
         raise BadModel(f"model.toml: gpu.dtype = {gpu.dtype!r} is not one of {', '.join(GPU_DTYPES)}")
     if backend == "onnx" and (gpu.dtype == "bf16" or (gpu.dtype == "fp16" and not gpu.tensorrt)):

@@ -30,7 +30,7 @@ from serve.engine.peers import Peer, Peers
 from serve.engine.replica import Replica
 from serve.engine.replies import Replies
 from serve.engine.streams import Streams
-from serve.engine.tensors import Array, single_rows
+from serve.engine.tensors import Array, Lend, single_rows
 from serve.errors import Cancelled, DeadlineExceeded, EvenkeelError, ModelFailed, OutOfMemory
 from serve.transport import descriptor
 from serve.transport.descriptor import FINITE, RECORD_BYTES, REQUEST, SUSPECT
@@ -357,11 +357,13 @@ class Cycle:
         assert layout, "tensor replicas have one"
         return single_rows(segments, layout.row_bytes) if self._block_row_bytes else None
 
-    def _gathered(self, segments: list[Segment], key: Any, singles: Array | None) -> list[Array]:
+    def _gathered(
+        self, segments: list[Segment], key: Any, singles: Array | None, lend: Lend | None = None
+    ) -> Sequence[Array]:  # fmt: skip
         """The batch, fit to be run. Raises NotFinite."""
         gather = self.replica.gather
         assert gather, "tensor replicas have one"
-        batch = gather.batch(segments, key, singles)
+        batch = gather.batch(segments, key, singles, lend)
         gather.refuse_not_finite(batch)
         return batch
 

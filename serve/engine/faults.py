@@ -103,6 +103,9 @@ class FaultyLaunches(FaultyTensors):
 
     _backend: LaunchingBackend
 
+    def lend(self, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        return self._backend.lend(shapes)
+
     def launch(self, inputs: Sequence[Array]) -> tuple[Any, bool]:
         spoilt = self._injector.next_batch()
         return self._backend.launch(inputs), spoilt

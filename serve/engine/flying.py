@@ -128,7 +128,8 @@ class Flying(Cycle):
         self._flights.append(flight)
         self._stamp()  # before anything of it reaches the device
         try:
-            flight.ticket = self.replica.backend.launch(self._gathered(flight.parts, key, flight.singles))
+            backend = self.replica.backend
+            flight.ticket = backend.launch(self._gathered(flight.parts, key, flight.singles, backend.lend))
         except Exception as e:  # foreign code: whatever it raises is an error of this batch, not of the engine
             known = translated(e)
             self._flights.pop()

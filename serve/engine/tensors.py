@@ -8,7 +8,7 @@ is one NumPy call for the whole batch. Everything else is copied request by requ
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from serve.transport.slots import STEP
 
 Array = np.ndarray[Any, Any]
 Dims = tuple[tuple[int, ...], ...]
+Lend = Callable[[Sequence[tuple[int, ...]]], Sequence[Array]]  # places for the inputs, of these shapes, as in backends/base.py
+COPIED_ALONE_FROM = 4096  # bytes of a row from which copying row by row costs less than copying the batch once more
 
 
 class Gather:
@@ -56,10 +58,10 @@ class Gather:
             bucket_edge(size, self._waste) if name in self._padded else size for name, size in zip(spec.dims, dims, strict=True)
         )
 
-    def batch(self, segments: Sequence[Segment], key: Dims, singles: Array | None) -> list[Array]:
+    def batch(self, segments: Sequence[Segment], key: Dims, singles: Array | None, lend: Lend | None = None) -> Sequence[Array]:
         """Input arrays of (rows, *dims). One whole request is handed over as views of its slot, without a copy.
 
-        `singles`: what `single_rows` says of the segments.
+        `singles`: what `single_rows` says of the segments. `lend`: where a batch of several is to be put together.
         """
         first = segments[0]
         alone = len(segments) == 1 and first.rows == first.item.rows
@@ -67,19 +69,24 @@ class Gather:
             return self._arrays(first)
         if singles is not None:
             view = segments[0].item.peer.rows.view(0, self._vector_items, self.layout.dtypes[0])
-            return [view[singles].reshape(len(singles), *self._vector_shape)]
-        return self._by_request(segments, key)
+            if lend is None or self.layout.row_bytes < COPIED_ALONE_FROM:
+                return [view[singles].reshape(len(singles), *self._vector_shape)]
+            places = lend([(len(singles), *self._vector_shape)])
+            for place, row in zip(places[0].reshape(len(singles), -1), singles.tolist(), strict=True):
+                place[:] = view[row]
+            return places
+        return self._by_request(segments, key, lend)
 
     def _arrays(self, segment: Segment) -> list[Array]:
         """Read-only: after a crash the request runs again on what is in its slot, so no model may write there."""
         item = segment.item
         return self.layout.unpack(item.peer.memory.toreadonly(), item.offset, item.rows)
 
-    def _by_request(self, segments: Sequence[Segment], key: Dims) -> list[Array]:
+    def _by_request(self, segments: Sequence[Segment], key: Dims, lend: Lend | None) -> Sequence[Array]:
         if not self.signature.rows_axis:
             return self._padded_alone(segments[0], key)
         total = sum(s.rows for s in segments)
-        batch = [self._empty(spec, (total, *dims)) for spec, dims in zip(self.signature.inputs, key, strict=True)]
+        batch = self._places([(total, *dims) for dims in key], lend)
         at = 0
         for s in segments:
             for target, source in zip(batch, self._arrays(s), strict=True):
@@ -104,13 +111,20 @@ class Gather:
             out.append(target)
         return out
 
+    def _places(self, shapes: Sequence[tuple[int, ...]], lend: Lend | None) -> Sequence[Array]:
+        """Of these shapes, filled with the padding where there may be some."""
+        specs = self.signature.inputs
+        if lend is None:
+            return [self._empty(spec, shape) for spec, shape in zip(specs, shapes, strict=True)]
+        places = lend(shapes)
+        for spec, place in zip(specs, places, strict=True):
+            if spec.pad is not None and spec.free:
+                place[...] = _padding(spec)
+        return places
+
     def _empty(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
         dtype = numpy_dtype(spec.dtype)
-        if spec.pad is None or not spec.free:
-            return np.empty(shape, dtype)
-        if spec.dtype == "bfloat16":  # its bits: the upper half of a float32
-            return np.full(shape, np.float32(spec.pad).view(np.uint32) >> 16, dtype)
-        return np.full(shape, spec.pad, dtype)
+        return np.empty(shape, dtype) if spec.pad is None or not spec.free else np.full(shape, _padding(spec), dtype)
 
     def refuse_not_finite(self, batch: Sequence[Array]) -> None:
         """Raises NotFinite for an input that holds a NaN or an infinity although its spec does not allow it."""
@@ -118,6 +132,12 @@ class Gather:
             if not finite(batch[i]):
                 name = self.signature.inputs[i].name
                 raise NotFinite(f"input {name!r} holds NaN or infinity; set allow_nan in model.toml if the model takes it")
+
+
+def _padding(spec: TensorSpec) -> Any:
+    assert spec.pad is not None, "asked for what is padded"
+    # Of bfloat16 the bits: the upper half of a float32.
+    return np.float32(spec.pad).view(np.uint32) >> 16 if spec.dtype == "bfloat16" else spec.pad
 
 
 def single_rows(segments: Sequence[Segment], answer_bytes: int) -> Array | None:

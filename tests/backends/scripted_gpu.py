@@ -4,6 +4,9 @@ As late as a device can be: nothing that is begun is done before somebody waits 
 that event. From the moment a copy or a computation is begun until it is done, the place of its result holds garbage. So
 whoever forgets to wait, lets two batches have one place, or gives memory back too early, serves garbage or fails.
 The computation itself is real: ONNX Runtime's CPU provider, by IO binding over the same addresses.
+
+A session that records graphs begins the recorded one at each later run with its number, whatever is bound by then; and where its
+own memory is in the way, a graph that runs destroys the outputs of runs without one.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ class ScriptedGpu:
         self.fails = ""
         self.refuses: dict[str, str] = {}
         self.regions: list[Region] = []
+        self.of_graphs, self.of_a_graph = 0, 1 << 20
         self._kept: list[Any] = []  # memory outlives its region, so that a late access is told and not a crash
         self._begun: list[list[Callable[[], None]]] = []
         self._done: list[int] = []
@@ -74,8 +78,9 @@ class ScriptedGpu:
         assert size, "an empty copy: what CUDA says to it is not known here"
         self.did.append(f"copy {size} on {NAMES[stream - 1]}")
         there, here = self.region(to, size), self.region(source, size)
-        assert "host" in (there.kind, here.kind) and there.kind != here.kind
-        ctypes.memset(to, GARBAGE, size)
+        within = there.kind == here.kind == "device" and NAMES[stream - 1] == "compute"
+        assert within or ("host" in (there.kind, here.kind) and there.kind != here.kind)
+        ctypes.memset(to, GARBAGE, size if not within else 0)  # within the device others may still have to read what is there
 
         def copy() -> None:
             assert there.alive and here.alive, "memory was given back before the copy was over"
@@ -99,6 +104,9 @@ class ScriptedGpu:
         if self.fails:
             raise RuntimeError(self.fails)
         self._finish(*self._marks[event])
+
+    def taken_bytes(self) -> int:
+        return self.of_graphs + sum(self.sizes("device"))
 
     # ---- behind it -------------------------------------------------------------------------------------------------
 
@@ -145,8 +153,9 @@ class ScriptedGpu:
 class GpuSession:
     """A real session that says it is on the GPU, and computes on the stream it was given. `computes`: that stream."""
 
-    def __init__(self, real: Any, gpu: ScriptedGpu, in_force: Sequence[str], computes: int) -> None:
+    def __init__(self, real: Any, gpu: ScriptedGpu, in_force: Sequence[str], computes: int, records: bool = False) -> None:
         self._real, self._gpu, self._in_force, self._computes = real, gpu, list(in_force), computes
+        self.records, self._graphs = records, dict[str, GpuBinding]()
         self.asked: list[tuple[str, ...]] = []
 
     def get_input_memory_infos(self) -> list[Any]:
@@ -164,11 +173,13 @@ class GpuSession:
 
     def run_with_iobinding(self, binding: GpuBinding, options: Any) -> None:
         assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1", "or it waits for the device"
-        gpu = self._gpu
+        graph, gpu = options.get_run_config_entry("gpu_graph_id"), self._gpu
+        if graph != "-1":
+            self._by_graph(graph, binding)
+            return
         gpu.did.append("run")
         gpu._may("run")
-        places = [gpu.region(address, _size(element, shape)) for _, element, shape, address in binding.inputs]
-        assert {p.kind for p in places} == {"device"}
+        places = self._places(binding)
         values = self._computed(binding, zeros=True)  # for their shapes, which a session knows when it has begun all
         binding.values = [GpuValue(value) for value in values]
         for holder, value in zip(binding.values, values, strict=True):
@@ -180,6 +191,32 @@ class GpuSession:
                 ctypes.memmove(value.data_ptr(), result.data_ptr(), value.tensor_size_in_bytes())
 
         gpu.begin(self._computes, compute)
+
+    def _by_graph(self, graph: str, binding: GpuBinding) -> None:
+        gpu = self._gpu
+        assert self.records, "enable_cuda_graph was not asked for"
+        if graph not in self._graphs:
+            gpu.did.append("record")
+            gpu._may("record")
+            self._graphs[graph] = binding
+            gpu.of_graphs += gpu.of_a_graph
+        gpu.did.append(f"replay {graph}")
+        recorded = self._graphs[graph]
+        places = self._places(recorded) + [gpu.region(address, _size(*what)) for *what, address in recorded.bound]
+
+        def compute() -> None:
+            assert all(p.alive for p in places), "memory was given back before the computation was over"
+            for value, (*_, address) in zip(self._computed(recorded), recorded.bound, strict=True):
+                ctypes.memmove(address, value.data_ptr(), value.tensor_size_in_bytes())
+            for value in [r for r in gpu.regions if r.kind == "value" and r.alive]:
+                ctypes.memset(value.address, GARBAGE, value.size)
+
+        gpu.begin(self._computes, compute)
+
+    def _places(self, binding: GpuBinding) -> list[Region]:
+        places = [self._gpu.region(address, _size(element, shape)) for _, element, shape, address in binding.inputs]
+        assert {p.kind for p in places} == {"device"}
+        return places
 
     def _computed(self, binding: GpuBinding, zeros: bool = False) -> list[Any]:
         real, held = self._real.io_binding(), []
@@ -202,15 +239,20 @@ class GpuBinding:
     def __init__(self) -> None:
         self.inputs: list[tuple[str, Any, tuple[int, ...], int]] = []
         self.outputs: list[str] = []
+        self.bound: list[tuple[Any, tuple[int, ...], int]] = []  # outputs with places of the caller's
         self.values: list[GpuValue] = []
 
     def bind_input(self, name: str, device: str, number: int, element: Any, shape: tuple[int, ...], address: int) -> None:
         assert (device, number) == ("cuda", 0)
         self.inputs.append((name, element, shape, address))
 
-    def bind_output(self, name: str, device: str, number: int) -> None:
+    def bind_output(
+        self, name: str, device: str, number: int, element: Any = None, shape: tuple[int, ...] = (), address: int = 0
+    ) -> None:
         assert (device, number) == ("cuda", 0)
         self.outputs.append(name)
+        if address:
+            self.bound.append((element, shape, address))
 
     def get_outputs(self) -> list[GpuValue]:
         return self.values

@@ -41,7 +41,8 @@ class Wheel(ScriptedRuntime):
     def InferenceSession(self, file: str, settings: Any, providers: Sequence[Any], enable_fallback: int) -> Any:
         session = super().InferenceSession(file, settings, providers, enable_fallback)
         said = self.options.get(session.get_providers()[0], {})
-        return GpuSession(session, self._gpu, session.get_providers(), int(said.get("user_compute_stream", 0)))
+        records = said.get("enable_cuda_graph") == "1"
+        return GpuSession(session, self._gpu, session.get_providers(), int(said.get("user_compute_stream", 0)), records)
 
 
 def loaded(

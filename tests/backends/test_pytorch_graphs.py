@@ -19,8 +19,8 @@ torch = pytest.importorskip("torch")
 from scripted_driver import ScriptedDriver  # noqa: E402
 
 from serve.engine.backends import pytorch  # noqa: E402
+from serve.engine.backends.graphs import Graphs, Timed, alike, chosen  # noqa: E402
 from serve.engine.backends.pytorch import PytorchOnDevice  # noqa: E402
-from serve.engine.backends.torch_graphs import Graphs, Timed, alike, chosen  # noqa: E402
 
 FAST = [Timed(1, 1.0, 0.1), Timed(2, 1.1, 0.2), Timed(4, 1.2, 0.4), Timed(8, 1.4, 1.3)]
 

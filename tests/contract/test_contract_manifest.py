@@ -134,8 +134,9 @@ def test_what_holds_on_a_gpu_is_read_and_tensorrt_is_for_onnx_alone(folder: Path
     with pytest.raises(BadModel, match=r"gpu.tensorrt = true makes no sense with backend = 'pytorch'"):
         load(folder, "file = 'model.pt2'\n[gpu]\ntensorrt = true")
     assert load(folder, "file = 'model.pt2'\n[gpu]\ngraphs = true").gpu.graphs
-    with pytest.raises(BadModel, match=r"gpu.graphs = true makes no sense with backend = 'onnx'"):
-        load(folder, "[gpu]\ngraphs = true")
+    with pytest.raises(BadModel, match=r"gpu.graphs = true makes no sense with tensorrt = true"):
+        load(folder, "[gpu]\ngraphs = true\ntensorrt = true")
+    assert load(folder, "[gpu]\ngraphs = true").gpu.graphs
 
 
 def test_a_manifest_that_is_not_utf8_is_refused(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from serve.contract.manifest import Manifest
 from serve.contract.signature import Signature, TensorSpec
 from serve.engine.replica import Replica
 from serve.engine.tensors import Gather, Scatter
-from serve.transport.layout import Layout
+from serve.transport.layout import Layout, numpy_dtype
 from tests.support.clock import ManualClock
 
 Array = np.ndarray[Any, Any]
@@ -31,6 +32,13 @@ class ScriptedBackend:
     def run(self, inputs: Sequence[Array]) -> Sequence[Any]:
         self.batches.append([np.array(a) for a in inputs])
         return self._run(inputs)
+
+    def lend(self, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        """Asked by those that launch. Full of garbage, as memory is that was used before."""
+        dtypes = [numpy_dtype(spec.dtype) for spec in self.signature.inputs]
+        sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True)]
+        return [np.full(size, 0xFF, np.uint8).view(dtype).reshape(shape)
+                for size, shape, dtype in zip(sizes, shapes, dtypes, strict=True)]  # fmt: skip
 
     def describe(self) -> Mapping[str, Any]:
         return {"framework": "scripted"}

@@ -43,6 +43,11 @@ class PreparingBackend(TensorBackend, Protocol):
 class LaunchingBackend(TensorBackend, Protocol):
     """A tensor backend that can begin a batch while another runs: see serve/engine/flying.py. Whoever has `launch` is one."""
 
+    def lend(self, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        """Places for the inputs of the next launch, of these shapes and of the signature's types, from where the device copies
+        by itself. Uninitialised. A launch of the very same arrays copies nothing on the host; they hold until it, or until the
+        next call."""
+
     def launch(self, inputs: Sequence[Array]) -> Any:
         """Begin the copies and the computation, after those launched before, and return at once with a ticket. The inputs
         are the caller's again, so what is to be copied from them later has been copied to a place of the backend's own."""

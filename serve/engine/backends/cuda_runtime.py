@@ -51,7 +51,7 @@ class Runtime(Protocol):
     def event(self) -> Event: ...
 
     def copy(self, to: int, source: int, size: int, stream: Stream) -> None:
-        """Begin it. Both are addresses, one of them on the device."""
+        """Begin it. Both are addresses, at least one of them on the device."""
 
     def mark(self, event: Event, stream: Stream) -> None:
         """The event is the end of all that has been begun on the stream. Forgets what it was before."""
@@ -61,6 +61,9 @@ class Runtime(Protocol):
 
     def wait(self, event: Event) -> None:
         """Sleep until then; at once for one never marked. Raises what failed on the device."""
+
+    def taken_bytes(self) -> int:
+        """Of the memory of the device, by all who use it."""
 
 
 class CudaRuntime:
@@ -102,6 +105,11 @@ class CudaRuntime:
 
     def wait(self, event: Event) -> None:
         self._call("cudaEventSynchronize", ctypes.c_void_p(event))
+
+    def taken_bytes(self) -> int:
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
+        return total.value - free.value
 
     def _made(self, call: str, *arguments: Any) -> int:
         """The address that a call writes where its first argument points."""

@@ -22,7 +22,9 @@ from serve.engine.backends.base import Array, LoadOptions
 from serve.engine.backends.cuda_runtime import Runtime
 from serve.engine.backends.device import facts, unused
 from serve.engine.backends.formats import kind_of
-from serve.engine.backends.onnx_device import ONNX_BFLOAT16, DeviceRun, Landing, OnDevice
+from serve.engine.backends.graphs import Graphs
+from serve.engine.backends.onnx_device import Landing, OnDevice
+from serve.engine.backends.onnx_run import ONNX_BFLOAT16, DeviceRun
 from serve.engine.backends.onnx_words import advice, found, refuse_mixture, refuse_unknown, short
 from serve.engine.backends.providers import Provider
 from serve.engine.backends.shapes import Runs, settle
@@ -78,26 +80,40 @@ class OnnxBackend:
 class OnnxOnDevice(OnnxBackend):
     """On a GPU: a batch is launched, and completed later. `run` is both."""
 
-    def __init__(self, session: ort.InferenceSession, manifest: Manifest, options: LoadOptions, device: OnDevice) -> None:
+    def __init__(self, session: ort.InferenceSession, manifest: Manifest, options: LoadOptions, device: OnDevice,
+                 graphs_bytes: int = 0) -> None:  # fmt: skip
+        """`graphs_bytes`: what the replica may allocate, if CUDA graphs are to be recorded; else 0."""
         self._device = device
         super().__init__(session, manifest, options, "device")
+        graphs = Graphs(graphs_bytes, self.signature.rows_axis) if graphs_bytes else None
+        self._run: DeviceRun = DeviceRun(device, session, ort.RunOptions, self.signature, graphs)
 
     def _runs(self, signature: Signature) -> DeviceRun:
-        return DeviceRun(self._device, self._session, ort.RunOptions(), signature)
+        return DeviceRun(self._device, self._session, ort.RunOptions, signature)
+
+    def prepare(self, inputs: Sequence[Array]) -> None:
+        self._run.prepare(inputs)
+
+    def lend(self, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        try:
+            return self._run.lend(shapes)
+        except Exception as e:  # as in `run`
+            raise _failed(e) from e
 
     def launch(self, inputs: Sequence[Array]) -> Landing:
-        run = self._run
-        assert isinstance(run, DeviceRun), "made by _runs above"
         try:
-            return run.launch(inputs)
-        except Exception as e:  # as above
+            return self._run.launch(inputs)
+        except Exception as e:  # as in `run`
             raise _failed(e) from e
 
     def complete(self, ticket: Landing) -> Sequence[Array]:
         try:
             return self._device.complete(ticket)
-        except Exception as e:  # as above
+        except Exception as e:  # as in `run`
             raise _failed(e) from e
+
+    def describe(self) -> Mapping[str, Any]:
+        return {**super().describe(), "graphs": self._run.describe()}
 
 
 def _failed(e: Exception) -> ModelFailed:
@@ -121,15 +137,19 @@ def load(
         runtime.preload_dlls(directory="")  # CUDA and cuDNN from NVIDIA's wheels, where no path leads to them
         device = onnx_device.chosen(cuda)
         wanted = wanted if isinstance(device, str) else providers.on_stream(wanted, device.computes)
-    session = _best_session(manifest, options, wanted, runtime)
+    recording = None if isinstance(device, str) else _recording_session(manifest, options, wanted, runtime)
+    session = recording or _best_session(manifest, options, wanted, runtime)
     why = providers.why_not(manifest.gpu, options.device, available, session.get_providers())
     if why:
         unused(options, why)
-    return _backend(session, manifest, options, device)
+    graphs_bytes = providers.limit_bytes(manifest.gpu, total, options.sharers) if recording else 0
+    return _backend(session, manifest, options, device, graphs_bytes)
 
 
-def _backend(session: ort.InferenceSession, manifest: Manifest, options: LoadOptions, device: OnDevice | str) -> OnnxBackend:
-    """`device`: or why it cannot be used for more than `run`."""
+def _backend(
+    session: ort.InferenceSession, manifest: Manifest, options: LoadOptions, device: OnDevice | str, graphs_bytes: int
+) -> OnnxBackend:
+    """`device`: or why it cannot be used for more than `run`. `graphs_bytes`: as OnnxOnDevice says."""
     if session.get_providers()[0] == providers.CPU:
         return OnnxBackend(session, manifest, options)
     why = device if isinstance(device, str) else onnx_device.why_not(session)
@@ -137,7 +157,21 @@ def _backend(session: ort.InferenceSession, manifest: Manifest, options: LoadOpt
         level = "warning" if isinstance(device, str) else "info"
         log("io_binding_off", f"batches are copied and computed one after the other: {why}", level=level)
         return OnnxBackend(session, manifest, options, f"host: {why}")
-    return OnnxOnDevice(session, manifest, options, device)
+    return OnnxOnDevice(session, manifest, options, device, graphs_bytes)
+
+
+def _recording_session(
+    manifest: Manifest, options: LoadOptions, wanted: list[Provider], runtime: Any
+) -> ort.InferenceSession | None:
+    """One that can record CUDA graphs, where they are asked for and the model runs on the card as a whole."""
+    if not manifest.gpu.graphs:
+        return None
+    assert manifest.file is not None, "see load"
+    try:
+        return _session(manifest.file, manifest.threads or options.threads, providers.recording(wanted), runtime)
+    except BadModel as e:
+        log("graphs_off", f"gpu.graphs = true, but onnxruntime cannot record this model: {e.message}", level="warning")
+        return None
 
 
 def _best_session(manifest: Manifest, options: LoadOptions, wanted: list[Provider], runtime: Any) -> ort.InferenceSession:

@@ -10,31 +10,41 @@ holds until they are computed and copies them into page-locked memory, and one e
 that waits for that event sleeps. So the copies of one batch go on while another is computed.
 
 The memory is kept, in one slot for each batch in flight, and the slots take turns. What is in a slot is not touched before its
-last batch is over, and what `complete` gave is a view of it: it holds until the batch after the next is launched.
+last batch is over, and what `complete` gave is a view of it: it holds until the batch after the next is launched. The page-locked
+memory of the next slot is lent to whoever puts a batch together (`lend`); any other batch is copied there.
+
+A batch that a CUDA graph computes (onnx_graphs.py) goes the same way, and on the stream that computes once more from the slot
+into the graph's own places and back.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from serve.contract.signature import Signature
 from serve.engine.backends.base import Array
 from serve.engine.backends.cuda_runtime import DeviceMemory, Event, Runtime, opened
 
 SLOTS = 2  # FLYING_MAX of serve/engine/flying.py
 ALIGN_BYTES = 256  # each tensor begins where cudaMalloc could have put it: kernels read several values at once
-TARGET = ("cuda", 0)  # the only device that an engine sees, as ONNX Runtime names it
-ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16; NumPy has no such type, so its bits travel as uint16
-RUN_CONFIG = {
-    "disable_synchronize_execution_providers": "1",  # return when all is begun: whoever reads waits for the slot's event
-    "gpu_graph_id": "-1",  # record no CUDA graph, as without. But where it is not set, onnxruntime 1.31 finds out in 25 us
-}
 
-Value = Any  # an OrtValue
+
+class Value(Protocol):
+    """What has been computed, on the device; an OrtValue is one."""
+
+    def shape(self) -> Sequence[int]: ...
+
+    def data_ptr(self) -> int:
+        """Its address."""
+
+    def tensor_size_in_bytes(self) -> int: ...
+
+
+Typed = tuple[Array, np.dtype[Any]]
 
 
 @dataclass(slots=True, eq=False)
@@ -46,8 +56,10 @@ class Slot:
     over: Event  # nothing of it is under way any more
     staged: Array
     there: DeviceMemory
+    kept: DeviceMemory  # outputs of a graph, whose own places the next batch needs
     back: Array
-    values: list[Value] = field(default_factory=list)  # outputs on the device; the session uses their memory again once dropped
+    lent: list[Array] = field(default_factory=list)  # views of `staged`, from when they were asked for until they are launched
+    values: Sequence[Value] = ()  # outputs in memory of the session's, which uses it again once they are dropped
     flying: bool = False
 
 
@@ -61,27 +73,39 @@ class Landing:
 
 class OnDevice:
     def __init__(self, runtime: Runtime) -> None:
-        self._cuda = runtime
+        self.cuda = runtime
         self._to, self.computes, self._back = runtime.stream(), runtime.stream(), runtime.stream()
         self._slots = [self._slot() for _ in range(SLOTS)]
         self._turn = 0
 
     def _slot(self) -> Slot:
-        cuda = self._cuda
+        cuda = self.cuda
         return Slot(cuda.event(), cuda.event(), cuda.event(), cuda.host_memory(ALIGN_BYTES), cuda.device_memory(ALIGN_BYTES),
-                    cuda.host_memory(ALIGN_BYTES))  # fmt: skip
+                    cuda.device_memory(ALIGN_BYTES), cuda.host_memory(ALIGN_BYTES))  # fmt: skip
 
-    def launch(self, inputs: Sequence[tuple[Array, np.dtype[Any]]], compute: Callable[[Sequence[int]], list[Value]],
-               gives: Sequence[np.dtype[Any]]) -> Landing:  # fmt: skip
-        """`inputs`: each with the type it must have. `compute` begins the computation from the addresses of the inputs."""
+    def _next(self) -> Slot:
+        """Nothing is under way from it or to it."""
         slot = self._slots[self._turn]
         assert not slot.flying, f"at most {SLOTS} batches fly"
+        self.cuda.wait(slot.over)  # in the past, unless the last one failed while it was launched
+        slot.values = ()
+        return slot
+
+    def lend(self, places: Sequence[tuple[tuple[int, ...], np.dtype[Any]]]) -> list[Array]:
+        """Of these shapes and types, where the next launch takes its inputs from."""
+        slot = self._next()
+        offsets, size = packed([math.prod(shape) * dtype.itemsize for shape, dtype in places])
+        self._make_room(slot, size)
+        slot.lent = [np.ndarray(shape, dtype, slot.staged, at) for (shape, dtype), at in zip(places, offsets, strict=True)]
+        return slot.lent
+
+    def launch(self, inputs: Sequence[Typed], compute: Callable[[Slot, Sequence[int]], Sequence[Value]],
+               gives: Sequence[np.dtype[Any]]) -> Landing:  # fmt: skip
+        """`inputs`: each with the type it must have. `compute` begins the computation from the addresses of the inputs."""
+        slot = self._next()
         self._turn = (self._turn + 1) % SLOTS
-        self._cuda.wait(slot.over)  # in the past, unless the last one failed while it was launched
-        slot.values.clear()
         try:
-            slot.values = compute(self._send(slot, inputs))
-            outputs = self._fetch(slot, gives)
+            outputs = self._fetch(slot, compute(slot, self._send(slot, inputs)), gives)
         except Exception:
             self._give_up(slot)
             raise
@@ -91,79 +115,69 @@ class OnDevice:
     def complete(self, landing: Landing) -> list[Array]:
         slot = landing.slot
         slot.flying = False
-        self._cuda.wait(slot.over)
-        slot.values.clear()
+        self.cuda.wait(slot.over)
+        slot.values = ()
         return landing.outputs
 
-    def _send(self, slot: Slot, inputs: Sequence[tuple[Array, np.dtype[Any]]]) -> list[int]:
-        """Begin the copy of all inputs. Their addresses on the device."""
-        cuda = self._cuda
-        offsets, size = packed([array.nbytes for array, _ in inputs])
+    def hold_for_copies(self) -> None:
+        """What is computed from now on comes after the copies back of outputs in memory of the session's."""
+        for slot in self._slots:
+            if slot.values:
+                self.cuda.hold(self.computes, slot.over)
+
+    def copy_there(self, to: int, source: int, size: int) -> None:
+        """From one place on the device to another, in the order of what is computed."""
+        if size:
+            self.cuda.copy(to, source, size, self.computes)
+
+    def room_to_keep(self, slot: Slot, size: int) -> int:
+        """The address of so many bytes for outputs of the batch of this slot."""
+        if size > slot.kept.size:
+            slot.kept = self.cuda.device_memory(_rounded(size))
+        return slot.kept.address
+
+    def _make_room(self, slot: Slot, size: int) -> None:
         if size > slot.there.size:
-            slot.staged, slot.there = cuda.host_memory(_rounded(size)), cuda.device_memory(_rounded(size))
-        for (array, dtype), offset in zip(inputs, offsets, strict=True):
-            np.copyto(np.ndarray(array.shape, dtype, slot.staged, offset), array, casting="no")
+            slot.lent = []
+            slot.staged, slot.there = self.cuda.host_memory(_rounded(size)), self.cuda.device_memory(_rounded(size))
+
+    def _send(self, slot: Slot, inputs: Sequence[Typed]) -> list[int]:
+        """Begin the copy of all inputs. Their addresses on the device."""
+        cuda, lent = self.cuda, slot.lent
+        offsets, size = packed([array.nbytes for array, _ in inputs])
+        if len(lent) != len(inputs) or not all(place is array for place, (array, _) in zip(lent, inputs, strict=True)):
+            self._make_room(slot, size)
+            for (array, dtype), offset in zip(inputs, offsets, strict=True):
+                np.copyto(np.ndarray(array.shape, dtype, slot.staged, offset), array, casting="no")
+        slot.lent = []
         if size:
             cuda.copy(slot.there.address, slot.staged.ctypes.data, size, self._to)
         cuda.mark(slot.copied, self._to)
         cuda.hold(self.computes, slot.copied)
         return [slot.there.address + offset for offset in offsets]
 
-    def _fetch(self, slot: Slot, gives: Sequence[np.dtype[Any]]) -> list[Array]:
+    def _fetch(self, slot: Slot, values: Sequence[Value], gives: Sequence[np.dtype[Any]]) -> list[Array]:
         """Begin the copies of all outputs. The places where they will be."""
-        cuda = self._cuda
-        sizes = [value.tensor_size_in_bytes() for value in slot.values]
+        cuda = self.cuda
+        sizes = [value.tensor_size_in_bytes() for value in values]
         offsets, size = packed(sizes)
         if size > slot.back.nbytes:
             slot.back = cuda.host_memory(_rounded(size))
         cuda.mark(slot.computed, self.computes)
         cuda.hold(self._back, slot.computed)
-        for value, offset, nbytes in zip(slot.values, offsets, sizes, strict=True):
+        for value, offset, nbytes in zip(values, offsets, sizes, strict=True):
             if nbytes:
                 cuda.copy(slot.back.ctypes.data + offset, value.data_ptr(), nbytes, self._back)
         cuda.mark(slot.over, self._back)
         return [np.ndarray(tuple(value.shape()), dtype, slot.back, offset)
-                for value, dtype, offset in zip(slot.values, gives, offsets, strict=True)]  # fmt: skip
+                for value, dtype, offset in zip(values, gives, offsets, strict=True)]  # fmt: skip
 
     def _give_up(self, slot: Slot) -> None:
         """Part of it may have been begun: the slot is over when that is, which comes after the copy to the device by itself."""
-        cuda = self._cuda
+        cuda = self.cuda
         cuda.mark(slot.computed, self.computes)
         cuda.hold(self._back, slot.computed)
         cuda.mark(slot.over, self._back)
-
-
-class DeviceRun:
-    """One session on the device, for inputs and outputs in the order of a signature."""
-
-    def __init__(self, device: OnDevice, session: Any, options: Any, signature: Signature) -> None:
-        """`options`: onnxruntime's RunOptions, to be filled."""
-        for key, value in RUN_CONFIG.items():
-            options.add_run_config_entry(key, value)
-        self._device, self._session, self._options = device, session, options
-        self._takes = [(spec.name, *_types(spec.dtype)) for spec in signature.inputs]
-        self._wanted = [spec.name for spec in signature.outputs]
-        self._gives = [_types(spec.dtype)[0] for spec in signature.outputs]
-
-    def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
-        return self.complete(self.launch(inputs))
-
-    def launch(self, inputs: Sequence[Array]) -> Landing:
-        typed = [(array, dtype) for array, (_, dtype, _) in zip(inputs, self._takes, strict=True)]
-        return self._device.launch(typed, lambda addresses: self._compute(inputs, addresses), self._gives)
-
-    def complete(self, landing: Landing) -> Sequence[Array]:
-        return self._device.complete(landing)
-
-    def _compute(self, inputs: Sequence[Array], addresses: Sequence[int]) -> list[Value]:
-        binding = self._session.io_binding()  # a new one each time: the runtime would write into the outputs that an old one has
-        for (name, _, element), array, address in zip(self._takes, inputs, addresses, strict=True):
-            binding.bind_input(name, *TARGET, element, array.shape, address)
-        for name in self._wanted:
-            binding.bind_output(name, *TARGET)
-        self._session.run_with_iobinding(binding, self._options)
-        values: list[Value] = binding.get_outputs()
-        return values
 
 
 def packed(sizes: Sequence[int]) -> tuple[list[int], int]:
@@ -178,13 +192,6 @@ def packed(sizes: Sequence[int]) -> tuple[list[int], int]:
 def _rounded(size: int) -> int:
     """To a power of two, so that batches that grow row by row need new memory, for which the card stops, only a few times."""
     return 1 << (size - 1).bit_length()
-
-
-def _types(dtype: str) -> tuple[np.dtype[Any], Any]:
-    """NumPy's, and what bind_input takes for the element."""
-    if dtype == "bfloat16":
-        return np.dtype(np.uint16), ONNX_BFLOAT16
-    return np.dtype(dtype), np.dtype(dtype).type
 
 
 def why_not(session: Any) -> str:

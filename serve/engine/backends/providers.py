@@ -28,17 +28,26 @@ def options(name: str, gpu: Gpu, card_bytes: int | None, sharers: int = 1) -> Ma
     """Device 0 is the only one that an engine sees."""
     if name == TENSORRT:
         return {"device_id": "0", "trt_fp16_enable": str(int(gpu.dtype == "fp16"))}
-    limit_bytes = memory_limit(gpu, card_bytes, sharers) if card_bytes else (gpu.memory_mb or 0) << 20
-    limit = {"gpu_mem_limit": str(limit_bytes)} if limit_bytes else {}
+    limit = limit_bytes(gpu, card_bytes, sharers)
     return {
         "device_id": "0",
-        **limit,  # of its arena; cuDNN and the CUDA context come on top
+        **({"gpu_mem_limit": str(limit)} if limit else {}),  # of its arena; cuDNN and the CUDA context come on top
         # The default doubles the arena each time, which takes a card from its neighbours faster than models need it.
         "arena_extend_strategy": "kSameAsRequested",
         # The default measures every algorithm anew for every shape, in the middle of service where a shape is new.
         "cudnn_conv_algo_search": "HEURISTIC",
         "use_tf32": str(int(gpu.dtype == "tf32")),  # on by default there: answers that differ from the CPU's must be asked for
     }
+
+
+def limit_bytes(gpu: Gpu, card_bytes: int | None, sharers: int = 1) -> int:
+    """What one replica may allocate of the card; 0: nobody knows."""
+    return memory_limit(gpu, card_bytes, sharers) if card_bytes else (gpu.memory_mb or 0) << 20
+
+
+def recording(found: Sequence[Provider]) -> list[Provider]:
+    """CUDA graphs are recorded at the runs that ask for it. A model that has a part on the CPU is refused then."""
+    return [(name, {**said, "enable_cuda_graph": "1"} if name == CUDA else said) for name, said in found]
 
 
 def on_stream(found: Sequence[Provider], stream: int) -> list[Provider]:

@@ -23,9 +23,10 @@ from serve.contract.signature import Signature, TensorSpec
 from serve.engine.backends.base import Array, LoadOptions
 from serve.engine.backends.device import CPU, facts
 from serve.engine.backends.formats import kind_of
+from serve.engine.backends.graphs import Graphs
 from serve.engine.backends.shapes import ROWS_TRIED, Dim, Found, settle, sizes_tried, trial_inputs
 from serve.engine.backends.torch_device import Driver, OnDevice, chosen
-from serve.engine.backends.torch_graphs import Graphs
+from serve.engine.backends.torch_graphs import Graph
 from serve.engine.startup import Ledger
 from serve.errors import BadModel, ModelFailed
 
@@ -128,7 +129,7 @@ class PytorchOnDevice(PytorchBackend):
     """On a GPU: a batch is launched, and completed later. `run` is both."""
 
     def __init__(self, program: Program, manifest: Manifest, options: LoadOptions, device: OnDevice) -> None:
-        self._device, self._graphs = device, cast(Graphs | None, None)
+        self._device, self._graphs = device, cast(Graphs[Graph] | None, None)
         super().__init__(program, manifest, options, device)
         if manifest.gpu.graphs:
             self._graphs = device.graphs(self.signature.rows_axis)
@@ -141,7 +142,7 @@ class PytorchOnDevice(PytorchBackend):
             self._device, self._program.forward,
             [(ours.index(f.name), TORCH_DTYPES[f.dtype]) for f in self._program.ins], len(outs),
             [(places[spec.name], TORCH_DTYPES[outs[places[spec.name]].dtype]) for spec in signature.outputs],
-            self._graphs)  # fmt: skip
+            signature.rows_axis, self._graphs)  # fmt: skip
 
     def prepare(self, inputs: Sequence[Array]) -> None:
         run = self._run
@@ -151,6 +152,11 @@ class PytorchOnDevice(PytorchBackend):
     def describe(self) -> Mapping[str, Any]:
         graphs = "off" if self._graphs is None else self._graphs.describe()
         return {**super().describe(), **self._device.describe(), "graphs": graphs}
+
+    def lend(self, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        run = self._run
+        assert isinstance(run, OnDeviceRun), "made by _runs above"
+        return run.lend(shapes)
 
     def launch(self, inputs: Sequence[Array]) -> list[Landing]:
         run = self._run
@@ -186,24 +192,39 @@ class OnDeviceRun:
     takes: list[tuple[int, torch.dtype]]
     outputs: int
     gives: list[tuple[int, torch.dtype]]
-    graphs: Graphs | None = None
+    rows_axis: bool
+    graphs: Graphs[Graph] | None = None
 
     def __call__(self, inputs: Sequence[Array]) -> Sequence[Array]:
         return self.launch(inputs).wait()
 
     def launch(self, inputs: Sequence[Array]) -> Landing:
-        return self._launch(inputs, self._best)
+        return self._launch(inputs, None if self.graphs is None else self.graphs.best(inputs))
 
-    def run(self, inputs: Sequence[Array], by: Callable[[list[torch.Tensor]], list[torch.Tensor]]) -> list[Array]:
+    def lend(self, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        """Of the inputs in the order of the signature, which is that of the places in `takes`."""
+        dtypes = dict(self.takes)
+        return self.device.lend([(shape, dtypes[place]) for place, shape in enumerate(shapes)])
+
+    def run(self, inputs: Sequence[Array], by: Graph | None) -> list[Array]:
         return self._launch(inputs, by).wait()
 
-    def _launch(self, inputs: Sequence[Array], by: Callable[[list[torch.Tensor]], list[torch.Tensor]]) -> Landing:
+    def record(self, inputs: Sequence[Array]) -> Graph:
         with torch.inference_mode():
-            gives = by([self.device.put(inputs[place], dtype) for place, dtype in self.takes])
+            return self.device.recorded(self.compute, self._put(inputs), self.rows_axis)
+
+    def allocated_bytes(self) -> int:
+        return self.device.allocated_bytes()
+
+    def _launch(self, inputs: Sequence[Array], by: Graph | None) -> Landing:
+        with torch.inference_mode():
+            gives = (self.compute if by is None else by.run)(self._put(inputs))
             return Landing(self.device, *self.device.begin_get(gives, [dtype for _, dtype in self.gives]))
 
-    def _best(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        return (self.graphs.run(tensors) if self.graphs is not None else None) or self.compute(tensors)
+    def _put(self, inputs: Sequence[Array]) -> list[torch.Tensor]:
+        tensors = [self.device.put(inputs[place], dtype) for place, dtype in self.takes]
+        self.device.launched()
+        return tensors
 
     def compute(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         """On the device, from there to there: in the order of `takes` and of `gives`."""

@@ -21,7 +21,8 @@ import numpy as np
 from serve.contract.manifest import Gpu
 from serve.engine.backends.base import Array, LoadOptions
 from serve.engine.backends.device import memory_limit, unused
-from serve.engine.backends.torch_graphs import Graphs
+from serve.engine.backends.graphs import Graphs
+from serve.engine.backends.torch_graphs import Compute, Graph, recorded
 from serve.errors import BadModel
 
 Tensor = Any
@@ -172,16 +173,39 @@ class OnDevice:
         card_bytes = driver.memory_bytes()
         self._limit_bytes = memory_limit(gpu, card_bytes, sharers)
         driver.limit_memory(self._limit_bytes / card_bytes)
+        self._lent: list[tuple[Array, Tensor]] = []  # and not launched yet
 
-    def graphs(self, rows_axis: bool) -> Graphs:
-        return Graphs(self._torch, self._driver, self._limit_bytes, rows_axis)
+    def graphs(self, rows_axis: bool) -> Graphs[Graph]:
+        return Graphs(self._limit_bytes, rows_axis)
+
+    def recorded(self, compute: Compute, takes: list[Tensor], rows_axis: bool) -> Graph:
+        return recorded(self._torch, self._driver, compute, takes, rows_axis)
+
+    def lend(self, places: Sequence[tuple[tuple[int, ...], Any]]) -> list[Array]:
+        """Page-locked arrays of these shapes and torch's types, from which `put` copies nothing on the host."""
+        self._lent = [self._staged(shape, dtype) for shape, dtype in places]
+        return [array for array, _ in self._lent]
 
     def put(self, array: Array, dtype: Any) -> Tensor:
         """`dtype` is torch's; of bfloat16 the array holds the bits."""
-        staged = self._driver.staging(array.shape, dtype)
-        host = staged.view(self._torch.int16).numpy().view(np.uint16) if dtype is self._torch.bfloat16 else staged.numpy()
+        for lent, staged in self._lent:
+            if lent is array:
+                return self._driver.to_device(staged)
+        host, staged = self._staged(array.shape, dtype)
         np.copyto(host, array, casting="no")
         return self._driver.to_device(staged)
+
+    def _staged(self, shape: tuple[int, ...], dtype: Any) -> tuple[Array, Tensor]:
+        staged = self._driver.staging(shape, dtype)
+        bits = dtype is self._torch.bfloat16
+        return staged.view(self._torch.int16).numpy().view(np.uint16) if bits else staged.numpy(), staged
+
+    def launched(self) -> None:
+        """What was lent is under way: it must not be taken for a place again."""
+        self._lent = []
+
+    def allocated_bytes(self) -> int:
+        return self._driver.allocated_bytes()
 
     def begin_get(self, outputs: Sequence[Tensor], dtypes: Sequence[Any]) -> tuple[list[Tensor], Any]:
         """On the host, to be read after `wait` for the mark. What the faster arithmetic gave in 16 bits becomes what the

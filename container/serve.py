@@ -211,7 +211,7 @@ def engines(
                 threads=the_plan.threads, log_text=text, log_fd=log_fd, shape_log=env["EVENKEEL_SHAPE_LOG"],
                 faults=env["EVENKEEL_FAULTS"], program=env["SAGEMAKER_PROGRAM"], name=versions.name,
                 version=edition.version, edition=edition.number, tally=edition.tally,
-                device=the_plan.device(place), sharers=the_plan.sharers,
+                device=the_plan.device(place), sharers=the_plan.sharers, cache_dir=str(run_dir / f"cache-{place}"),
                 require_gpu=env["EVENKEEL_REQUIRE_GPU"] != "0")))  # fmt: skip
 
         fds = (fd, page.fd, log_fd)

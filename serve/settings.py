@@ -70,6 +70,7 @@ class EngineSettings:
     device: str = ""  # the accelerator it shall use, the only one that CUDA_VISIBLE_DEVICES shows it; empty: none
     sharers: int = 1  # engines of this version on that accelerator
     require_gpu: bool = False  # a model that cannot use its device is a failed start
+    cache_dir: str = ""  # for what its model's framework builds at a start and the next start may use; empty: none
     standby: int = -1  # the spare place from which it waits for its own, see serve/engine/standby.py; -1: it has its own
 
 

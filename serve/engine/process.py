@@ -131,7 +131,8 @@ def proven(settings: EngineSettings, life: Life, ledger: Ledger, explanation: Ex
         threading.Thread(
             target=take_fingerprint, args=(Path(settings.model_dir), explanation), name="fingerprint", daemon=True
         ).start()
-        options = LoadOptions(settings.threads, settings.device, settings.sharers, settings.require_gpu, ledger)
+        cache = Path(settings.cache_dir) if settings.cache_dir else None
+        options = LoadOptions(settings.threads, settings.device, settings.sharers, settings.require_gpu, ledger, cache)
         replica = replicas.load(Path(settings.model_dir), options, settings.name, settings.version, settings.program)
         replica.edition, replica.tally = settings.edition, settings.tally
         explanation.loaded(replica)

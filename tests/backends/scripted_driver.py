@@ -21,6 +21,7 @@ class ScriptedDriver:
         self.fails = ""
         self._copies: list[tuple[Any, Any]] = []
         self.allocated, self.of_a_record = 0, 1 << 20
+        self.forgotten = 0  # marks before the peak was forgotten
         self.cannot_record = ""
 
     def why_not(self) -> str:
@@ -83,8 +84,11 @@ class ScriptedDriver:
         return replay, gives
 
     def used_bytes(self) -> tuple[int, int]:
-        """A megabyte, and at the peak one more for each batch so far."""
-        return 1 << 20, (1 + self.did.count("mark")) << 20
+        """A megabyte, and at the peak one more for each batch since that was forgotten."""
+        return 1 << 20, (1 + self.did.count("mark") - self.forgotten) << 20
+
+    def forget_peak(self) -> None:
+        self.forgotten = self.did.count("mark")
 
     def allocated_bytes(self) -> int:
         return self.allocated

@@ -255,7 +255,9 @@ class GpuBinding:
             self.bound.append((element, shape, address))
 
     def get_outputs(self) -> list[GpuValue]:
-        return self.values
+        """Once: what has begun to compute holds the binding, and must not hold the values for whoever drops them."""
+        values, self.values = self.values, []
+        return values
 
 
 class GpuValue:

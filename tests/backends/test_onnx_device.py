@@ -210,6 +210,66 @@ def test_tensors_lie_where_an_allocation_could() -> None:
     assert onnx_device.packed([]) == ([], 0)
 
 
+# Places that are lent ------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_put_together_in_the_places_that_were_lent_is_not_copied_on_the_host(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = ScriptedGpu()
+    backend = on_device(folder, gpu, two_inputs())
+    places = backend.lend([(2, 4), (2, 3)])
+    assert [p.shape for p in places] == [(2, 4), (2, 3)] and [p.dtype for p in places] == [np.float32, np.int64]
+    assert all(gpu.region(p.ctypes.data, p.nbytes).kind == "host" for p in places)
+    places[0][:], places[1][:] = X, 7
+    with monkeypatch.context() as patched:
+        patched.setattr(onnx_device.np, "copyto", lambda *_, **__: pytest.fail("it is copied"))
+        ticket = backend.launch(places)
+    y, minus = backend.complete(ticket)
+    assert np.array_equal(y, X * 2) and (minus == -7).all()
+
+
+def two_inputs() -> bytes:
+    nodes = [helper.make_node("Add", ["x", "x"], ["y"]), helper.make_node("Neg", ["s"], ["minus"])]
+    return model(nodes, [tensor("x", ["N", 4]), tensor("s", ["N", 3], "int64")],
+                 [tensor("y", ["N", 4]), tensor("minus", ["N", 3], "int64")])  # fmt: skip
+
+
+def test_what_was_lent_for_a_batch_that_never_came_is_lent_again_and_others_are_copied(folder: Folder) -> None:
+    backend = on_device(folder, ScriptedGpu(), doubled(["N", 4]))
+    (never,) = backend.lend([(3, 4)])
+    never[:] = 1
+    assert np.array_equal(backend.run([X])[0], X * 2), "not those that were lent"
+    (place,) = backend.lend([(2, 4)])
+    place[:] = X * 3
+    assert np.array_equal(backend.run([place])[0], X * 6)
+
+
+def test_places_of_a_batch_in_flight_are_not_lent(folder: Folder) -> None:
+    gpu, random = ScriptedGpu(), np.random.default_rng(2)
+    backend = on_device(folder, gpu, doubled(["N", 4]))
+    flying: list[tuple[Any, Array]] = []
+    for _ in range(40):
+        x = random.standard_normal((random.integers(1, 90), 4)).astype(np.float32)
+        (place,) = backend.lend([x.shape])
+        place[:] = x
+        flying.append((backend.launch([place]), x))
+        if len(flying) == FLYING_MAX:
+            ticket, given = flying.pop(0)
+            assert np.array_equal(backend.complete(ticket)[0], given * 2)
+
+
+def test_memory_that_is_short_for_what_is_to_be_lent_is_known(folder: Folder) -> None:
+    gpu = ScriptedGpu()
+    backend = on_device(folder, gpu, doubled(["N", 4]))
+    gpu.refuses["host_memory"] = FULL
+    with pytest.raises(ModelFailed) as e:
+        backend.lend([(400, 4)])
+    assert isinstance(failures.translated(e.value), OutOfMemory)
+    gpu.refuses.clear()
+    assert np.array_equal(backend.run([X])[0], X * 2)
+
+
 # What fails -----------------------------------------------------------------------------------------------------------
 
 

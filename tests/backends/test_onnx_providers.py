@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,45 @@ def events(capfd: pytest.CaptureFixture[str]) -> dict[str, str]:
 
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     return {line["event"]: line["message"] for line in lines}
+
+
+@pytest.fixture
+def cached(folder: Folder, tmp_path: Path) -> Callable[..., Mapping[str, str]]:
+    """What TensorRT is asked for, of a model that adds nothing or something to its input, by a replica with this cache."""
+
+    def ask(cache: str = "cache-0", tensorrt: bool = True, shape: int = 4) -> Mapping[str, str]:
+        runtime = ScriptedRuntime()
+        folder.put("model.onnx", identity(["N", shape], ["N", shape]))
+        manifest = folder.manifest({"gpu": {"tensorrt": tensorrt}})
+        options = LoadOptions(1, device="0", cache=tmp_path / cache)
+        load(manifest, options, runtime, lambda: CARD_BYTES, without_streams)
+        return runtime.options.get(TENSORRT, {})
+
+    return ask
+
+
+def test_what_tensorrt_builds_is_kept_for_the_next_start_of_the_same_replica_with_the_same_files(
+    cached: Callable[..., Mapping[str, str]], tmp_path: Path
+) -> None:
+    asked = cached()
+    folder = asked["trt_engine_cache_path"]
+    assert asked["trt_engine_cache_enable"] == asked["trt_timing_cache_enable"] == "1"
+    assert asked["trt_timing_cache_path"] == folder and Path(folder).parent == tmp_path / "cache-0" and Path(folder).is_dir()
+    assert cached() == asked, "also when the folder is there already"
+    assert cached(cache="cache-1")["trt_engine_cache_path"] != folder, "nobody else writes there at the same time"
+    assert cached(shape=5)["trt_engine_cache_path"] != folder, "an engine of other weights must not be found"
+
+
+def test_without_tensorrt_nothing_is_kept(cached: Callable[..., Mapping[str, str]], tmp_path: Path) -> None:
+    assert cached(tensorrt=False) == {} and list(tmp_path.glob("cache*")) == []
+
+
+def test_a_cache_that_cannot_be_made_is_told_and_the_model_is_served(
+    cached: Callable[..., Mapping[str, str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache-0").write_text("not a folder")
+    assert "trt_engine_cache_path" not in cached()
+    assert "no_engine_cache" in capfd.readouterr().out
 
 
 def test_with_a_device_the_model_runs_by_cuda_and_says_so(folder: Folder) -> None:

@@ -87,6 +87,42 @@ def test_what_it_takes_of_the_card_is_told_as_it_is_known_now(folder: Folder) ->
         backend.run([X])
 
 
+def test_what_a_batch_takes_is_learned_of_each_size_and_the_largest_peak_is_kept(folder: Folder) -> None:
+    driver = ScriptedDriver()
+    backend = loaded(folder, driver, "pt2", rows_max=3)
+    assert isinstance(backend, PytorchOnDevice)
+    driver.did.clear()
+    backend.run([X]), backend.run([X])
+    for rows in (1, 2, 1, 7):  # the last one is beyond the bound of the export
+        backend.prepare([np.tile(X[:1], (rows, 1))])
+    told = backend.describe()
+    assert told["gpu_batch_mb"] == "1: 1, 2: 1" and told["gpu_peak_mb"] == "3", "2 batches before anything was forgotten"
+
+
+def test_a_batch_put_together_in_the_places_that_were_lent_is_not_copied_on_the_host(folder: Folder) -> None:
+    driver = ScriptedDriver()
+    backend = loaded(folder, driver, "pt2")
+    assert isinstance(backend, PytorchOnDevice)
+    driver.did.clear()
+    (place,) = backend.lend([(2, 4)])
+    place[:] = X
+    ticket = backend.launch([place])
+    assert driver.did.count("stage float32") == 1, "when it was lent"
+    assert backend.complete(ticket)[1].tolist() == [6, 22]
+    (never,) = backend.lend([(3, 4)])
+    never[:] = 0
+    assert backend.run([X])[1].tolist() == [6, 22], "what is not lent is copied"
+    driver.did.clear()
+    assert backend.run([never])[1].tolist() == [0, 0, 0] and "stage float32" in driver.did, "after a launch nothing is lent"
+
+
+def test_places_of_bfloat16_take_its_bits() -> None:
+    device = OnDevice(torch, Gpu(), ScriptedDriver())
+    (place,) = device.lend([((2,), torch.bfloat16)])
+    place[:] = [0x3F80, 0x4000]
+    assert device.put(place, torch.bfloat16).tolist() == [1.0, 2.0]
+
+
 def test_answers_of_one_batch_are_not_changed_by_the_next(folder: Folder) -> None:
     backend = loaded(folder, ScriptedDriver(), "pt2", rows_max=3)
     first = backend.run([X])[0]

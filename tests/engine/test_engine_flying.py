@@ -286,6 +286,22 @@ def test_the_next_batch_is_launched_before_the_oldest_is_waited_for() -> None:
         assert bench.clock() == pytest.approx(1000 + 3 * TAKES_S), "the device was never idle"
 
 
+def test_a_batch_of_several_is_put_together_where_the_device_copies_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.engine.tensors.COPIED_ALONE_FROM", 0)
+    with flying() as (bench, device):
+        launch, lent = device.launch, list[bool]()
+
+        def watched(inputs: Sequence[Array]) -> list[Array]:
+            lent.append(all(mine is place for mine, place in zip(inputs, device.lent, strict=False)) and bool(device.lent))
+            return launch(inputs)
+
+        device.launch = watched  # type: ignore[method-assign]
+        front = bench.front()
+        submit(front, 3)
+        turns(bench)
+        assert lent == [True] and len(front.replies()) == 3
+
+
 def test_a_lone_request_is_waited_for_after_half_of_what_it_is_expected_to_take() -> None:
     with flying() as (bench, device):
         front = bench.front()

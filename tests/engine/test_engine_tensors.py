@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from serve.batching.pending import Item
 from serve.batching.placement import Segment
 from serve.contract.signature import Signature
-from serve.engine.tensors import Gather, Scatter, finite, single_rows
+from serve.engine.tensors import COPIED_ALONE_FROM, Gather, Scatter, finite, single_rows
 from serve.errors import NotFinite
 from serve.transport.layout import Layout, aligned
 from serve.transport.rows import SharedRows
@@ -36,7 +37,7 @@ def put(peer: FakePeer, layout: Layout, arrays: list[Array], offset: int, rows: 
     return Item(offset, rows, (), 0.0, 0.0, peer, offset, capacity, used)
 
 
-def batch_of(gather: Gather, segments: list[Segment], key: Any) -> list[Array]:
+def batch_of(gather: Gather, segments: list[Segment], key: Any) -> Sequence[Array]:
     """As the cycle does it: by columns only where each row is one fixed array."""
     plain = gather.layout.single and gather.signature.rows_axis
     return gather.batch(segments, key, single_rows(segments, 1) if plain else None)
@@ -65,9 +66,57 @@ def test_one_vectorised_copy_gathers_what_copying_one_by_one_would(seed: int, dt
     items = [put(peer, layout, [r], int(o), 1) for r, o in zip(rows, offsets, strict=True)]
     segments = whole(items)
     fast = batch_of(gather, segments, ((a, b),))
-    slow = gather._by_request(segments, ((a, b),))
+    slow = gather._by_request(segments, ((a, b),), None)
     assert np.array_equal(fast[0], np.concatenate(rows))
     assert np.array_equal(fast[0], slow[0]) and fast[0].dtype == slow[0].dtype
+
+
+class Places:
+    """A backend's memory, full of what a batch before has left there."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._dtypes, self.lent = layout.dtypes, list[Array]()
+
+    def __call__(self, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        self.lent = [np.full(shape, 1, dtype) for shape, dtype in zip(shapes, self._dtypes, strict=True)]
+        return self.lent
+
+
+@pytest.mark.parametrize("dim", [3, 1024, 1500])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_a_batch_in_lent_places_is_the_same_batch(dim: int, dtype: str) -> None:
+    rng = np.random.default_rng(dim)
+    sig = signature([spec("x", dim, dtype=dtype)], [spec("y", 1)])
+    layout, gather, peer = Layout(sig.inputs, True), gather_for(sig), FakePeer()
+    rows = [random_rows(rng, layout.dtypes[0], (1, dim)) for _ in range(5)]
+    items = [put(peer, layout, [r], 12288 * ((3 * i) % 5), 1, 12288) for i, r in enumerate(rows)]
+    segments, places = whole(items), Places(layout)
+    batch = gather.batch(segments, ((dim,),), single_rows(segments, 1), places)
+    assert np.array_equal(batch[0], np.concatenate(rows)) and batch[0].dtype == rows[0].dtype
+    large = layout.row_bytes >= COPIED_ALONE_FROM
+    assert (batch is places.lent) is large, "small rows are copied once more, by one call"
+
+
+def test_padded_rows_in_lent_places_hold_nothing_of_the_batch_before() -> None:
+    sig = signature([spec("x", "n", pad=-1.0), spec("b", "n", dtype="bfloat16", pad=-1.0)], [spec("y", 1)])
+    layout, gather, peer = Layout(sig.inputs, True), gather_for(sig), FakePeer()
+    arrays = [(np.full((2, n), n, np.float32), np.full((2, n), n, np.uint16)) for n in (9, 10)]
+    items = [put(peer, layout, list(a), 4096 * i, 2, 4096) for i, a in enumerate(arrays)]
+    key = gather.key(((9,), (9,)))
+    assert key == gather.key(((10,), (10,)))
+    places = Places(layout)
+    batch = gather.batch(whole(items), key, None, places)
+    fresh = gather.batch(whole(items), key, None)
+    assert all(mine is lent for mine, lent in zip(batch, places.lent, strict=True))
+    assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(batch, fresh, strict=True))
+
+
+def test_a_request_alone_is_handed_over_as_it_lies_and_nothing_is_lent() -> None:
+    sig = signature([spec("x", 3)], [spec("y", 1)])
+    layout, gather, peer = Layout(sig.inputs, True), gather_for(sig), FakePeer()
+    segments = whole([put(peer, layout, [np.ones((2, 3), np.float32)], 0, 2)])
+    places = Places(layout)
+    assert gather.batch(segments, ((3,),), None, places)[0].base is not None and not places.lent
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(DTYPES), st.integers(1, 6), st.integers(2, 12))

@@ -28,6 +28,7 @@ class ScriptedBackend:
         self.signature = signature
         self._run = run
         self.batches: list[list[Array]] = []
+        self.lent: list[Array] = []
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Any]:
         self.batches.append([np.array(a) for a in inputs])
@@ -37,8 +38,9 @@ class ScriptedBackend:
         """Asked by those that launch. Full of garbage, as memory is that was used before."""
         dtypes = [numpy_dtype(spec.dtype) for spec in self.signature.inputs]
         sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True)]
-        return [np.full(size, 0xFF, np.uint8).view(dtype).reshape(shape)
-                for size, shape, dtype in zip(sizes, shapes, dtypes, strict=True)]  # fmt: skip
+        self.lent = [np.full(size, 0xFF, np.uint8).view(dtype).reshape(shape)
+                     for size, shape, dtype in zip(sizes, shapes, dtypes, strict=True)]  # fmt: skip
+        return self.lent
 
     def describe(self) -> Mapping[str, Any]:
         return {"framework": "scripted"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -109,6 +110,7 @@ class LoadOptions:
     sharers: int = 1  # replicas on that accelerator, this one among them
     require_gpu: bool = False  # whether a model that cannot use it is a failed start
     ledger: Ledger = field(default_factory=Ledger)  # for phases inside loading: device copy, compile
+    cache: Path | None = None  # a folder of this replica's, which outlives its process; None: there is none
 
 
 Loader = Callable[[Manifest, LoadOptions], TensorBackend | RawBackend]

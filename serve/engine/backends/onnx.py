@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from serve.contract import fingerprint
 from serve.contract.logline import log
 from serve.contract.manifest import Manifest
 from serve.contract.signature import Signature
@@ -24,6 +25,7 @@ from serve.engine.backends.device import facts, unused
 from serve.engine.backends.formats import kind_of
 from serve.engine.backends.graphs import Graphs
 from serve.engine.backends.onnx_device import Landing, OnDevice
+from serve.engine.backends.onnx_graphs import Graph
 from serve.engine.backends.onnx_run import ONNX_BFLOAT16, DeviceRun
 from serve.engine.backends.onnx_words import advice, found, refuse_mixture, refuse_unknown, short
 from serve.engine.backends.providers import Provider
@@ -85,7 +87,7 @@ class OnnxOnDevice(OnnxBackend):
         """`graphs_bytes`: what the replica may allocate, if CUDA graphs are to be recorded; else 0."""
         self._device = device
         super().__init__(session, manifest, options, "device")
-        graphs = Graphs(graphs_bytes, self.signature.rows_axis) if graphs_bytes else None
+        graphs: Graphs[Graph] | None = Graphs(graphs_bytes, self.signature.rows_axis) if graphs_bytes else None
         self._run: DeviceRun = DeviceRun(device, session, ort.RunOptions, self.signature, graphs)
 
     def _runs(self, signature: Signature) -> DeviceRun:
@@ -131,7 +133,7 @@ def load(
         raise BadModel(f"{manifest.file} is not an ONNX model but {text}")
     available = runtime.get_available_providers() if options.device else []
     total = card_bytes() if options.device else None
-    wanted = providers.wanted(manifest.gpu, options.device, available, total, options.sharers)
+    wanted = providers.wanted(manifest.gpu, options.device, available, total, options.sharers, _cache(manifest, options))
     device: OnDevice | str = ""
     if len(wanted) > 1:
         runtime.preload_dlls(directory="")  # CUDA and cuDNN from NVIDIA's wheels, where no path leads to them
@@ -144,6 +146,19 @@ def load(
         unused(options, why)
     graphs_bytes = providers.limit_bytes(manifest.gpu, total, options.sharers) if recording else 0
     return _backend(session, manifest, options, device, graphs_bytes)
+
+
+def _cache(manifest: Manifest, options: LoadOptions) -> str:
+    """A folder for what TensorRT builds of these very files: by itself it would take an engine of other weights for its own."""
+    if not manifest.gpu.tensorrt or not options.device or options.cache is None:
+        return ""
+    try:
+        folder = options.cache / fingerprint.sha256(manifest.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        log("no_engine_cache", f"TensorRT's engines are not kept for the next start: {e}", level="warning")
+        return ""
+    return str(folder)
 
 
 def _backend(

@@ -56,8 +56,8 @@ class Slot:
     over: Event  # nothing of it is under way any more
     staged: Array
     there: DeviceMemory
-    kept: DeviceMemory  # outputs of a graph, whose own places the next batch needs
     back: Array
+    kept: DeviceMemory | None = None  # outputs of a graph, whose own places the next batch needs
     lent: list[Array] = field(default_factory=list)  # views of `staged`, from when they were asked for until they are launched
     values: Sequence[Value] = ()  # outputs in memory of the session's, which uses it again once they are dropped
     flying: bool = False
@@ -73,21 +73,21 @@ class Landing:
 
 class OnDevice:
     def __init__(self, runtime: Runtime) -> None:
-        self.cuda = runtime
+        self.runtime = runtime
         self._to, self.computes, self._back = runtime.stream(), runtime.stream(), runtime.stream()
         self._slots = [self._slot() for _ in range(SLOTS)]
         self._turn = 0
 
     def _slot(self) -> Slot:
-        cuda = self.cuda
+        cuda = self.runtime
         return Slot(cuda.event(), cuda.event(), cuda.event(), cuda.host_memory(ALIGN_BYTES), cuda.device_memory(ALIGN_BYTES),
-                    cuda.device_memory(ALIGN_BYTES), cuda.host_memory(ALIGN_BYTES))  # fmt: skip
+                    cuda.host_memory(ALIGN_BYTES))  # fmt: skip
 
     def _next(self) -> Slot:
         """Nothing is under way from it or to it."""
         slot = self._slots[self._turn]
         assert not slot.flying, f"at most {SLOTS} batches fly"
-        self.cuda.wait(slot.over)  # in the past, unless the last one failed while it was launched
+        self.runtime.wait(slot.over)  # in the past, unless the last one failed while it was launched
         slot.values = ()
         return slot
 
@@ -115,7 +115,7 @@ class OnDevice:
     def complete(self, landing: Landing) -> list[Array]:
         slot = landing.slot
         slot.flying = False
-        self.cuda.wait(slot.over)
+        self.runtime.wait(slot.over)
         slot.values = ()
         return landing.outputs
 
@@ -123,27 +123,32 @@ class OnDevice:
         """What is computed from now on comes after the copies back of outputs in memory of the session's."""
         for slot in self._slots:
             if slot.values:
-                self.cuda.hold(self.computes, slot.over)
+                self.runtime.hold(self.computes, slot.over)
 
     def copy_there(self, to: int, source: int, size: int) -> None:
         """From one place on the device to another, in the order of what is computed."""
         if size:
-            self.cuda.copy(to, source, size, self.computes)
+            self.runtime.copy(to, source, size, self.computes)
+
+    def drain(self) -> None:
+        """Nothing that was begun is under way any more."""
+        for slot in self._slots:
+            self.runtime.wait(slot.over)
 
     def room_to_keep(self, slot: Slot, size: int) -> int:
         """The address of so many bytes for outputs of the batch of this slot."""
-        if size > slot.kept.size:
-            slot.kept = self.cuda.device_memory(_rounded(size))
+        if slot.kept is None or size > slot.kept.size:
+            slot.kept = self.runtime.device_memory(_rounded(size))
         return slot.kept.address
 
     def _make_room(self, slot: Slot, size: int) -> None:
         if size > slot.there.size:
             slot.lent = []
-            slot.staged, slot.there = self.cuda.host_memory(_rounded(size)), self.cuda.device_memory(_rounded(size))
+            slot.staged, slot.there = self.runtime.host_memory(_rounded(size)), self.runtime.device_memory(_rounded(size))
 
     def _send(self, slot: Slot, inputs: Sequence[Typed]) -> list[int]:
         """Begin the copy of all inputs. Their addresses on the device."""
-        cuda, lent = self.cuda, slot.lent
+        cuda, lent = self.runtime, slot.lent
         offsets, size = packed([array.nbytes for array, _ in inputs])
         if len(lent) != len(inputs) or not all(place is array for place, (array, _) in zip(lent, inputs, strict=True)):
             self._make_room(slot, size)
@@ -158,7 +163,7 @@ class OnDevice:
 
     def _fetch(self, slot: Slot, values: Sequence[Value], gives: Sequence[np.dtype[Any]]) -> list[Array]:
         """Begin the copies of all outputs. The places where they will be."""
-        cuda = self.cuda
+        cuda = self.runtime
         sizes = [value.tensor_size_in_bytes() for value in values]
         offsets, size = packed(sizes)
         if size > slot.back.nbytes:
@@ -174,7 +179,7 @@ class OnDevice:
 
     def _give_up(self, slot: Slot) -> None:
         """Part of it may have been begun: the slot is over when that is, which comes after the copy to the device by itself."""
-        cuda = self.cuda
+        cuda = self.runtime
         cuda.mark(slot.computed, self.computes)
         cuda.hold(self._back, slot.computed)
         cuda.mark(slot.over, self._back)

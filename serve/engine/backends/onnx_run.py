@@ -103,15 +103,19 @@ class DeviceRun:
         self._last_graph += 1
         options = self._run_options(self._last_graph)
         graph = Graph(rows, self._rows_axis, takes, gives, lambda: self._session.run_with_iobinding(binding, options))
-        self.run(inputs, graph)
+        try:
+            self.run(inputs, graph)
+        except Exception:
+            self._device.drain()  # what has been begun needs the graph's places
+            raise
         return graph
 
     def _places(self, arrays: Sequence[Array]) -> list[Place]:
-        return [Place(a.shape, a.nbytes, self._device.cuda.device_memory(max(1, a.nbytes))) for a in arrays]
+        return [Place(a.shape, a.nbytes, self._device.runtime.device_memory(max(1, a.nbytes))) for a in arrays]
 
     def allocated_bytes(self) -> int:
         """By whoever uses the card, since the runtime does not say what it takes itself."""
-        return self._device.cuda.taken_bytes()
+        return self._device.runtime.taken_bytes()
 
     def describe(self) -> str:
         return "off" if self._graphs is None else self._graphs.describe()

@@ -16,18 +16,22 @@ WORDS = {CUDA: "cuda", TENSORRT: "tensorrt", CPU: "cpu"}
 Provider = tuple[str, Mapping[str, str]]
 
 
-def wanted(gpu: Gpu, device: str, available: Sequence[str], card_bytes: int | None = None, sharers: int = 1) -> list[Provider]:
+def wanted(
+    gpu: Gpu, device: str, available: Sequence[str], card_bytes: int | None = None, sharers: int = 1, cache: str = ""
+) -> list[Provider]:
     """Best first. Without a device, or with a wheel that has none of them, only the CPU. `card_bytes`: the memory of the card,
-    None where nobody could say; `sharers`: replicas that use it."""
+    None where nobody could say; `sharers`: replicas that use it; `cache`: a folder for what TensorRT builds, "" for none."""
     best = [TENSORRT, CUDA] if gpu.tensorrt else [CUDA]
     found = [name for name in best if name in available] if device else []
-    return [*((name, options(name, gpu, card_bytes, sharers)) for name in found), (CPU, {})]
+    return [*((name, options(name, gpu, card_bytes, sharers, cache)) for name in found), (CPU, {})]
 
 
-def options(name: str, gpu: Gpu, card_bytes: int | None, sharers: int = 1) -> Mapping[str, str]:
+def options(name: str, gpu: Gpu, card_bytes: int | None, sharers: int = 1, cache: str = "") -> Mapping[str, str]:
     """Device 0 is the only one that an engine sees."""
     if name == TENSORRT:
-        return {"device_id": "0", "trt_fp16_enable": str(int(gpu.dtype == "fp16"))}
+        kept = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": cache,
+                "trt_timing_cache_enable": "1", "trt_timing_cache_path": cache}  # fmt: skip
+        return {"device_id": "0", "trt_fp16_enable": str(int(gpu.dtype == "fp16")), **(kept if cache else {})}
     limit = limit_bytes(gpu, card_bytes, sharers)
     return {
         "device_id": "0",

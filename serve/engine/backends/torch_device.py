@@ -70,7 +70,9 @@ class Driver(Protocol):
     def allocated_bytes(self) -> int: ...
 
     def used_bytes(self) -> tuple[int, int]:
-        """By tensors of this process: now, and at most so far."""
+        """By tensors of this process: now, and at most since `forget_peak`."""
+
+    def forget_peak(self) -> None: ...
 
 
 class CudaDriver:
@@ -159,6 +161,9 @@ class CudaDriver:
     def used_bytes(self) -> tuple[int, int]:
         return int(self._torch.cuda.memory_allocated(0)), int(self._torch.cuda.max_memory_allocated(0))
 
+    def forget_peak(self) -> None:
+        self._torch.cuda.reset_peak_memory_stats(0)
+
     def _copying(self) -> tuple[Any, Any]:
         if self._streams is None:
             self._streams = (self._torch.cuda.Stream(), self._torch.cuda.Stream())
@@ -174,6 +179,7 @@ class OnDevice:
         self._limit_bytes = memory_limit(gpu, card_bytes, sharers)
         driver.limit_memory(self._limit_bytes / card_bytes)
         self._lent: list[tuple[Array, Tensor]] = []  # and not launched yet
+        self._peak_bytes, self._taken_bytes = 0, dict[int, int]()  # before the last `forget_peak`; by a batch of so many rows
 
     def graphs(self, rows_axis: bool) -> Graphs[Graph]:
         return Graphs(self._limit_bytes, rows_axis)
@@ -226,13 +232,22 @@ class OnDevice:
         autocast: AbstractContextManager[Any] = self._torch.autocast(self.target.partition(":")[0], dtype=self._half)
         return autocast
 
+    def measure(self, rows: int, run: Callable[[], object]) -> None:
+        """Learn what a batch of so many rows takes of the card, beyond what lies there anyway. `run`: that batch, to its end."""
+        self._peak_bytes = max(self._peak_bytes, self._driver.used_bytes()[1])
+        self._driver.forget_peak()
+        before, _ = self._driver.used_bytes()
+        run()
+        self._taken_bytes[rows] = max(self._taken_bytes.get(rows, 0), self._driver.used_bytes()[1] - before)
+
     def describe(self) -> dict[str, str]:
         """`gpu_used_mb`: what lies there between batches, the model above all; `gpu_peak_mb`: what the largest batch so far took
-        with it."""
+        with it; `gpu_batch_mb`: what batches took beside that, by their rows, of whatever shape took the most."""
         used, peak = self._driver.used_bytes()
+        taken = ", ".join(f"{rows}: {-(-size // (1 << 20))}" for rows, size in sorted(self._taken_bytes.items()))
         return {"gpu": self._driver.name(), "gpu_dtype": self._dtype or "as the model",
-                "gpu_memory_mb": str(self._limit_bytes >> 20), "gpu_used_mb": str(used >> 20), "gpu_peak_mb": str(peak >> 20),
-                }  # fmt: skip
+                "gpu_memory_mb": str(self._limit_bytes >> 20), "gpu_used_mb": str(used >> 20),
+                "gpu_peak_mb": str(max(peak, self._peak_bytes) >> 20), "gpu_batch_mb": taken}  # fmt: skip
 
 
 def chosen(torch: Any, gpu: Gpu, options: LoadOptions, driver: Driver | None = None) -> OnDevice | None:

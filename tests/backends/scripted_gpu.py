@@ -36,11 +36,12 @@ class Region:
 
 
 class ScriptedGpu:
-    """`did` tells what was begun, in order. `fails`: what each wait raises from now on; `refuses`: what a call raises."""
+    """`did` tells what was begun, in order. `fails`: what each wait raises from now on; `refuses`: what a call raises. `hasty`: at
+    each wait first all is computed that may be, also of batches launched later."""
 
     def __init__(self) -> None:
         self.did: list[str] = []
-        self.fails = ""
+        self.fails, self.hasty = "", False
         self.refuses: dict[str, str] = {}
         self.regions: list[Region] = []
         self.of_graphs, self.of_a_graph = 0, 1 << 20
@@ -103,6 +104,8 @@ class ScriptedGpu:
         self.did.append("wait")
         if self.fails:
             raise RuntimeError(self.fails)
+        if self.hasty:
+            self._finish(2, len(self._begun[1]))
         self._finish(*self._marks[event])
 
     def taken_bytes(self) -> int:

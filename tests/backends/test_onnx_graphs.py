@@ -115,9 +115,11 @@ def test_fewer_rows_than_recorded_get_their_own_answers_and_nothing_of_the_batch
     assert replayed(gpu) == 1 and [len(o) for o in outputs] == [3, 3] and right(outputs, x(3, 9))
 
 
-def test_two_batches_in_flight_by_one_graph_have_their_own_answers(made: Made) -> None:
+@pytest.mark.parametrize("hasty", [False, True])
+def test_two_batches_in_flight_by_one_graph_have_their_own_answers(made: Made, hasty: bool) -> None:
     backend, gpu = made()
     backend.prepare([x(2)])
+    gpu.hasty = hasty
     gpu.did.clear()
     tickets = [backend.launch([x(2, first)]) for first in (10, 20)]
     assert replayed(gpu) == 2 and gpu.did.count("wait") == 2, "each for the last batch of its slot, long over"
@@ -134,8 +136,10 @@ def test_a_graph_waits_for_the_copies_back_of_a_batch_that_ran_without_one(made:
     assert right(backend.complete(one), x(3, 30)) and right(backend.complete(two), x(2, 10))
 
 
-def test_all_orders_of_batches_with_and_without_a_graph_give_right_answers(made: Made) -> None:
+@pytest.mark.parametrize("hasty", [False, True])
+def test_all_orders_of_batches_with_and_without_a_graph_give_right_answers(made: Made, hasty: bool) -> None:
     backend, gpu = made()
+    gpu.hasty = hasty
     for rows in (1, 2, 4):
         backend.prepare([x(rows)])
     random = np.random.default_rng(5)

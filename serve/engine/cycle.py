@@ -347,8 +347,8 @@ class Cycle:
 
     def _ran(self, key: Hashable, rows: int, run_s: float, took_s: float) -> None:
         """A batch is answered. `took_s`: with gathering and scattering."""
+        self._peers.send()  # nobody needs to wait while we count and learn
         self._count_batch(rows, run_s, took_s)
-        self._peers.send()  # nobody needs to wait while we learn
         self._learn(key, rows, took_s)
 
     def _singles(self, segments: list[Segment]) -> Array | None:

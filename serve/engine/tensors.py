@@ -126,6 +126,11 @@ class Gather:
         dtype = numpy_dtype(spec.dtype)
         return np.empty(shape, dtype) if spec.pad is None or not spec.free else np.full(shape, _padding(spec), dtype)
 
+    @property
+    def checks(self) -> bool:
+        """Whether `refuse_not_finite` looks at anything."""
+        return bool(self._checked)
+
     def refuse_not_finite(self, batch: Sequence[Array]) -> None:
         """Raises NotFinite for an input that holds a NaN or an infinity although its spec does not allow it."""
         for i in self._checked:

@@ -174,7 +174,6 @@ class Invocations:
                 self._flight.pending[id] = invocation
                 self.streams.take_part(invocation, flags, offset, size)
                 continue
-            self._uncount(invocation)
             if invocation.caller is None:
                 if flags & OVERFLOW and (fd := link.take_fd()) != NO_FD:
                     os.close(fd)
@@ -182,6 +181,7 @@ class Invocations:
                 self._answer_otherwise(invocation, kind, flags, family, offset, size)
             else:
                 self._encode(invocation, offset, flags & FINITE != 0)
+            self._uncount(invocation)
             self._intake.release(invocation)
 
     # ---- admit, decode, claim, submit ----------------------------------------------------------------------------
@@ -288,8 +288,8 @@ class Invocations:
         caller = invocation.caller
         assert caller is not None, "only those who wait are answered"
         invocation.caller = None
+        caller.answer(invocation, start, body, extra)  # and nobody needs to wait while we count
         self._note_ok(invocation, self._clock() - invocation.started_s)
-        caller.answer(invocation, start, body, extra)
 
     def _note_ok(self, invocation: Invocation, latency_s: float) -> None:
         tally = invocation.model.tally

@@ -39,24 +39,23 @@ class Channel:
 
     def receive(self) -> bytes:
         """Whole records that have arrived, maybe none. Raises ChannelClosed at the end of the stream."""
-        ancillary: list[tuple[int, int, bytes]] = []
-        flags = 0
         try:
-            if self.takes_fds:
-                data, ancillary, flags, _ = self.sock.recvmsg(RECEIVE_BYTES, _FDS_SPACE)
-            else:
-                data = self.sock.recv(RECEIVE_BYTES)
+            data = self._receive_with_fds() if self.takes_fds else self.sock.recv(RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
             return b""
         except OSError as e:
             raise ChannelClosed(str(e)) from e
+        if not data:
+            raise ChannelClosed("end of stream")
+        return self._framing.feed(data)
+
+    def _receive_with_fds(self) -> bytes:
+        data, ancillary, flags, _ = self.sock.recvmsg(RECEIVE_BYTES, _FDS_SPACE)
         if ancillary:
             self._keep_fds(ancillary)
         if flags & _CUT:
             self.fds.append(NO_FD)  # in its place, so that no later descriptor is taken for it
-        if not data:
-            raise ChannelClosed("end of stream")
-        return self._framing.feed(data)
+        return data
 
     def _keep_fds(self, ancillary: list[tuple[int, int, bytes]]) -> None:
         for level, kind, data in ancillary:

@@ -19,12 +19,10 @@ class Framing:
 
     def feed(self, data: bytes) -> bytes:
         """All whole records received so far, as one run of bytes (a multiple of RECORD_BYTES, maybe empty)."""
-        if self._rest:
-            data = self._rest + data
-        whole = len(data) - len(data) % RECORD_BYTES
-        if whole == len(data):
-            self._rest = b""
+        if not self._rest and not len(data) % RECORD_BYTES:
             return data
+        data = self._rest + data
+        whole = len(data) - len(data) % RECORD_BYTES
         self._rest = data[whole:]
         return data[:whole]
 

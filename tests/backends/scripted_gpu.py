@@ -36,8 +36,8 @@ class Region:
 
 
 class ScriptedGpu:
-    """`did` tells what was begun, in order. `fails`: what each wait raises from now on; `refuses`: what a call raises. `hasty`: at
-    each wait first all is computed that may be, also of batches launched later."""
+    """`did` tells what was begun, in order. `fails`: what each wait raises from now on; `refuses`: what a call raises.
+    `hasty`: at each wait first all is computed that may be, also of batches launched later."""
 
     def __init__(self) -> None:
         self.did: list[str] = []

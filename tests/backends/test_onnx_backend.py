@@ -16,7 +16,7 @@ pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper
 
-from serve.engine.backends.onnx import OnnxBackend, load
+from serve.engine.backends.onnx import OnnxBackend, OnnxOnHost, load
 
 logging.getLogger("onnx").setLevel(logging.ERROR)
 ONE = LoadOptions(threads=1)
@@ -142,6 +142,50 @@ def test_every_plain_dtype_passes_through_unchanged(folder: Folder, dtype: str) 
     (y,) = backend.run([x])
     assert y.dtype == x.dtype
     assert np.array_equal(x, y)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bool", "int8", "uint8", "int64", "uint64"])
+def test_a_run_from_and_into_memory_that_is_bound_sees_what_lies_there_each_time(folder: Folder, dtype: str) -> None:
+    backend = loaded(folder, identity(["N", 3], ["N", 3], dtype))
+    assert isinstance(backend, OnnxOnHost)
+    x, y = np.zeros((1, 3), dtype), np.ones((1, 3), dtype)
+    run = backend.bind([x], [y])
+    assert run is not None
+    for values in ([1, 0, 1], [0, 1, 1]):
+        x[:] = values
+        run()
+        assert y.tolist() == x.tolist() == np.array([values], dtype).tolist()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "string"])
+def test_types_that_numpy_has_not_are_not_bound(folder: Folder, dtype: str) -> None:
+    backend = loaded(folder, identity(["N", 3], ["N", 3], dtype))
+    assert isinstance(backend, OnnxOnHost)
+    assert backend.bind([np.zeros((1, 3), np.uint16)], [np.zeros((1, 3), np.uint16)]) is None
+
+
+def test_what_fails_in_a_bound_run_is_a_model_error_and_leaves_it_usable(folder: Folder) -> None:
+    node = helper.make_node("Gather", ["table", "x"], ["y"])
+    table = helper.make_tensor("table", TensorProto.FLOAT, [3], [1.0, 2.0, 3.0])
+    backend = loaded(folder, model([node], [tensor("x", ["N", 2], "int64")], [tensor("y", ["N", 2])], constants=[table]))
+    assert isinstance(backend, OnnxOnHost)
+    x, y = np.array([[7, 0]]), np.zeros((1, 2), np.float32)
+    run = backend.bind([x], [y])
+    assert run is not None
+    with pytest.raises(ModelFailed, match="onnxruntime:"):
+        run()
+    x[:] = [[2, 0]]
+    run()
+    assert y.tolist() == [[3.0, 1.0]]
+
+
+def test_an_output_of_another_size_than_its_memory_is_a_model_error(folder: Folder) -> None:
+    backend = loaded(folder, identity(["N", 3], ["N", 3]))
+    assert isinstance(backend, OnnxOnHost)
+    run = backend.bind([np.zeros((1, 3), np.float32)], [np.zeros((1, 2), np.float32)])
+    assert run is not None
+    with pytest.raises(ModelFailed):
+        run()
 
 
 def test_strings_are_object_arrays_of_str(folder: Folder) -> None:

@@ -73,10 +73,36 @@ class OnnxBackend:
         # The public run() checks the names again: 6.4 us for a tiny model where the method it passes on to takes 4.8. That
         # one is not public, so where a version lacks it the public one serves.
         bare = getattr(getattr(self._session, "_sess", None), "run", self._session.run)
+        options = run_options()  # where none are given the runtime makes them anew, in 0.8 us
         if len(names) == 1:
             name = names[0]
-            return lambda inputs: bare(wanted, {name: inputs[0]}, None)
-        return lambda inputs: bare(wanted, dict(zip(names, inputs, strict=True)), None)
+            return lambda inputs: bare(wanted, {name: inputs[0]}, options)
+        return lambda inputs: bare(wanted, dict(zip(names, inputs, strict=True)), options)
+
+
+class OnnxOnHost(OnnxBackend):
+    """On the CPU."""
+
+    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], None] | None:
+        """By IO binding: 4 us for a tiny model where a run takes 6, and less yet where caches are cold."""
+        if {spec.dtype for spec in (*self.signature.inputs, *self.signature.outputs)} & {"bfloat16", "string"}:
+            return None
+        session, binding, options = self._session, self._session.io_binding(), run_options()
+        for spec, array in zip(self.signature.inputs, inputs, strict=True):
+            binding.bind_input(spec.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for spec, array in zip(self.signature.outputs, outputs, strict=True):
+            binding.bind_output(spec.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        begin, bound = session.run_with_iobinding, binding
+        if hasattr(session, "_sess") and hasattr(binding, "_iobinding"):  # as in `_runs`; the public one takes 75 us in 1.31
+            begin, bound = session._sess.run_with_iobinding, binding._iobinding
+
+        def run() -> None:
+            try:
+                begin(bound, options)
+            except Exception as e:  # as in `run`
+                raise _failed(e) from e
+
+        return run
 
 
 class OnnxOnDevice(OnnxBackend):
@@ -116,6 +142,12 @@ class OnnxOnDevice(OnnxBackend):
 
     def describe(self) -> Mapping[str, Any]:
         return {**super().describe(), "graphs": self._run.describe()}
+
+
+def run_options() -> Any:
+    options = ort.RunOptions()
+    options.log_severity_level = FATAL
+    return options
 
 
 def _failed(e: Exception) -> ModelFailed:
@@ -166,7 +198,7 @@ def _backend(
 ) -> OnnxBackend:
     """`device`: or why it cannot be used for more than `run`. `graphs_bytes`: as OnnxOnDevice says."""
     if session.get_providers()[0] == providers.CPU:
-        return OnnxBackend(session, manifest, options)
+        return OnnxOnHost(session, manifest, options)
     why = device if isinstance(device, str) else onnx_device.why_not(session)
     if isinstance(device, str) or why:
         level = "warning" if isinstance(device, str) else "info"

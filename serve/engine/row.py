@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from serve.engine.tensors import Array, Gather
     from serve.transport.layout import Layout
 
+BOUND_BYTES_MAX = 16 << 10  # of a row, either way: it is copied, which for a large one costs more than is saved
 LOOKED_AT_BY_STRUCT_MAX = 64  # values of a row up to which that is quicker than NumPy, above all on cold caches
 _CODES = {"float16": "e", "float32": "f", "float64": "d"}
 
-Answer = tuple[bytes, int, float]  # its bytes, what is to be said of them, and the model's seconds
+Answer = tuple[bytes | memoryview, int, float]  # its bytes, what is to be said of them, and the model's seconds
 Row = Callable[[memoryview, int], Answer]
 
 
@@ -45,7 +46,7 @@ class AnyRow:
         checked = self._scatter.checked(outputs, 1)
         if isinstance(checked, str):
             raise ModelFailed(checked)
-        return checked[0].tobytes(), FINITE if self._scatter.finite(checked) else 0, run_s
+        return _bytes_of(checked[0]), FINITE if self._scatter.finite(checked) else 0, run_s
 
 
 class BoundRow:
@@ -72,10 +73,10 @@ class BoundRow:
 
 def row_of(replica: Replica, clock: Callable[[], float]) -> Row:
     """The quickest way that the backend has. All inputs and outputs of the model are one of each, of fixed size."""
-    bind = getattr(replica.backend, "bind", None)
-    if bind is None:
-        return AnyRow(replica, clock)
     assert replica.gather and replica.inputs and replica.outputs, "tensor replicas have them all"
+    bind = getattr(replica.backend, "bind", None)
+    if bind is None or max(replica.inputs.row_bytes, replica.outputs.row_bytes) > BOUND_BYTES_MAX:
+        return AnyRow(replica, clock)
     batch, outputs = _rows(replica.inputs), _rows(replica.outputs)
     run = bind(batch, outputs)
     return AnyRow(replica, clock) if run is None else BoundRow(replica.gather, clock, batch, outputs, run)
@@ -90,7 +91,7 @@ def _rows(layout: Layout) -> list[Array]:
 
 
 def _bytes_of(array: Array) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8).data)
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _finite_in(array: Array, data: memoryview) -> Callable[[], bool]:

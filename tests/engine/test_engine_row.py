@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.engine.row import LOOKED_AT_BY_STRUCT_MAX, AnyRow, BoundRow, row_of
+from serve.engine.row import BOUND_BYTES_MAX, LOOKED_AT_BY_STRUCT_MAX, AnyRow, BoundRow, row_of
 from serve.errors import NotFinite
 from serve.transport.descriptor import FINITE
 from tests.support.engine_bench import Bench, Fault, only
@@ -114,6 +114,23 @@ def test_an_answer_stays_as_it_was_when_the_next_row_runs() -> None:
 def test_a_backend_that_cannot_bind_runs_as_ever(backend: type[ScriptedBackend]) -> None:
     model = made(twice_plus_one, 2, backend=backend)
     assert isinstance(row_of(model, clock), AnyRow)
+
+
+def test_a_large_row_is_handed_over_as_it_lies_in_its_slot() -> None:
+    seen = []
+
+    def run(inputs: Sequence[Array]) -> list[Array]:
+        seen.append(inputs[0].flags.owndata)
+        return [inputs[0] + 1]
+
+    model = made(run, BOUND_BYTES_MAX // 4 + 1)
+    row = row_of(model, clock)
+    assert isinstance(row, AnyRow) and isinstance(row_of(made(run, BOUND_BYTES_MAX // 4), clock), BoundRow)
+    given = np.arange(BOUND_BYTES_MAX // 4 + 1, dtype=np.float32)[None]
+    memory = memoryview(bytearray(OFFSET + given.nbytes))
+    memory[OFFSET:] = given.tobytes()
+    answer, flags, _ = row(memory, OFFSET)
+    assert bytes(answer) == (given + 1).tobytes() and flags == FINITE and seen == [False]
 
 
 def raises(inputs: Sequence[Array]) -> list[Array]:

@@ -42,7 +42,7 @@ from serve.settings import Limits
 from serve.transport import descriptor
 from serve.transport.arena import read_spill
 from serve.transport.channel import NO_FD
-from serve.transport.descriptor import AGAIN, FINITE, OVERFLOW, REPLY, REQUEST, STREAMED, SUSPECT
+from serve.transport.descriptor import AGAIN, FINITE, OVERFLOW, RECORD_BYTES, REPLY, REQUEST, STREAMED, SUSPECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -165,7 +165,7 @@ class Invocations:
 
     def finish(self, link: EngineLink, records: bytes) -> None:
         """Replies of an engine: encode and answer each, and have the slots back."""
-        if self._crowd.finish(link, records):
+        if len(records) > RECORD_BYTES and self._crowd.finish(link, records):
             return
         for kind, flags, family, _, id, offset, size, _, _, _, _ in REPLY.iter_unpack(records):
             invocation = self._flight.pending.pop(id)

@@ -98,9 +98,10 @@ class EngineLink:
         self._connect()
 
     def submit(self, record: bytes, now: bool = False) -> None:
-        """Send with everything else of this turn of the event loop: one system call for many requests."""
-        if now:
-            self.send([record])
+        """Send with everything else of this turn of the event loop: one system call for many requests. `now`: there is nothing
+        else."""
+        if now and not self._outbox:
+            self._send(record)
             return
         if not self._outbox:
             self._loop.call_soon(self._flush)
@@ -116,6 +117,9 @@ class EngineLink:
             return
         records = b"".join(self._outbox)
         self._outbox.clear()
+        self._send(records)
+
+    def _send(self, records: bytes) -> None:
         if self._channel is not None and not self._channel.send(records):
             self._loop.add_writer(self._channel.sock.fileno(), self._writable)
 

@@ -58,7 +58,12 @@ class Slots:
         return None
 
     def release(self, slot: Slot) -> None:
-        self.release_all((slot,))
+        size = slot.size
+        assert size, "a slot is released once, by its holder"
+        slot.size = 0
+        slot.home.append(slot)
+        self.held_bytes -= size
+        self.held -= 1
 
     def claim_all(self, size: int, count: int) -> list[Slot] | None:
         """`count` slots at once, of the smallest size that fits, or None when there are not as many."""

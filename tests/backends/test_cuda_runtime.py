@@ -35,6 +35,7 @@ class ScriptedLibrary:
 
     def __init__(self, **fails: int) -> None:
         self.fails, self.did = fails, list[tuple[Any, ...]]()
+        self.memory = (5 << 30, 80 << 30)  # free, and in all
         self._memory = [(ctypes.c_ubyte * 64)() for _ in range(4)]
         self._free = [ctypes.addressof(m) for m in self._memory]
 
@@ -47,6 +48,10 @@ class ScriptedLibrary:
         if name in ("cudaGetErrorName", "cudaGetErrorString"):
             assert restype is ctypes.c_char_p, "ctypes would give the address"
             return WORDS[arguments[0]][name == "cudaGetErrorString"].encode()
+        if name == "cudaMemGetInfo":
+            free, total = (a._obj for a in arguments)
+            free.value, total.value = self.memory
+            return self.fails.get(name, 0)
         made = name in MAKES
         self.did.append((name, *(a.value for a in arguments[made:])))
         assert all(isinstance(a, ctypes._SimpleCData) for a in arguments[made:]), "a plain int is cut to 32 bits"
@@ -104,6 +109,10 @@ def test_memory_of_the_device_goes_with_its_holder_and_nobody_is_told_of_a_failu
     assert asked(library) == ("cudaFree", address)
 
 
+def test_what_is_taken_of_the_device_is_what_is_not_free() -> None:
+    assert CudaRuntime(ScriptedLibrary()).taken_bytes() == 75 << 30
+
+
 def test_each_error_is_told_by_cudas_words_and_name_and_the_call() -> None:
     library = ScriptedLibrary(cudaMalloc=1)
     with pytest.raises(RuntimeError) as e:
@@ -131,7 +140,7 @@ def test_each_error_that_leaves_no_device_is_known_as_such(number: int) -> None:
 
 CALLS = {"cudaMemcpyAsync": lambda c: c.copy(8, 16, 4, 1), "cudaEventRecord": lambda c: c.mark(1, 2),
          "cudaStreamWaitEvent": lambda c: c.hold(1, 2), "cudaStreamCreateWithFlags": lambda c: c.stream(),
-         "cudaEventCreateWithFlags": lambda c: c.event()}  # fmt: skip
+         "cudaEventCreateWithFlags": lambda c: c.event(), "cudaMemGetInfo": lambda c: c.taken_bytes()}  # fmt: skip
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from model_folder import Folder
+from replay_clock import ReplayClock, replayed
 
 from serve.engine import replica
 from serve.engine.backends.base import LoadOptions
@@ -31,23 +32,6 @@ Array = np.ndarray[Any, Any]
 Made = Callable[..., tuple[OnnxOnDevice, ScriptedGpu]]
 
 
-class Clock:
-    """Of a device on which a batch takes a second, and one that a graph runs `replay_s`."""
-
-    def __init__(self, gpu: ScriptedGpu, replay_s: float) -> None:
-        self._gpu, self._replay_s, self._now_s, self._replays = gpu, replay_s, 0.0, 0
-
-    def __call__(self) -> float:
-        replays = replayed(self._gpu)
-        self._now_s += self._replay_s if replays > self._replays else 1.0
-        self._replays = replays
-        return self._now_s
-
-
-def replayed(gpu: ScriptedGpu) -> int:
-    return sum(what.startswith("replay") for what in gpu.did)
-
-
 class Refusing(Wheel):
     """Its sessions do not record: a part of the model is on the CPU."""
 
@@ -66,7 +50,7 @@ def backend_of(folder: Folder, content: bytes, wheel: Wheel, gpu: ScriptedGpu, s
 def made(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Made:
     def make(replay_s: float = 0.5, content: bytes = b"", **said: Any) -> tuple[OnnxOnDevice, ScriptedGpu]:
         gpu = ScriptedGpu()
-        monkeypatch.setattr("serve.engine.backends.onnx.Graphs", partial(Graphs, clock=Clock(gpu, replay_s)))
+        monkeypatch.setattr("serve.engine.backends.onnx.Graphs", partial(Graphs, clock=ReplayClock(gpu.did, replay_s)))
         backend = backend_of(folder, content or two_outputs(), Wheel(gpu), gpu, said)
         assert isinstance(backend, OnnxOnDevice)
         gpu.did.clear()
@@ -90,7 +74,7 @@ def test_a_batch_of_a_recorded_size_is_replayed_and_of_another_runs_as_ever(made
     for rows, replays in ((4, 1), (5, 0)):
         gpu.did.clear()
         assert right(backend.run([x(rows, 7)]), x(rows, 7))
-        assert replayed(gpu) == replays and "record" not in gpu.did
+        assert replayed(gpu.did) == replays and "record" not in gpu.did
 
 
 def test_each_step_of_a_replayed_batch_follows_the_one_before_on_the_device(made: Made) -> None:
@@ -112,7 +96,7 @@ def test_fewer_rows_than_recorded_get_their_own_answers_and_nothing_of_the_batch
     backend.run([x(4, 50)])
     gpu.did.clear()
     outputs = backend.run([x(3, 9)])
-    assert replayed(gpu) == 1 and [len(o) for o in outputs] == [3, 3] and right(outputs, x(3, 9))
+    assert replayed(gpu.did) == 1 and [len(o) for o in outputs] == [3, 3] and right(outputs, x(3, 9))
 
 
 @pytest.mark.parametrize("hasty", [False, True])
@@ -122,7 +106,7 @@ def test_two_batches_in_flight_by_one_graph_have_their_own_answers(made: Made, h
     gpu.hasty = hasty
     gpu.did.clear()
     tickets = [backend.launch([x(2, first)]) for first in (10, 20)]
-    assert replayed(gpu) == 2 and gpu.did.count("wait") == 2, "each for the last batch of its slot, long over"
+    assert replayed(gpu.did) == 2 and gpu.did.count("wait") == 2, "each for the last batch of its slot, long over"
     assert all(right(backend.complete(t), x(2, first)) for t, first in zip(tickets, (10, 20), strict=True))
 
 
@@ -150,14 +134,14 @@ def test_all_orders_of_batches_with_and_without_a_graph_give_right_answers(made:
         if len(flying) == 2:
             ticket, first = flying.pop(0)
             assert right(backend.complete(ticket), first)
-    assert replayed(gpu) > 50 and gpu.did.count("run") > 50
+    assert replayed(gpu.did) > 50 and gpu.did.count("run") > 50
 
 
 def test_a_graph_that_is_slower_is_not_used(made: Made) -> None:
     backend, gpu = made(replay_s=2.0)
     backend.prepare([x(4)])
     gpu.did.clear()
-    assert right(backend.run([x(4, 7)]), x(4, 7)) and replayed(gpu) == 0
+    assert right(backend.run([x(4, 7)]), x(4, 7)) and replayed(gpu.did) == 0
     assert backend.describe()["graphs"] == "0 recorded of 1 tried, 1 MB"
 
 
@@ -177,7 +161,7 @@ def test_a_run_that_cannot_be_recorded_leaves_the_model_as_it_was_and_says_why(m
     backend.prepare([x(2)])
     assert gpu.did.count("record") == 1, "the next one would fail too"
     assert "no more, because RuntimeError: CUDA failure 900" in backend.describe()["graphs"]
-    assert right(backend.run([x(4)]), x(4)) and replayed(gpu) == 0
+    assert right(backend.run([x(4)]), x(4)) and replayed(gpu.did) == 0
 
 
 def test_a_model_that_lies_partly_on_the_cpu_is_served_without_graphs(folder: Folder, capfd: pytest.CaptureFixture[str]) -> None:
@@ -208,7 +192,7 @@ def test_outputs_without_rows_are_not_recorded(made: Made) -> None:
         backend.prepare([x(2)])
         gpu.did.clear()
         y, total = backend.run([x(2, 4)])
-        assert replayed(gpu) == 1 and np.array_equal(y, x(2, 4) * 2) and total == x(2, 4).sum()
+        assert replayed(gpu.did) == 1 and np.array_equal(y, x(2, 4) * 2) and total == x(2, 4).sum()
         return
     backend.prepare([x(2)])
     assert "an output has no rows" in backend.describe()["graphs"]
@@ -221,7 +205,7 @@ def test_each_type_is_recorded(made: Made, dtype: str) -> None:
     backend.prepare([np.zeros_like(given)])
     gpu.did.clear()
     y = backend.run([given])[0]
-    assert replayed(gpu) == 1 and y.dtype == given.dtype and np.array_equal(y, given)
+    assert replayed(gpu.did) == 1 and y.dtype == given.dtype and np.array_equal(y, given)
 
 
 def test_bfloat16_is_recorded_as_its_bits(made: Made) -> None:
@@ -229,7 +213,7 @@ def test_bfloat16_is_recorded_as_its_bits(made: Made) -> None:
     bits = np.array([[0x3F80, 0x4000, 0xBF80]], np.uint16)
     backend.prepare([bits * 0])
     gpu.did.clear()
-    assert np.array_equal(backend.run([bits])[0], bits) and replayed(gpu) == 1
+    assert np.array_equal(backend.run([bits])[0], bits) and replayed(gpu.did) == 1
 
 
 def test_warm_up_records_every_size_that_it_warms_and_service_none(
@@ -244,4 +228,4 @@ def test_warm_up_records_every_size_that_it_warms_and_service_none(
     gpu.did.clear()
     for rows in (1, 3, 7, 64):
         assert right(backend.run([x(rows)]), x(rows))
-    assert "record" not in gpu.did and replayed(gpu) == 4
+    assert "record" not in gpu.did and replayed(gpu.did) == 4

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from model_folder import Folder
+from replay_clock import ReplayClock
 
 from serve.engine import replica
 from serve.engine.backends.base import LoadOptions
@@ -19,60 +20,13 @@ torch = pytest.importorskip("torch")
 from scripted_driver import ScriptedDriver  # noqa: E402
 
 from serve.engine.backends import pytorch  # noqa: E402
-from serve.engine.backends.graphs import Graphs, Timed, alike, chosen  # noqa: E402
+from serve.engine.backends.graphs import Graphs  # noqa: E402
 from serve.engine.backends.pytorch import PytorchOnDevice  # noqa: E402
-
-FAST = [Timed(1, 1.0, 0.1), Timed(2, 1.1, 0.2), Timed(4, 1.2, 0.4), Timed(8, 1.4, 1.3)]
-
-
-@pytest.mark.parametrize(("rows", "at"), [(1, 0), (2, 1), (3, 2), (4, 2), (5, None), (6, None), (7, 3), (8, 3), (9, None)])
-def test_a_batch_between_two_sizes_takes_the_larger_graph_only_where_that_is_faster(rows: int, at: int | None) -> None:
-    assert chosen(rows, FAST) == at
-
-
-def test_without_any_graph_there_is_none_to_choose() -> None:
-    assert chosen(3, []) is None
-
-
-@pytest.mark.parametrize(
-    ("got", "want", "same"),
-    [
-        ([1.0, 2.0], [1.0, 2.0], True),
-        ([1.0, 2.019], [1.0, 2.0], True),
-        ([1.0, 2.03], [1.0, 2.0], False),
-        ([1.0, np.nan], [1.0, np.nan], True),
-        ([1.0, 2.0], [1.0, np.nan], False),
-        ([np.nan, 2.0], [1.0, 2.0], False),
-        ([np.inf, 2.0], [-np.inf, 2.0], False),
-        ([0.0], [0.0], True),
-        ([], [], True),
-        ([1.0], [1.0, 2.0], False),
-    ],
-)
-def test_a_recording_must_give_what_the_program_gives(got: list[float], want: list[float], same: bool) -> None:
-    assert alike([np.array(got)], [np.array(want)]) is same
-
-
-def test_whole_numbers_must_be_equal() -> None:
-    assert alike([np.array([100])], [np.array([100])]) and not alike([np.array([100])], [np.array([101])])
 
 
 class Layer(torch.nn.Module):  # type: ignore[misc]
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return x * 2 + 1, x.sum(-1).to(torch.int64)
-
-
-class Clock:
-    """Of a device on which a batch takes a second, and one that is replayed `replay_s`."""
-
-    def __init__(self, driver: ScriptedDriver, replay_s: float) -> None:
-        self._driver, self._replay_s, self._now_s, self._replays = driver, replay_s, 0.0, 0
-
-    def __call__(self) -> float:
-        replays = self._driver.did.count("replay")
-        self._now_s += self._replay_s if replays > self._replays else 1.0
-        self._replays = replays
-        return self._now_s
 
 
 Made = Callable[..., tuple[PytorchOnDevice, ScriptedDriver]]
@@ -84,7 +38,7 @@ def made(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Made:
         replay_s: float = 0.5, module: Any = None, shape: tuple[Any, ...] = ("rows", 3), **gpu: Any
     ) -> tuple[PytorchOnDevice, ScriptedDriver]:
         driver = ScriptedDriver()
-        timed = partial(Graphs, clock=Clock(driver, replay_s))
+        timed = partial(Graphs, clock=ReplayClock(driver.did, replay_s))
         monkeypatch.setattr("serve.engine.backends.torch_device.Graphs", timed)
         torch.jit.script((module or Layer()).eval()).save(str(folder.path / "model.pt"))
         said = {"inputs": [{"name": "x", "shape": list(shape)}], "gpu": {"graphs": True, **gpu}}
@@ -211,7 +165,7 @@ class Product(torch.nn.Module):  # type: ignore[misc]
 def test_inputs_in_another_order_than_the_program_takes_them(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph of sizes 4 and 8 is not one of 8 and 4."""
     driver = ScriptedDriver()
-    monkeypatch.setattr("serve.engine.backends.torch_device.Graphs", partial(Graphs, clock=Clock(driver, 0.5)))
+    monkeypatch.setattr("serve.engine.backends.torch_device.Graphs", partial(Graphs, clock=ReplayClock(driver.did, 0.5)))
     torch.jit.script(Product().eval()).save(str(folder.path / "model.pt"))
     said = {"inputs": [{"name": "b", "shape": ["rows", "m"]}, {"name": "a", "shape": ["rows", "n"]}], "gpu": {"graphs": True}}
     backend = pytorch.load(folder.manifest(said), LoadOptions(1, "0"), driver)

@@ -100,12 +100,15 @@ class OnDevice:
         return slot.lent
 
     def launch(self, inputs: Sequence[Typed], compute: Callable[[Slot, Sequence[int]], Sequence[Value]],
-               gives: Sequence[np.dtype[Any]]) -> Landing:  # fmt: skip
-        """`inputs`: each with the type it must have. `compute` begins the computation from the addresses of the inputs."""
+               gives: Sequence[np.dtype[Any]], ours: bool = False) -> Landing:  # fmt: skip
+        """`inputs`: each with the type it must have. `compute` begins the computation from the addresses of the inputs; `ours`:
+        what it gives lies in memory that nobody else computes in."""
         slot = self._next()
         self._turn = (self._turn + 1) % SLOTS
         try:
-            outputs = self._fetch(slot, compute(slot, self._send(slot, inputs)), gives)
+            values = compute(slot, self._send(slot, inputs))
+            slot.values = () if ours else values
+            outputs = self._fetch(slot, values, gives)
         except Exception:
             self._give_up(slot)
             raise

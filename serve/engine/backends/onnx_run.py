@@ -53,19 +53,19 @@ class DeviceRun:
 
         def compute(slot: Slot, addresses: Sequence[int]) -> Sequence[Value]:
             if by is None:
-                return self._compute(slot, inputs, addresses)
+                return self._compute(inputs, addresses)
             return by.run(self._device, slot, addresses, self._rows(inputs))
 
-        return self._device.launch(typed, compute, [dtype for _, dtype, _ in self._gives])
+        return self._device.launch(typed, compute, [dtype for _, dtype, _ in self._gives], ours=by is not None)
 
-    def _compute(self, slot: Slot, inputs: Sequence[Array], addresses: Sequence[int]) -> Sequence[Value]:
+    def _compute(self, inputs: Sequence[Array], addresses: Sequence[int]) -> Sequence[Value]:
         # A new one each time: the runtime would write into the outputs that an old one has.
         binding = self._bound(inputs, addresses)
         for name, _, _ in self._gives:
             binding.bind_output(name, *TARGET)
         self._session.run_with_iobinding(binding, self._eager)
-        slot.values = binding.get_outputs()
-        return slot.values
+        values: Sequence[Value] = binding.get_outputs()
+        return values
 
     def _bound(self, inputs: Sequence[Array], addresses: Sequence[int]) -> Any:
         binding = self._session.io_binding()

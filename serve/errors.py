@@ -65,7 +65,13 @@ class HeaderTimeout(BodyTimeout):
 
 
 class BodyTooLarge(EvenkeelError):
+    """`needed`: bytes of memory that decoding it would take, where that is what there is too much of."""
+
     code, status = "body_too_large", 413
+
+    def __init__(self, message: str, needed: int = 0) -> None:
+        super().__init__(message)
+        self.needed = needed
 
 
 class UnsupportedMedia(EvenkeelError):

@@ -17,6 +17,7 @@ from serve.contract.signature import Signature
 
 Array = np.ndarray[Any, Any]
 Body = bytes | bytearray | memoryview
+ROOM_BYTES = 1 << 30  # that decoding may take where the caller names no bound
 
 
 class Form(IntEnum):
@@ -81,8 +82,14 @@ class Codec(Protocol):
     @property
     def mime(self) -> str: ...
 
-    def decode(self, body: Body, signature: Signature, params: Mapping[str, str]) -> Decoded:
-        """Raises BadRequest, BadShape, or UnsupportedMedia when this format cannot carry these inputs at all."""
+    def decode(self, body: Body, signature: Signature, params: Mapping[str, str], room: int = ROOM_BYTES) -> Decoded:
+        """`room`: bytes of memory that it may take, arrays included.
+
+        Raises BadRequest, BadShape, BodyTooLarge, or UnsupportedMedia when this format cannot carry these inputs at all.
+        """
+
+    def is_quick(self, body: Body, signature: Signature) -> bool:
+        """Whether `decode` takes at most about 2 ms and makes little of it. Asked of bodies up to a mebibyte."""
 
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
         """`finite`: the caller knows that no output holds NaN or an infinity. Raises OutputNotFinite, NotAcceptable."""

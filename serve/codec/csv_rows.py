@@ -19,14 +19,17 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serve.codec.codec import Array, Body, Decoded, Form
+from serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
 from serve.codec.fit import check_finite, finish, from_leaves, shown
 from serve.codec.json_document import BOM, dumps
 from serve.codec.pieces import whole_lines
 from serve.codec.plan import Plan, plan_of
+from serve.codec.room import OBJECT_BYTES, QUICK_NUMBERS_BYTES, QUICK_OBJECTS_BYTES, check_room, count
 from serve.contract.signature import Signature, TensorSpec
 from serve.errors import BadRequest, BadShape, ModelFailed, UnsupportedMedia
 
+CELLS_UNCOUNTED = 64 << 10  # bytes of a body that is not worth a count of its cells
+TEXT_SHARE = 8  # bytes for each byte of a body that is read as text, twice
 PLAIN_BYTES = b"0123456789+-.eE, \r\n"
 CHARSETS = {"utf-8": "utf-8-sig", "utf8": "utf-8-sig", "us-ascii": "ascii", "ascii": "ascii", "iso-8859-1": "latin-1",
             "latin-1": "latin-1", "windows-1252": "cp1252", "utf-16": "utf-16"}  # fmt: skip
@@ -41,7 +44,7 @@ BOOLS = {"true": True, "false": False, "1": True, "0": False}
 class CsvRows:
     mime = "text/csv"
 
-    def decode(self, body: Body, signature: Signature, params: Mapping[str, str]) -> Decoded:
+    def decode(self, body: Body, signature: Signature, params: Mapping[str, str], room: int = ROOM_BYTES) -> Decoded:
         plan = plan_of(signature)
         columns = _columns(plan)
         charset, header = _read_params(params) if params else ("utf-8-sig", False)
@@ -51,7 +54,16 @@ class CsvRows:
             found = _quick(body, plan, columns)
             if found is not None:
                 return found
+        if len(body) > CELLS_UNCOUNTED:
+            cells = count(body, b",") + count(body, b"\n") + count(body, b"\r")
+            check_room(OBJECT_BYTES * cells + TEXT_SHARE * len(body), room, "the lines")
         return _by_cell(bytes(body), plan, columns, charset, header)
+
+    def is_quick(self, body: Body, signature: Signature) -> bool:
+        if len(body) > QUICK_NUMBERS_BYTES:
+            return False
+        plain = not plan_of(signature).has_texts and not bytes(body).translate(None, PLAIN_BYTES)
+        return plain or len(body) <= QUICK_OBJECTS_BYTES
 
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
         plan = plan_of(signature)

@@ -17,11 +17,11 @@ import numpy as np
 
 from serve.codec.codec import Array, Decoded, Form
 from serve.codec.plan import PACK_CODES, STORED, Plan
+from serve.codec.room import check_array
 from serve.contract.signature import TensorSpec
 from serve.errors import BadRequest, BadShape, OutputNotFinite
 
-# What an array is made of an archive or a sparse record may unfold to: a few kilobytes must not fill the memory.
-DENSE_BYTES_MAX = 1 << 30
+EMPTY_ROWS_MAX = 1 << 16  # rows that hold nothing take no bytes, so their number is bounded for itself
 
 
 def finish(arrays: Sequence[Array], plan: Plan, form: Form) -> Decoded:
@@ -34,6 +34,8 @@ def finish(arrays: Sequence[Array], plan: Plan, form: Form) -> Decoded:
                 raise BadShape(f"inputs disagree on rows: {plan.inputs[0].name!r} has {rows}, {spec.name!r} {len(array)}")
         if rows == 0:
             raise BadRequest("the request holds no rows: send at least one")
+        if rows > EMPTY_ROWS_MAX and not any(array.size for array in arrays):
+            raise BadShape(f"{rows} rows that hold nothing: at most {EMPTY_ROWS_MAX} are taken")
     if plan.shared_free:
         _check_free_dims(arrays, plan)
     return Decoded(rows, tuple(arrays), form)
@@ -65,6 +67,7 @@ def convert(array: Array, spec: TensorSpec, rows_axis: bool) -> Array:
     source = array.dtype
     if spec.dtype == "string":
         return _strings(array, spec)
+    check_array(array.size * STORED[spec.dtype].itemsize, f"input {spec.name!r}")
     if spec.dtype == "bfloat16":
         return to_bfloat16(_numbers(array, np.dtype(np.float32), spec, rows_axis), spec)
     if source == STORED[spec.dtype]:

@@ -14,11 +14,19 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serve.codec.codec import Array, Body, Decoded, Form
+from serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
 from serve.codec.fit import check_finite, check_names, finish, from_nested, shown
 from serve.codec.json_large import LARGE_BYTES, decode_large
-from serve.codec.json_records import Noun, from_records
+from serve.codec.json_records import Noun, from_records, sparse_bytes
 from serve.codec.plan import Plan, plan_of
+from serve.codec.room import (
+    QUICK_BYTES,
+    QUICK_NUMBERS_BYTES,
+    QUICK_OBJECTS_BYTES,
+    check_room,
+    count,
+    json_objects,
+)
 from serve.contract.signature import Signature, TensorSpec
 from serve.errors import BadRequest, BadShape, ModelFailed, UnsupportedMedia
 
@@ -33,16 +41,22 @@ IGNORED_KEYS = frozenset({"configuration", "signature_name"})  # built-in algori
 class JsonDocument:
     mime = "application/json"
 
-    def decode(self, body: Body, signature: Signature, params: Mapping[str, str]) -> Decoded:
+    def decode(self, body: Body, signature: Signature, params: Mapping[str, str], room: int = ROOM_BYTES) -> Decoded:
         plan = plan_of(signature)
         if params:
             check_charset(params)
         if len(body) > LARGE_BYTES:
+            if plan.has_texts:  # they stay objects, whichever way they are read
+                check_room(json_objects(body), room, "the document")
             found = decode_large(body, plan)
             if found is not None:
                 return found
+            check_room(json_objects(body), room, "the document")
         document = parse(body)
         return _quick(document, body, plan) or decode_document(document, plan)
+
+    def is_quick(self, body: Body, signature: Signature) -> bool:
+        return is_quick(body, plan_of(signature))
 
     def decode_row(self, body: Body, plan: Plan) -> Body | None:
         pack = plan.pack_flat_row
@@ -75,6 +89,14 @@ class JsonDocument:
     def encode_rows(self, rows: Array) -> list[bytes]:
         text = dumps(rows)
         return [b'{"predictions":[[%b]]}' % row for row in text[2:-2].split(b"],[")]
+
+
+def is_quick(body: Body, plan: Plan) -> bool:
+    """Of one document, or of lines."""
+    if len(body) > QUICK_NUMBERS_BYTES:
+        return False
+    plain = len(body) <= QUICK_OBJECTS_BYTES or (count(body, b"{") <= 2 and count(body, b'"') <= 4)
+    return plain and sparse_bytes(body, plan) <= QUICK_BYTES
 
 
 def parse(body: Body) -> Any:

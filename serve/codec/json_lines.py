@@ -8,13 +8,14 @@ from typing import Any
 
 import orjson
 
-from serve.codec.codec import Array, Body, Decoded, Form
+from serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
 from serve.codec.fit import check_finite, check_names, finish, from_nested
-from serve.codec.json_document import BOM, L, U, check_charset, dumps, listed, named_rows
+from serve.codec.json_document import BOM, L, U, check_charset, dumps, is_quick, listed, named_rows
 from serve.codec.json_large import LARGE_BYTES
 from serve.codec.json_records import Noun, from_records
 from serve.codec.pieces import PIECE_BYTES, filled, whole_lines
 from serve.codec.plan import Plan, plan_of
+from serve.codec.room import OBJECT_BYTES, check_room, count, json_objects
 from serve.contract.signature import Signature
 from serve.errors import BadRequest, BadShape
 
@@ -25,10 +26,12 @@ class JsonLines:
     def __init__(self, mime: str) -> None:
         self.mime = mime
 
-    def decode(self, body: Body, signature: Signature, params: Mapping[str, str]) -> Decoded:
+    def decode(self, body: Body, signature: Signature, params: Mapping[str, str], room: int = ROOM_BYTES) -> Decoded:
         plan = plan_of(signature)
         if params:
             check_charset(params)
+        if len(body) > LARGE_BYTES and plan.has_texts:  # they stay objects, whichever way they are read
+            check_room(json_objects(body), room, "the lines")
         found = _quick(body, plan) if signature.rows_axis else None
         if found is not None:
             return found
@@ -36,10 +39,15 @@ class JsonLines:
             arrays = _by_pieces(body, plan)
             if arrays is not None:
                 return finish(arrays, plan, Form.INSTANCES)
+        if len(body) > LARGE_BYTES:
+            check_room(json_objects(body) + OBJECT_BYTES * count(body, b"\n") + len(body), room, "the lines")
         records = _records(bytes(body))
         if not signature.rows_axis:
             return _whole(records, plan)
         return finish(from_records(records, plan, NOUN), plan, Form.INSTANCES)
+
+    def is_quick(self, body: Body, signature: Signature) -> bool:
+        return is_quick(body, plan_of(signature))
 
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
         plan = plan_of(signature)
@@ -73,17 +81,19 @@ def _quick(body: Body, plan: Plan) -> Decoded | None:
     pack = plan.pack_row
     if pack is None or len(plan.single_dims) != 1:
         return None
-    packed: list[bytes] = []
+    packed: list[bytes] = []  # the rows of a piece each
+    rows = 0
     for n, piece in enumerate(whole_lines(body)):
         # pack takes true for 1; the literals cannot be spelled without a u or an l, and no number has one.
         if U in piece or L in piece:
             return None
         lines = (piece if n else piece.removeprefix(BOM)).removesuffix(b"\n").split(b"\n")
         try:
-            packed += [pack(*orjson.loads(line)) for line in lines]
+            packed.append(b"".join([pack(*orjson.loads(line)) for line in lines]))
         except (struct.error, TypeError, OverflowError, orjson.JSONDecodeError):
             return None
-    return Decoded(len(packed), None, Form.INSTANCES, b"".join(packed), plan.row_dtype) if packed else None
+        rows += len(lines)
+    return Decoded(rows, None, Form.INSTANCES, b"".join(packed), plan.row_dtype) if rows else None
 
 
 def _by_pieces(body: Body, plan: Plan) -> list[Array] | None:

@@ -9,19 +9,22 @@ Instances of a JSON document and lines of JSON Lines are such records.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from serve.codec.codec import Array
-from serve.codec.fit import DENSE_BYTES_MAX, check_names, from_leaves, from_nested
+from serve.codec.fit import check_names, from_leaves, from_nested
 from serve.codec.plan import STORED, Plan
+from serve.codec.room import ARRAY_BYTES_MAX, Body, check_array
 from serve.contract.signature import TensorSpec
-from serve.errors import BadRequest, BadShape
+from serve.errors import BadShape
 
 WRAPPERS = ("data", "features", "values")
 SPARSE = frozenset({"keys", "shape", "values"})
+SPARSE_SIZE = re.compile(rb'"shape"\s*:\s*\[\s*([0-9]{1,18})')
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +110,7 @@ def _dense(values: list[Any], spec: TensorSpec, noun: Noun) -> Array:
         if width != size:
             raise BadShape(f"{noun[i]}: expected {spec.describe(True)} with a row of {size}, got {max(width, 1)}")
     assert size is not None, "there is at least one sparse record"
-    if len(values) * size * STORED[spec.dtype].itemsize > DENSE_BYTES_MAX:
-        raise BadRequest(f"the sparse records unfold to more than {DENSE_BYTES_MAX >> 20} MiB")
+    check_array(len(values) * size * STORED[spec.dtype].itemsize, f"input {spec.name!r}, with sparse records unfolded,")
     dense = np.zeros((len(values), size), dtype=STORED[spec.dtype])
     for i, value in enumerate(values):
         if type(value) is list:
@@ -122,6 +124,17 @@ def _dense(values: list[Any], spec: TensorSpec, noun: Noun) -> Array:
         if keys:
             dense[i, keys] = from_leaves(leaves, (len(leaves),), spec, rows_axis=False)
     return dense
+
+
+def sparse_bytes(body: Body, plan: Plan) -> int:
+    """What the sparse records in a text unfold to at most, by a look at the text alone."""
+    spec = plan.single
+    if spec is None or len(spec.dims) != 1 or spec.dtype == "string":
+        return 0
+    text = body if not isinstance(body, memoryview) else bytes(body)
+    if b"\\" in text:  # a key may be spelled in a way that the search would miss
+        return ARRAY_BYTES_MAX
+    return STORED[spec.dtype].itemsize * sum(map(int, SPARSE_SIZE.findall(text))) if b"shape" in text else 0
 
 
 def _sparse_size(record: dict[str, Any], where: str) -> int:

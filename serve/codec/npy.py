@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from serve.codec.codec import Array, Body, Decoded, Form
+from serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
 from serve.codec.fit import convert, finish, place, shown
-from serve.codec.plan import Plan, plan_of
+from serve.codec.plan import STORED, Plan, plan_of
+from serve.codec.room import OBJECT_BYTES, QUICK_CAST_BYTES, QUICK_TEXTS, check_room
 from serve.contract.signature import Signature, TensorSpec
 from serve.errors import BadRequest, BadShape, NotAcceptable, UnsupportedMedia
 
@@ -46,7 +47,7 @@ class Npy:
         self._usual, self._usual_length = b"", 0
         self._usual_plan: Plan | None = None
 
-    def decode(self, body: Body, signature: Signature, params: Mapping[str, str]) -> Decoded:
+    def decode(self, body: Body, signature: Signature, params: Mapping[str, str], room: int = ROOM_BYTES) -> Decoded:
         plan = plan_of(signature)
         if plan.single is None:
             raise UnsupportedMedia(f"{self.mime} carries one array, the model has {len(plan.inputs)} inputs: use "
@@ -57,7 +58,17 @@ class Npy:
             if plan.row_dtype is not None and type(body) is bytes and len(body) <= SLICED_BYTES:
                 return Decoded(shape[0], None, Form.INSTANCES, body[layout.offset :], plan.row_dtype)
             return Decoded(shape[0], (np.ndarray(shape, layout.dtype, body, layout.offset),), Form.INSTANCES)
+        check_room(becomes(layout, plan.single), room, "the array")
         return decode_array(as_array(body, layout), plan)
+
+    def is_quick(self, body: Body, signature: Signature) -> bool:
+        spec = plan_of(signature).single
+        try:
+            layout = read_layout(body)
+        except BadRequest:
+            return True  # `decode` says the same
+        return spec is None or (math.prod(layout.shape) <= QUICK_TEXTS if spec.dtype == "string"
+                                else becomes(layout, spec) <= QUICK_CAST_BYTES)  # fmt: skip
 
     def decode_row(self, body: Body, plan: Plan) -> Body | None:
         size = plan.row_bytes
@@ -91,21 +102,20 @@ _HEADER = re.compile(rf"""\{{ *+(?:["'](?:descr|fortran_order|shape)["'] *+: *+(
 _layouts: dict[bytes, Layout] = {}
 
 
-def read_layout(body: Body) -> Layout:
-    """The layout of an NPY file, which must be exactly as long as its header says."""
-    length = len(body)
+def read_layout(body: Body, length: int | None = None) -> Layout:
+    """The layout of an NPY file, which must be exactly as long as its header says. `length`: of the whole file, where `body`
+    is only how it begins."""
+    if length is None:
+        length = len(body)
     if length < 12 or body[:6] != MAGIC:
         raise BadRequest("the body is empty" if not length else "not an NPY file: it does not start as one")
-    size = body[8] | body[9] << 8
-    offset = 10 + size
-    if body[6] != 1:
-        offset = 12 + (size | body[10] << 16 | body[11] << 24)
+    offset = header_bytes(body)
     if offset > HEADER_BYTES_MAX:
         raise BadRequest(f"the NPY header is over {HEADER_BYTES_MAX} bytes")
     header = bytes(body[:offset])
     layout = _layouts.get(header)
     if layout is None:
-        if length < offset:
+        if len(body) < offset:
             raise BadRequest("the NPY file ends within its header")
         layout = _parse(header)
         if len(_layouts) >= HEADERS_REMEMBERED:
@@ -138,6 +148,19 @@ def _parse(header: bytes) -> Layout:
     fortran = order == "True"
     end = len(header) + math.prod(shape) * dtype.itemsize
     return Layout(dtype, shape, fortran, len(header), end, plain=not fortran and len(shape) > 0 and shape[0] > 0)
+
+
+def becomes(layout: Layout, spec: TensorSpec) -> int:
+    """Bytes that such an array takes as this input, beside the body that it lies in."""
+    items = math.prod(layout.shape)
+    if spec.dtype == "string":
+        return items * OBJECT_BYTES + layout.end
+    return 0 if layout.dtype == STORED[spec.dtype] and not layout.fortran else items * STORED[spec.dtype].itemsize
+
+
+def header_bytes(start: Body) -> int:
+    """How long the header is that begins so; `start` is 12 bytes or more."""
+    return 10 + int.from_bytes(start[8:10], "little") if start[6] == 1 else 12 + int.from_bytes(start[8:12], "little")
 
 
 def as_array(body: Body, layout: Layout) -> Array:

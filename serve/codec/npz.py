@@ -15,32 +15,51 @@ from typing import Any
 
 import numpy as np
 
-from serve.codec.codec import Array, Body, Decoded, Form
-from serve.codec.fit import DENSE_BYTES_MAX, check_names, finish
-from serve.codec.npy import as_array, decode_array, fitted, read_layout, to_npy
-from serve.codec.plan import Plan, plan_of
-from serve.contract.signature import Signature
+from serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
+from serve.codec.fit import check_names, finish, place
+from serve.codec.npy import (
+    HEADER_BYTES_MAX,
+    Layout,
+    as_array,
+    becomes,
+    decode_array,
+    fitted,
+    header_bytes,
+    read_layout,
+    to_npy,
+)
+from serve.codec.plan import STORED, Plan, plan_of
+from serve.codec.room import QUICK_BYTES, check_array, check_room
+from serve.contract.signature import Signature, TensorSpec
 from serve.errors import BadRequest, BadShape
 
 MEMBERS_MAX = 256
+START_BYTES = 128  # as numpy writes the header of a plain array
+PIECE_BYTES = 1 << 20
+# Of a zip file: the end of its directory, and an entry as far as it says method, sizes and lengths; APPNOTE.TXT 4.3.12, 4.3.16.
+END, END_MAGIC = struct.Struct("<4s4H2LH"), b"PK\5\6"
+ENTRY, ENTRY_MAGIC, ENTRY_BYTES = struct.Struct("<4s6xH8xLLHHH"), b"PK\1\2", 46
+SPARSE_NAMES = (b"shape.npy", b"shape")  # of a matrix that may unfold to anything
 LOCAL_HEADER_BYTES = 30  # of a member, before its name; APPNOTE.TXT 4.3.7
+INDEX_BYTES = 32  # of each value, while the matrix is unfolded
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same answer gives the same bytes
 
 
 class Npz:
     mime = "application/x-npz"
 
-    def decode(self, body: Body, signature: Signature, params: Mapping[str, str]) -> Decoded:
+    def decode(self, body: Body, signature: Signature, params: Mapping[str, str], room: int = ROOM_BYTES) -> Decoded:
         plan = plan_of(signature)
-        arrays = _unpack(body)
-        if "format" in arrays and "shape" in arrays and "format" not in plan.input_names:
-            if plan.single is None:
-                raise BadShape(f"a sparse matrix is one array, the model has {len(plan.inputs)} inputs")
-            return decode_array(_dense(arrays, plan), plan)
-        if arrays.keys() != plan.input_names and arrays.keys() == {f"arr_{i}" for i in range(len(plan.inputs))}:
-            arrays = {spec.name: arrays[f"arr_{i}"] for i, spec in enumerate(plan.inputs)}  # numpy.savez without names
-        check_names(arrays, plan, "the NPZ file")
-        return finish([fitted(arrays[s.name], s, signature.rows_axis) for s in plan.inputs], plan, Form.INSTANCES)
+        if not body:
+            raise BadRequest("the body is empty")
+        try:
+            with zipfile.ZipFile(io.BufferedReader(_Reader(body))) as archive:
+                return _decode(archive, _members(archive, room), body, plan, room)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as e:
+            raise BadRequest(f"not a readable NPZ file: {str(e)[:120]}") from e
+
+    def is_quick(self, body: Body, signature: Signature) -> bool:
+        return unpacked_bytes(body) <= QUICK_BYTES
 
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
         file = io.BytesIO()
@@ -50,42 +69,112 @@ class Npz:
         return file.getvalue()
 
 
-def _unpack(body: Body) -> dict[str, Array]:
-    if not body:
-        raise BadRequest("the body is empty")
-    arrays: dict[str, Array] = {}
+def _decode(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], body: Body, plan: Plan, room: int) -> Decoded:
+    """Names, headers and sizes are looked at before anything large is unpacked."""
+    if "format" in members and "shape" in members and "format" not in plan.input_names:
+        if plan.single is None:
+            raise BadShape(f"a sparse matrix is one array, the model has {len(plan.inputs)} inputs")
+        arrays = {name: _array(archive, name, members[name], body, None, plan) for name in members}
+        return decode_array(_dense(arrays, plan.single, room), plan)
+    if members.keys() != plan.input_names and members.keys() == {f"arr_{i}" for i in range(len(plan.inputs))}:
+        members = {spec.name: members[f"arr_{i}"] for i, spec in enumerate(plan.inputs)}  # numpy.savez without names
+    check_names(members, plan, "the NPZ file")
+    arrays = {spec.name: _array(archive, spec.name, members[spec.name], body, spec, plan) for spec in plan.inputs}
+    rows_axis = plan.signature.rows_axis
+    return finish([fitted(arrays[spec.name], spec, rows_axis) for spec in plan.inputs], plan, Form.INSTANCES)
+
+
+def _members(archive: zipfile.ZipFile, room: int) -> dict[str, zipfile.ZipInfo]:
+    """By array name, once the directory has been found to be in order and to promise no more than there is room for."""
+    listed = archive.infolist()
+    if len(listed) > MEMBERS_MAX:
+        raise BadRequest(f"the NPZ file has over {MEMBERS_MAX} members")
+    check_room(sum(member.file_size for member in listed), room, "the NPZ file")
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in listed:
+        name = member.filename.removesuffix(".npy")
+        if name in members:
+            raise BadRequest(f"the NPZ file holds {name[:80]!r} twice")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise BadRequest(f"array {name[:80]!r} is compressed in a way that is not known here: store or deflate it")
+        members[name] = member
+    return members
+
+
+def _array(
+    archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo, body: Body, spec: TensorSpec | None, plan: Plan
+) -> Array:
+    """One member. `spec`: the input that it must fit, by its header, before the rest of it is unpacked."""
     try:
-        with zipfile.ZipFile(io.BufferedReader(_Reader(body))) as archive:
-            members = archive.infolist()
-            if len(members) > MEMBERS_MAX:
-                raise BadRequest(f"the NPZ file has over {MEMBERS_MAX} members")
-            if sum(member.file_size for member in members) > DENSE_BYTES_MAX:
-                raise BadRequest(f"the NPZ file unpacks to more than {DENSE_BYTES_MAX >> 20} MiB")
-            for member in members:
-                name = member.filename.removesuffix(".npy")
-                if name in arrays or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise BadRequest(f"the NPZ file holds {name[:80]!r} twice, or compressed in an unknown way")
-                content = _content(archive, member, body)
-                try:
-                    arrays[name] = as_array(content, read_layout(content))
-                except BadRequest as e:
-                    raise type(e)(f"array {name[:80]!r}: {e.message}") from e
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as e:
-        raise BadRequest(f"not a readable NPZ file: {str(e)[:120]}") from e
-    return arrays
+        if member.compress_type == zipfile.ZIP_STORED:
+            content = _stored(archive, member, body)
+            layout = read_layout(content)
+            _check_layout(layout, spec, plan)
+        else:
+            content, layout = _inflated(archive, member, spec, plan)
+        return as_array(content, layout)
+    except BadRequest as e:
+        raise type(e)(f"array {name[:80]!r}: {e.message}") from e
 
 
-def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, body: Body) -> Body:
-    """The bytes of one member. What is stored as it is, as numpy.savez writes it, is not copied."""
-    if member.compress_type != zipfile.ZIP_STORED:
-        return archive.read(member)  # never more than its file_size, whatever the data unpacks to
+def _check_layout(layout: Layout, spec: TensorSpec | None, plan: Plan) -> None:
+    if spec is None:
+        check_array(layout.end, "a part of the sparse matrix")
+        return
+    place(np.broadcast_to(np.empty((), layout.dtype), layout.shape), spec, plan.signature.rows_axis)
+    check_array(becomes(layout, spec), f"input {spec.name!r}")
+
+
+def _inflated(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, spec: TensorSpec | None, plan: Plan
+) -> tuple[memoryview, Layout]:
+    """The header first, then all of it into memory of its size. Never more comes than `file_size`, whatever it unpacks to."""
+    with archive.open(member) as file:
+        start = file.read(START_BYTES)
+        header = start + file.read(max(0, min(header_bytes(start), HEADER_BYTES_MAX) - len(start))) if start[11:] else start
+        layout = read_layout(header, member.file_size)
+        _check_layout(layout, spec, plan)
+        content = np.empty(member.file_size, np.uint8).data
+        content[: len(header)] = header
+        at = len(header)
+        while at < len(content):
+            size = file.readinto(content[at : at + PIECE_BYTES])
+            if not size:
+                raise EOFError(f"the array {member.filename[:80]!r} is cut short")
+            at += size
+        file.read(1)  # at its end the checksum is compared
+    return content, layout
+
+
+def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo, body: Body) -> Body:
+    """The bytes of a member that is stored as it is, as numpy.savez writes it. They are not copied."""
     archive.open(member).close()  # looks at the header in front of the data, and whether members overlap
     names, extra = struct.unpack_from("<HH", body, member.header_offset + 26)
     start = member.header_offset + LOCAL_HEADER_BYTES + names + extra
     content = memoryview(body)[start : start + member.file_size]
     if len(content) != member.file_size or member.compress_size != member.file_size or zlib.crc32(content) != member.CRC:
-        raise BadRequest(f"not a readable NPZ file: the array {member.filename[:80]!r} is damaged")
+        raise BadRequest("it is damaged")
     return content
+
+
+def unpacked_bytes(body: Body) -> int:
+    """What the compressed members of a small archive unpack to, by its directory; more than anything where there is doubt."""
+    try:
+        end, _, _, _, entries, size, at, comment = END.unpack_from(body, len(body) - END.size)
+        if end != END_MAGIC or comment or entries > MEMBERS_MAX:
+            return ROOM_BYTES
+        total = 0
+        for _ in range(entries):
+            magic, method, packed, unpacked, name, extra, remark = ENTRY.unpack_from(body, at)
+            if magic != ENTRY_MAGIC:
+                return ROOM_BYTES
+            total += unpacked if method or unpacked != packed else 0
+            if bytes(body[at + ENTRY_BYTES : at + ENTRY_BYTES + name]) in SPARSE_NAMES:
+                return ROOM_BYTES
+            at += ENTRY_BYTES + name + extra + remark
+    except struct.error:
+        return ROOM_BYTES
+    return int(total)
 
 
 class _Reader(io.RawIOBase):
@@ -114,7 +203,7 @@ class _Reader(io.RawIOBase):
         return at
 
 
-def _dense(arrays: Mapping[str, Array], plan: Plan) -> Array:
+def _dense(arrays: Mapping[str, Array], spec: TensorSpec, room: int) -> Array:
     """The matrix that scipy.sparse.save_npz wrote as csr, csc or coo. Like SciPy, it adds up duplicate places."""
     kind = str(arrays["format"].astype(str)) if arrays["format"].dtype.kind in "SU" else ""
     parts = {"csr": ("indices", "indptr"), "csc": ("indices", "indptr"), "coo": ("row", "col")}.get(kind)
@@ -125,8 +214,11 @@ def _dense(arrays: Mapping[str, Array], plan: Plan) -> Array:
             or not first.ndim == second.ndim == values.ndim == 1 or values.dtype.kind not in "biuf":  # fmt: skip
         raise BadRequest("the sparse matrix is malformed: one-dimensional data and indices and a shape of two are needed")
     rows, columns = int(shape[0]), int(shape[1])
-    if rows < 0 or columns < 0 or rows * columns * max(values.itemsize, 8) > DENSE_BYTES_MAX:
-        raise BadRequest(f"the sparse matrix of shape [{rows}, {columns}] unfolds to more than {DENSE_BYTES_MAX >> 20} MiB")
+    if rows < 0 or columns < 0:
+        raise BadRequest(f"the sparse matrix is malformed: its shape is [{rows}, {columns}]")
+    what = f"the sparse matrix of shape [{rows}, {columns}], unfolded,"
+    check_array(rows * columns * STORED[spec.dtype].itemsize, what)
+    check_room(rows * columns * (values.itemsize + STORED[spec.dtype].itemsize) + INDEX_BYTES * len(values), room, what)
     if kind == "coo":
         row, column = first, second
     else:

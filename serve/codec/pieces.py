@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from serve.codec.codec import Array, Body
-from serve.codec.fit import DENSE_BYTES_MAX
 from serve.codec.json_records import Noun, from_records
 from serve.codec.plan import Plan
+from serve.codec.room import ARRAY_BYTES_MAX
 from serve.errors import BadRequest
 
 PIECE_BYTES = 64 << 10  # a piece in cache; its Python numbers take about half a megabyte
@@ -42,7 +42,7 @@ def filled(pieces: Iterable[list[Any]], rows: int, plan: Plan, noun: Noun) -> li
                 return None
             arrays = from_records(records, plan, noun)
             if not out:
-                if rows * sum(array[:1].nbytes for array in arrays) > DENSE_BYTES_MAX:
+                if rows * sum(array[:1].nbytes for array in arrays) > ARRAY_BYTES_MAX:
                     return None
                 out = [np.empty((rows, *array.shape[1:]), array.dtype) for array in arrays]
             for whole, array in zip(out, arrays, strict=True):

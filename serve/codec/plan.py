@@ -46,6 +46,7 @@ class Plan:
     row_dtype: np.dtype[Any] | None
     pack_flat_row: Callable[..., bytes] | None  # pack_row where a row is one list of numbers
     row_bytes: int  # of such a row; 0 when there is none
+    has_texts: bool  # among the inputs
     plain_output: bool  # one output that orjson writes as it is
 
 
@@ -78,5 +79,5 @@ def _make(signature: Signature) -> Plan:
         input_names=frozenset(spec.name for spec in inputs), output_names=tuple(spec.name for spec in outputs),
         shared_free=len(free) != len(set(free)), pack_row=pack_row, row_dtype=row_dtype,
         pack_flat_row=pack_row if single is not None and len(single.dims) == 1 else None,
-        row_bytes=0 if row_dtype is None else row_dtype.itemsize,
+        row_bytes=0 if row_dtype is None else row_dtype.itemsize, has_texts=any(spec.dtype == "string" for spec in inputs),
         plain_output=len(outputs) == 1 and outputs[0].dtype not in ("bfloat16", "string"))  # fmt: skip

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from serve.codec.codec import Array, Body, Decoded, Form
+from serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
 from serve.codec.fit import finish
 from serve.codec.npy import check_bools
 from serve.codec.plan import STORED, plan_of
@@ -23,7 +23,7 @@ assert sys.byteorder == "little", "arrays are handed over as they lie in memory"
 class Raw:
     mime = "application/octet-stream"
 
-    def decode(self, body: Body, signature: Signature, params: Mapping[str, str]) -> Decoded:
+    def decode(self, body: Body, signature: Signature, params: Mapping[str, str], room: int = ROOM_BYTES) -> Decoded:
         plan = plan_of(signature)
         if plan.row_dtype is not None and body and not len(body) % plan.row_dtype.itemsize:
             array = np.frombuffer(body, plan.row_dtype)
@@ -44,6 +44,9 @@ class Raw:
         if spec.dtype == "bool":
             check_bools(array)
         return finish((array,), plan, Form.INSTANCES)
+
+    def is_quick(self, body: Body, signature: Signature) -> bool:
+        return True  # the bytes are the array
 
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
         if len(arrays) != 1 or signature.outputs[0].dtype == "string":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from serve.codec.codec import Array, Body, Codec, Decoded, Form
+from serve.codec.codec import ROOM_BYTES, Array, Body, Codec, Decoded, Form
 from serve.codec.csv_rows import CsvRows
 from serve.codec.json_document import JsonDocument
 from serve.codec.json_lines import JsonLines
@@ -35,10 +35,13 @@ class Guess:
 
     mime = JSON.mime
 
-    def decode(self, body: Body, signature: Signature, params: Mapping[str, str]) -> Decoded:
+    def decode(self, body: Body, signature: Signature, params: Mapping[str, str], room: int = ROOM_BYTES) -> Decoded:
         if bytes(body[:64]).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b"["):
             raise UnsupportedMedia(f"there is no Content-Type and the body is not JSON: say one of {SUPPORTED}")
-        return JSON.decode(body, signature, params)
+        return JSON.decode(body, signature, params, room)
+
+    def is_quick(self, body: Body, signature: Signature) -> bool:
+        return JSON.is_quick(body, signature)
 
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
         return JSON.encode(arrays, signature, form, finite)

@@ -14,7 +14,7 @@ from serve.codec.codec import Array, Form
 from serve.codec.json_document import JsonDocument, _quick, decode_document
 from serve.codec.plan import plan_of
 from serve.contract.signature import Signature, TensorSpec
-from serve.errors import BadRequest, BadShape, ModelFailed, OutputNotFinite, UnsupportedMedia
+from serve.errors import BadRequest, BadShape, BodyTooLarge, ModelFailed, OutputNotFinite, UnsupportedMedia
 from tests.codec.samples import decode, model, same, values, x
 
 JSON = "application/json"
@@ -216,7 +216,7 @@ def test_names_and_rows_must_agree_across_inputs(body: bytes, words: str) -> Non
 
 def test_a_small_sparse_record_cannot_unfold_to_all_memory() -> None:
     body = b'{"instances": [{"keys": [], "shape": [1000000000000], "values": []}]}'
-    with pytest.raises(BadRequest, match="unfold to more than 1024 MiB"):
+    with pytest.raises(BodyTooLarge, match="over the limit of 256 MiB"):
         decode(JSON, body, model(x("float32", "n")))
 
 

@@ -14,7 +14,7 @@ from serve.codec import Form, decoder_for
 from serve.codec.codec import Array
 from serve.codec.registry import CODECS
 from serve.contract.signature import Signature, TensorSpec
-from serve.errors import BadRequest, EvenkeelError, UnsupportedMedia
+from serve.errors import BadRequest, BodyTooLarge, EvenkeelError, UnsupportedMedia
 from tests.codec.samples import NUMERIC, model, requests, same, x
 
 ALL = [*NUMERIC, "bool", "string"]
@@ -119,7 +119,7 @@ def test_no_mutated_body_makes_a_decoder_fail_in_a_foreign_way(mime: str) -> Non
             body[at : at + dice.choice([0, 1, 1, 1, 4])] = dose
         try:
             codec.decode(bytes(body), dice.choice(SIGNATURES), {})
-        except (BadRequest, UnsupportedMedia):
+        except (BadRequest, BodyTooLarge, UnsupportedMedia):
             pass
 
 
@@ -130,7 +130,7 @@ def test_every_torn_body_is_refused_or_reads_as_fewer_rows(mime: str) -> None:
             for signature in (SIGNATURES[0], TWO):
                 try:
                     decoded = decoder_for(mime).decode(body[:length], signature, {})
-                except (BadRequest, UnsupportedMedia):
+                except (BadRequest, BodyTooLarge, UnsupportedMedia):
                     continue
                 assert mime not in ("application/json", "application/x-npy", "application/x-npz", "tensor/pt")
                 assert decoded.rows <= 2

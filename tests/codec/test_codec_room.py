@@ -1,0 +1,208 @@
+"""What a body becomes is known and bounded before it is made, whatever the body weighs."""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from serve.codec import npz, room
+from serve.codec.registry import CODECS
+from serve.contract.signature import Signature
+from serve.errors import BadRequest, BadShape, BodyTooLarge, EvenkeelError
+from serve.transport.slots import SLOT_BYTES_MAX
+from tests.codec.samples import decode, model, x
+from tests.codec.test_codec_npy import npy
+from tests.codec.test_codec_npz import NPZ, sparse, zipped
+
+MIB = 1 << 20
+NUMBERS, TEXTS, BYTES = model(x("float32", "n")), model(x("string")), model(x("uint8", "n"))
+
+
+def header(shape: str, descr: str = "<f4") -> bytes:
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.fixture
+def inflated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many bytes came out of each call that inflates."""
+    sizes: list[int] = []
+    real = zlib.decompressobj
+
+    class Counted:
+        def __init__(self, *args: int) -> None:
+            self._real = real(*args)
+
+        def decompress(self, data: bytes, bound: int = 0) -> bytes:
+            out = self._real.decompress(data, bound)
+            sizes.append(len(out))
+            return out
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._real, name)
+
+    monkeypatch.setattr(zipfile.zlib, "decompressobj", Counted)  # type: ignore[attr-defined]
+    yield sizes
+
+
+def bomb(shape: str, content: int, name: str = "x.npy") -> bytes:
+    return zipped({name: header(shape) + bytes(content)}, zipfile.ZIP_DEFLATED)
+
+
+def test_no_array_may_be_larger_than_the_largest_slot() -> None:
+    assert room.ARRAY_BYTES_MAX == SLOT_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    ("body", "signature", "words"),
+    [
+        (bomb("(2, 8, 8)", 64 * MIB), model(x("float32", 8, 8)), "its header says 640 bytes"),
+        (bomb("(1, 16777216)", 64 * MIB), model(x("float32", 8)), "expected x: float32"),
+        (bomb("(1, 16777216)", 64 * MIB, "other.npy"), NUMBERS, "no input 'other'"),
+        (zipped({"x.npy": bytes(64 * MIB)}, zipfile.ZIP_DEFLATED), NUMBERS, "does not start as one"),
+    ],
+)
+def test_an_archive_is_refused_by_its_header_and_not_inflated(
+    body: bytes, signature: Signature, words: str, inflated: list[int]
+) -> None:
+    assert len(body) < 100_000
+    with pytest.raises(BadRequest, match=words):
+        decode(NPZ, body, signature)
+    assert sum(inflated) <= 4096
+
+
+def test_an_archive_that_promises_more_than_there_is_room_for_is_not_opened(inflated: list[int]) -> None:
+    with pytest.raises(BodyTooLarge, match="would take up to 17 MiB to decode, over the limit of 8 MiB"):
+        CODECS[NPZ].decode(bomb("(1, 4194304)", 16 * MIB), NUMBERS, {}, room=8 * MIB)
+    assert inflated == []
+
+
+def test_what_fits_is_inflated_once_into_memory_of_its_size() -> None:
+    array = np.arange(3 * MIB, dtype=np.float32).reshape(2, -1)
+    decoded = decode(NPZ, zipped({"x.npy": npy(array)}, zipfile.ZIP_DEFLATED), NUMBERS)
+    assert np.array_equal(decoded.arrays[0], array)
+
+
+def test_a_damaged_archive_is_refused_at_its_checksum() -> None:
+    body = bytearray(zipped({"x.npy": npy(np.arange(64.0)[None])}, zipfile.ZIP_DEFLATED))
+    at = body.index(b"PK\1\2") + 16
+    body[at] ^= 1  # of the checksum in the directory
+    with pytest.raises(BadRequest, match="CRC"):
+        decode(NPZ, bytes(body), NUMBERS)
+
+
+@pytest.mark.parametrize("shape", [[10**9, 10**9], [1, 10**8], [10**8, 1]])
+def test_a_sparse_matrix_is_charged_by_its_shape(shape: list[int]) -> None:
+    with pytest.raises(BodyTooLarge, match="over the limit of 256 MiB"):
+        decode(NPZ, sparse("coo", shape=np.array(shape)), NUMBERS)
+
+
+def test_a_sparse_matrix_within_a_slot_is_charged_against_the_room() -> None:
+    with pytest.raises(BodyTooLarge, match="over the limit of 8 MiB"):
+        CODECS[NPZ].decode(sparse("coo", shape=np.array([3, MIB])), NUMBERS, {}, room=8 * MIB)
+
+
+def test_an_array_is_charged_as_the_input_that_it_becomes() -> None:
+    body = header("(1, 20971520)", "|u1") + bytes(20 * MIB)
+    with pytest.raises(BodyTooLarge, match="would take up to 160 MiB"):
+        CODECS["application/x-npy"].decode(body, model(x("float64", "n")), {}, room=100 * MIB)
+    wide = header("(1, 41943040)", "|u1") + bytes(40 * MIB)
+    with pytest.raises(BodyTooLarge, match="takes 320 MiB, over the limit of 256 MiB"):
+        CODECS["application/x-npy"].decode(wide, model(x("float64", "n")), {})
+
+
+MANY = 64 * 1024  # records, of few bytes each
+
+
+@pytest.mark.parametrize(
+    ("mime", "body", "signature"),
+    [
+        ("application/json", b'{"instances":[' + b",".join([b'"ab"'] * MANY) + b"]}", TEXTS),
+        ("application/json", b"[" + b",".join([b"[]"] * 2 * MANY) + b"]", model(x("float32", 2))),
+        ("application/json", b"[" + b",".join([b"{}"] * 2 * MANY) + b"]", model(x("float32", 2))),
+        ("application/json", b"[" * 512 * 1024 + b"]" * 512 * 1024, NUMBERS),
+        ("application/jsonlines", b'"ab"\n' * MANY, TEXTS),
+        ("application/jsonlines", b"[]\n" * 2 * MANY, model(x("float32", 2))),
+        ("text/csv", b"ab\n" * MANY, TEXTS),
+        ("text/csv", b'"1"\n' * MANY, model(x("float32", 1))),
+        ("application/x-npy", npy(np.full(MANY, b"ab")), TEXTS),
+    ],
+)  # fmt: skip
+def test_text_is_charged_by_the_objects_that_it_becomes(mime: str, body: bytes, signature: Signature) -> None:
+    with pytest.raises(BodyTooLarge, match="MiB to decode, over the limit of 2 MiB") as caught:
+        CODECS[mime].decode(body, signature, {}, room=2 * MIB)
+    assert caught.value.needed > 2 * MIB
+
+
+def test_plain_numbers_need_no_objects_however_many_they_are() -> None:
+    body = json.dumps({"instances": [[0.5] * 100_000]}).encode()
+    assert CODECS["application/json"].decode(body, NUMBERS, {}, room=MIB).rows == 1
+    lines = b"[1,2]\n" * 100_000
+    assert CODECS["application/jsonlines"].decode(lines, model(x("float32", 2)), {}, room=MIB).rows == 100_000
+
+
+@pytest.mark.parametrize("shape", ["(1099511627776, 0)", "(4294967297, 0)", "(65537, 0)"])
+def test_rows_that_hold_nothing_are_bounded_by_number(shape: str) -> None:
+    with pytest.raises(BadShape, match="rows that hold nothing"):
+        decode("application/x-npy", header(shape), NUMBERS)
+    assert decode("application/x-npy", header("(65536, 0)"), NUMBERS).rows == 65536
+
+
+@pytest.mark.parametrize(
+    ("mime", "body", "signature", "quick"),
+    [
+        ("application/json", b'{"instances": [[1, 2]]}', NUMBERS, True),
+        ("application/json", b'{"instances": [[' + b"1," * 30_000 + b"1]]}", NUMBERS, True),
+        ("application/json", b'{"instances": [[' + b"1," * 60_000 + b"1]]}", NUMBERS, False),
+        ("application/json", b'{"instances": [' + b'"ab",' * 8_000 + b'""]}', TEXTS, False),
+        ("application/json", b'{"instances":[{"keys":[],"shape":[784],"values":[]}]}', NUMBERS, True),
+        ("application/json", b'{"instances":[{"keys":[],"shape" : [ 60000000],"values":[]}]}', NUMBERS, False),
+        ("application/json", b'{"instances":[{"keys":[],"sh\\u0061pe":[60000000],"values":[]}]}', NUMBERS, False),
+        ("application/jsonlines", b'{"keys":[],"shape":[60000000],"values":[]}\n', NUMBERS, False),
+        ("text/csv", b"1,2\n" * 20_000, model(x("float32", 2)), True),
+        ("text/csv", b'"1",2\n' * 8_000, model(x("float32", 2)), False),
+        ("text/csv", b"some text\n" * 8_000, TEXTS, False),
+        ("application/x-npy", header("(1, 131072)") + bytes(131072 * 4), NUMBERS, True),
+        ("application/x-npy", npy(np.full(40_000, b"ab")), TEXTS, False),
+        ("application/x-npy", b"what?", NUMBERS, True),
+        (NPZ, zipped({"x.npy": npy(np.zeros((1, 1000)))}), NUMBERS, True),
+        (NPZ, zipped({"x.npy": npy(np.zeros((1, 1000)))}, zipfile.ZIP_DEFLATED), NUMBERS, True),
+        (NPZ, bomb("(1, 262144)", MIB), NUMBERS, False),
+        (NPZ, sparse("coo"), NUMBERS, False),
+        (NPZ, b"what?", NUMBERS, False),
+        ("application/octet-stream", bytes(MIB), model(x("float32", 4)), True),
+    ],
+)  # fmt: skip
+def test_only_what_is_quick_is_decoded_between_other_requests(mime: str, body: bytes, signature: Signature, quick: bool) -> None:
+    codec = CODECS[mime]
+    assert codec.is_quick(body, signature) is quick
+    assert codec.is_quick(memoryview(bytearray(body)), signature) is quick
+
+
+def test_what_is_called_quick_is() -> None:
+    """Not a bar: a hundred times what it should take still passes."""
+    for body in (b"[[" + b"1," * 48_000 + b"1]]", b"[" + b'{"x":[1]},' * 2_000 + b'{"x":[1]}]'):
+        assert CODECS["application/json"].is_quick(body, NUMBERS)
+        began_s = time.process_time()
+        decode("application/json", body, NUMBERS)
+        assert time.process_time() - began_s < 0.2
+
+
+def test_a_directory_in_disorder_promises_anything() -> None:
+    whole = zipped({"x.npy": npy(np.zeros((1, 64)))}, zipfile.ZIP_DEFLATED)
+    assert npz.unpacked_bytes(whole) == 128 + 64 * 8
+    for length in range(len(whole)):
+        assert npz.unpacked_bytes(whole[:length]) >= 1 << 30
+    assert npz.unpacked_bytes(whole[:-2] + b"\1\0?") >= 1 << 30  # a remark at its end
+
+
+def test_deep_nesting_is_no_crash() -> None:
+    for body in (b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000, b'{"instances":' + b"[" * 5000 + b"]" * 5000 + b"}"):
+        with pytest.raises(EvenkeelError):
+            decode("application/json", body, NUMBERS)

@@ -160,7 +160,7 @@ def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo, body: Body) -> Bo
 def unpacked_bytes(body: Body) -> int:
     """What the compressed members of a small archive unpack to, by its directory; more than anything where there is doubt."""
     try:
-        end, _, _, _, entries, size, at, comment = END.unpack_from(body, len(body) - END.size)
+        end, _, _, _, entries, _, at, comment = END.unpack_from(body, len(body) - END.size)
         if end != END_MAGIC or comment or entries > MEMBERS_MAX:
             return ROOM_BYTES
         total = 0

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from serve.codec.codec import Array
+from serve.codec.codec import Array, Body
 from serve.codec.fit import check_names, from_leaves, from_nested
 from serve.codec.plan import STORED, Plan
-from serve.codec.room import ARRAY_BYTES_MAX, Body, check_array
+from serve.codec.room import ARRAY_BYTES_MAX, check_array
 from serve.contract.signature import TensorSpec
 from serve.errors import BadShape
 

@@ -138,10 +138,11 @@ def _inflated(
         content[: len(header)] = header
         at = len(header)
         while at < len(content):
-            size = file.readinto(content[at : at + PIECE_BYTES])
-            if not size:
+            part = file.read(PIECE_BYTES)
+            if not part:
                 raise EOFError(f"the array {member.filename[:80]!r} is cut short")
-            at += size
+            content[at : at + len(part)] = part
+            at += len(part)
         file.read(1)  # at its end the checksum is compared
     return content, layout
 

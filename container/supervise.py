@@ -157,7 +157,8 @@ class Supervisor:
 
     def _clear(self, place: int) -> Block:
         block = self._page.engine(place)
-        for cell in (Engine.STATE, Engine.QUEUE_ROWS, Engine.WARM_DONE, Engine.WARM_TOTAL, Engine.STUCK):
+        for cell in (Engine.STATE, Engine.QUEUE_ROWS, Engine.QUEUE_LARGE, Engine.QUEUE_BEYOND, Engine.WARM_DONE,
+                     Engine.WARM_TOTAL, Engine.STUCK):  # fmt: skip
             block.count[cell] = 0
         block.value[Engine.RUN_STARTED_S] = block.value[Engine.BEAT_S] = 0.0
         return block

@@ -1,4 +1,4 @@
-"""Cuts one batch out of a queue: whole requests where they fit, parts of large ones, in order of arrival.
+"""Cuts one batch out of a queue: whole requests where they fit, parts of large ones, in the queue's order.
 
 Also the shape buckets: free dims are rounded up so that requests of nearly equal size can share a batch, with a bound
 on the share of padding. Pure.

@@ -33,6 +33,7 @@ class Block(Item):
     `id` is the first record's, negated: no front asks for it, and the rows keep their own.
     """
 
+    rows_are_requests = True
     table: Table = field(default_factory=lambda: np.empty((0, WORDS), np.uint64))
 
     def single(self, row: int) -> Item:

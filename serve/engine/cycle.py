@@ -47,6 +47,7 @@ _DEADLINE, _ROW_COST = int(Engine.RUN_DEADLINE_S), int(Engine.ROW_COST_S)
 _BATCH_ROWS, _RUN_TIME = int(Engine.BATCH_ROWS), int(Engine.RUN_TIME)
 _RUN_ROWS, _AGAIN, _LONGEST = int(Engine.RUN_ROWS), int(Engine.RUN_AGAIN), int(Engine.RUN_LONGEST_S)
 _ROWS_FIT = int(Engine.ROWS_FIT)
+_LARGE, _BEYOND = int(Engine.QUEUE_LARGE), int(Engine.QUEUE_BEYOND)
 _RUN_SUM, _BUSY_SUM = int(Engine.RUN_SUM_S), int(Engine.BUSY_SUM_S)
 
 
@@ -63,7 +64,7 @@ class Cycle:
         self._peers = Peers(listener, replica.card(), epoch)
         self._replies = Replies(cells, epoch)
         self._streams = Streams(cells, self._replies, self._stamp_part, self._peers.send, _tell_of, clock)
-        self._pending = Pending()
+        self._pending = Pending(replica.rows_max)
         self._arrivals = Arrivals()
         self._policy = Policy(replica.rows_max, replica.manifest.slo_s)
         inputs, outputs = replica.inputs, replica.outputs
@@ -160,14 +161,14 @@ class Cycle:
         self._held_since_s = 0.0
         segments = place(queue, step.rows, now_s)
         if segments:
-            pending.placed(segments)
+            pending.placed(segments, now_s)
             self._begin(segments, key)
         return 0.0 if pending.rows else IDLE_S
 
     def _run_alone(self, item: Item, now_s: float) -> float:
         """It was in a crash: nobody shares a batch with it."""
         segments = place(deque((item,)), self.replica.rows_max, now_s)
-        self._pending.placed(segments)
+        self._pending.placed(segments, now_s)
         self._run(segments, item.key)
         return 0.0
 
@@ -199,7 +200,7 @@ class Cycle:
         for item in self._pending.drop_peer(peer):
             self._replies.forget(item)
         self._streams.forget(peer)
-        self.cells.count[_QUEUE_ROWS] = self._pending.rows
+        self._note_queue()
 
     def _queue(self, peer: Peer, records: bytes) -> None:
         pending, key = self._pending, self._only_key
@@ -212,7 +213,13 @@ class Cycle:
         else:
             self._queue_each(peer, records, now_s)
         self._arrivals.note(pending.rows - before, pending.rows, now_s)
-        self.cells.count[_QUEUE_ROWS] = pending.rows
+        self._note_queue()
+
+    def _note_queue(self) -> None:
+        count, pending = self.cells.count, self._pending
+        count[_QUEUE_ROWS] = pending.rows
+        if pending.large or count[_LARGE]:
+            count[_LARGE], count[_BEYOND] = pending.large, pending.beyond
 
     def _queue_each(self, peer: Peer, records: bytes, now_s: float) -> None:
         for kind, flags, _, rows, id, offset, capacity, used, _, deadline_s, _ in REQUEST.iter_unpack(records):
@@ -288,7 +295,7 @@ class Cycle:
         elif not item.gone:
             self._pending.fail(item)
             self._replies.fault(item, failed)
-        self.cells.count[_QUEUE_ROWS] = self._pending.rows
+        self._note_queue()
 
     def _stamp_start(self, segments: Sequence[Segment], key: Hashable, rows: int) -> float:
         value = self.cells.value
@@ -462,7 +469,7 @@ class Cycle:
         above_s = value[_LONGEST] - took_s
         value[_LONGEST] = took_s + above_s * (1 - LONGEST_FADES) if above_s > 0 else took_s
         value[_BUSY_SUM] += took_s
-        count[_QUEUE_ROWS] = self._pending.rows
+        self._note_queue()
 
     def _learn(self, key: Hashable, rows: int, took_s: float) -> None:
         """`took_s` is what the batch kept the engine from others: gather and scatter are part of its cost."""

@@ -152,6 +152,88 @@ def test_failing_a_request_keeps_its_other_rows_from_running() -> None:
     assert (pending.rows, len(pending)) == (0, 0) and pending.oldest() is None
 
 
+# ---- large requests take turns -------------------------------------------------------------------------------------------
+
+
+def turns(pending: Pending, batches: int, rows: int = 4) -> list[list[tuple[int, int]]]:
+    """Who is in each of the next batches, with how many rows."""
+    return [[(s.item.id, s.rows) for s in take(pending, rows)] for _ in range(batches)]
+
+
+def test_a_request_of_many_batches_lets_those_who_came_later_go_between() -> None:
+    pending = Pending(turn_rows=4)
+    pending.add(item(1, 13))
+    assert turns(pending, 1) == [[(1, 4)]]
+    pending.add(item(2, 1))
+    pending.add(item(3, 2))
+    assert turns(pending, 3) == [[(1, 4)], [(2, 1), (3, 2), (1, 1)], [(1, 4)]]
+    assert (pending.rows, pending.large, pending.beyond, len(pending)) == (0, 0, 0, 0) and pending.oldest() is None
+
+
+def test_two_large_requests_alternate() -> None:
+    pending = Pending(turn_rows=4)
+    pending.add(item(1, 8))
+    pending.add(item(2, 12))
+    assert turns(pending, 5) == [[(1, 4)], [(2, 4)], [(1, 4)], [(2, 4)], [(2, 4)]]
+
+
+def test_a_request_of_one_batch_is_not_cut_up_for_others() -> None:
+    """Where small batches are best, taking turns would only make everybody finish late."""
+    pending = Pending(turn_rows=8)
+    pending.add(item(1, 8))
+    pending.add(item(2, 8))
+    assert turns(pending, 4) == [[(1, 4)], [(1, 4)], [(2, 4)], [(2, 4)]]
+
+
+def test_a_large_request_does_not_keep_other_shapes_waiting() -> None:
+    pending = Pending(turn_rows=4)
+    pending.add(Item(1, 100, "a", 99.0, 1.0))
+    pending.add(Item(2, 1, "b", 99.0, 2.0))
+    for now_s, id in ((3.0, 1), (4.0, 2)):
+        chosen = pending.oldest()
+        assert chosen is not None and chosen[1][0].id == id
+        pending.placed(place(chosen[1], 4, now_s), now_s)
+
+
+def test_a_large_suspect_that_runs_alone_takes_turns_too() -> None:
+    pending = Pending(turn_rows=4)
+    suspect = Item(1, 9, "k", 99.0, 0.0, alone=True)
+    pending.add(suspect)
+    pending.add(Item(2, 1, "k", 99.0, 1.0))
+    pending.placed(place(deque((suspect,)), 4, 2.0), 2.0)
+    assert turns(pending, 1) == [[(2, 1)]]
+
+
+def test_of_a_large_request_one_batch_counts_for_those_behind_it() -> None:
+    pending = Pending(turn_rows=4)
+    pending.add(item(1, 10))
+    pending.add(item(2, 4))
+    assert (pending.rows, pending.large, pending.beyond) == (14, 1, 6)
+    take(pending, 3)
+    assert (pending.rows, pending.large, pending.beyond) == (11, 1, 3)
+    take(pending, 4)  # the other goes first
+    pending.drop(1)
+    assert (pending.rows, pending.large, pending.beyond) == (0, 0, 0)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.lists(st.integers(1, 8), min_size=200, max_size=200),
+       st.integers(0, 11))  # fmt: skip
+def test_every_row_of_a_queue_with_large_requests_is_placed_once(sizes: list[int], batches: list[int], leaves: int) -> None:
+    pending, placed = Pending(turn_rows=8), [0] * len(sizes)
+    for id, many in enumerate(sizes):
+        pending.add(item(id, many))
+    for n, rows in enumerate(batches):
+        if n == 3:
+            pending.drop(leaves)
+        if pending.oldest() is None:
+            break
+        for s in take(pending, rows):
+            assert s.start == placed[s.item.id]
+            placed[s.item.id] += s.rows
+    assert [n for id, n in enumerate(placed) if id != leaves] == [n for id, n in enumerate(sizes) if id != leaves]
+    assert (pending.rows, pending.large, pending.beyond, len(pending)) == (0, 0, 0, 0)
+
+
 # ---- buckets --------------------------------------------------------------------------------------------------------------
 
 

@@ -187,6 +187,22 @@ def test_a_request_larger_than_any_batch_is_split_and_put_together_in_order() ->
         assert bench.replica.backend.sizes == [4, 4, 3]
 
 
+def test_a_request_of_many_batches_takes_turns_with_those_who_come_later() -> None:
+    with Bench(replica(PAIR, rows_max=4)) as bench:
+        front, other = bench.front(), bench.front()
+        rows = [[float(i), float(-i)] for i in range(20)]
+        large = front.submit(rows)
+        bench.turn(2)
+        assert (bench.block.count[Engine.QUEUE_LARGE], bench.block.count[Engine.QUEUE_BEYOND]) == (1, 8)
+        small = other.submit([[1.0, 2.0]])
+        bench.turn(2)
+        assert answer(other.replies(), small)[0].tolist() == [[3.0, 5.0]]
+        assert not front.replies()
+        bench.turn(8)
+        assert answer(front.replies(), large)[0].tolist() == [[2 * a + 1, 2 * b + 1] for a, b in rows]
+        assert bench.block.count[Engine.QUEUE_LARGE] == bench.block.count[Engine.QUEUE_BEYOND] == 0
+
+
 def test_a_split_request_with_a_nan_in_its_first_part_only_is_not_called_finite() -> None:
     """The front trusts this flag and would write the NaN into strict JSON."""
 

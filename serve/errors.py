@@ -170,6 +170,12 @@ class OutOfMemory(EvenkeelError):
     code, status = "out_of_memory", 507
 
 
+class TooManyRows(EvenkeelError):
+    """By the learned cost of a row, this request could not be answered within its deadline even if it were alone."""
+
+    code, status = "too_many_rows", 413
+
+
 def families() -> tuple[type[EvenkeelError], ...]:
     """Every error class, in definition order: the wire number of an error is its place here."""
     found: list[type[EvenkeelError]] = [EvenkeelError]

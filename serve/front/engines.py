@@ -11,9 +11,22 @@ import math
 from typing import TYPE_CHECKING
 
 from serve.contract.status import Engine, Front, Main, StatusPage
-from serve.errors import Overloaded, WaitTooLong
+from serve.errors import Overloaded
 from serve.front import execution
-from serve.front.admission import FEW, Accepted, Running, overrun, row_cost, rows_sure
+from serve.front.admission import (
+    Accept,
+    Asked,
+    Hold,
+    Load,
+    Refuse,
+    Running,
+    Waits,
+    decide,
+    is_empty,
+    overrun,
+    row_cost,
+    rows_sure,
+)
 from serve.front.links import EngineLink, Model
 from serve.settings import Limits
 
@@ -26,6 +39,7 @@ if TYPE_CHECKING:
 
 _SERVING = int(Main.SERVING)
 _ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
+_LARGE, _BEYOND, _BATCHES = int(Engine.QUEUE_LARGE), int(Engine.QUEUE_BEYOND), int(Engine.BATCHES)
 _RUN_STARTED, _RUN_ROWS, _PREDICTED = int(Engine.RUN_STARTED_S), int(Engine.RUN_ROWS), int(Engine.RUN_PREDICTED_S)
 
 
@@ -39,8 +53,9 @@ class Engines:
         self._page, self._clock, self._limits = page, clock, limits
         self._count = page.front(place).count
         self._on_lost, self._on_serving = on_lost, on_serving
-        self._accepted = Accepted.start(limits.request_timeout_s, clock())  # where few wait
-        self._crowded = Accepted.start(limits.request_timeout_s, clock(), limits.queue_wait_s)  # where many do
+        self._waits = Waits.start(limits.request_timeout_s, clock(), limits.queue_wait_s)
+        # Where requests were refused for their own rows: since when, and the number of batches then, while none has run.
+        self._untried: dict[EngineLink, tuple[float, int]] = {}
         self.model: Model | None = None  # set from the first HELLO of an engine that serves on
         self._edition = page.main.count[Main.SERVING]  # of the version to which everything is sent
         self._count[Front.FOLLOWS] = self._edition
@@ -58,31 +73,34 @@ class Engines:
 
     # ---- who gets a request ------------------------------------------------------------------------------------------
 
-    def choose(self, waiting: int) -> EngineLink | None:
-        """The least loaded. Raises WaitTooLong for what could only be answered too late, see admission.py. `waiting`: the
-        requests of this front that are to be answered. None: none is up."""
-        if not self.up:
-            return None
-        link = min(self.up, key=_rows_of)
-        if link.rows >= link.rows_sure:
-            ahead = max(link.rows, link.block.count[_ENGINE_ROWS])
-            now_s = self._clock()
-            running = _running(link, now_s)
-            learned_s = link.block.value[_ROW_COST]
-            if crowded := waiting >= FEW * len(self.up) and learned_s > 0:  # 0: nobody knows what the wait would be
-                wait_s = ahead * learned_s + overrun(running)  # seconds are few: one batch that stumbles is no surge
-            else:
-                wait_s = ahead * row_cost(learned_s, running) + overrun(running)
-            accepted = self._crowded if crowded else self._accepted
-            if wait_s > accepted.limit_s:
-                if crowded:
-                    self._crowded = accepted.refused(now_s, wait_s)
+    def choose(self, rows: int, started_s: float, waiting: int) -> EngineLink | None:
+        """The least loaded; None: none is up. Raises what admission.py refuses with. `waiting`: the requests of this front that
+        are to be answered."""
+        link = min(self.up, key=_rows_of, default=None)
+        if link is not None and link.rows + rows <= link.rows_sure:
+            return link
+        now_s, timeout_s = self._clock(), self._limits.request_timeout_s
+        asked = Asked(rows, started_s + timeout_s - now_s, timeout_s, waiting)
+        match decide(asked, self._load(link, now_s) if link is not None else None, self._waits, now_s):
+            case Accept():
+                return link
+            case Hold():
+                return None
+            case Refuse(error, wait_s, crowded, own_rows):
+                if link is not None and own_rows:
+                    self._untried.setdefault(link, (now_s, link.block.count[_BATCHES]))
                 else:
-                    self._accepted = accepted.refused(now_s, wait_s)
-                raise self.overloaded(
-                    f"the wait would be about {wait_s:.1f} s; {accepted.limit_s:.2g} s are accepted now, with a deadline of "
-                    f"{self._limits.request_timeout_s:g} s", WaitTooLong)  # fmt: skip
-        return link
+                    self._waits = self._waits.refused(crowded, now_s, wait_s)
+                raise error
+
+    def _load(self, link: EngineLink, now_s: float) -> Load:
+        count, model = link.block.count, link.model
+        assert model is not None, "those that are up have one"
+        rows, beyond = count[_ENGINE_ROWS], count[_BEYOND]
+        untried_s = now_s - self._untried[link][0] if link in self._untried else 0.0
+        return Load(
+            len(self.up), max(link.rows - link.beyond, rows - beyond), max(link.rows, rows), max(link.large, count[_LARGE]), model.rows_max,
+            link.block.value[_ROW_COST], _running(link, now_s), untried_s)  # fmt: skip
 
     def choose_for(self, wanted: Model) -> EngineLink | None:
         """For a request whose inputs lie in its slot as that model wanted them: one that serves and takes them, or else one of
@@ -93,28 +111,28 @@ class Engines:
 
     def overloaded(self, message: str, kind: type[Overloaded] = Overloaded) -> Overloaded:
         """A refusal that says when the least loaded engine will have done what waits."""
-        costs = [link.rows * link.block.value[_ROW_COST] for link in self.up]
+        costs = [(link.rows - link.beyond) * link.block.value[_ROW_COST] for link in self.up]
         return kind(message, retry_after_s=max(1, math.ceil(min(costs, default=1.0))))
 
     # ---- they come and go ----------------------------------------------------------------------------------------------
 
-    def sweep(self, now_s: float) -> None:
-        """Twenty times a second, so that no request has to ask."""
+    def sweep(self, now_s: float, waiting: int) -> None:
+        """Twenty times a second, so that no request has to ask. `waiting`: requests of this front."""
         if self._page.main.count[_SERVING] != self._edition:
             self._follow()
-        self._look_at_waits(now_s)
+        self._look_at_waits(now_s, is_empty(waiting, len(self.up)))
         for link in self.links:
             link.look_again()
 
-    def _look_at_waits(self, now_s: float) -> None:
-        """What may be accepted without a look, and with one."""
+    def _look_at_waits(self, now_s: float, empty: bool = False) -> None:
+        """What may be accepted without a look, and with one. `empty`: so few wait that the queue counts as empty."""
         up = [(link, link.model, _running(link, now_s)) for link in self.up if link.model is not None]
         costs = [row_cost(link.block.value[_ROW_COST], running) for link, _, running in up]
         batch_s = max((model.rows_max * cost_s for (_, model, _), cost_s in zip(up, costs, strict=True)), default=0.0)
-        self._accepted, self._crowded = self._accepted.later(now_s, batch_s), self._crowded.later(now_s, batch_s)
+        self._waits = self._waits.later(now_s, batch_s, empty)
         for (link, _, running), cost_s in zip(up, costs, strict=True):
-            limit_s = min(self._accepted.limit_s, self._crowded.limit_s)
-            link.rows_sure = rows_sure(max(0.0, limit_s - overrun(running)), cost_s)
+            link.rows_sure = rows_sure(max(0.0, self._waits.least_s - overrun(running)), cost_s)
+        self._untried = {link: at for link, at in self._untried.items() if link.block.count[_BATCHES] == at[1]}
 
     def _greeted(self, link: EngineLink) -> None:
         assert link.model is not None, "called after HELLO"

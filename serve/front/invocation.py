@@ -138,9 +138,7 @@ class Invocations:
                 return
             invocation.model = model
             if self._flight.rows >= self._rows_max:
-                raise self.engines.overloaded(
-                    f"{self._flight.rows} rows wait already, the limit is {self._rows_max} (EVENKEEL_QUEUE_ROWS)"
-                )
+                self._refuse_beyond_rows_max()
             decode_row, plan = invocation.head.decode_row, model.row_plan
             packed = None
             if decode_row is not None and plan is not None and len(body) <= ROW_BODY_MAX:
@@ -150,8 +148,9 @@ class Invocations:
             elif not self._take_any(invocation, model, body, decoded):
                 return
             link = self.engines.only_up
-            if link is None or link.rows >= link.rows_sure:
-                link = self.engines.choose(len(self._flight.pending))  # None: it is held until one is back, within its deadline
+            if link is None or link.rows + invocation.rows > link.rows_sure:
+                # None: it is held until one is back, within its deadline.
+                link = self.engines.choose(invocation.rows, invocation.started_s, len(self._flight.pending))
         except EvenkeelError as error:
             self._intake.release(invocation)
             self._refuse(invocation, error)
@@ -161,6 +160,9 @@ class Invocations:
         invocation.deadline_s = invocation.started_s + self._timeout_s
         self._flight.pending[id] = invocation
         self._flight.rows += invocation.rows
+        if invocation.rows > model.rows_max:
+            invocation.beyond = invocation.rows - model.rows_max
+            self._flight.beyond += invocation.beyond
         self._submit(invocation, lone)
 
     def finish(self, link: EngineLink, records: bytes) -> None:
@@ -185,6 +187,11 @@ class Invocations:
             self._intake.release(invocation)
 
     # ---- admit, decode, claim, submit ----------------------------------------------------------------------------
+
+    def _refuse_beyond_rows_max(self) -> None:
+        counted = self._flight.rows - self._flight.beyond
+        if counted >= self._rows_max:
+            raise self.engines.overloaded(f"{counted} rows wait already, the limit is {self._rows_max} (EVENKEEL_QUEUE_ROWS)")
 
     def _take_any(self, invocation: Invocation, model: Model, body: Body, decoded: Decoded | None) -> bool:
         """Everything but one plain row. False: the body is being decoded aside, and will come back to `begin`."""
@@ -240,6 +247,9 @@ class Invocations:
         flags = 0 if invocation.submits == 0 else SUSPECT if invocation.crashes else AGAIN
         invocation.submits += 1
         link.rows += invocation.rows
+        if invocation.beyond:
+            link.large += 1
+            link.beyond += invocation.beyond
         link.submit(REQUEST.pack(
             descriptor.SUBMIT, flags, 0, invocation.rows, invocation.id, slot.offset, slot.capacity, invocation.used, link.epoch,
             invocation.deadline_s, invocation.started_s), now)  # fmt: skip
@@ -348,6 +358,11 @@ class Invocations:
         self._flight.rows -= rows
         if link is not None:
             link.rows -= rows
+        if invocation.beyond:
+            self._flight.beyond -= invocation.beyond
+            if link is not None:
+                link.large -= 1
+                link.beyond -= invocation.beyond
 
     def end_all(self) -> None:
         """The worker stops, and will not wait longer: whoever is not answered yet is told so."""
@@ -380,7 +395,7 @@ class Invocations:
             if invocation.started_s + self._timeout_s <= now_s:
                 self._refuse(invocation, NotReady("no engine became ready within the deadline", retry_after_s=1))
         self._early = [(i, body) for i, body in self._early if i.caller is not None]
-        self.engines.sweep(now_s)
+        self.engines.sweep(now_s, len(self._flight.pending))
         if self._held and self._page.main.count[Main.LEAVING] == Reason.FAILED:
             self._give_up_held()
         self._count[_IN_FLIGHT] = len(self._flight.pending)

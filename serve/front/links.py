@@ -87,6 +87,8 @@ class EngineLink:
         self.model: Model | None = None
         self.epoch = 0
         self.rows = 0  # rows submitted here and not yet given back
+        self.large = 0  # requests there of more rows than one batch
+        self.beyond = 0  # of `rows`, those of large requests beyond one batch each, which nobody waits behind
         self.rows_sure = 0  # up to so many the wait needs no look, see admission.py
         self._arena = arena
         self._on_replies, self._on_up, self._on_lost = on_replies, on_up, on_lost
@@ -194,7 +196,7 @@ class EngineLink:
         self._drop_channel()
         was_up = self.model is not None
         was_used = was_up and self.rows > 0  # a version that stood by leaves without a word
-        self.model, self.rows, self._greeting = None, 0, b""
+        self.model, self.rows, self.large, self.beyond, self._greeting = None, 0, 0, 0, b""
         self._outbox.clear()
         if was_used and not self._closing:
             log("engine_lost", f"the engine at {self.path.rpartition('/')[2]} has gone; its requests are run again")

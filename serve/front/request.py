@@ -46,6 +46,7 @@ class Invocation:
     id: int
     model: Model
     rows = 1
+    beyond = 0  # of its rows, those beyond one batch: it takes turns, and nobody waits behind these
     form = Form.INSTANCES
     used: int  # bytes of input in the slot
     started_s = 0.0
@@ -72,9 +73,11 @@ def model_of(invocation: Invocation) -> Model | None:
 
 @dataclass(slots=True)
 class Flight:
-    """The requests that hold a slot, by id, and how many rows they are together: of those who wait, and of those who left."""
+    """The requests that hold a slot, by id, and how many rows they are together: of those who wait, and of those who left.
+    `beyond`: of those who wait, the rows that nobody waits behind."""
 
     last_id: int
     rows: int = 0
+    beyond: int = 0
     rows_left: int = 0
     pending: dict[int, Invocation] = field(default_factory=dict)

@@ -11,18 +11,31 @@ from hypothesis import strategies as st
 from serve.front.admission import (
     BELIEVED_MAX,
     CALM_S,
+    FEW,
     PROBE_S,
+    QUIET,
     ROWS_SURE_MAX,
     STANDING_S,
     WAIT_SHARE_MAX,
+    Accept,
     Accepted,
+    Asked,
+    Hold,
+    Load,
+    Refuse,
     Running,
+    Waits,
+    decide,
+    is_empty,
     overrun,
     row_cost,
     rows_sure,
 )
 
 STEP_S = 0.05
+IDLE = Load(engines=1, ahead=0, rows=0, large=0, turn_rows=64, row_s=0.001, running=Running(), untried_s=0.0)
+ONE = Asked(rows=1, left_s=60.0, timeout_s=60.0, waiting=0)
+WAITS = Waits.start(60.0, 0.0, 2.0)
 
 
 def under(accepted: Accepted, seconds: float, refusing: bool, batch_s: float = 0.01) -> Accepted:
@@ -116,3 +129,79 @@ def test_where_batches_are_predicted_one_that_stumbles_says_little_of_those_behi
 def test_who_comes_while_a_batch_is_late_waits_for_that_too() -> None:
     assert overrun(Running(64, 3.0, 0.5)) == 2.5
     assert overrun(Running(64, 0.4, 0.5)) == overrun(Running()) == overrun(Running(64, 3.0, 0.0)) == 0.0
+
+
+# ---- the decision ----------------------------------------------------------------------------------------------------
+
+
+def refusal(asked: Asked, load: Load, waits: Waits = WAITS, now_s: float = 0.0) -> Refuse:
+    found = decide(asked, load, waits, now_s)
+    assert isinstance(found, Refuse)
+    return found
+
+
+def test_a_request_is_accepted_by_an_idle_engine_and_held_while_none_is_up() -> None:
+    assert decide(ONE, IDLE, WAITS, 0.0) == Accept()
+    assert decide(ONE, None, WAITS, 0.0) == Hold()
+
+
+def test_where_few_wait_most_of_the_deadline_may_be_waited_however_long_they_have_been_there() -> None:
+    assert decide(ONE._replace(waiting=FEW - 1), IDLE._replace(ahead=47_000), WAITS, 999.0) == Accept()
+    refused = refusal(ONE._replace(waiting=FEW - 1), IDLE._replace(ahead=49_000))
+    assert (refused.error.code, refused.error.retry_after_s, refused.crowded) == ("overloaded", 49, False)
+
+
+def test_many_may_wait_as_long_while_they_are_one_burst_and_then_no_longer() -> None:
+    many, load = ONE._replace(waiting=FEW), IDLE._replace(ahead=5000)
+    assert decide(many, load, WAITS, 1.9) == Accept()
+    assert refusal(many, load, WAITS, 2.0).crowded
+    assert decide(many, load, WAITS.later(1.5, 0.01, empty=True), 3.4) == Accept(), "it was empty again"
+
+
+def test_a_queue_counts_as_empty_while_fewer_wait_than_an_overload_ever_leaves() -> None:
+    assert is_empty(QUIET - 1, 1) and not is_empty(QUIET, 1) and is_empty(QUIET, 2) and is_empty(0, 0)
+    assert QUIET < FEW
+
+
+def large(rows: int, load: Load = IDLE, left_s: float = 60.0) -> Accept | Hold | Refuse:
+    return decide(ONE._replace(rows=rows, left_s=left_s), load, WAITS, 0.0)
+
+
+def fitting(found: Accept | Hold | Refuse) -> int:
+    assert isinstance(found, Refuse)
+    return int(found.error.message.rpartition("about ")[2].split()[0])
+
+
+@pytest.mark.parametrize(
+    "load", [IDLE, IDLE._replace(ahead=64, rows=20_000, large=1), IDLE._replace(ahead=300, rows=300)]
+)  # fmt: skip
+def test_the_number_of_rows_that_would_fit_does_fit_and_not_many_more_do(load: Load) -> None:
+    fits = fitting(large(400_000, load))
+    assert isinstance(large(fits, load), Accept)
+    assert isinstance(large(fits + 2, load), Refuse)
+
+
+def test_rows_that_would_not_fit_an_idle_engine_are_413_and_others_429() -> None:
+    assert refusal(ONE._replace(rows=50_000), IDLE).error.status == 413
+    assert refusal(ONE._replace(rows=40_000), IDLE._replace(ahead=10_000, rows=10_000)).error.status == 429
+
+
+def test_the_time_that_has_passed_is_not_there_any_more() -> None:
+    assert isinstance(large(40_000, left_s=60.0), Accept)
+    assert isinstance(large(40_000, left_s=30.0), Refuse)
+
+
+def test_of_another_large_request_only_so_much_counts_as_is_done_meanwhile() -> None:
+    assert isinstance(large(1000, IDLE._replace(ahead=64, rows=47_900, large=1)), Accept)
+
+
+def test_what_fits_one_batch_is_never_refused_for_its_own_rows() -> None:
+    """What a batch costs could not be learned anew: a model that had a bad moment would be shut for ever."""
+    assert isinstance(large(64, IDLE._replace(row_s=100.0)), Accept)
+
+
+def test_where_only_large_requests_come_a_cost_that_is_old_is_tried_again() -> None:
+    stale = IDLE._replace(row_s=1.0, untried_s=PROBE_S)
+    assert isinstance(large(1000, stale), Accept)
+    assert isinstance(large(1000, stale._replace(untried_s=PROBE_S - 1)), Refuse)
+    assert isinstance(large(1000, stale._replace(rows=1)), Refuse), "one is being tried"

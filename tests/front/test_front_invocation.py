@@ -98,8 +98,13 @@ def test_a_full_arena_refuses_in_bytes() -> None:
         bench.assert_clean()
 
 
+def roomy() -> Replica:
+    """Any request of these tests fits one batch of it."""
+    return replica(PAIR, rows_max=256)
+
+
 def test_a_wait_that_would_outlast_the_deadline_is_refused_at_once() -> None:
-    with FrontBench(plain, limits=Limits(request_timeout_s=1.0)) as bench:
+    with FrontBench(roomy, limits=Limits(request_timeout_s=1.0)) as bench:
         bench.page.engine(0).value[Engine.ROW_COST_S] = 0.01
         ahead = bench.ask(body(*[[1, 2]] * 200))
         refused = bench.ask(body([1, 2]))
@@ -113,7 +118,7 @@ def test_a_wait_that_would_outlast_the_deadline_is_refused_at_once() -> None:
 def test_a_wait_that_leaves_too_little_of_the_deadline_is_refused_too() -> None:
     """Else a full queue would be one of requests that all reach the model when it is just too late for them."""
     for rows, code in ((70, "ok"), (90, "overloaded")):
-        with FrontBench(plain, limits=Limits(request_timeout_s=1.0)) as bench:
+        with FrontBench(roomy, limits=Limits(request_timeout_s=1.0)) as bench:
             bench.page.engine(0).value[Engine.ROW_COST_S] = 0.01
             bench.ask(body(*[[1, 2]] * rows))
             caller = bench.ask(body([1, 2]))
@@ -125,16 +130,102 @@ def test_a_wait_that_leaves_too_little_of_the_deadline_is_refused_too() -> None:
 def test_where_many_wait_little_more_is_taken_and_where_few_do_a_long_wait_is_no_overload() -> None:
     """A surge must be over soon after it ends; a slow model with some callers has no surge."""
     for requests, code in ((FEW - 2, "ok"), (FEW - 1, "overloaded")):
-        with FrontBench(plain, limits=Limits(queue_wait_s=0.5)) as bench:
+        with FrontBench(roomy, limits=Limits(queue_wait_s=0.5)) as bench:
             bench.page.engine(0).value[Engine.ROW_COST_S] = 0.01
             long = bench.ask(body(*[[1, 2]] * 100))
             before = [bench.ask(body([1, 2])) for _ in range(requests)]
+            bench.clock.advance(0.5)  # so long the queue has not been empty
             caller = bench.ask(body([1, 2]))
             bench.settle(30)
             assert (long.code, set(codes(before)), caller.code) == ("ok", {"ok"}, code)
             if caller.error is not None:
                 assert "0.5 s are accepted" in caller.error.message
             bench.assert_clean()
+
+
+def test_a_burst_into_an_empty_queue_may_wait_for_most_of_its_deadline() -> None:
+    """Two hundred callers at once of a model that takes 23 ms for each."""
+    with FrontBench(roomy) as bench:
+        bench.page.engine(0).value[Engine.ROW_COST_S] = 0.023
+        burst = [bench.ask(body([i, i])) for i in range(200)]
+        bench.settle(30)
+        assert codes(burst) == ["ok"] * 200
+        bench.assert_clean()
+
+
+def test_a_second_burst_is_refused_as_long_as_the_queue_of_the_first_is_not_empty() -> None:
+    with FrontBench(roomy) as bench:
+        bench.page.engine(0).value[Engine.ROW_COST_S] = 0.023
+        bench.front.sweep()
+        first = [bench.ask(body([i, i])) for i in range(200)]
+        bench.clock.advance(2.0)
+        bench.front.sweep()
+        assert bench.ask(body([1, 1])).code == "overloaded"
+        bench.settle(30)
+        bench.front.sweep()  # it is empty now
+        bench.page.engine(0).value[Engine.ROW_COST_S] = 0.023
+        second = [bench.ask(body([i, i])) for i in range(200)]
+        bench.settle(30)
+        assert codes(first + second) == ["ok"] * 400
+        bench.assert_clean()
+
+
+# ---- requests of many rows -----------------------------------------------------------------------------------------------
+
+
+def test_a_request_whose_own_rows_cannot_be_done_in_time_is_refused_at_once_and_told_how_many_could() -> None:
+    with FrontBench(plain, limits=Limits(request_timeout_s=1.0)) as bench:
+        bench.page.engine(0).value[Engine.ROW_COST_S] = 0.005
+        refused = bench.ask(body(*[[1, 2]] * 200))
+        assert refused.code == "too_many_rows" and refused.error is not None and refused.error.status == 413
+        assert "about 160 rows would fit now" in refused.error.message
+        fits = bench.ask(body(*[[1, 2]] * 160))
+        bench.settle(30)
+        assert fits.code == "ok"
+        bench.assert_clean()
+
+
+def test_one_that_would_fit_an_idle_engine_is_told_to_come_back() -> None:
+    with FrontBench(plain, limits=Limits(request_timeout_s=1.0)) as bench:
+        bench.page.engine(0).value[Engine.ROW_COST_S] = 0.005
+        first, second = bench.ask(body(*[[1, 2]] * 140)), bench.ask(body(*[[1, 2]] * 140))
+        assert second.code == "overloaded" and second.error is not None and second.error.retry_after_s == 1
+        bench.settle(30)
+        assert first.code == "ok"
+        bench.assert_clean()
+
+
+def test_where_the_cost_of_a_row_is_unknown_no_rows_are_too_many() -> None:
+    with FrontBench(plain, limits=Limits(request_timeout_s=1.0)) as bench:
+        bench.page.engine(0).value[Engine.ROW_COST_S] = 0.0
+        caller = bench.ask(body(*[[1, 2]] * 1000))
+        bench.settle(400)
+        assert caller.code == "ok"
+        bench.assert_clean()
+
+
+def test_a_request_of_many_rows_shuts_nobody_out_and_is_answered_beside_the_others() -> None:
+    with FrontBench(plain, limits=Limits(queue_rows_max=100, request_timeout_s=10.0)) as bench:
+        bench.page.engine(0).value[Engine.ROW_COST_S] = 0.005
+        large = bench.ask(body(*[[1, 2]] * 1500))
+        small = [bench.ask(body([i, i])) for i in range(20)]
+        bench.settle(5)
+        assert codes(small) == ["ok"] * 20 and large.code == "waits"
+        bench.settle(400)
+        assert large.code == "ok"
+        bench.assert_clean()
+
+
+def test_a_large_request_in_a_crash_or_whose_caller_leaves_is_counted_once() -> None:
+    with FrontBench(plain) as bench:
+        large, (_, leaves) = bench.ask(body(*[[1, 2]] * 200)), bench.begin(body(*[[1, 2]] * 200))
+        bench.front.abandon(leaves)
+        crash_in_the_middle(bench)
+        assert bench.front.engines.links[0].beyond == 0
+        bench.engines[0].start()
+        bench.settle(30)
+        assert large.code == "ok" and bench.front._flight.beyond == 0
+        bench.assert_clean()
 
 
 def test_an_answer_that_would_need_more_room_than_any_slot_is_not_called_overload() -> None:

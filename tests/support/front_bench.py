@@ -182,6 +182,7 @@ class FrontBench:
         """Nothing in flight, no slot held, nothing queued, on either side; and no callback of the loop has failed."""
         assert self.errors == []
         assert self.front.idle and not self.front._flight.rows and not self.front._flight.rows_left and not self.front._held
+        assert self.front._flight.beyond == 0 and all(link.beyond == 0 for link in self.front.engines.links)
         assert all(link.rows == 0 for link in self.front.engines.links)
         for engine in self.engines:
             if engine.cycle is not None:

@@ -22,6 +22,7 @@ from container.output import Output
 from container.sentinel import Sentinel
 from container.versions import Versions
 from container.waker import Waker, parent_of
+from serve.contract import ends
 from serve.contract.lifecycle import Reason, State, Verdict
 from serve.contract.logline import log
 from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE
@@ -189,6 +190,9 @@ class Supervisor:
             child.output.close()
             child.output = None
         child.process = None
+        reason = child.ending or self._reason(code)
+        if child.role == "engine":  # fronts ask before they blame a request for it
+            ends.write(self._page.engine(child.place), child.epoch, ends.how(code, reason))
         if child.beside is not None:
             self._children.remove(child)
         if self._stop_asked_s:
@@ -205,7 +209,7 @@ class Supervisor:
         if code == EXIT_BAD_MODEL:
             self.stop(1, "the model cannot be served, see the line above; starting it again cannot help")
             return
-        reason, child.ending = child.ending or self._reason(code), ""
+        child.ending = ""
         recent = [t for t in child.restarts if now_s - t < RESTART_WINDOW_S]
         child.restarts = deque([*recent, now_s] if reason != "leak" else recent)  # that one left in good order
         self._page.main.count[restart_cell(child.role, reason)] += 1

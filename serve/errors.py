@@ -14,12 +14,13 @@ class EvenkeelError(Exception):
     code = "internal"
     status = 500
     retryable = False
+    retry_s: float | None = None  # the hint, where the one who raises it has no better one
     shed = ""  # what there was too much of, when the request was refused for load alone
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = self.retry_s if retry_after_s is None else retry_after_s
 
 
 class BadRequest(EvenkeelError):
@@ -86,6 +87,7 @@ class Overloaded(EvenkeelError):
     """Refused at the door: the queue is full, or the wait would outlast the deadline."""
 
     code, status, retryable = "overloaded", 429, True
+    retry_s = 1.0
     shed = "rows"  # as many wait as may wait
 
 
@@ -103,6 +105,7 @@ class WaitTooLong(Overloaded):
 
 class NotReady(EvenkeelError):
     code, status, retryable = "not_ready", 503, True
+    retry_s = 1.0
 
 
 class TooManyConnections(NotReady):
@@ -122,10 +125,12 @@ class EngineLost(EvenkeelError):
     """The engine ended while it held the request, and running it again was not possible."""
 
     code, status, retryable = "engine_lost", 503, True
+    retry_s = 1.0
 
 
 class DeadlineExceeded(EvenkeelError):
     code, status, retryable = "deadline_exceeded", 504, True
+    retry_s = 1.0
 
 
 class ModelFailed(EvenkeelError):

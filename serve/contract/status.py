@@ -124,6 +124,8 @@ class Engine(_Cells):
     ROWS_FIT = auto()  # rows of a batch that fit into memory, learned from those that did not; 0: no limit met
     EDITION = auto()  # what is, or is to be, loaded there; 0: nothing
     MEMORY_BYTES = auto()  # of the process alone, without files and shared memory
+    ENDED_HOW = auto()  # of the last life that ended, see ends.py; the supervisor's
+    ENDED_EPOCH = auto()
     QUEUE_LARGE = auto()  # requests in the queue that need several batches, and take turns with the others
     QUEUE_BEYOND = auto()  # their rows beyond one batch each: of QUEUE_ROWS, those that nobody else waits behind
     ERRORS = 32

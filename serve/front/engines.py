@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _SERVING = int(Main.SERVING)
 _ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
 _LARGE, _BEYOND, _BATCHES = int(Engine.QUEUE_LARGE), int(Engine.QUEUE_BEYOND), int(Engine.BATCHES)
+_EDITION = int(Engine.EDITION)
 _RUN_STARTED, _RUN_ROWS, _PREDICTED = int(Engine.RUN_STARTED_S), int(Engine.RUN_ROWS), int(Engine.RUN_PREDICTED_S)
 
 
@@ -99,8 +100,9 @@ class Engines:
         rows, beyond = count[_ENGINE_ROWS], count[_BEYOND]
         untried_s = now_s - self._untried[link][0] if link in self._untried else 0.0
         return Load(
-            len(self.up), max(link.rows - link.beyond, rows - beyond), max(link.rows, rows), max(link.large, count[_LARGE]), model.rows_max,
-            link.block.value[_ROW_COST], _running(link, now_s), untried_s)  # fmt: skip
+            engines=len(self.up), ahead=max(link.rows - link.beyond, rows - beyond), rows=max(link.rows, rows),
+            large=max(link.large, count[_LARGE]), turn_rows=model.rows_max, row_s=link.block.value[_ROW_COST],
+            running=_running(link, now_s), untried_s=untried_s)  # fmt: skip
 
     def choose_for(self, wanted: Model) -> EngineLink | None:
         """For a request whose inputs lie in its slot as that model wanted them: one that serves and takes them, or else one of
@@ -108,6 +110,19 @@ class Engines:
         fitting = [link for link in self.up if link.model is not None and link.model.takes(wanted)]
         fitting = fitting or [o for o in self.links if o.model is not None and o.model.edition == wanted.edition]
         return min(fitting, key=_rows_of) if fitting else None
+
+    def choose_for_suspect(self, wanted: Model) -> EngineLink | None:
+        """As `choose_for`, but always the same engine for all of them, in every front: the one that was started most often. So
+        two suspects cannot end two replicas at once."""
+        fitting = [link for link in self.up if link.model is not None and link.model.takes(wanted)]
+        return max(fitting, key=_starts_of) if fitting else self.choose_for(wanted)
+
+    @property
+    def another_is_up(self) -> bool:
+        """Whether a replica may be risked: another one would go on. Where there is only one, it has to be."""
+        edition = self._edition
+        replicas = sum(link.epoch > 0 and link.block.count[_EDITION] == edition for link in self.links)
+        return replicas < 2 or len(self.up) > 1
 
     def overloaded(self, message: str, kind: type[Overloaded] = Overloaded) -> Overloaded:
         """A refusal that says when the least loaded engine will have done what waits."""
@@ -211,6 +226,10 @@ class Engines:
 
 def _rows_of(link: EngineLink) -> int:
     return link.rows
+
+
+def _starts_of(link: EngineLink) -> tuple[int, str]:
+    return link.epoch, link.path
 
 
 def _running(link: EngineLink, now_s: float) -> Running:

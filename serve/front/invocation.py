@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from serve.codec import Body, Decoded
+from serve.contract import ends
+from serve.contract.ends import Ended
 from serve.contract.lifecycle import Reason
 from serve.contract.logline import log
 from serve.contract.status import Block, Engine, Front, Main, StatusPage, time_bucket
@@ -28,7 +30,6 @@ from serve.errors import (
     EvenkeelError,
     NotReady,
     OutOfMemory,
-    PoisonedRequest,
     TooManyBytes,
 )  # fmt: skip
 from serve.front.crowd import ROW_BODY_MAX, Arrival, Crowd
@@ -38,6 +39,7 @@ from serve.front.intake import Intake
 from serve.front.links import EngineLink, Model
 from serve.front.request import Flight, Invocation, model_of
 from serve.front.streams import Streams
+from serve.front.suspects import JUDGED_WITHIN_S, LastRun, Record, no_more
 from serve.settings import Limits
 from serve.transport import descriptor
 from serve.transport.arena import read_spill
@@ -50,8 +52,6 @@ if TYPE_CHECKING:
     from serve.contract.signature import Signature
 
 SWEEP_S = 0.05  # how late a deadline may be noticed
-CRASHES_MAX = 2  # a request that ran when an engine ended runs again, alone; when that ends the engine too, it was the cause
-SUBMITS_MAX = 6  # to one engine after the other, each of which ended before it ran the request
 DECODED_ASIDE_FROM = 1 << 20  # bytes of body from which decoding would hold up other requests noticeably
 LINES = ("text/csv", "application/jsonlines")
 EARLY_MAX = 256  # requests held by a worker that has not met an engine yet
@@ -244,7 +244,7 @@ class Invocations:
             self._held.append(invocation)
             return
         assert slot is not None, "a request is submitted with its slot"
-        flags = 0 if invocation.submits == 0 else SUSPECT if invocation.crashes else AGAIN
+        flags = 0 if invocation.submits == 0 else self._again(invocation)
         invocation.submits += 1
         link.rows += invocation.rows
         if invocation.beyond:
@@ -253,6 +253,11 @@ class Invocations:
         link.submit(REQUEST.pack(
             descriptor.SUBMIT, flags, 0, invocation.rows, invocation.id, slot.offset, slot.capacity, invocation.used, link.epoch,
             invocation.deadline_s, invocation.started_s), now)  # fmt: skip
+
+    def _again(self, invocation: Invocation) -> int:
+        """The flag of a request that another engine held when it ended."""
+        self._count[Front.RESUBMITTED] += 1
+        return SUSPECT if invocation.crashes or invocation.kills else AGAIN
 
     # ---- encode, answer, release ---------------------------------------------------------------------------------
 
@@ -278,7 +283,10 @@ class Invocations:
             assert link is not None, "the reply came over a link"
             fd = link.take_fd()
             if fd == NO_FD:
-                self._refuse(invocation, OutOfMemory("the answer came, but this process has no file descriptor left to take it"))
+                self._refuse(
+                    invocation,
+                    OutOfMemory("the answer came, but this process has no file descriptor left to take it", retry_after_s=1),
+                )
                 return
             memory, offset = memoryview(read_spill(fd, size)), 0
             os.close(fd)
@@ -396,6 +404,8 @@ class Invocations:
                 self._refuse(invocation, NotReady("no engine became ready within the deadline", retry_after_s=1))
         self._early = [(i, body) for i, body in self._early if i.caller is not None]
         self.engines.sweep(now_s, len(self._flight.pending))
+        if self._held and self.engines.up:
+            self._give_held()
         if self._held and self._page.main.count[Main.LEAVING] == Reason.FAILED:
             self._give_up_held()
         self._count[_IN_FLIGHT] = len(self._flight.pending)
@@ -404,17 +414,26 @@ class Invocations:
 
     def _engine_serves(self) -> None:
         """Whoever waited for an engine is given to one."""
-        held, self._held = self._held, []
-        for invocation in held:
-            self._give(invocation)
+        self._give_held()
         early, self._early = self._early, []
         for invocation, body in early:  # behind those held, whose ids are lower: ids ascend as they are submitted
             if invocation.caller is not None:
                 self.begin(invocation, body)
 
+    def _give_held(self) -> None:
+        held, self._held = self._held, []
+        for invocation in held:
+            self._give(invocation)
+
     def _give(self, invocation: Invocation) -> None:
-        """Submit a request that no engine has."""
-        invocation.link = link = self.engines.choose_for(invocation.model)
+        """Submit a request that no engine has; or hold it, or give it up."""
+        if invocation.end is not None and not self._judge(invocation, invocation.end):
+            return
+        if invocation.crashes and not self.engines.another_is_up:
+            self._held.append(invocation)
+            return
+        choose = self.engines.choose_for_suspect if invocation.crashes else self.engines.choose_for
+        invocation.link = link = choose(invocation.model)
         if link is None and self.engines.up:
             self._drop(invocation, EngineLost("its engine has gone, and the version that serves now takes other inputs"))
             return
@@ -422,6 +441,24 @@ class Invocations:
             assert link.model is not None, "it has greeted"
             invocation.model = link.model
         self._submit(invocation)
+
+    def _judge(self, invocation: Invocation, end: LastRun) -> bool:
+        """Whether a request that ran when its engine ended is to run again. If nobody has said yet why the engine ended, it is
+        held until then."""
+        ended = ends.read(end.block, end.epoch)
+        if ended is None:
+            if self._clock() - end.lost_s < JUDGED_WITHIN_S:
+                self._held.append(invocation)
+                return False
+            ended = Ended.UNKNOWN
+        was = Record(invocation.submits, invocation.crashes, invocation.kills)
+        now = was.after(ended, end.answered)
+        invocation.end, invocation.crashes, invocation.kills = None, now.crashes, now.kills
+        alone = end.held_only(invocation.id) and now.crashes > was.crashes
+        error = no_more(now, alone)
+        if error is not None:
+            self._drop(invocation, error)
+        return error is None
 
     def _drop(self, invocation: Invocation, error: EvenkeelError | None) -> None:
         """Of a request that no engine has."""
@@ -434,20 +471,21 @@ class Invocations:
     def _engine_lost(self, link: EngineLink) -> None:
         """Run its requests again: the inputs are still in their slots, and nobody else can write there now.
 
-        Whoever may have run in its last batch does so alone from now on. If that ends an engine once more, it is known who
-        did it: nobody who only shared a batch with such a request, or waited behind it, is refused for that.
+        Whoever may have run in its last batch is a suspect, see suspects.py: nobody who only shared a batch with such a request,
+        or waited behind it, is refused for that.
         """
         orphans = [i for i in self._flight.pending.values() if i.link is link]
-        ran = link.may_have_run()
+        run = link.last_run(self._clock())
         for invocation in orphans:
             invocation.link = None
-            invocation.crashes += ran(invocation.id)
-            error = _no_more(invocation)
+            if run.may_hold(invocation.id):
+                invocation.end = run
+        for invocation in sorted(orphans, key=_has_no_end):  # first those who may be refused for it
+            error = _cannot_run_again(invocation)
             if invocation.caller is None or error is not None:
                 self._drop(invocation, error)
-                continue
-            self._count[Front.RESUBMITTED] += 1
-            self._give(invocation)
+            else:
+                self._give(invocation)
 
     def trim(self) -> None:
         self._intake.trim()
@@ -481,12 +519,12 @@ def _decode_if_awaited(invocation: Invocation, body: Body, signature: Signature)
     return head.decoder.decode(body, signature, head.params) if invocation.caller is not None else None
 
 
-def _no_more(invocation: Invocation) -> EvenkeelError | None:
-    """Why a request whose engine has ended is not run again; None: it is."""
+def _has_no_end(invocation: Invocation) -> bool:
+    return invocation.end is None
+
+
+def _cannot_run_again(invocation: Invocation) -> EvenkeelError | None:
+    """Whatever ended its engine."""
     if invocation.stream is not None:
         return EngineLost("the engine ended in the middle of the answer; what has been sent of it cannot be taken back")
-    if invocation.crashes >= CRASHES_MAX:
-        return PoisonedRequest("the engine ended twice while it ran this request, the second time alone; it is not tried again")
-    if invocation.submits >= SUBMITS_MAX:
-        return EngineLost(f"{SUBMITS_MAX} engines ended, one after the other, while this request waited in them")
-    return None
+    return no_more(Record(invocation.submits, invocation.crashes, invocation.kills)) if invocation.end is None else None

@@ -16,14 +16,16 @@ from typing import Any
 from serve.codec import Plan, plan_of
 from serve.contract.logline import log
 from serve.contract.signature import Signature
-from serve.contract.status import RUN_EPOCH, Block, run_spans
+from serve.contract.status import RUN_EPOCH, Block, Engine, run_spans
 from serve.front.named import Starts
+from serve.front.suspects import LastRun
 from serve.transport import descriptor
 from serve.transport.arena import Arena
 from serve.transport.channel import Channel, ChannelClosed
 from serve.transport.descriptor import PROTOCOL, RECORD_BYTES, REPLY, REQUEST
 from serve.transport.layout import Layout
 
+_BATCHES = int(Engine.BATCHES)
 RECONNECT_S = 0.05  # only when the supervisor's own socket refuses: its backlog is full, or it is stopping
 
 
@@ -86,6 +88,7 @@ class EngineLink:
         self.path, self.block, self._tally = path, block, tally
         self.model: Model | None = None
         self.epoch = 0
+        self._batches = 0  # that engines here had answered when this one greeted
         self.rows = 0  # rows submitted here and not yet given back
         self.large = 0  # requests there of more rows than one batch
         self.beyond = 0  # of `rows`, those of large requests beyond one batch each, which nobody waits behind
@@ -173,18 +176,16 @@ class EngineLink:
         if len(self._greeting) < end:
             return b""
         self.model = Model.from_card(json.loads(self._greeting[RECORD_BYTES:end]), self._tally)
-        self.epoch = hello[7]
+        self.epoch, self._batches = hello[7], self.block.count[_BATCHES]
         rest, self._greeting = self._greeting[end:], b""
         self._on_up(self)
         return rest
 
-    def may_have_run(self) -> Callable[[int], bool]:
-        """Whether a request was in the batch that the lost engine ran last. Without knowledge: any of them was."""
+    def last_run(self, now_s: float) -> LastRun:
+        """What the engine that has just been lost ran last."""
         wrote = self.block.count[RUN_EPOCH]
-        if wrote > self.epoch:  # its successor has begun to run already
-            return lambda id: True
-        spans = run_spans(self.block) if wrote == self.epoch else []
-        return lambda id: any(first <= id <= last for first, last in spans)
+        spans = tuple(run_spans(self.block)) if wrote == self.epoch else () if wrote < self.epoch else None
+        return LastRun(self.block, self.epoch, spans, self.block.count[_BATCHES] > self._batches, now_s)
 
     def take_fd(self) -> int:
         """The descriptor that came with an OVERFLOW reply."""

@@ -13,6 +13,7 @@ from serve.transport.slots import Slot
 if TYPE_CHECKING:
     from serve.front.links import EngineLink, Model
     from serve.front.streams import Stream
+    from serve.front.suspects import LastRun
 
 
 class Caller(Protocol):
@@ -52,7 +53,9 @@ class Invocation:
     started_s = 0.0
     deadline_s: float
     submits = 0  # to how many engines it was given, one after the other
-    crashes = 0  # of engines that ran it, or may have
+    crashes = 0  # ends of engines that ran it, or may have, and for which it may be to blame
+    kills = 0  # such ends that blame nobody
+    end: LastRun | None = None  # the last such end, until it is known who is to blame
     slot: Slot | None = None
     request_id = ""  # under which the handler's log has it, where the client gave none
     link: EngineLink | None = None

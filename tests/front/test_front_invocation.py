@@ -16,7 +16,7 @@ from serve.engine.backends.base import RawReply, RawRequest
 from serve.engine.replica import Replica
 from serve.errors import NUMBER, BadShape, DeadlineExceeded
 from serve.front.admission import FEW
-from serve.front.invocation import SUBMITS_MAX
+from serve.front.suspects import SUBMITS_MAX
 from serve.settings import Limits
 from tests.support.front_bench import FrontBench, codes, head
 from tests.support.models import Array, raw_replica, replica, signature, spec, twice_plus_one

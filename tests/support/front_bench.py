@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from serve.contract import ends
+from serve.contract.ends import Ended
 from serve.contract.status import StatusPage
 from serve.engine.cycle import Cycle
 from serve.engine.flying import cycle_for
@@ -90,12 +92,19 @@ class EnginePlace:
         self.cycle = cycle_for(self._make(), self.listener.dup(), block, self.epoch, self.bench.clock)
         return self.cycle
 
-    def crash(self) -> None:
-        """As the kernel does it when the process dies: every socket closes, nothing else is said."""
+    def crash(self, ended: Ended | None = Ended.BY_ITSELF) -> None:
+        """As the kernel does it when the process dies: every socket closes, nothing else is said. `ended`: what the supervisor
+        says of it; None: nothing yet."""
         cycle, self.cycle = self.cycle, None
         assert cycle is not None, "only a living engine crashes"
+        if ended is not None:
+            self.tell(ended)
         cycle._peers.close()
         cycle._peers._listener.close()
+
+    def tell(self, ended: Ended) -> None:
+        """As the supervisor does it before it starts the next engine."""
+        ends.write(self.bench.page.engine(self.number), self.epoch, ended)
 
     def leave(self) -> None:
         """Told to finish what it has accepted, as by SIGTERM."""

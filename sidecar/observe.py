@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve.contract import health
+from serve.contract import health, poisons
 from serve.contract.lifecycle import CLEARS, Reason, ReplicaView, State, conditions, container_state
 from serve.contract.status import (
     DEVICE_TEXT,
+    FRONTS_MAX,
     PLAN_TEXT,
     ROLES,
     ROW_CELLS,
@@ -43,6 +44,7 @@ from sidecar.transitions import Memory, Seen, SeenReplica
 
 STATUS_OF = {family.code: family.status for family in FAMILIES}
 POINT_FIELDS = tuple(f.name for f in dataclasses.fields(Point))
+POISONS_SHOWN = 8
 AT_S = POINT_FIELDS.index("at_s")
 
 
@@ -148,11 +150,19 @@ def status(page: StatusPage, now: Now, remembered: Remembered, points_after_s: f
         "restart_reasons": {key: n for key, n in restarts(page).items() if n},
         "replicas": replicas, "devices": page.read_text(DEVICE_TEXT).get("devices", []),
         "fronts": [_front(page, i) for i in range(count[Main.FRONTS])],
+        "poisoned": poisoned(page, now),
         "faults": [dataclasses.asdict(f) for f in reversed(memory.faults)],
         "transitions": [dataclasses.asdict(t) for t in reversed(memory.transitions)],
         "sidecar": {"pid": os.getpid(), "restarted": memory.life > 1, "life": memory.life},
         "measures": _measures(remembered.measures, latest, points_after_s),
     }  # fmt: skip
+
+
+def poisoned(page: StatusPage, now: Now) -> dict[str, Any]:
+    """The requests that ended engines of the version that serves, and are refused for it. None of their bytes is told."""
+    found = poisons.remembered(page, range(FRONTS_MAX), page.main.count[Main.SERVING], now.monotonic_s)
+    newest = [{"id": p.fingerprint.digest[:4].hex(), "at": now.unix(p.found_s)} for p in found[:POISONS_SHOWN]]
+    return {"remembered": len(found), "for_s": poisons.REMEMBERED_S, "newest": newest}
 
 
 def models(page: StatusPage) -> list[dict[str, Any]]:

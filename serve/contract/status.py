@@ -152,7 +152,9 @@ SIDECAR_TEXT = ENGINES_MAX  # the sidecar's own text, behind those of the engine
 PLAN_TEXT = ENGINES_MAX + 1  # the supervisor's: which model is to be served, known before any engine has loaded it
 ASKED_TEXT = ENGINES_MAX + 2  # the sidecar's: which version is asked for, {"ask": SWAP_ASKED, "version": …}
 DEVICE_TEXT = ENGINES_MAX + 3  # the sidecar's: what the machine's accelerators say of themselves
-PAGE_BYTES = _TEXT_AT + (ENGINES_MAX + 4) * TEXT_BYTES
+POISON_CELLS = 2048  # of one front, see poisons.py
+_POISON_AT = _TEXT_AT + (ENGINES_MAX + 4) * TEXT_BYTES
+PAGE_BYTES = _POISON_AT + FRONTS_MAX * POISON_CELLS * 8
 
 
 class Block:
@@ -196,6 +198,11 @@ class StatusPage:
     def engine(self, place: int) -> Block:
         assert 0 <= place < ENGINES_MAX, "the plan bounds the number of engines"
         return self._block(1 + FRONTS_MAX + place)
+
+    def poisons(self, front: int) -> Block:
+        """Where this front remembers the requests that ended engines."""
+        at = _POISON_AT + front * POISON_CELLS * 8
+        return Block(self._view[at : at + POISON_CELLS * 8])
 
     def write_text(self, engine: int, data: dict[str, Any]) -> None:
         """Publish what the engine at this place (or at SIDECAR_TEXT …) explains. Too long: replaced by a note."""

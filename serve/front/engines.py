@@ -197,6 +197,11 @@ class Engines:
 
     # ---- what is known of them -----------------------------------------------------------------------------------------
 
+    @property
+    def edition(self) -> int:
+        """Of the version that everything is sent to."""
+        return self._edition
+
     def know(self) -> None:
         """Once a second: the sums of the models' files, which engines write on the status page when they have them."""
         for link in self.links:

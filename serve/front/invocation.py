@@ -30,6 +30,7 @@ from serve.errors import (
     EvenkeelError,
     NotReady,
     OutOfMemory,
+    PoisonedRequest,
     TooManyBytes,
 )  # fmt: skip
 from serve.front.crowd import ROW_BODY_MAX, Arrival, Crowd
@@ -37,9 +38,10 @@ from serve.front.engines import Engines
 from serve.front.handled import raw_answer
 from serve.front.intake import Intake
 from serve.front.links import EngineLink, Model
+from serve.front.poison import Poisons
 from serve.front.request import Flight, Invocation, model_of
 from serve.front.streams import Streams
-from serve.front.suspects import JUDGED_WITHIN_S, LastRun, Record, no_more
+from serve.front.suspects import JUDGED_WITHIN_S, LastRun, Record, no_more, poisoned_again
 from serve.settings import Limits
 from serve.transport import descriptor
 from serve.transport.arena import read_spill
@@ -96,10 +98,12 @@ class Invocations:
         self._aside_bytes = 0
         self._rows_max, self._bytes_max = limits.queue_rows_max, limits.queue_bytes_max
         self._timeout_s = limits.request_timeout_s
+        self._poisons = Poisons(page, place, self._intake.memory)
         self.streams = Streams(self._intake.memory, limits, clock)
         self.engines = Engines(
             page, place, sockets, self._intake.arena, limits, clock, self.finish, self._engine_lost, self._engine_serves
         )
+        self._poisons.look(self.engines.edition, clock())
 
     # ---- the story -----------------------------------------------------------------------------------------------
     # For any request, one at a time. Crowd does the same for many plain ones together.
@@ -119,7 +123,9 @@ class Invocations:
     def _take_arrived(self) -> None:
         arrived, self._arrived = self._arrived, []
         self._lone = len(arrived) == 1
-        for invocation, body in self._crowd.take(arrived, self.engines.model, self.engines.only_up):
+        if not self._poisons.known:  # else each has to be looked at
+            arrived = self._crowd.take(arrived, self.engines.model, self.engines.only_up)
+        for invocation, body in arrived:
             if invocation.caller is not None:
                 self.begin(invocation, body)
 
@@ -147,6 +153,8 @@ class Invocations:
                 self._intake.take_row(invocation, model, packed)
             elif not self._take_any(invocation, model, body, decoded):
                 return
+            if self._poisons.known and self._poisons.has(invocation):
+                raise poisoned_again()
             link = self.engines.only_up
             if link is None or link.rows + invocation.rows > link.rows_sure:
                 # None: it is held until one is back, within its deadline.
@@ -404,6 +412,7 @@ class Invocations:
                 self._refuse(invocation, NotReady("no engine became ready within the deadline", retry_after_s=1))
         self._early = [(i, body) for i, body in self._early if i.caller is not None]
         self.engines.sweep(now_s, len(self._flight.pending))
+        self._poisons.look(self.engines.edition, now_s)
         if self._held and self.engines.up:
             self._give_held()
         if self._held and self._page.main.count[Main.LEAVING] == Reason.FAILED:
@@ -428,6 +437,9 @@ class Invocations:
     def _give(self, invocation: Invocation) -> None:
         """Submit a request that no engine has; or hold it, or give it up."""
         if invocation.end is not None and not self._judge(invocation, invocation.end):
+            return
+        if self._poisons.known and self._poisons.has(invocation):
+            self._drop(invocation, poisoned_again())
             return
         if invocation.crashes and not self.engines.another_is_up:
             self._held.append(invocation)
@@ -456,6 +468,8 @@ class Invocations:
         invocation.end, invocation.crashes, invocation.kills = None, now.crashes, now.kills
         alone = end.held_only(invocation.id) and now.crashes > was.crashes
         error = no_more(now, alone)
+        if isinstance(error, PoisonedRequest):
+            self._poisons.remember(invocation, self._clock())
         if error is not None:
             self._drop(invocation, error)
         return error is None

@@ -69,3 +69,8 @@ def no_more(record: Record, alone: bool = False) -> EvenkeelError | None:
     if record.submits >= SUBMITS_MAX:
         return EngineLost(f"{record.submits} engines ended, one after the other, while this request was in them")
     return None
+
+
+def poisoned_again() -> PoisonedRequest:
+    """To the same bytes, sent another time."""
+    return PoisonedRequest("the same request ended two engines a short time ago, the second time alone; it is not tried again")

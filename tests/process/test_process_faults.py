@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.load import TENSORS_TOML
 from container.waker import is_stopped, parent_of
 from tests.support.handler_model import asking, handler_folder
 from tests.support.held import held
@@ -73,6 +74,49 @@ def test_one_of_64_that_ends_the_engine_costs_no_other_its_answer(batched: Tree,
     assert batched.status()["restarts"]["engine"] == before + 2
     for wire in (running, *wires):
         wire.close()
+
+
+def test_the_same_bytes_that_ended_engines_end_no_other(batched: Tree) -> None:
+    assert ask(batched, asking(4242, "die")).code == "poisoned_request"
+    before = batched.status()["restarts"]["engine"]
+    again = [ask(batched, asking(4242, "die")) for _ in range(5)]
+    assert {(r.status, r.code) for r in again} == {(500, "poisoned_request")}
+    assert ask(batched, asking(7)).json()["x"] == 14
+    status = batched.status()
+    assert status["restarts"]["engine"] == before
+    assert status["poisoned"]["remembered"] >= 1 and status["poisoned"]["newest"][0]["id"]
+
+
+def test_a_request_whose_engine_is_killed_twice_from_outside_gets_its_answer(batched: Tree) -> None:
+    running = busy(batched, 4321, 1.5)
+    for kill in (1, 2):
+        os.kill(batched.pid_of("engine"), signal.SIGKILL)
+        batched.out.write_bytes(b"")
+        eventually(lambda: said(batched, "user_output", "begun 4321"), f"it runs again after kill {kill}", 30)
+    reply = running.read()
+    assert (reply.status, reply.json()["x"]) == (200, 8642)
+    running.close()
+
+
+def test_a_request_of_very_many_rows_is_refused_at_once_or_takes_turns_and_the_others_are_served(tmp_path: Path) -> None:
+    """A batch of 16 rows takes 30 ms: 40,000 rows would take over a minute, 1,600 three seconds."""
+    slow = {"EVENKEEL_FAULTS": "slow:every=1,ms=30", "EVENKEEL_REQUEST_TIMEOUT_S": "20"}
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.toml").write_text(TENSORS_TOML + "\n[batching]\nrows_max = 16\n")
+    row = b"[1,2,3,4]"
+    with serving(model, **slow) as tree, ThreadPoolExecutor(4) as pool:
+        for _ in range(120):  # so that the cost is known: warm-up has not met the fault
+            assert ask(tree, b'{"instances":[' + row + b"]}").status == 200
+        too_many = ask(tree, b'{"instances":[' + b",".join([row] * 40_000) + b"]}")
+        assert (too_many.status, too_many.code) == (413, "too_many_rows")
+        assert "rows would fit now" in too_many.body.decode()
+        large = pool.submit(ask, tree, b'{"instances":[' + b",".join([row] * 1600) + b"]}")
+        others = []
+        while not large.done():
+            others.append(ask(tree, b'{"instances":[' + row + b"]}").status)
+        assert large.result().status == 200
+        assert set(others) == {200} and len(others) > 5
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from serve.contract import poisons
 from serve.contract.lifecycle import Reason, State, Verdict, readiness
+from serve.contract.poisons import Fingerprint, Poison
 from serve.contract.status import Engine, EngineView, Front, Main, StatusPage, read_engine, restart_cell, time_bucket
 from serve.errors import NUMBER, BadShape, ModelFailed
 from sidecar import observe
@@ -38,6 +40,15 @@ ME = os.getpid()
 def test_only_engines_of_the_plan_are_looked_at(page: StatusPage) -> None:
     page.main.count[Main.ENGINES] = 2
     assert [e.place for e in observe.engines(page)] == [0, 1]
+
+
+def test_status_tells_how_many_poisoned_requests_are_remembered_and_the_newest_without_their_bytes(page: StatusPage) -> None:
+    page.main.count[Main.SERVING] = 2
+    for n, edition in ((1, 1), (2, 2), (3, 2)):
+        poisons.write(page, 0, Poison(100.0 + n, edition, Fingerprint(n, bytes([n]) * 16)))
+    told = observe.status(page, Now(110.0, 1110.0), Remembered())["poisoned"]
+    assert told["remembered"] == 2
+    assert told["newest"] == [{"id": "03030303", "at": 1103.0}, {"id": "02020202", "at": 1102.0}]
 
 
 @pytest.mark.parametrize("stuck", [0, 1])

@@ -127,8 +127,8 @@ VARIABLES: tuple[Variable, ...] = (
              "connections open at once, per HTTP worker; on those beyond it only /ping is answered, the rest gets 503"),
     Variable("EVENKEEL_KEEP_ALIVE_S", float, 75.0, 1, 86400, "idle time after which a connection is closed"),
     Variable("EVENKEEL_QUEUE_ROWS", int, 8192, 1, 8192, 
-             "rows accepted and not yet answered, per HTTP worker; 429 beyond it. Of a request, whatever its size, one full batch "
-             "counts. In a batch job no limit unless set"),
+             "rows accepted and not yet answered, per HTTP worker; 429 beyond it. Of a request, whatever its size, one full "
+             "batch counts. In a batch job no limit unless set"),
     Variable("EVENKEEL_QUEUE_WAIT_S", float, 2.0, 0.01, 86400,
              "wait that is accepted where many are waiting and the queue has not been empty for as long, and never more than 0.8 "
              "of the deadline; 429 beyond it. In a batch job no limit unless set"),

@@ -168,8 +168,7 @@ class Invocations:
         invocation.deadline_s = invocation.started_s + self._timeout_s
         self._flight.pending[id] = invocation
         self._flight.rows += invocation.rows
-        if invocation.rows > model.rows_max:
-            invocation.beyond = invocation.rows - model.rows_max
+        if invocation.beyond:
             self._flight.beyond += invocation.beyond
         self._submit(invocation, lone)
 
@@ -215,6 +214,7 @@ class Invocations:
                 return False
             decoded = head.decoder.decode(body, model.signature, head.params)
         self._intake.take(invocation, model, decoded)
+        invocation.beyond = max(0, invocation.rows - model.rows_max)
         return True
 
     def _decode_aside(self, invocation: Invocation, body: Body, model: Model, signature: Signature) -> None:
@@ -291,10 +291,8 @@ class Invocations:
             assert link is not None, "the reply came over a link"
             fd = link.take_fd()
             if fd == NO_FD:
-                self._refuse(
-                    invocation,
-                    OutOfMemory("the answer came, but this process has no file descriptor left to take it", retry_after_s=1),
-                )
+                no_file = "the answer came, but this process has no file descriptor left to take it"
+                self._refuse(invocation, OutOfMemory(no_file, retry_after_s=1))
                 return
             memory, offset = memoryview(read_spill(fd, size)), 0
             os.close(fd)
@@ -494,7 +492,7 @@ class Invocations:
             invocation.link = None
             if run.may_hold(invocation.id):
                 invocation.end = run
-        for invocation in sorted(orphans, key=_has_no_end):  # first those who may be refused for it
+        for invocation in sorted(orphans, key=_has_no_end):  # first those who may be refused: others may have the same bytes
             error = _cannot_run_again(invocation)
             if invocation.caller is None or error is not None:
                 self._drop(invocation, error)

@@ -24,7 +24,14 @@ from serve.codec.fit import check_finite, finish, from_leaves, shown
 from serve.codec.json_document import BOM, dumps
 from serve.codec.pieces import whole_lines
 from serve.codec.plan import Plan, plan_of
-from serve.codec.room import OBJECT_BYTES, QUICK_NUMBERS_BYTES, QUICK_OBJECTS_BYTES, check_room, count
+from serve.codec.room import (
+    OBJECT_BYTES,
+    QUICK_NUMBERS_BYTES,
+    QUICK_OBJECTS_BYTES,
+    QUICK_TEXT_OUTPUT_BYTES,
+    check_room,
+    count,
+)
 from serve.contract.signature import Signature, TensorSpec
 from serve.errors import BadRequest, BadShape, ModelFailed, UnsupportedMedia
 
@@ -43,6 +50,7 @@ BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
 class CsvRows:
     mime = "text/csv"
+    quick_output_bytes = QUICK_TEXT_OUTPUT_BYTES
 
     def decode(self, body: Body, signature: Signature, params: Mapping[str, str], room: int = ROOM_BYTES) -> Decoded:
         plan = plan_of(signature)

@@ -23,6 +23,7 @@ from serve.codec.room import (
     QUICK_BYTES,
     QUICK_NUMBERS_BYTES,
     QUICK_OBJECTS_BYTES,
+    QUICK_TEXT_OUTPUT_BYTES,
     check_room,
     count,
     json_objects,
@@ -35,11 +36,13 @@ U, L, N = b"uln"
 NOT_NUMBERS = re.compile(b"NaN|Infinity")  # Python's json writes them
 U_OR_L = re.compile(b"[ul]")
 INSTANCES, BARE, COLUMNS = Form  # a look-up of an enum's member costs as much as a search of the body
+NUMBERS_AT_ONCE = 1 << 16  # of a large array: while orjson writes, no other thread of this process runs
 IGNORED_KEYS = frozenset({"configuration", "signature_name"})  # built-in algorithms and TensorFlow Serving send them
 
 
 class JsonDocument:
     mime = "application/json"
+    quick_output_bytes = QUICK_TEXT_OUTPUT_BYTES
 
     def decode(self, body: Body, signature: Signature, params: Mapping[str, str], room: int = ROOM_BYTES) -> Decoded:
         plan = plan_of(signature)
@@ -216,6 +219,8 @@ def named_rows(columns: Sequence[Any], plan: Plan) -> list[dict[str, Any]]:
 
 
 def dumps(value: Any) -> bytes:
+    if isinstance(value, np.ndarray) and value.size > NUMBERS_AT_ONCE and value.dtype != object:
+        return _dumped_in_pieces(value)
     try:
         return orjson.dumps(value, None, orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as e:
@@ -223,3 +228,10 @@ def dumps(value: Any) -> bytes:
             native = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False)).reshape(value.shape)
             return dumps(native if native.ndim else native[()])
         raise ModelFailed(f"an output cannot be written as JSON: {e}") from e
+
+
+def _dumped_in_pieces(array: Array) -> bytes:
+    if len(array) == 1:
+        return b"[" + dumps(array[0]) + b"]"
+    step = max(1, NUMBERS_AT_ONCE * len(array) // array.size)
+    return b"[" + b",".join([dumps(array[at : at + step])[1:-1] for at in range(0, len(array), step)]) + b"]"

@@ -15,7 +15,7 @@ from serve.codec.json_large import LARGE_BYTES
 from serve.codec.json_records import Noun, from_records
 from serve.codec.pieces import PIECE_BYTES, filled, whole_lines
 from serve.codec.plan import Plan, plan_of
-from serve.codec.room import OBJECT_BYTES, check_room, count, json_objects
+from serve.codec.room import OBJECT_BYTES, QUICK_TEXT_OUTPUT_BYTES, check_room, count, json_objects
 from serve.contract.signature import Signature
 from serve.errors import BadRequest, BadShape
 
@@ -23,6 +23,8 @@ NOUN = Noun("line", first=1)
 
 
 class JsonLines:
+    quick_output_bytes = QUICK_TEXT_OUTPUT_BYTES
+
     def __init__(self, mime: str) -> None:
         self.mime = mime
 

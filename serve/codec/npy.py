@@ -18,7 +18,7 @@ import numpy as np
 from serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
 from serve.codec.fit import convert, finish, place, shown
 from serve.codec.plan import STORED, Plan, plan_of
-from serve.codec.room import OBJECT_BYTES, QUICK_CAST_BYTES, QUICK_TEXTS, check_room
+from serve.codec.room import OBJECT_BYTES, QUICK_CAST_BYTES, QUICK_OUTPUT_BYTES, QUICK_TEXTS, check_room
 from serve.contract.signature import Signature, TensorSpec
 from serve.errors import BadRequest, BadShape, NotAcceptable, UnsupportedMedia
 
@@ -41,6 +41,8 @@ class Layout:
 
 
 class Npy:
+    quick_output_bytes = QUICK_OUTPUT_BYTES
+
     def __init__(self, mime: str) -> None:
         self.mime = mime
         # How the last plain row began, for which plan, and how long it was: most clients repeat all but the numbers.

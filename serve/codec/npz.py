@@ -29,7 +29,7 @@ from serve.codec.npy import (
     to_npy,
 )
 from serve.codec.plan import STORED, Plan, plan_of
-from serve.codec.room import QUICK_BYTES, check_array, check_room
+from serve.codec.room import QUICK_BYTES, QUICK_OUTPUT_BYTES, check_array, check_room
 from serve.contract.signature import Signature, TensorSpec
 from serve.errors import BadRequest, BadShape
 
@@ -47,6 +47,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same answer gives the same bytes
 
 class Npz:
     mime = "application/x-npz"
+    quick_output_bytes = QUICK_OUTPUT_BYTES
 
     def decode(self, body: Body, signature: Signature, params: Mapping[str, str], room: int = ROOM_BYTES) -> Decoded:
         plan = plan_of(signature)

@@ -14,6 +14,7 @@ from serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
 from serve.codec.fit import finish
 from serve.codec.npy import check_bools
 from serve.codec.plan import STORED, plan_of
+from serve.codec.room import QUICK_OUTPUT_BYTES
 from serve.contract.signature import Signature
 from serve.errors import BadRequest, BadShape, NotAcceptable, UnsupportedMedia
 
@@ -22,6 +23,7 @@ assert sys.byteorder == "little", "arrays are handed over as they lie in memory"
 
 class Raw:
     mime = "application/octet-stream"
+    quick_output_bytes = QUICK_OUTPUT_BYTES
 
     def decode(self, body: Body, signature: Signature, params: Mapping[str, str], room: int = ROOM_BYTES) -> Decoded:
         plan = plan_of(signature)

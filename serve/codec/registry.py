@@ -34,6 +34,7 @@ class Guess:
     """For bodies without a Content-Type: JSON when it looks like JSON. The reply is JSON too."""
 
     mime = JSON.mime
+    quick_output_bytes = JSON.quick_output_bytes
 
     def decode(self, body: Body, signature: Signature, params: Mapping[str, str], room: int = ROOM_BYTES) -> Decoded:
         if bytes(body[:64]).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b"["):

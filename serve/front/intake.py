@@ -93,11 +93,15 @@ class Intake:
         """Nobody can write to the slot any more: it may be handed out again."""
         slot = invocation.slot
         if slot is not None:
-            if slot.capacity >= RETURN_PAGES_FROM:
-                self._freed.add(slot)
-                self._resting.discard(slot)
-            self.slots.release(slot)
+            self.free(slot)
             invocation.slot = None
+
+    def free(self, slot: Slot) -> None:
+        """The same of a slot that its request has handed on."""
+        if slot.capacity >= RETURN_PAGES_FROM:
+            self._freed.add(slot)
+            self._resting.discard(slot)
+        self.slots.release(slot)
 
     def trim(self) -> None:
         """Return the pages of large slots that nobody has used since the call before this one. Called once a second."""

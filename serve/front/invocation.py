@@ -12,8 +12,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-import traceback
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from serve.codec import Body, Decoded
@@ -25,6 +23,7 @@ from serve.contract.status import Block, Engine, Front, Main, StatusPage, time_b
 from serve.errors import (
     FAMILIES,
     NUMBER,
+    BodyTooLarge,
     DeadlineExceeded,
     EngineLost,
     EvenkeelError,
@@ -38,6 +37,7 @@ from serve.front.engines import Engines
 from serve.front.handled import raw_answer
 from serve.front.intake import Intake
 from serve.front.links import EngineLink, Model
+from serve.front.offload import Offload, Work, translated
 from serve.front.poison import Poisons
 from serve.front.request import Flight, Invocation, model_of
 from serve.front.streams import Streams
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from serve.contract.signature import Signature
 
 SWEEP_S = 0.05  # how late a deadline may be noticed
-DECODED_ASIDE_FROM = 1 << 20  # bytes of body from which decoding would hold up other requests noticeably
+OFFLOADED_FROM = 1 << 20  # bytes of body that are decoded in the thread without a look at what they are
 LINES = ("text/csv", "application/jsonlines")
 EARLY_MAX = 256  # requests held by a worker that has not met an engine yet
 
@@ -93,9 +93,7 @@ class Invocations:
         # Ids are unique among all living fronts: an engine knows requests by their id alone.
         self._flight = Flight(os.getpid() << 32 if first_id is None else first_id)
         self._crowd = Crowd(self._flight, self._intake, limits, clock, self._encode)
-        self._thread = ThreadPoolExecutor(1, "decode")
-        self._aside: dict[Invocation, asyncio.Task[None]] = {}  # those whose bodies are being decoded there
-        self._aside_bytes = 0
+        self._offload = Offload(self._loop)
         self._rows_max, self._bytes_max = limits.queue_rows_max, limits.queue_bytes_max
         self._timeout_s = limits.request_timeout_s
         self._poisons = Poisons(page, place, self._intake.memory)
@@ -159,9 +157,9 @@ class Invocations:
             if link is None or link.rows + invocation.rows > link.rows_sure:
                 # None: it is held until one is back, within its deadline.
                 link = self.engines.choose(invocation.rows, invocation.started_s, len(self._flight.pending))
-        except EvenkeelError as error:
+        except Exception as error:
             self._intake.release(invocation)
-            self._refuse(invocation, error)
+            self._refuse(invocation, translated(error))
             return
         self._flight.last_id = invocation.id = id = self._flight.last_id + 1
         invocation.link = link
@@ -188,6 +186,8 @@ class Invocations:
                     os.close(fd)
             elif kind != _ANSWER or flags & OVERFLOW or invocation.model.signature is None:
                 self._answer_otherwise(invocation, kind, flags, family, offset, size)
+            elif size > invocation.head.encoder.quick_output_bytes:
+                self._encode_offloaded(invocation, offset, size, flags & FINITE != 0, None)
             else:
                 self._encode(invocation, offset, flags & FINITE != 0)
             self._uncount(invocation)
@@ -209,36 +209,38 @@ class Invocations:
         if head.wrong is not None:
             raise head.wrong
         if decoded is None:
-            if len(body) > DECODED_ASIDE_FROM:
-                self._decode_aside(invocation, body, model, model.signature)
+            if len(body) > OFFLOADED_FROM or not head.decoder.is_quick(body, model.signature):
+                self._decode_offloaded(invocation, body, model, model.signature)
                 return False
             decoded = head.decoder.decode(body, model.signature, head.params)
         self._intake.take(invocation, model, decoded)
         invocation.beyond = max(0, invocation.rows - model.rows_max)
         return True
 
-    def _decode_aside(self, invocation: Invocation, body: Body, model: Model, signature: Signature) -> None:
-        """Decode in a thread: a body of 25 MB takes most of a second, and /ping must not wait for it."""
-        if self._aside_bytes > self._bytes_max:
-            held = f"{self._aside_bytes >> 20} MiB of requests are being decoded already (EVENKEEL_QUEUE_MB)"
+    def _decode_offloaded(self, invocation: Invocation, body: Body, model: Model, signature: Signature) -> None:
+        """A body of 25 MB takes most of a second, and /ping must not wait for it."""
+        if self._offload.bytes > self._bytes_max:
+            held = f"{self._offload.bytes >> 20} MiB of requests are being decoded already (EVENKEEL_QUEUE_MB)"
             raise self.engines.overloaded(held, TooManyBytes)
-        self._aside_bytes += len(body)
-        # Kept: the loop itself holds tasks only weakly.
-        self._aside[invocation] = self._loop.create_task(self._decode(invocation, body, model, signature))
 
-    async def _decode(self, invocation: Invocation, body: Body, model: Model, signature: Signature) -> None:
+        def decode() -> Decoded:
+            return self._decode(invocation, body, signature)
+
+        def begin(decoded: Decoded) -> None:  # another version may take the traffic by now
+            fits = self.engines.model is None or self.engines.model.takes(model)
+            self.begin(invocation, body, decoded if fits else None)
+
+        self._offload.start(invocation, Work(len(body), decode, begin, self._refuse))
+
+    def _decode(self, invocation: Invocation, body: Body, signature: Signature) -> Decoded:
+        """In the thread. What it may take is what is left for requests: one body may become far more than it weighs."""
+        head, room = invocation.head, self._bytes_max - self._intake.slots.held_bytes - self._offload.bytes
         try:
-            decoded = await self._loop.run_in_executor(self._thread, _decode_if_awaited, invocation, body, signature)
-        except EvenkeelError as error:
-            self._refuse(invocation, error)
-        else:
-            if decoded is not None and invocation.caller is not None:  # another version may take the traffic by now
-                fits = self.engines.model is None or self.engines.model.takes(model)
-                self.begin(invocation, body, decoded if fits else None)
-        finally:
-            self._aside_bytes -= len(body)
-            if self._aside.get(invocation) is asyncio.current_task():  # not begun anew, for another version
-                del self._aside[invocation]
+            return head.decoder.decode(body, signature, head.params, max(room, 0))
+        except BodyTooLarge as error:
+            if 0 < error.needed <= self._bytes_max - len(body):  # at another time it would fit
+                raise self.engines.overloaded(f"{error.message} that are left (EVENKEEL_QUEUE_MB)", TooManyBytes) from error
+            raise
 
     def _wait_for_model(self, invocation: Invocation, body: Body) -> None:
         """No engine has greeted this worker. If the container is ready, one soon will: this worker is new."""
@@ -271,18 +273,35 @@ class Invocations:
 
     def _encode(self, invocation: Invocation, offset: int, finite: bool, memory: memoryview | None = None) -> None:
         """One reply on its own, from its slot or from `memory`."""
-        model, head = invocation.model, invocation.head
-        assert model.signature is not None, "handlers encode for themselves"
         try:
-            arrays = model.outputs.unpack(memory or self._intake.memory, offset, invocation.rows)
-            body = head.encoder.encode(arrays, model.signature, invocation.form, finite)
-        except EvenkeelError as error:
-            self._refuse(invocation, error)
-        except Exception:  # a bug of ours must cost this caller only, not those whose replies come after it
-            log("answer_failed", "a reply could not be answered", trace=traceback.format_exc(limit=-6))
-            self._refuse(invocation, EvenkeelError("an internal error; the log has its trace"))
+            body = self._encoded(invocation, offset, finite, memory or self._intake.memory)
+        except Exception as error:
+            self._refuse(invocation, translated(error))
         else:
-            self._answer(invocation, model.starts[head.answer_start], body)
+            self._answer(invocation, invocation.model.starts[invocation.head.answer_start], body)
+
+    def _encoded(self, invocation: Invocation, offset: int, finite: bool, memory: memoryview) -> bytes:
+        model = invocation.model
+        assert model.signature is not None, "handlers encode for themselves"
+        arrays = model.outputs.unpack(memory, offset, invocation.rows)
+        return invocation.head.encoder.encode(arrays, model.signature, invocation.form, finite)
+
+    def _encode_offloaded(self, invocation: Invocation, offset: int, size: int, finite: bool, memory: memoryview | None) -> None:
+        """A large answer. Its slot is no longer the request's: it is free once the thread has read it."""
+        slot, invocation.slot = invocation.slot, None
+        start = invocation.model.starts[invocation.head.answer_start]
+
+        def encode() -> bytes:
+            return self._encoded(invocation, offset, finite, memory or self._intake.memory)
+
+        def answer(body: bytes) -> None:
+            self._answer(invocation, start, body)
+
+        def free() -> None:
+            if slot is not None:
+                self._intake.free(slot)
+
+        self._offload.start(invocation, Work(size, encode, answer, self._refuse, free))
 
     def _answer_otherwise(self, invocation: Invocation, kind: int, flags: int, family: int, offset: int, size: int) -> None:
         """The less common answers: faults, answers larger than their slot, and those that a handler encoded."""
@@ -303,6 +322,8 @@ class Invocations:
         elif model.signature is None:
             start, body, extra = raw_answer(memory[offset : offset + size], self.limits.batch)
             self._answer(invocation, model.starts.once(start), body, extra)
+        elif size > invocation.head.encoder.quick_output_bytes:
+            self._encode_offloaded(invocation, offset, size, flags & FINITE != 0, memory)
         else:
             self._encode(invocation, offset, flags & FINITE != 0, memory)
 
@@ -402,9 +423,11 @@ class Invocations:
             if error is not None:
                 self._refuse(invocation, error)
                 self._cancel(invocation)
-        for invocation in self._aside:
+        for invocation in self._offload.waiting:
             if invocation.started_s + self._timeout_s <= now_s:
-                self._refuse(invocation, DeadlineExceeded("the request was still being decoded at its deadline"))
+                self._refuse(
+                    invocation, DeadlineExceeded("the request was still being decoded, or its answer encoded, at its deadline")
+                )
         for invocation, _ in self._early:
             if invocation.started_s + self._timeout_s <= now_s:
                 self._refuse(invocation, NotReady("no engine became ready within the deadline", retry_after_s=1))
@@ -511,7 +534,7 @@ class Invocations:
     @property
     def idle(self) -> bool:
         """Nothing in flight and no slot held."""
-        return not self._arrived and not self._flight.pending and not self._aside and self._intake.slots.held == 0
+        return not self._arrived and not self._flight.pending and not self._offload.waiting and self._intake.slots.held == 0
 
     def execution(self) -> dict[str, int | str]:
         """What batch transform should send. Raises NotReady while no engine has said what it runs."""
@@ -521,14 +544,8 @@ class Invocations:
         return found
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._offload.close()
         self.engines.close()
-
-
-def _decode_if_awaited(invocation: Invocation, body: Body, signature: Signature) -> Decoded | None:
-    """In the thread, when its turn there has come: nobody may wait for it any more by then."""
-    head = invocation.head
-    return head.decoder.decode(body, signature, head.params) if invocation.caller is not None else None
 
 
 def _has_no_end(invocation: Invocation) -> bool:

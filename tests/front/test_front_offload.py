@@ -1,4 +1,4 @@
-"""Large bodies are decoded in a thread. Their time runs meanwhile, and nobody's body is decoded once he has left."""
+"""Large bodies are decoded in a thread. Their time runs meanwhile, and no body is decoded whose caller has left."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import pytest
 
 from serve.contract.status import Front
 from serve.errors import NUMBER, DeadlineExceeded
-from serve.front.invocation import DECODED_ASIDE_FROM
+from serve.front.heads import Head, Route, build
+from serve.front.invocation import OFFLOADED_FROM
 from serve.settings import Limits
 from tests.support.front_bench import Caller, FrontBench
 from tests.support.models import replica, signature, spec
 
 TIMEOUT_S = 2.0
 WITHIN_S = 10.0
-LARGE = b'{"instances": [' + b", ".join([b"[1.5, 2.5]"] * (DECODED_ASIDE_FROM // 10)) + b"]}"
+LARGE = b'{"instances": [' + b", ".join([b"[1.5, 2.5]"] * (OFFLOADED_FROM // 10)) + b"]}"
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def bench() -> Iterator[FrontBench]:
 def busy_thread(bench: FrontBench) -> Iterator[None]:
     """Somebody else's body is being decoded for as long as this lasts."""
     done = threading.Event()
-    bench.front._thread.submit(done.wait, WITHIN_S)
+    bench.front._offload._thread.submit(done.wait, WITHIN_S)
     try:
         yield
     finally:
@@ -59,7 +60,7 @@ def test_a_large_body_is_decoded_aside_and_answered(bench: FrontBench) -> None:
     caller = bench.ask(LARGE)
     assert not bench.front.idle and not bench.front._flight.pending
     _until(bench, answered(caller))
-    assert caller.code == "ok" and caller.body is not None and caller.body.count(b"[2.5,3.5]") == DECODED_ASIDE_FROM // 10
+    assert caller.code == "ok" and caller.body is not None and caller.body.count(b"[2.5,3.5]") == OFFLOADED_FROM // 10
 
 
 def test_who_waits_to_be_decoded_is_told_at_the_deadline(bench: FrontBench) -> None:
@@ -96,6 +97,66 @@ def test_the_body_of_one_who_does_not_wait_any_more_is_not_decoded(
         else:
             bench.front.abandon(invocation)
     _until(bench, lambda: bench.front.idle)
-    assert bench.front._aside_bytes == 0
+    assert bench.front._offload.bytes == 0
     assert caller.code == ("deadline_exceeded" if late else "waits")
     assert bench.page.front(0).count[Front.ABANDONED] == (not late)
+
+
+ROWS = 40_000  # so many rows are quick to decode as they lie in memory, and not quick to encode as text
+RAW = np.tile(np.array([1.5, 2.5], np.float32), (ROWS, 1)).tobytes()
+
+
+def wide() -> Head:
+    headers = [(b"content-type", b"application/octet-stream"), (b"accept", b"application/json")]
+    return build(Route.INVOKE, b"POST", headers, True, None)
+
+
+def test_a_large_answer_is_encoded_in_the_thread_and_its_slot_is_free_then(bench: FrontBench) -> None:
+    with busy_thread(bench):
+        caller = bench.ask(RAW, wide())
+        _until(bench, lambda: not bench.front._flight.pending)
+        assert not caller.answered and bench.front._intake.slots.held == 1
+    _until(bench, answered(caller))
+    assert caller.code == "ok" and caller.body is not None and caller.body.count(b"[2.5,3.5]") == ROWS
+
+
+def test_who_leaves_while_the_answer_is_encoded_strands_nothing(bench: FrontBench) -> None:
+    with busy_thread(bench):
+        caller, invocation = bench.begin(RAW, wide())
+        _until(bench, lambda: not bench.front._flight.pending)
+        assert not caller.answered
+        bench.front.abandon(invocation)
+    _until(bench, lambda: bench.front.idle)
+
+
+def test_an_answer_that_waits_to_be_encoded_is_refused_at_its_deadline(bench: FrontBench) -> None:
+    with busy_thread(bench):
+        caller, _ = bench.begin(RAW, wide())
+        _until(bench, lambda: not bench.front._flight.pending)
+        bench.clock.advance(TIMEOUT_S)
+        bench.front.sweep()
+    assert caller.code == "deadline_exceeded"
+    _until(bench, lambda: bench.front.idle)
+
+
+def test_what_may_unfold_is_decoded_in_the_thread_however_small_it_is(bench: FrontBench) -> None:
+    with busy_thread(bench):
+        caller = bench.ask(b'{"instances": [{"keys": [], "shape": [99999999], "values": []}]}')
+        assert caller.code == "waits"
+    _until(bench, answered(caller))
+    assert caller.code == "bad_shape"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("a bug")])
+def test_an_error_that_nobody_expected_is_answered_all_the_same(
+    bench: FrontBench, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def decode(*_: object) -> None:
+        raise error
+
+    small, large = b'{"instances": [[1, 2], [3, 4]]}', LARGE
+    monkeypatch.setattr(type(bench.begin(small)[1].head.decoder), "decode", decode)
+    for body in (small, large):
+        caller = bench.ask(body)
+        _until(bench, answered(caller))
+        assert caller.code == ("out_of_memory" if isinstance(error, MemoryError) else "internal")

@@ -1,0 +1,124 @@
+"""One worker process of the front: a uvicorn server with our protocol, and what keeps it going beside its connections."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import gc
+import os
+import resource
+import signal
+import traceback
+from typing import Any, Protocol
+
+import uvicorn
+import uvloop
+from gunicorn.workers.base import Worker
+
+from serve.contract.logline import log, setup
+from serve.contract.process import die_with_parent
+from serve.contract.status import FRONTS_MAX, Front, Main, StatusPage
+from serve.front.desk import RESERVE, Desk
+from serve.front.invocation import Invocations
+from serve.front.protocol import FrontProtocol
+from serve.front.rehearsal import Rehearsal
+from serve.settings import FrontSettings
+
+BEAT_EVERY_S = 1.0
+LEAVING_LOOK_S = 0.05
+EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
+FILES_ELSEWHERE = 256  # that a worker has open beside its connections, and those it takes over at a restart
+BACKLOG = 2048  # connections the kernel accepts for us: SageMaker gives a connect 250 ms
+
+
+class Configured(Protocol):
+    """gunicorn's application, as a worker sees it."""
+
+    settings: FrontSettings
+
+
+class FrontWorker(Worker):  # type: ignore[misc]
+    """One worker process."""
+
+    app: Configured
+    place: int  # among the fronts: which block of the status page is its own
+
+    def run(self) -> None:
+        die_with_parent(self.ppid, signal.SIGTERM)
+        uvloop.run(self._serve())
+
+    def init_signals(self) -> None:
+        for s in self.SIGNALS:
+            signal.signal(s, signal.SIG_DFL)  # uvicorn sets its own for TERM and INT
+
+    async def _serve(self) -> None:
+        # What was imported lives for ever: the collector need not look at it again. Requests make no cycles, so
+        # looking seldom is enough; each full look over the frozen rest would stop the event loop for milliseconds.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        settings = self.app.settings
+        page = StatusPage(settings.status_fd)
+        place = min(self.place, FRONTS_MAX - 1)
+        block = page.front(place)
+        block.count[Front.PID] = os.getpid()
+        setup(f"front-{place}", text=settings.log_text)
+        invocations = Invocations(page, place, settings.engine_sockets, settings.limits)
+        self.wsgi.state.count_error, self.wsgi.state.page = invocations.count_error, page
+        self.wsgi.state.execution = invocations.execution
+        limits = dataclasses.replace(settings.limits, connections_max=connections_possible(settings.limits.connections_max))
+        desk = Desk(page, block, invocations, limits, settings.default_accept)
+        asyncio.get_running_loop().set_exception_handler(leave_on_a_bug)
+        config = uvicorn.Config(
+            self.wsgi, http=functools.partial(FrontProtocol, desk), log_config=None, access_log=False, lifespan="off",  # type: ignore[arg-type]
+            server_header=False, date_header=False, callback_notify=self._beat, timeout_notify=1, backlog=BACKLOG,
+            timeout_keep_alive=round(settings.limits.keep_alive_s), timeout_graceful_shutdown=round(settings.drain_s), ws="none",
+        )  # fmt: skip
+        config.load()
+        server = uvicorn.Server(config)
+        connect = functools.partial(FrontProtocol, desk, config=config, server_state=server.server_state, app_state={})
+        invocations.engines.rehearsal = Rehearsal(invocations.engines, block, connect)
+        sweeps = [asyncio.create_task(invocations.keep_sweeping()), asyncio.create_task(keep_sweeping(desk)),
+                  asyncio.create_task(wait_to_wind_down(desk))]  # fmt: skip
+        await server.serve(sockets=self.sockets)
+        for task in sweeps:
+            task.cancel()
+        invocations.close()
+
+    async def _beat(self) -> None:
+        self.notify()
+
+
+def connections_possible(wanted: int) -> int:
+    """As many connections as this process may have files for, if that is fewer: a refused accept helps nobody."""
+    others = RESERVE + FILES_ELSEWHERE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted + others and soft != resource.RLIM_INFINITY:
+        soft = wanted + others if hard == resource.RLIM_INFINITY else min(hard, wanted + others)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft != resource.RLIM_INFINITY and soft < wanted + others:
+        log("few_files", f"{soft} open files are allowed (ulimit -n): connections are limited to {max(1, soft - others)}")
+        return max(1, soft - others)
+    return wanted
+
+
+def leave_on_a_bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A broken invariant in a callback: nothing here can be trusted any more, and gunicorn starts another worker."""
+    error = context.get("exception")
+    trace = "".join(traceback.format_exception(error)) if error else ""
+    log("front_error", str(context.get("message", "an error in the event loop")), level="error", traceback=trace[-4000:])
+    if isinstance(error, AssertionError):
+        os._exit(EXIT_BUG)
+
+
+async def keep_sweeping(desk: Desk) -> None:
+    while True:
+        await asyncio.sleep(BEAT_EVERY_S)
+        desk.sweep()
+
+
+async def wait_to_wind_down(desk: Desk) -> None:
+    while not desk.page.main.count[Main.LEAVING]:
+        await asyncio.sleep(LEAVING_LOOK_S)
+    desk.wind_down()

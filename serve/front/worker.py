@@ -19,6 +19,7 @@ from gunicorn.workers.base import Worker
 from serve.contract.logline import log, setup
 from serve.contract.process import die_with_parent
 from serve.contract.status import FRONTS_MAX, Front, Main, StatusPage
+from serve.front.acceptor import Server
 from serve.front.desk import RESERVE, Desk
 from serve.front.invocation import Invocations
 from serve.front.protocol import FrontProtocol
@@ -76,12 +77,11 @@ class FrontWorker(Worker):  # type: ignore[misc]
             timeout_keep_alive=round(settings.limits.keep_alive_s), timeout_graceful_shutdown=round(settings.drain_s), ws="none",
         )  # fmt: skip
         config.load()
-        server = uvicorn.Server(config)
-        connect = functools.partial(FrontProtocol, desk, config=config, server_state=server.server_state, app_state={})
-        invocations.engines.rehearsal = Rehearsal(invocations.engines, block, connect)
+        server = Server(config, settings.fronts)
+        invocations.engines.rehearsal = Rehearsal(invocations.engines, block, server.connect)
         sweeps = [asyncio.create_task(invocations.keep_sweeping()), asyncio.create_task(keep_sweeping(desk)),
                   asyncio.create_task(wait_to_wind_down(desk))]  # fmt: skip
-        await server.serve(sockets=self.sockets)
+        await server.serve(sockets=[listener.sock for listener in self.sockets])  # gunicorn has wrapped them
         for task in sweeps:
             task.cancel()
         invocations.close()

@@ -7,16 +7,20 @@ supervisor, so it stays open while workers, and gunicorn itself, restart.
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 from fastapi import FastAPI
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 
 from serve.contract.logline import log
 from serve.contract.status import StatusPage, worker_restart_cell
 from serve.front.app import build
 from serve.front.worker import BACKLOG, FrontWorker
 from serve.settings import FrontSettings
+
+AWAY_S = 3.0  # gunicorn looks once a second: with so much between two looks it did not run itself
 
 
 class Application(BaseApplication):  # type: ignore[misc]
@@ -39,6 +43,26 @@ class Application(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> FastAPI:
         return build()
+
+    def run(self) -> None:
+        FrontArbiter(self).run()
+
+
+class FrontArbiter(Arbiter):  # type: ignore[misc]
+    """gunicorn's, but for a pause of the whole container (docker pause, a snapshot): it blames no worker for it."""
+
+    def __init__(self, app: Application) -> None:
+        self._looked_s = time.monotonic()
+        super().__init__(app)
+
+    def murder_workers(self) -> None:
+        """Ends those that were silent for too long. Nobody is silent in a time in which nobody listened."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s > AWAY_S:
+            for worker in self.WORKERS.values():
+                worker.tmp.notify()
+        self._looked_s = now_s
+        super().murder_workers()
 
 
 class Log:

@@ -46,7 +46,7 @@ class FrontWorker(Worker):  # type: ignore[misc]
     place: int  # among the fronts: which block of the status page is its own
 
     def run(self) -> None:
-        die_with_parent(self.ppid, signal.SIGTERM)
+        die_with_parent(self.ppid)
         uvloop.run(self._serve())
 
     def init_signals(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -32,6 +33,7 @@ from serve.settings import MIB, EngineSettings, FrontSettings
 from sidecar import settings as sidecar_settings
 from sidecar.settings import ADMIN_SOCKET, SidecarSettings
 
+FILES_MIN = 128  # that one process may have open: some 30 are its own, and a third is not for connections
 BACKLOG = 2048  # SageMaker gives a connect 250 ms; what the kernel holds for us is never refused
 
 
@@ -40,6 +42,7 @@ def run(environ: Mapping[str, str]) -> int:
     env = environment.read(environ)
     text = env["EVENKEEL_LOG"] == "text" or (env["EVENKEEL_LOG"] == "auto" and sys.stdout.isatty())
     setup("evenkeel", text=text)
+    require_files()
     devices = gpus(env)
     cpus = machine.cpus()
     catalogue = versioned.read(env.model_dir)
@@ -114,6 +117,16 @@ def bound_engines(the_plan: plan.Plan) -> None:
     each = the_plan.engines // len(the_plan.devices)
     raise BadSetting(f"EVENKEEL_REPLICAS={each} on each of {len(the_plan.devices)} GPUs are too many engines{versions}: at most "
                      f"{most}; set a smaller number, or fewer GPUs in CUDA_VISIBLE_DEVICES")  # fmt: skip
+
+
+def require_files() -> None:
+    """Raises BadSetting where so few files may be open that nobody could be served."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < FILES_MIN:
+        raise BadSetting(f"{hard} open files are allowed (ulimit -n), at least {FILES_MIN} are needed: start the container with "
+                         "--ulimit nofile=1024 or more")  # fmt: skip
+    if soft != resource.RLIM_INFINITY and soft < FILES_MIN:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES_MIN, hard))
 
 
 def watch_policy(env: Environment) -> Policy:

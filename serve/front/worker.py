@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import gc
 import os
-import resource
 import signal
 import traceback
 from typing import Any, Protocol
@@ -20,7 +19,8 @@ from serve.contract.logline import log, setup
 from serve.contract.process import die_with_parent
 from serve.contract.status import FRONTS_MAX, Front, Main, StatusPage
 from serve.front.acceptor import Server
-from serve.front.desk import RESERVE, Desk
+from serve.front.desk import Desk
+from serve.front.files import connections_possible
 from serve.front.invocation import Invocations
 from serve.front.protocol import FrontProtocol
 from serve.front.rehearsal import Rehearsal
@@ -29,7 +29,6 @@ from serve.settings import FrontSettings
 BEAT_EVERY_S = 1.0
 LEAVING_LOOK_S = 0.05
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
-FILES_ELSEWHERE = 256  # that a worker has open beside its connections, and those it takes over at a restart
 BACKLOG = 2048  # connections the kernel accepts for us: SageMaker gives a connect 250 ms
 
 
@@ -71,13 +70,7 @@ class FrontWorker(Worker):  # type: ignore[misc]
         limits = dataclasses.replace(settings.limits, connections_max=connections_possible(settings.limits.connections_max))
         desk = Desk(page, block, invocations, limits, settings.default_accept)
         asyncio.get_running_loop().set_exception_handler(leave_on_a_bug)
-        config = uvicorn.Config(
-            self.wsgi, http=functools.partial(FrontProtocol, desk), log_config=None, access_log=False, lifespan="off",  # type: ignore[arg-type]
-            server_header=False, date_header=False, callback_notify=self._beat, timeout_notify=1, backlog=BACKLOG,
-            timeout_keep_alive=round(settings.limits.keep_alive_s), timeout_graceful_shutdown=round(settings.drain_s), ws="none",
-        )  # fmt: skip
-        config.load()
-        server = Server(config, settings.fronts)
+        server = Server(self._config(desk), settings.fronts)
         invocations.engines.rehearsal = Rehearsal(invocations.engines, block, server.connect)
         sweeps = [asyncio.create_task(invocations.keep_sweeping()), asyncio.create_task(keep_sweeping(desk)),
                   asyncio.create_task(wait_to_wind_down(desk))]  # fmt: skip
@@ -86,21 +79,19 @@ class FrontWorker(Worker):  # type: ignore[misc]
             task.cancel()
         invocations.close()
 
+    def _config(self, desk: Desk) -> uvicorn.Config:
+        settings = self.app.settings
+        config = uvicorn.Config(
+            self.wsgi, http=functools.partial(FrontProtocol, desk),  # type: ignore[arg-type]
+            log_config=None, access_log=False, lifespan="off", ws="none", server_header=False, date_header=False,
+            proxy_headers=False, callback_notify=self._beat, timeout_notify=1, backlog=BACKLOG,
+            timeout_keep_alive=round(settings.limits.keep_alive_s), timeout_graceful_shutdown=round(settings.drain_s),
+        )  # fmt: skip
+        config.load()
+        return config
+
     async def _beat(self) -> None:
         self.notify()
-
-
-def connections_possible(wanted: int) -> int:
-    """As many connections as this process may have files for, if that is fewer: a refused accept helps nobody."""
-    others = RESERVE + FILES_ELSEWHERE
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < wanted + others and soft != resource.RLIM_INFINITY:
-        soft = wanted + others if hard == resource.RLIM_INFINITY else min(hard, wanted + others)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft != resource.RLIM_INFINITY and soft < wanted + others:
-        log("few_files", f"{soft} open files are allowed (ulimit -n): connections are limited to {max(1, soft - others)}")
-        return max(1, soft - others)
-    return wanted
 
 
 def leave_on_a_bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

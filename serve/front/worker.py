@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import uvicorn
 import uvloop
+from anyio import to_thread
 from gunicorn.workers.base import Worker
 
 from serve.contract.logline import log, setup
@@ -22,6 +23,7 @@ from serve.front.acceptor import Server
 from serve.front.desk import Desk
 from serve.front.files import connections_possible
 from serve.front.invocation import Invocations
+from serve.front.paced import Paced
 from serve.front.protocol import FrontProtocol
 from serve.front.rehearsal import Rehearsal
 from serve.settings import FrontSettings
@@ -58,6 +60,7 @@ class FrontWorker(Worker):  # type: ignore[misc]
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
+        to_thread.current_default_thread_limiter().total_tokens = 1  # each competes with the event loop for the interpreter
         settings = self.app.settings
         page = StatusPage(settings.status_fd)
         place = min(self.place, FRONTS_MAX - 1)
@@ -82,7 +85,7 @@ class FrontWorker(Worker):  # type: ignore[misc]
     def _config(self, desk: Desk) -> uvicorn.Config:
         settings = self.app.settings
         config = uvicorn.Config(
-            self.wsgi, http=functools.partial(FrontProtocol, desk),  # type: ignore[arg-type]
+            Paced(self.wsgi), http=functools.partial(FrontProtocol, desk),  # type: ignore[arg-type]
             log_config=None, access_log=False, lifespan="off", ws="none", server_header=False, date_header=False,
             proxy_headers=False, callback_notify=self._beat, timeout_notify=1, backlog=BACKLOG,
             timeout_keep_alive=round(settings.limits.keep_alive_s), timeout_graceful_shutdown=round(settings.drain_s),

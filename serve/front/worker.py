@@ -8,6 +8,7 @@ import functools
 import gc
 import os
 import signal
+import time
 import traceback
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ from serve.settings import FrontSettings
 
 BEAT_EVERY_S = 1.0
 LEAVING_LOOK_S = 0.05
+AWAY_S = 1.0  # beyond the time for a look: who was away for so long blames no client for it
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 BACKLOG = 2048  # connections the kernel accepts for us: SageMaker gives a connect 250 ms
 
@@ -107,8 +109,14 @@ def leave_on_a_bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
 
 
 async def keep_sweeping(desk: Desk) -> None:
+    looked_s = time.monotonic()
     while True:
         await asyncio.sleep(BEAT_EVERY_S)
+        now_s = time.monotonic()
+        away_s = now_s - looked_s - BEAT_EVERY_S
+        looked_s = now_s
+        if away_s > AWAY_S:  # the container was paused, or we were: clients could say what they liked
+            desk.excuse(away_s)
         desk.sweep()
 
 

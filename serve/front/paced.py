@@ -11,7 +11,7 @@ from collections import deque
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-BEGUN_MAX = 4  # a turn; each takes 0.1 to 0.3 ms
+BEGUN_MAX = 2  # a turn; each takes 0.1 to 0.3 ms
 
 
 class Paced:

@@ -62,7 +62,7 @@ DEVICE_TABLES = {
 }  # fmt: skip
 PHASES = ("import", "unpack", "load", "device_copy", "compile", "warm", "total")
 LABEL_CHARS_MAX = 128  # of a name or version out of a manifest
-# A text costs some 4 ms of a thread that the event loop shares its interpreter with. So many are made anew at once, and then
+# A text costs 1.5 ms of a thread that the event loop shares its interpreter with. So many are made anew at once, and then
 # one in so long; who asks more often gets the last one again. No scraper does, and no judge.
 FRESH_MAX, FRESH_EVERY_S = 20, 0.25
 

@@ -23,7 +23,8 @@ import uvicorn
 from serve.contract.listener import waiting
 from serve.contract.logline import log
 
-ACCEPTS_MAX = 64  # a turn: with all that a connection's first request takes they cost some 20 ms
+ACCEPTS_MAX = 64  # a turn, which they make some 6 ms longer; where turns are long, as many as add a tenth to them
+ACCEPT_S, TURN_SHARE = 1e-4, 0.1
 PAUSE_S = 0.1  # until the next try, when the system has no file or memory for another connection
 TELL_EVERY_S = 60.0
 # Errors of one connection, not of ours: accept(2) passes on what befell it in the queue.
@@ -33,9 +34,13 @@ _ITS_OWN = frozenset({
 })  # fmt: skip
 
 
-def share(queued: int, fronts: int) -> int:
-    """How many to take in this turn, of so many that wait. 0 queued: the kernel did not tell, or another front was quicker."""
-    return min(ACCEPTS_MAX, -(-queued // fronts)) if queued else ACCEPTS_MAX
+def share(queued: int, fronts: int, turn_s: float = 0.0) -> int:
+    """How many to take in this turn, of so many that wait, when the turn before took so long. Pure.
+
+    0 queued: the kernel did not tell, or another front was quicker.
+    """
+    most = max(ACCEPTS_MAX, int(turn_s * TURN_SHARE / ACCEPT_S))
+    return min(most, -(-queued // fronts)) if queued else most
 
 
 class Acceptor:
@@ -44,6 +49,7 @@ class Acceptor:
     def __init__(self, listener: socket.socket, fronts: int, make_protocol: Callable[[], asyncio.Protocol]) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener, self._fronts, self._make_protocol = listener, fronts, make_protocol
+        self._left_s = 0.0  # when somebody was left in the queue; 0: in the turn before nobody was
         self._pause: asyncio.TimerHandle | None = None
         self._refusals, self._told_s = 0, -TELL_EVERY_S  # since it was last told of, and when that was
         listener.setblocking(False)
@@ -62,7 +68,10 @@ class Acceptor:
         self._loop.add_reader(self._listener, self._accept_waiting)
 
     def _accept_waiting(self) -> None:
-        for _ in range(share(waiting(self._listener), self._fronts)):
+        queued, now_s = waiting(self._listener), self._loop.time()
+        number = share(queued, self._fronts, now_s - self._left_s if self._left_s else 0.0)
+        self._left_s = now_s if queued > number else 0.0
+        for _ in range(number):
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:

@@ -99,6 +99,12 @@ def test_each_of_several_fronts_takes_its_share_of_what_waits() -> None:
     assert share(queued=0, fronts=2) == ACCEPTS_MAX, "where the kernel does not tell, it is tried"
 
 
+def test_where_turns_are_long_more_are_taken_in_each() -> None:
+    assert share(queued=2000, fronts=1, turn_s=0.001) == ACCEPTS_MAX
+    assert share(queued=2000, fronts=1, turn_s=0.3) == 300
+    assert share(queued=100, fronts=1, turn_s=0.3) == 100
+
+
 def test_a_connection_is_served_from_its_first_byte_to_its_end(listener: socket.socket) -> None:
     async def story() -> bytes:
         server = Acceptor(listener, 1, Seen)

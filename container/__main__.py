@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 # The kernel keeps from the first process of a container every signal that it has no handler for, so a stop that comes while it
 # still imports would be lost, and the platform would wait 30 s. Before there is anything to finish, a stop ends it.
@@ -12,13 +13,13 @@ if os.getpid() == 1:
         signal.signal(_early, lambda signum, frame: os._exit(128 + signum))
 
 import argparse
-import sys
 from pathlib import Path
 
 from serve.errors import BadModel, BadSetting
 
 
 def main(argv: list[str] | None = None) -> int:
+    open_missing_standard_files()
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["judge"]:
         # Another part's command: started like every role, by command and never by import.
@@ -29,6 +30,14 @@ def main(argv: list[str] | None = None) -> int:
     except (BadModel, BadSetting) as e:
         sys.stderr.write(f"evenkeel: {e.message}\n")  # in one write: `podman logs --tail` loses what comes before a lone line end
         return 1
+
+
+def open_missing_standard_files() -> None:
+    """Started with one of them closed, our next socket would take its number, and get what is meant for the log."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115  for as long as we live
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,11 +12,12 @@ import ctypes
 import socket
 import struct
 
+from serve.contract.listener import waiting
+
 SETTLE_S = 0.25  # for handshakes under way: a round trip, and a front that is busy for a moment
 SETTLE_S_MAX = 2.0  # for fronts to empty the queue; beyond it they are stuck, and nobody would be served anyway
 
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
-_ACCEPT_QUEUE_AT = 24  # of tcpi_unacked in struct tcp_info; for a listening socket it is the length of its accept queue
 # Classic BPF, of (code, jump if true, jump if false, operand): the data begins with the TCP header, flags are its byte 13.
 _DROP_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 
@@ -52,12 +53,3 @@ def drop_new(listener: socket.socket) -> bool:
     except OSError:
         return False
     return True
-
-
-def waiting(listener: socket.socket) -> int:
-    """Connections that nobody has accepted yet; 0 where the kernel does not tell."""
-    try:
-        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACCEPT_QUEUE_AT + 4)
-    except OSError:
-        return 0
-    return int(struct.unpack_from("I", info, _ACCEPT_QUEUE_AT)[0]) if len(info) >= _ACCEPT_QUEUE_AT + 4 else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -25,12 +26,14 @@ from container.watch import Policy
 from serve import settings as serve_settings
 from serve.contract import versions as versioned
 from serve.contract.logline import log, setup
+from serve.contract.process import role_command
 from serve.contract.status import ENGINES_MAX, Main, StatusPage
 from serve.errors import BadSetting
 from serve.settings import MIB, EngineSettings, FrontSettings
 from sidecar import settings as sidecar_settings
 from sidecar.settings import ADMIN_SOCKET, SidecarSettings
 
+FILES_MIN = 128  # that one process may have open: some 30 are its own, and a third is not for connections
 BACKLOG = 2048  # SageMaker gives a connect 250 ms; what the kernel holds for us is never refused
 
 
@@ -39,6 +42,7 @@ def run(environ: Mapping[str, str]) -> int:
     env = environment.read(environ)
     text = env["EVENKEEL_LOG"] == "text" or (env["EVENKEEL_LOG"] == "auto" and sys.stdout.isatty())
     setup("evenkeel", text=text)
+    require_files()
     devices = gpus(env)
     cpus = machine.cpus()
     catalogue = versioned.read(env.model_dir)
@@ -115,6 +119,16 @@ def bound_engines(the_plan: plan.Plan) -> None:
                      f"{most}; set a smaller number, or fewer GPUs in CUDA_VISIBLE_DEVICES")  # fmt: skip
 
 
+def require_files() -> None:
+    """Raises BadSetting where so few files may be open that nobody could be served."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < FILES_MIN:
+        raise BadSetting(f"{hard} open files are allowed (ulimit -n), at least {FILES_MIN} are needed: start the container with "
+                         "--ulimit nofile=1024 or more")  # fmt: skip
+    if soft != resource.RLIM_INFINITY and soft < FILES_MIN:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES_MIN, hard))
+
+
 def watch_policy(env: Environment) -> Policy:
     return Policy(env["EVENKEEL_STUCK_FACTOR"], env["EVENKEEL_STUCK_S"], env["EVENKEEL_FRONT_TIMEOUT_S"])
 
@@ -183,10 +197,6 @@ def reserve_grpc(host: str, port: int) -> socket.socket | None:
     return sock
 
 
-def _module(name: str, argument: str) -> list[str]:
-    return [sys.executable, "-m", name, argument]
-
-
 def engines(
     env: Environment,
     the_plan: plan.Plan,
@@ -206,7 +216,7 @@ def engines(
         def command(epoch: int, place: int = place, fd: int = fd, lane: Lane = lane) -> list[str]:
             edition = lane.edition
             assert edition is not None, "nothing is started where nothing is to be loaded"
-            return _module("serve.engine.process", serve_settings.dump(EngineSettings(
+            return role_command("serve.engine.process", serve_settings.dump(EngineSettings(
                 place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(edition.path.resolve()),
                 threads=the_plan.threads, log_text=text, log_fd=log_fd, shape_log=env["EVENKEEL_SHAPE_LOG"],
                 faults=env["EVENKEEL_FAULTS"], program=env["SAGEMAKER_PROGRAM"], name=versions.name,
@@ -229,7 +239,7 @@ def front(env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.
         default_accept=env["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"] or None, drain_s=env["EVENKEEL_DRAIN_S"],
         log_text=text, timeout_s=env["EVENKEEL_FRONT_TIMEOUT_S"]))  # fmt: skip
     fds = (data.fileno(), page.fd)
-    return Child("front", 0, lambda epoch: _module("serve.front.process", argument), fds, environ=env.without_devices)
+    return Child("front", 0, lambda epoch: role_command("serve.front.process", argument), fds, environ=env.without_devices)
 
 
 def sidecar(env: Environment, page: StatusPage, side: socket.socket, run_dir: Path, text: bool) -> Child:
@@ -242,4 +252,4 @@ def sidecar(env: Environment, page: StatusPage, side: socket.socket, run_dir: Pa
         emf_period_s=env.emf_period_s, emf_namespace=env["EVENKEEL_EMF_NAMESPACE"], grpc_host=env.sidecar[0],
         grpc_port=env["EVENKEEL_GRPC_HEALTH_PORT"], shape_log=env["EVENKEEL_SHAPE_LOG"]))  # fmt: skip
     fds = (side.fileno(), page.fd, admin_fd, token_fd)
-    return Child("sidecar", 0, lambda epoch: _module("sidecar.process", argument), fds, environ=env.without_devices)
+    return Child("sidecar", 0, lambda epoch: role_command("sidecar.process", argument), fds, environ=env.without_devices)

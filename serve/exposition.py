@@ -9,7 +9,9 @@ reasons, states and phases.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
@@ -60,6 +62,9 @@ DEVICE_TABLES = {
 }  # fmt: skip
 PHASES = ("import", "unpack", "load", "device_copy", "compile", "warm", "total")
 LABEL_CHARS_MAX = 128  # of a name or version out of a manifest
+# A text costs 1.5 ms of a thread that the event loop shares its interpreter with. So many are made anew at once, and then
+# one in so long; who asks more often gets the last one again. No scraper does, and no judge.
+FRESH_MAX, FRESH_EVERY_S = 20, 0.25
 
 
 Buckets = list[tuple[str, float]]
@@ -208,6 +213,33 @@ class PageCollector:
         found = self._page.read_text(place, looks=1) or self._texts.get(place, {})
         self._texts[place] = found
         return found
+
+
+class Scrapes:
+    """The text for those who scrape: made by one thread at a time, and not without end for one who asks without end."""
+
+    def __init__(self, page: StatusPage, clock: Callable[[], float] = time.monotonic) -> None:
+        self._collector, self._clock = PageCollector(page), clock
+        self._making = threading.Lock()
+        self._text = b""
+        self._fresh, self._counted_s = float(FRESH_MAX), clock()  # texts that may be made now, and when that was counted
+
+    def kept(self) -> bytes | None:
+        """The last text, where no new one is due. Waits for nobody."""
+        earned = (self._clock() - self._counted_s) / FRESH_EVERY_S
+        return self._text if self._text and self._fresh + earned < 1 else None
+
+    def text(self) -> bytes:
+        """A new text if one is due, else the last."""
+        with self._making:
+            kept = self.kept()
+            if kept is not None:
+                return kept
+            now_s = self._clock()
+            self._fresh = min(FRESH_MAX, self._fresh + (now_s - self._counted_s) / FRESH_EVERY_S) - 1
+            self._counted_s = now_s
+            self._text = self._collector.text()
+            return self._text
 
 
 def _of_version(page: StatusPage, number: int, of_model: tuple[str, str]) -> Iterator[Sample]:

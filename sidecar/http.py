@@ -99,11 +99,11 @@ def _number(request: Request, name: str) -> float:
 
 
 def _add_metrics(app: FastAPI, page: StatusPage) -> None:
-    collector = exposition.PageCollector(page)
+    scrapes = exposition.Scrapes(page)
 
     @app.api_route("/metrics", methods=GET)
     def metrics() -> Response:
-        return Response(collector.text(), headers={**NO_STORE, "content-type": exposition.CONTENT_TYPE})
+        return Response(scrapes.text(), headers={**NO_STORE, "content-type": exposition.CONTENT_TYPE})
 
 
 # ---- for orchestrators -------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import functools
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from serve.contract.lifecycle import readiness
 from serve.contract.logline import log, setup
-from serve.contract.process import die_with_parent
+from serve.contract.process import begin_role
 from serve.contract.status import SIDECAR_TEXT, StatusPage
 from sidecar import device, observe
 from sidecar.emf import Emf
@@ -35,8 +34,7 @@ LEAVE_S = 1  # for answers that are still being read when the container stops, a
 
 
 def main() -> None:
-    settings = parse(sys.argv[1])
-    die_with_parent(os.getppid())
+    settings = parse(begin_role())
     setup("sidecar", text=settings.log_text)
     leave = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: leave.set())  # until the HTTP server, once it runs, ends on it by itself

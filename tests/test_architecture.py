@@ -253,11 +253,11 @@ def loaded_by(module: str, *suspects: str) -> str:
 
 
 def test_the_front_never_loads_a_framework() -> None:
-    assert loaded_by("serve.front.process", "torch", "onnxruntime", "onnx", "pandas", "sklearn", "scipy", "numpy.random") == "[]"
+    assert loaded_by("serve.front.arbiter", "torch", "onnxruntime", "onnx", "pandas", "sklearn", "scipy", "numpy.random") == "[]"
 
 
 def test_a_front_that_nobody_scrapes_loads_no_metrics_library() -> None:
-    assert loaded_by("serve.front.process", "prometheus_client", "serve.exposition") == "[]"
+    assert loaded_by("serve.front.arbiter", "prometheus_client", "serve.exposition") == "[]"
 
 
 def test_the_supervisor_stays_light() -> None:

@@ -5,16 +5,33 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def die_with_parent(parent: int, sig: int = signal.SIGKILL) -> None:
-    """Ask the kernel to end this process when its parent ends; if it has ended already, end now."""
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to end this process when its parent ends; if it has ended already, end now.
+
+    `parent` must be known from before this process began: once the parent has ended, getppid() tells of whoever took it in. The
+    kernel forgets the wish with a fork, so each process asks for itself.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, sig, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
-        os.kill(os.getpid(), sig)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def role_command(module: str, settings: str) -> list[str]:
+    """How the supervisor starts a role: it says who it is, so that the role can end with it."""
+    return [sys.executable, "-m", module, str(os.getpid()), settings]
+
+
+def begin_role() -> str:
+    """The first thing that a role does: bind its life to its supervisor's. Returns its settings, as JSON."""
+    _, supervisor, settings = sys.argv
+    die_with_parent(int(supervisor))
+    return settings
 
 
 # Exit codes by which a role tells the supervisor that starting it again cannot help.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from serve.contract import fingerprint
 from serve.contract.lifecycle import State
 from serve.contract.logline import LogStream, log, setup
-from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE, die_with_parent
+from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE, begin_role
 from serve.contract.status import RUN_SPANS, Engine, Front, Main, StatusPage
 from serve.engine.failures import DeviceLost
 from serve.engine.life import Life
@@ -45,8 +45,7 @@ NICE = 19  # of the thread that reads the model's files for their sum: it takes 
 
 def main() -> None:
     ledger = Ledger(began_s=process_began_s())
-    settings = parse(EngineSettings, sys.argv[1])
-    die_with_parent(os.getppid())
+    settings = parse(EngineSettings, begin_role())
     setup(f"engine-{settings.place}", text=settings.log_text, fd=settings.log_fd)
     sys.stdout, sys.stderr = LogStream("stdout"), LogStream("stderr")
     faulthandler.enable(2)  # the stacks of a crash in native code, below our log: the supervisor reads it

@@ -6,9 +6,10 @@ schema.py.
 
 from __future__ import annotations
 
-from functools import cache
+import asyncio
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -18,24 +19,24 @@ from serve.errors import MethodNotAllowed, NotFound, NotReady
 from serve.front import health, schema
 
 if TYPE_CHECKING:
-    from serve.exposition import PageCollector
+    from serve.exposition import Scrapes
 
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # as serve.exposition says, which only a scrape imports
 ALLOWED = {"/invocations": "POST", "/ping": "GET, POST, HEAD", "/metrics": "GET", "/execution-parameters": "GET"}
 
 
 def build() -> FastAPI:
     """The application; the worker sets `app.state.count_error` and `app.state.page`."""
-    app = FastAPI(title="evenkeel", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(title="evenkeel", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.include_router(health.router)
+    metrics = Metrics()
 
     @app.get("/metrics")
-    def metrics(request: Request) -> Response:  # not async: a thread, so that the first import stops nobody
-        from serve import exposition  # here, because a front that nobody scrapes needs none of it
-
-        return Response(_collector(request.app.state.page).text(), headers={"content-type": exposition.CONTENT_TYPE})
+    async def scrape(request: Request) -> Response:
+        return Response(await metrics.text(request.app.state.page), headers={"content-type": METRICS_TYPE})
 
     @app.get("/execution-parameters")
-    def execution_parameters(request: Request) -> Response:
+    async def execution_parameters(request: Request) -> Response:
         try:
             return JSONResponse(request.app.state.execution())
         except NotReady as e:
@@ -61,14 +62,36 @@ def build() -> FastAPI:
         return _error(e.status_code, "http_error", str(e.detail))
 
     app.openapi = lambda: schema.described(app)  # type: ignore[method-assign]
+    described = orjson.dumps(app.openapi())
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return Response(described, media_type="application/json")
+
     return app
 
 
-@cache
-def _collector(page: StatusPage) -> PageCollector:
-    from serve.exposition import PageCollector
+class Metrics:
+    """The text of /metrics, made aside: one thread at a time competes with the event loop, however many ask."""
 
-    return PageCollector(page)
+    def __init__(self) -> None:
+        self._scrapes: Scrapes | None = None
+        self._making: asyncio.Future[bytes] | None = None
+
+    async def text(self, page: StatusPage) -> bytes:
+        kept = self._scrapes.kept() if self._scrapes is not None else None
+        if kept is not None:
+            return kept
+        if self._making is None or self._making.done():
+            self._making = asyncio.get_running_loop().run_in_executor(None, self._make, page)
+        return await asyncio.shield(self._making)  # who leaves does not take it from the others
+
+    def _make(self, page: StatusPage) -> bytes:
+        if self._scrapes is None:
+            from serve.exposition import Scrapes  # here, because a front that nobody scrapes needs none of it
+
+            self._scrapes = Scrapes(page)
+        return self._scrapes.text()
 
 
 def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

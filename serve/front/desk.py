@@ -99,6 +99,11 @@ class Desk:
             self._unread_bytes -= n
             connection.transport.abort()
 
+    def excuse(self, away_s: float) -> None:
+        """For so long nobody listened here, so clients were not silent."""
+        for connection in self.connections:
+            connection.excuse(away_s)
+
     def sweep(self) -> None:
         """Close what is idle or has stopped sending. Called about once a second."""
         now_s = _monotonic()

@@ -1,7 +1,7 @@
 """`/v2/health/…` and `/v2/models/{name}/ready` on the data port: the Open Inference Protocol's words for the verdict.
 
-Reads the status page, so `app.state.page` must be set. Not the hot path: the routes run in FastAPI's threads, because
-reading an engine's text may wait for its writer.
+Reads the status page, so `app.state.page` must be set. Those that read an engine's text may wait for its writer, so they run in
+FastAPI's thread.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ router = APIRouter()
 
 
 @router.api_route("/v2/health/live", methods=METHODS)
-def live() -> JSONResponse:
+async def live() -> JSONResponse:
     return _reply(health.live())
 
 
 @router.api_route("/v2/health/ready", methods=METHODS)
-def ready(request: Request) -> JSONResponse:
+async def ready(request: Request) -> JSONResponse:
     return _reply(health.ready(request.app.state.page))
 
 

@@ -24,6 +24,10 @@ class Patience:
         """The time since the last look was not the peer's."""
         self._since_s = now_s
 
+    def excuse(self, away_s: float) -> None:
+        """So much of the time since the last look was not the peer's."""
+        self._since_s += away_s
+
     def ends(self, now_s: float, moved: int) -> bool:
         """`moved`: bytes since the last look."""
         earned_s = moved / self._rate if self._rate else self._full_s if moved else 0.0

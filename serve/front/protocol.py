@@ -492,6 +492,13 @@ class FrontProtocol(HttpToolsProtocol):
 
     # ---- time and ends -------------------------------------------------------------------------------------------
 
+    def excuse(self, away_s: float) -> None:
+        """What came meanwhile has not been read yet."""
+        self._heard_s += away_s
+        self.began_s += away_s
+        self._sending.excuse(away_s)
+        self._taking.excuse(away_s)
+
     def check_silence(self, now_s: float) -> None:
         """Close an idle connection, refuse a request that stopped half-way, end a lingering or stalled one."""
         silent_s, limits = now_s - self._heard_s, self.desk.limits

@@ -54,7 +54,7 @@ SUMMARIES = {
 
 
 def described(app: FastAPI) -> Json:
-    """The OpenAPI document, made once."""
+    """The OpenAPI document."""
     found: Json = app.openapi_schema or {}
     if not found:
         with warnings.catch_warnings():

@@ -15,7 +15,7 @@ import numpy as np
 
 from serve.contract.status import Engine, Main
 from serve.engine.replica import Replica
-from serve.front.process import Places
+from serve.front.arbiter import Places
 from serve.settings import Limits
 from tests.support.front_bench import Caller, FrontBench, head
 from tests.support.models import replica, signature, spec

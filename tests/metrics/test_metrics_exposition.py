@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,7 +32,8 @@ from serve.contract.status import (
 )
 from serve.engine.warmup import RESULTS
 from serve.errors import FAMILIES, NUMBER, BadShape, Overloaded, TooManyArriving, TooManyBytes, WaitTooLong
-from serve.exposition import PageCollector
+from serve.exposition import FRESH_EVERY_S, FRESH_MAX, PageCollector, Scrapes
+from tests.support.clock import ManualClock
 from tests.support.scrape import Scrape
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -313,3 +315,45 @@ def test_a_scrape_of_the_fullest_page_takes_less_than_20_ms_of_one_core() -> Non
         collector.text()
         took_s.append(time.thread_time() - began_s)
     assert min(took_s) < 0.020
+
+
+# ---- those who ask too often -----------------------------------------------------------------------------------------
+
+
+def test_who_scrapes_at_any_usual_pace_sees_what_is_counted_now(page: StatusPage) -> None:
+    clock = ManualClock()
+    scrapes = Scrapes(page, clock)
+    for n in range(100):
+        page.main.count[Main.VERDICT_READY] = n % 2
+        assert Scrape(scrapes.text().decode())["evenkeel_ready"] == n % 2
+        clock.advance(FRESH_EVERY_S)
+
+
+def test_who_scrapes_without_end_gets_the_last_text_until_a_new_one_is_due(page: StatusPage) -> None:
+    clock = ManualClock()
+    scrapes = Scrapes(page, clock)
+    texts = [scrapes.text() for _ in range(FRESH_MAX)]
+    page.main.count[Main.VERDICT_READY] = 1 - page.main.count[Main.VERDICT_READY]
+    assert scrapes.text() is texts[-1] is scrapes.kept()
+    clock.advance(FRESH_EVERY_S)
+    assert scrapes.kept() is None
+    assert scrapes.text() != texts[-1]
+
+
+def test_one_thread_at_a_time_makes_the_text(page: StatusPage) -> None:
+    scrapes, making, most = Scrapes(page), 0, 0
+    make = scrapes._collector.text
+
+    def counted() -> bytes:
+        nonlocal making, most
+        making += 1
+        most = max(most, making)
+        time.sleep(0.005)
+        made = make()
+        making -= 1
+        return made
+
+    scrapes._collector.text = counted  # type: ignore[method-assign]
+    with ThreadPoolExecutor(8) as threads:
+        texts = list(threads.map(lambda _: scrapes.text(), range(40)))
+    assert most == 1 and all(text.startswith(b"# HELP") for text in texts)

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import tarfile
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tree import ARTIFACTS, Tree, eventually, run_command
+from tests.support.tree import ARTIFACTS, EVENKEEL, ROOT, START_S, Tree, clean_environment, eventually, free_port, run_command
 
 DIGITS, WINE = ARTIFACTS / "digits", ARTIFACTS / "wine"
 
@@ -180,6 +181,14 @@ def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
                             SAGEMAKER_BIND_TO_PORT=port, EVENKEEL_SIDECAR_ADDRESS="127.0.0.1:0")  # fmt: skip
     assert ended.returncode == 1
     assert port in ended.stderr and "SAGEMAKER_BIND_TO_PORT" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_too_few_open_files_end_the_start_with_one_line() -> None:
+    settings = clean_environment({"EVENKEEL_MODEL_DIR": str(ARTIFACTS / "echo"), "SAGEMAKER_BIND_TO_PORT": str(free_port())})
+    done = subprocess.run(["sh", "-c", f"ulimit -n 64; exec {EVENKEEL} serve"], env=settings, capture_output=True, text=True,
+                          timeout=START_S, cwd=ROOT)  # fmt: skip
+    assert done.returncode == 1
+    assert "ulimit -n" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_bare_model_file_serves_without_any_manifest(tmp_path: Path) -> None:

@@ -171,3 +171,11 @@ def test_with_no_rate_any_byte_renews_patience() -> None:
     patience.renew(0.0)
     assert not any(patience.ends(float(s), 1 if s % 9 == 0 else 0) for s in range(1, 100))
     assert any(patience.ends(float(s), 0) for s in range(100, 120))
+
+
+def test_time_in_which_nobody_listened_is_not_the_peers() -> None:
+    patience = Patience(10.0, 1000.0)
+    patience.renew(100.0)
+    patience.excuse(60.0)
+    assert not patience.ends(161.0, 0)
+    assert patience.ends(171.0, 0)

@@ -1,0 +1,126 @@
+"""One worker process of the front: a uvicorn server with our protocol, and what keeps it going beside its connections."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import gc
+import os
+import signal
+import time
+import traceback
+from typing import Any, Protocol
+
+import uvicorn
+import uvloop
+from anyio import to_thread
+from gunicorn.workers.base import Worker
+
+from serve.contract.logline import log, setup
+from serve.contract.process import die_with_parent
+from serve.contract.status import FRONTS_MAX, Front, Main, StatusPage
+from serve.front.acceptor import Server
+from serve.front.desk import Desk
+from serve.front.files import connections_possible
+from serve.front.invocation import Invocations
+from serve.front.paced import Paced
+from serve.front.protocol import FrontProtocol
+from serve.front.rehearsal import Rehearsal
+from serve.settings import FrontSettings
+
+BEAT_EVERY_S = 1.0
+LEAVING_LOOK_S = 0.05
+AWAY_S = 1.0  # beyond the time for a look: who was away for so long blames no client for it
+EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
+BACKLOG = 2048  # connections the kernel accepts for us: SageMaker gives a connect 250 ms
+
+
+class Configured(Protocol):
+    """gunicorn's application, as a worker sees it."""
+
+    settings: FrontSettings
+
+
+class FrontWorker(Worker):  # type: ignore[misc]
+    """One worker process."""
+
+    app: Configured
+    place: int  # among the fronts: which block of the status page is its own
+
+    def run(self) -> None:
+        die_with_parent(self.ppid)
+        uvloop.run(self._serve())
+
+    def init_signals(self) -> None:
+        for s in self.SIGNALS:
+            signal.signal(s, signal.SIG_DFL)  # uvicorn sets its own for TERM and INT
+
+    async def _serve(self) -> None:
+        # What was imported lives for ever: the collector need not look at it again. Requests make no cycles, so
+        # looking seldom is enough; each full look over the frozen rest would stop the event loop for milliseconds.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        to_thread.current_default_thread_limiter().total_tokens = 1  # each competes with the event loop for the interpreter
+        settings = self.app.settings
+        page = StatusPage(settings.status_fd)
+        place = min(self.place, FRONTS_MAX - 1)
+        block = page.front(place)
+        block.count[Front.PID] = os.getpid()
+        setup(f"front-{place}", text=settings.log_text)
+        invocations = Invocations(page, place, settings.engine_sockets, settings.limits)
+        self.wsgi.state.count_error, self.wsgi.state.page = invocations.count_error, page
+        self.wsgi.state.execution = invocations.execution
+        limits = dataclasses.replace(settings.limits, connections_max=connections_possible(settings.limits.connections_max))
+        desk = Desk(page, block, invocations, limits, settings.default_accept)
+        asyncio.get_running_loop().set_exception_handler(leave_on_a_bug)
+        server = Server(self._config(desk), settings.fronts)
+        invocations.engines.rehearsal = Rehearsal(invocations.engines, block, server.connect)
+        sweeps = [asyncio.create_task(invocations.keep_sweeping()), asyncio.create_task(keep_sweeping(desk)),
+                  asyncio.create_task(wait_to_wind_down(desk))]  # fmt: skip
+        await server.serve(sockets=[listener.sock for listener in self.sockets])  # gunicorn has wrapped them
+        for task in sweeps:
+            task.cancel()
+        invocations.close()
+
+    def _config(self, desk: Desk) -> uvicorn.Config:
+        settings = self.app.settings
+        config = uvicorn.Config(
+            Paced(self.wsgi), http=functools.partial(FrontProtocol, desk),  # type: ignore[arg-type]
+            log_config=None, access_log=False, lifespan="off", ws="none", server_header=False, date_header=False,
+            proxy_headers=False, callback_notify=self._beat, timeout_notify=1, backlog=BACKLOG,
+            timeout_keep_alive=round(settings.limits.keep_alive_s), timeout_graceful_shutdown=round(settings.drain_s),
+        )  # fmt: skip
+        config.load()
+        return config
+
+    async def _beat(self) -> None:
+        self.notify()
+
+
+def leave_on_a_bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A broken invariant in a callback: nothing here can be trusted any more, and gunicorn starts another worker."""
+    error = context.get("exception")
+    trace = "".join(traceback.format_exception(error)) if error else ""
+    log("front_error", str(context.get("message", "an error in the event loop")), level="error", traceback=trace[-4000:])
+    if isinstance(error, AssertionError):
+        os._exit(EXIT_BUG)
+
+
+async def keep_sweeping(desk: Desk) -> None:
+    looked_s = time.monotonic()
+    while True:
+        await asyncio.sleep(BEAT_EVERY_S)
+        now_s = time.monotonic()
+        away_s = now_s - looked_s - BEAT_EVERY_S
+        looked_s = now_s
+        if away_s > AWAY_S:  # the container was paused, or we were: clients could say what they liked
+            desk.excuse(away_s)
+        desk.sweep()
+
+
+async def wait_to_wind_down(desk: Desk) -> None:
+    while not desk.page.main.count[Main.LEAVING]:
+        await asyncio.sleep(LEAVING_LOOK_S)
+    desk.wind_down()

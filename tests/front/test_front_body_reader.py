@@ -19,6 +19,7 @@ from serve.errors import NUMBER, BadRequest, TooManyArriving
 from serve.front.body_reader import DIRECT_FROM, BodyReader
 from serve.front.desk import Desk
 from serve.front.protocol import FrontProtocol
+from serve.http.connection_state import RECEIVING
 from tests.support import digits_model as formats
 from tests.support.front_bench import FrontBench
 from tests.support.models import Array, replica, signature, spec
@@ -121,7 +122,7 @@ def test_a_large_body_is_read_past_the_parser_and_its_followers_are_not(line: Li
 
 def test_a_body_that_is_nearly_here_is_left_to_the_parser(line: Line) -> None:
     line.send(LARGE[: -DIRECT_FROM + 1])
-    line.until(lambda: line.front._hot is not None and line.front._hot.received > 0 and not line._waiting)
+    line.until(lambda: line.front.is_receiving and not line._waiting)
     line.send(LARGE[-DIRECT_FROM + 1 :])
     line.until(lambda: len(answers(line.heard)) == 1)
 
@@ -138,7 +139,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(line: Line) ->
 @pytest.mark.parametrize("size", [70, 1000, 100_000, len(LARGE) - 1])
 def test_a_client_that_ends_its_half_in_the_middle_hears_how_much_came(line: Line, size: int) -> None:
     line.send(LARGE[:size])
-    line.until(lambda: line.front._receiving and not line._waiting)
+    line.until(lambda: line.front.state in RECEIVING and not line._waiting)
     if size == 100_000:
         line.until(lambda: line.reads_directly)
     line.client.shutdown(socket.SHUT_WR)
@@ -152,17 +153,18 @@ def test_a_client_that_ends_its_half_in_the_middle_hears_how_much_came(line: Lin
     assert line.bench.page.front(0).count[Front.ERRORS + NUMBER[BadRequest]] == 1
 
 
-def test_a_client_that_ends_its_half_after_its_request_has_hung_up(line: Line) -> None:
+def test_a_client_that_ends_its_half_after_its_request_gets_its_answer_and_then_the_end(line: Line) -> None:
     line.send(SMALL)
     line.until(lambda: line.bench.front._flight.pending or line.heard)
     line.client.shutdown(socket.SHUT_WR)
+    line.until(lambda: answers(line.heard))
     line.until(lambda: line.transport.is_closing())
 
 
 def test_a_refusal_in_the_middle_is_heard_and_what_still_comes_is_thrown_away(line: Line) -> None:
     line.send(LARGE[:100_000])
     line.until(lambda: line.reads_directly and not line._waiting)
-    line.front.refuse_receiving(TooManyArriving("too much at once", retry_after_s=1))
+    line.front.refuse(TooManyArriving("too much at once", retry_after_s=1))
     assert not line.reads_directly and line.desk.receiving_bytes == 0
     line.send(LARGE[100_000:])
     line.until(lambda: b"too much at once" in line.heard and not line._waiting)

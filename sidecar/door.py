@@ -81,7 +81,7 @@ class DoorProtocol(Connection):
 
     def serve(self) -> None:
         assert self.request is not None, "what is served has come"
-        self.start_application(self.request)
+        self.request.start(self)
 
     def refusal(self, error: EvenkeelError) -> bytes:
         body = orjson.dumps(error_body(error))

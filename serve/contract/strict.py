@@ -19,7 +19,9 @@ from typing import NamedTuple
 from serve.errors import BadRequest, HeadersTooLarge
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
-REQUEST_LINE = re.compile(rb"(%b{1,32}+) ([!-~]++) HTTP/1\.([01])\r\n" % TOKEN)
+_METHOD = rb"[A-Z][A-Z-]{0,31}+"  # every registered one; what begins otherwise is the rest of something else
+REQUEST_LINE = re.compile(rb"(%b) ([!-~]++) HTTP/1\.([01])\r\n" % _METHOD)
+LINE_BEGINNING = re.compile(rb"%b(?: (?:[!-~]++(?: [!-~]{0,16}+\r?)?)?)?" % _METHOD)
 FIELDS = re.compile(rb"(?:%b++:[\t -~\x80-\xff]*+\r\n)*+\r\n" % TOKEN)
 FIELD = re.compile(rb"%b++:[\t -~\x80-\xff]*+" % TOKEN)
 # What can stand in no head, wherever it ends: a control byte, a bare LF, a CR before anything but LF.
@@ -28,8 +30,8 @@ NEVER_IN_A_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!
 HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")
 ABSOLUTE = re.compile(rb"(?i:https?)://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?(/[^?]*)?(?:\?(.*))?")
 PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
+LENGTH_DIGITS_MAX = 19
 SINGLE = (b"host", b"content-length", b"transfer-encoding", b"content-type")  # at most one line of each
-REQUEST_LINE_BYTES = 16  # of a line without any blank that is waited for: longer than every method there is
 
 TLS = "these are the first bytes of TLS, and this port speaks plain HTTP: use http://, or let a proxy end TLS"
 PROXY = "this is a header of the PROXY protocol, which is not read here: switch it off in the load balancer"
@@ -90,13 +92,10 @@ def check_beginning(data: bytes, looked_at: int) -> None:
     """What can be wrong with a head of which only the beginning is here; the first `looked_at` bytes were in order."""
     found = NEVER_IN_A_HEAD.search(data, max(0, looked_at - 1))
     line_end = data.find(b"\r\n")
-    no_line = line_end >= 0 and not REQUEST_LINE.match(data)
-    if no_line or (found is not None and (line_end < 0 or found.start() < line_end)):
+    if not (LINE_BEGINNING.fullmatch(data) if line_end < 0 else REQUEST_LINE.match(data)):
         raise BadRequest(_line_fault(data))
     if found is not None:
         raise BadRequest(_field_fault(data[line_end + 2 :]))
-    if line_end < 0 and len(data) > 2 * REQUEST_LINE_BYTES and b" " not in data[: 2 * REQUEST_LINE_BYTES + 1]:
-        raise BadRequest(NO_REQUEST_LINE)
 
 
 def read_target(target: bytes) -> Target:
@@ -123,7 +122,9 @@ def _length(values: Mapping[bytes, bytes], version: str) -> int | None:
             return 0
         if not length.isdigit():
             raise BadRequest("Content-Length must be one number")
-        return int(length[:40])  # 40 digits are more than any limit, and int() of a million would take long
+        if len(length) > LENGTH_DIGITS_MAX:
+            raise BadRequest("Content-Length is beyond 64 bits")
+        return int(length)
     if length is not None:
         raise BadRequest("Content-Length beside Transfer-Encoding: send one of them")
     if version == "1.0":

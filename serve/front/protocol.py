@@ -5,8 +5,8 @@ refused here. A request that arrives in one piece and whose head was read before
 altogether. Any other way of arriving (in parts, chunked, ahead of its turn) goes through the shared connection and ends in the
 same two calls.
 
-This file owns the hot path and the answers of one connection; its bodies are in body.py, its patience in silence.py. It never
-decodes a body.
+This file owns what one connection reads; what it writes is in answering.py, its bodies in body.py, its patience in silence.py.
+It never decodes a body.
 """
 
 from __future__ import annotations
@@ -17,29 +17,26 @@ from typing import Any
 
 from serve.contract.strict import RequestHead
 from serve.errors import EvenkeelError, MethodNotAllowed, NotFound
-from serve.front import answers, routes
-from serve.front.answers import PING_OK, PING_OK_LAST, name_line, refusal, stream_head
+from serve.front import routes
+from serve.front.answering import IDLE, Answering
+from serve.front.answers import refusal
 from serve.front.body import Bodies
 from serve.front.desk import Desk
 from serve.front.heads import HEAD_BYTES_REMEMBERED, Route, Usual, build
 from serve.front.request import Invocation
-from serve.front.silence import JUST_NOW, Action, Seen, Silence
-from serve.front.streams import Stream, last_words
+from serve.front.silence import Action, Seen, Silence
 from serve.http.application import ApplicationRequest
-from serve.http.connection import CONTINUE, Connection
+from serve.http.connection import CONTINUE
 from serve.http.connection_state import RECEIVING, State, step
 
 APPLICATION_BODY_BYTES_MAX = 64 * 1024  # nothing there takes a body, but a client may send one
-JOIN_BYTES_MAX = 64 * 1024  # up to this size an answer's head and body are copied together into one write
-LENGTHS = tuple(b"%d\r\n\r\n" % i for i in range(4096))  # the end of a small answer's head, by its length
-# The two steps of the hot path, looked up in the table once: it sets the state without asking again.
-ANSWERING, IDLE = step(State.IDLE, State.ANSWERING), step(State.ANSWERING, State.IDLE)
+ANSWERING = step(State.IDLE, State.ANSWERING)  # the hot path sets it without asking the table again
 NO_HEAD = build(Route.NOWHERE, b"", [], False, None)
 NO_USUAL = Usual(b"", -1, NO_HEAD)
 _monotonic = time.monotonic
 
 
-class FrontProtocol(Connection):
+class FrontProtocol(Answering):
     """One connection of the data port."""
 
     request: Invocation | ApplicationRequest | None
@@ -89,7 +86,7 @@ class FrontProtocol(Connection):
             self._usual = Usual(data[:end], len(data), head)
             self._arrive(invocation, data[end:])
         else:
-            self._ping(invocation)
+            self.answer_ping(invocation)
         return True
 
     def begin(self, head: RequestHead, raw: bytes) -> None:
@@ -136,7 +133,7 @@ class FrontProtocol(Connection):
     def serve(self) -> None:
         request = self.request
         if isinstance(request, ApplicationRequest):
-            self.start_application(request)
+            request.start(self)
             return
         assert request is not None, "what is served has come"
         body = self.bodies.finish(request)
@@ -145,7 +142,7 @@ class FrontProtocol(Connection):
             self.desk.invocations.count_error(request.refused)
             self.answer_error(request, request.refused)
         elif request.head.route is Route.PING:
-            self._ping(request)
+            self.answer_ping(request)
         elif type(body) is bytes:
             self._arrive(request, body)
         else:
@@ -155,72 +152,6 @@ class FrontProtocol(Connection):
         super().resume_writing()
         if isinstance(self.request, Invocation):
             self.desk.invocations.streams.resume(self.request)  # if it is answered in parts
-
-    # ---- answers out ---------------------------------------------------------------------------------------------
-
-    def answer(self, invocation: Invocation, start: bytes, body: bytes, extra: bytes = b"") -> None:
-        """A 200. `start` ends where the value of Content-Length goes."""
-        size = len(body)
-        if invocation.keep_alive and not extra and size < len(LENGTHS):
-            self.state = IDLE  # before the write, which may find that the client takes nothing
-            self.silence.quiet_since_s = JUST_NOW
-            self.transport.write(start + LENGTHS[size] + body)
-            if self._held or self.flow.read_paused:
-                self.loop.call_soon(self._go_on)
-            return
-        if not self.transport.is_closing():
-            close = b"" if invocation.keep_alive else b"connection: close\r\n"
-            if size > JOIN_BYTES_MAX:
-                self.desk.make_room_for_answer(size)
-            head = b"%b%d\r\n%b%b\r\n" % (start, size, extra, close)
-            self.transport.writelines((head, body)) if size > JOIN_BYTES_MAX else self.transport.write(head + body)
-        self.answered(invocation.keep_alive)
-
-    def answered(self, keep_alive: bool) -> None:
-        self.silence.quiet_since_s = JUST_NOW
-        super().answered(keep_alive)
-
-    def answer_error(self, invocation: Invocation, error: EvenkeelError) -> None:
-        """A small JSON error with Content-Length, and the connection goes on. In the middle of a stream it is one more record,
-        and the connection ends without the stream's own end."""
-        if invocation.stream is not None:
-            self._break_stream(invocation, invocation.stream, error)
-            return
-        self.transport.write(refusal(error, invocation.keep_alive, invocation.head.is_head, name_line(invocation)))
-        self.answered(invocation.keep_alive)
-
-    def open_stream(self, invocation: Invocation, content_type: str, extra: bytes) -> None:
-        """A 200 whose body comes in parts."""
-        if not invocation.delimited:
-            invocation.keep_alive = False
-        if self.state is State.ANSWERING:
-            self.move(State.STREAMING)
-        self.transport.write(stream_head(invocation, content_type, extra))
-
-    def write_part(self, invocation: Invocation, part: bytes) -> bool:
-        """One chunk, at once. Returns whether the client keeps up."""
-        self.transport.write(answers.part(invocation, part))
-        return not self.flow.write_paused
-
-    def end_stream(self, invocation: Invocation) -> None:
-        if invocation.delimited:
-            self.transport.write(b"0\r\n\r\n")
-        self.answered(invocation.keep_alive)
-
-    def _break_stream(self, invocation: Invocation, stream: Stream, error: EvenkeelError) -> None:
-        words = last_words(stream, error)
-        if words:
-            self.write_part(invocation, words)
-        self.answered(keep_alive=False)
-
-    def _ping(self, invocation: Invocation) -> None:
-        invocation.caller = None
-        verdict = self.desk.page.verdict()
-        if verdict.ready:
-            self.transport.write(PING_OK if invocation.keep_alive else PING_OK_LAST)
-        else:
-            self.transport.write(refusal(answers.not_ready(verdict), invocation.keep_alive, invocation.head.is_head))
-        self.answered(invocation.keep_alive)
 
     def refusal(self, error: EvenkeelError) -> bytes:
         self.desk.invocations.count_error(error)

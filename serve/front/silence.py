@@ -66,7 +66,7 @@ class Silence:
             case State.IDLE:
                 return self._look_at_idle(now_s, LINGER_S if seen.hurried else self._limits.keep_alive_s)
             case State.HEAD:
-                return self._look_at_head(now_s - seen.began_s, LINGER_S if seen.hurried else self._limits.header_timeout_s)
+                return self._look_at_head(now_s - seen.began_s, silent_s, seen.hurried)
             case State.BODY | State.DIRECT:
                 return self._look_at_body(now_s, silent_s, LINGER_S if seen.hurried else self._limits.body_timeout_s)
             case State.LINGERING:
@@ -81,15 +81,19 @@ class Silence:
             self.quiet_since_s = now_s
         return Action.CLOSE if now_s - self.quiet_since_s > limit_s else Action.NOTHING
 
-    def _look_at_head(self, since_s: float, limit_s: float) -> Action | EvenkeelError:
-        if since_s <= limit_s:
-            return Action.NOTHING
-        return HeaderTimeout(f"the request's head was not complete after {since_s:.0f} s")
+    def _look_at_head(self, since_s: float, silent_s: float, hurried: bool) -> Action | EvenkeelError:
+        if since_s > (LINGER_S if hurried else self._limits.header_timeout_s):
+            return HeaderTimeout(f"the request's head was not complete after {since_s:.0f} s")
+        return _silent(silent_s) if silent_s > self._limits.body_timeout_s else Action.NOTHING
 
     def _look_at_body(self, now_s: float, silent_s: float, limit_s: float) -> Action | EvenkeelError:
         arrived, self.arrived = self.arrived, 0
         if silent_s > limit_s:
-            return BodyTimeout(f"nothing came for {silent_s:.0f} s in the middle of a request")
+            return _silent(silent_s)
         if self._sending.ends(now_s, arrived):
             return BodyTimeout(f"the body comes slower than {self._limits.body_rate:g} bytes/s (EVENKEEL_BODY_RATE)")
         return Action.NOTHING
+
+
+def _silent(silent_s: float) -> BodyTimeout:
+    return BodyTimeout(f"nothing came for {silent_s:.0f} s in the middle of a request")

@@ -6,7 +6,6 @@ The cycle writes the answer to the transport by itself; the connection only lear
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -40,13 +39,14 @@ class ApplicationRequest:
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is larger than {self._body_bytes_max} bytes, the limit of this path")
 
-    def start(self, connection: Connection, done: Callable[[], None]) -> None:
+    def start(self, connection: Connection) -> None:
         """Give it to the application."""
         scope = scope_of(self.head, connection)
         self._cycle = cycle = RequestResponseCycle(
             scope=scope, transport=connection.transport, flow=connection.flow, logger=connection.logger,  # type: ignore[arg-type]
             access_logger=connection.logger, access_log=False, default_headers=connection.server_state.default_headers,
-            message_event=asyncio.Event(), expect_100_continue=False, keep_alive=self.keep_alive, on_response=done,
+            message_event=asyncio.Event(), expect_100_continue=False, keep_alive=self.keep_alive,
+            on_response=lambda: connection.answered(self._keeps()),
         )  # fmt: skip
         cycle.body, cycle.more_body = self._body, False
         cycle.message_event.set()
@@ -61,9 +61,8 @@ class ApplicationRequest:
         if self._cycle is not None:
             self._cycle.keep_alive = False
 
-    @property
-    def is_last(self) -> bool:
-        return self._cycle is None or not self._cycle.keep_alive
+    def _keeps(self) -> bool:
+        return self._cycle is not None and self._cycle.keep_alive  # the application may have said that it is the last
 
     def leave(self) -> None:
         """The client is gone."""

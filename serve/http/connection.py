@@ -21,7 +21,6 @@ from uvicorn.server import ServerState
 from serve.contract import strict
 from serve.contract.strict import RequestHead
 from serve.errors import BadRequest, EvenkeelError, HeadersTooLarge
-from serve.http.application import ApplicationRequest
 from serve.http.chunks import ChunkedBody, Part
 from serve.http.connection_state import BUSY, READING, RECEIVING, State, step
 
@@ -230,12 +229,6 @@ class Connection(asyncio.Protocol):
         if self.state is State.STALLED:
             self.move(State.IDLE)
             self.loop.call_soon(self._go_on)
-
-    def start_application(self, request: ApplicationRequest) -> None:
-        request.start(self, self._application_answered)
-
-    def _application_answered(self) -> None:
-        self.answered(not self.request.is_last)
 
     # ---- ends ----------------------------------------------------------------------------------------------------
 

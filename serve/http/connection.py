@@ -89,7 +89,6 @@ class Connection(asyncio.Protocol):
 
     @property
     def busy(self) -> bool:
-        """Somebody waits for an answer."""
         return self.state in BUSY
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -103,7 +102,6 @@ class Connection(asyncio.Protocol):
         self.flow.resume_writing()  # for an application that waits until it may write
         if self.state is not State.CLOSED:
             self.move(State.CLOSED)
-        self._held = b""
 
     # ---- bytes in ------------------------------------------------------------------------------------------------
 
@@ -111,7 +109,7 @@ class Connection(asyncio.Protocol):
         if self.state in READING:
             held, self._held = self._held, b""
             self._read(held + data if held else data)
-        elif self.state is State.DIRECT or self.state < State.LINGERING:
+        elif self.state < State.LINGERING:
             self._hold(data)
 
     def _read(self, data: bytes) -> None:

@@ -106,7 +106,7 @@ class FrontProtocol(Answering):
         self.request = invocation = Invocation(self, hot_head)
         invocation.delimited = head.version == "1.1"
         invocation.refused = refused or self.bodies.too_large(head.length or 0)
-        if route is not Route.NOWHERE:
+        if invocation.refused is None:
             self.desk.heads.remember(raw, hot_head)
 
     def take_body(self, piece: bytes) -> None:

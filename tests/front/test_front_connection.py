@@ -6,6 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -136,6 +137,14 @@ def test_the_body_of_a_request_that_is_refused_is_not_waited_for(line: Line) -> 
     said(line, b" 404 ")
     assert b"connection: close" in line.heard
     line.until(lambda: line.front.state is State.LINGERING)
+
+
+def test_a_body_over_the_limit_is_refused_each_time_it_comes(line: Line) -> None:
+    """Also when its head has been read before and all of it comes at once."""
+    line.desk.limits = replace(line.desk.limits, body_bytes_max=5)
+    line.send(ROW * 2 + request(b"[[1]]"))
+    said(line, b"HTTP/1.1 ", 3)
+    assert line.heard.count(b" 413 ") == 2
 
 
 def test_a_path_in_other_letters_is_the_same_path(line: Line) -> None:

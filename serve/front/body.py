@@ -34,9 +34,10 @@ class Bodies:
 
     def take(self, invocation: Invocation, piece: bytes) -> None:
         """A piece that came through the connection. One that is the whole body stays where it is."""
-        if invocation.refused is not None:
-            return
         size = len(piece)
+        if invocation.refused is not None:
+            invocation.skipped += size
+            return
         if invocation.body is None:
             if size == invocation.head.length:
                 invocation.whole = piece

@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from serve.contract.strict import RequestHead
-from serve.errors import EvenkeelError, MethodNotAllowed, NotFound
+from serve.errors import EvenkeelError
 from serve.front import routes
 from serve.front.answering import IDLE, Answering
 from serve.front.answers import refusal
@@ -30,6 +30,7 @@ from serve.http.connection import CONTINUE
 from serve.http.connection_state import RECEIVING, State, step
 
 APPLICATION_BODY_BYTES_MAX = 64 * 1024  # nothing there takes a body, but a client may send one
+SKIPPED_BYTES_MAX = 64 * 1024  # of the body of a refused request; beyond, the connection ends instead
 ANSWERING = step(State.IDLE, State.ANSWERING)  # the hot path sets it without asking the table again
 NO_HEAD = build(Route.NOWHERE, b"", [], False, None)
 NO_USUAL = Usual(b"", -1, NO_HEAD)
@@ -90,11 +91,8 @@ class FrontProtocol(Answering):
         return True
 
     def begin(self, head: RequestHead, raw: bytes) -> None:
-        refused: EvenkeelError | None = None
-        try:
-            route = routes.find(head.method, head.target)
-        except (NotFound, MethodNotAllowed) as e:
-            route, refused = Route.NOWHERE, e
+        found = routes.find(head.method, head.target)
+        route, refused = (found, None) if isinstance(found, Route) else (Route.NOWHERE, found)
         if route is not Route.PING and self.desk.reserve and self in self.desk.reserve:
             raise self.desk.too_many()
         self.silence.body_begins(self.began_s)
@@ -119,7 +117,9 @@ class FrontProtocol(Answering):
         request = self.request
         if isinstance(request, Invocation):
             if request.refused is not None:
-                raise request.refused  # what would still come is not worth waiting for
+                if self._owes_continue or request.skipped + self.body_bytes_left > SKIPPED_BYTES_MAX:
+                    self.refuse(request.refused)  # what would still come is not worth waiting for
+                return
             self.bodies.read_directly(request, self.body_bytes_left)
         self.ask_for_body()
 

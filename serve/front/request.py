@@ -40,6 +40,7 @@ class Invocation:
     whole = b""  # the body, where it came in one piece; else it grows in `body`
     body: bytearray | memoryview | None = None
     received = 0  # bytes of `body` that have come
+    skipped = 0  # bytes of the body of a refused request, which are thrown away
 
     id: int
     model: Model

@@ -29,8 +29,9 @@ _HOT = {b"/invocations": Route.INVOKE, b"/ping": Route.PING}
 _USUAL = {(b"POST", b"/invocations"): Route.INVOKE, (b"GET", b"/ping"): Route.PING}
 
 
-def find(method: bytes, target: bytes) -> Route:
-    """Where a request goes. Raises NotFound, MethodNotAllowed or, for a target that is none, BadRequest."""
+def find(method: bytes, target: bytes) -> Route | NotFound | MethodNotAllowed:
+    """Where a request goes, or why nowhere: returned, since an error that is raised and kept holds its frames and costs more than
+    the rest. Raises BadRequest for a target that is none."""
     usual = _USUAL.get((method, target))
     if usual is not None:
         return usual
@@ -38,10 +39,10 @@ def find(method: bytes, target: bytes) -> Route:
     allowed = METHODS.get(path) or (GET if MODEL_READY.fullmatch(path) else None)
     shown = path[:SHOWN_CHARS_MAX].decode("utf-8", "replace")
     if allowed is None:
-        raise NotFound(f"no such path: {shown}; there are {SHOWN}")
+        return NotFound(f"no such path: {shown}; there are {SHOWN}")
     if method not in allowed:
         possible = b", ".join(allowed).decode()
         error = MethodNotAllowed(f"{method.decode()} is not possible on {shown}: use {possible}")
         error.allow = possible
-        raise error
+        return error
     return _HOT.get(path, Route.APPLICATION)

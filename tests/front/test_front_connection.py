@@ -132,11 +132,26 @@ def test_a_wrong_path_or_method_is_refused_without_the_application_and_the_conne
     assert b"connection: close" not in line.heard
 
 
-def test_the_body_of_a_request_that_is_refused_is_not_waited_for(line: Line) -> None:
-    line.send(request(b"x" * 1000, path="/nothing")[:-500])
+def test_a_large_body_of_a_request_that_is_refused_is_not_waited_for(line: Line) -> None:
+    line.send(request(b"x" * 100_000, path="/nothing")[:-500])
     said(line, b" 404 ")
     assert b"connection: close" in line.heard
     line.until(lambda: line.front.state is State.LINGERING)
+
+
+def test_a_small_one_is_read_past_and_the_connection_goes_on(line: Line) -> None:
+    refused = request(b"x" * 1000, path="/nothing")
+    line.send(refused[:-500])
+    line.until(lambda: line.front.state is State.BODY)
+    line.send(refused[-500:] + ROW)
+    said(line, GOOD)
+    assert line.heard.count(b" 404 ") == 1 and b"connection: close" not in line.heard
+
+
+def test_who_asks_before_it_sends_a_body_is_refused_before_it_sends_one(line: Line) -> None:
+    line.send(request(None, path="/nothing", headers=("Expect: 100-continue", "Content-Length: 12"), length=False))
+    said(line, b" 404 ")
+    assert b"100 Continue" not in line.heard
 
 
 def test_a_body_over_the_limit_is_refused_each_time_it_comes(line: Line) -> None:

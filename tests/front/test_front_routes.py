@@ -39,14 +39,14 @@ def test_a_request_finds_its_way(method: bytes, target: bytes, route: Route) -> 
     "target", [b"/", b"/nothing", b"http://h", b"*", b"//ping", b"/ping/", b"/v2/models//ready", b"/pi%zzng"]
 )
 def test_a_path_that_is_none_is_told_which_there_are(target: bytes) -> None:
-    with pytest.raises(NotFound, match="/invocations, /ping"):
-        routes.find(b"GET", target)
+    found = routes.find(b"GET", target)
+    assert isinstance(found, NotFound) and "/invocations, /ping" in found.message
 
 
 def test_a_method_that_is_not_possible_is_told_which_are() -> None:
-    with pytest.raises(MethodNotAllowed, match="PUT is not possible on /ping: use GET, POST, HEAD") as caught:
-        routes.find(b"PUT", b"/ping")
-    assert caught.value.allow == "GET, POST, HEAD"
+    found = routes.find(b"PUT", b"/ping")
+    assert isinstance(found, MethodNotAllowed) and found.allow == "GET, POST, HEAD"
+    assert found.message == "PUT is not possible on /ping: use GET, POST, HEAD"
 
 
 def test_a_fragment_is_refused() -> None:

@@ -284,10 +284,12 @@ def test_when_a_front_is_killed_another_takes_its_place_on_the_same_port(digits:
 
 
 def test_when_a_front_is_killed_its_running_requests_do_not_block_the_next_one(slow: Tree) -> None:
-    running = begin(slow, 1, 0.4)
-    for i in range(5):
-        slow.wire().send(request(asking(10 + i, "wait", s=5)))
+    running, queued = begin(slow, 1, 0.8), [slow.wire() for _ in range(5)]
+    for i, wire in enumerate(queued):
+        wire.send(request(asking(10 + i, "wait", s=5)))
     eventually(lambda: front_of(slow)["in_flight"] == 6, "all are accepted", 5)
+    for wire in queued:
+        hang_up(wire, reset=True)
     os.kill(slow.pid_of("front"), signal.SIGKILL)
     with slow.wire(10.0) as wire:
         assert wire.post(asking(3)).json()["x"] == 6

@@ -124,7 +124,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_BODY_RATE", float, 1024.0, 0, 1e9,
              "bytes a second that a client must send of a body and take of an answer, after a grace of 10 s; 0: any"),
     Variable("EVENKEEL_MAX_CONNECTIONS", int, 4096, 1, 1_000_000,
-             "connections open at once, per HTTP worker; on those beyond it only /ping is answered, the rest gets 503"),
+             "connections open at once, per HTTP worker; at the limit the longest idle one makes room for the next, and where "
+             "none is idle only /ping is answered, the rest gets 503"),
     Variable("EVENKEEL_KEEP_ALIVE_S", float, 75.0, 1, 86400, "idle time after which a connection is closed"),
     Variable("EVENKEEL_QUEUE_ROWS", int, 8192, 1, 8192, 
              "rows accepted and not yet answered, per HTTP worker; 429 beyond it. Of a request, whatever its size, one full "

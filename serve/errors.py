@@ -47,6 +47,7 @@ class NotFound(EvenkeelError):
 
 class MethodNotAllowed(EvenkeelError):
     code, status = "method_not_allowed", 405
+    allow = ""  # the methods that are possible there
 
 
 class NotAcceptable(EvenkeelError):

@@ -1,39 +1,31 @@
-"""The sidecar's side of a connection: uvicorn's protocol with bounds on heads, bodies, time and connections.
+"""The sidecar's side of a connection: the shared connection, with bounds that suit small and few requests.
 
 Probes must get through whatever else happens, so when all places are taken the connection that has waited longest
-without asking anything makes room for the next. Requests here are few and small: each connection has one timer.
+without asking anything makes room for the next. Each connection has one timer, set by the state it is in.
 This file knows nothing of what is served.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from serve.contract import strict
 from serve.contract.health import error_body
-from serve.errors import (
-    BadRequest,
-    BodyTimeout,
-    BodyTooLarge,
-    EvenkeelError,
-    HeadersTooLarge,
-    HeaderTimeout,
-    TooManyConnections,
-)
+from serve.contract.strict import RequestHead
+from serve.errors import BodyTimeout, EvenkeelError, HeaderTimeout, TooManyConnections
+from serve.http.application import ApplicationRequest
+from serve.http.connection import Connection
+from serve.http.connection_state import RECEIVING, State
 
 CONNECTIONS_MAX = 256  # at each door
-MESSAGE_BYTES_MAX = 128 * 1024  # of a request, with everything around its body
-HEAD_BYTES_MAX = 32 * 1024
-HEADERS_MAX = 100
-HEAD_TOO_LARGE = f"the request's head is larger than {HEAD_BYTES_MAX} bytes"
+MESSAGE_BYTES_MAX = 128 * 1024  # of a request, its head and its body
 IDLE_S = 15.0  # without a request
 REQUEST_S = 10.0  # from its first byte to its last
 ANSWER_S = 30.0  # to be made and read
+LINGER_S = 2.0  # for a refusal to be read
 
 
 class Door:
@@ -49,105 +41,85 @@ class Door:
             return
         leaving = next((c for c in self.connections if not c.busy), newest)
         self.connections.pop(leaving)
-        leaving.refuse(TooManyConnections(f"{self._most} connections are open already"))
+        leaving.turn_away(TooManyConnections(f"{self._most} connections are open already"))
 
 
-class DoorProtocol(HttpToolsProtocol):
+class DoorProtocol(Connection):
     """One connection."""
+
+    head_bytes_max = 32 * 1024
+    headers_max = 100
+    request: ApplicationRequest | None
 
     def __init__(self, door: Door, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._door = door
-        self._receiving = self._in_head = self._deaf = False
-        self._size = 0  # bytes of the request in hand
-        self._wrong: EvenkeelError | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    @property
-    def busy(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._wait(IDLE_S, transport.close)
+        self._set_timer(State.IDLE)
         self._door.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._door.connections.pop(self, None)
-        if self._timer is not None:
-            self._timer.cancel()
+        if self.busy and self.request is not None:
+            self.request.leave()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        if self._deaf:
-            return
-        super().data_received(data)
-        if self._receiving:
-            self._size += len(data)
-            if self._in_head and self._size > HEAD_BYTES_MAX:
-                self.refuse(HeadersTooLarge(HEAD_TOO_LARGE))
-            elif self._size > MESSAGE_BYTES_MAX:
-                self.refuse(BodyTooLarge(f"the request is larger than {MESSAGE_BYTES_MAX} bytes"))
+    # ---- requests ------------------------------------------------------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._receiving = self._in_head = True
-        self._size = 0
-        if not self.busy:
-            self._wait(REQUEST_S, self._too_slow)
+    def begin(self, head: RequestHead, raw: bytes) -> None:
+        self.request = ApplicationRequest(head, MESSAGE_BYTES_MAX - len(raw))
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self.headers) >= HEADERS_MAX:
-            self._wrong = HeadersTooLarge(f"more than {HEADERS_MAX} headers")
-            raise ValueError(self._wrong.message)
-        if self._in_head:
-            super().on_header(name, value)
+    def take_body(self, piece: bytes) -> None:
+        assert self.request is not None, "a body belongs to a request"
+        self.request.append(piece)
 
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES_MAX:  # it came at once
-            self._wrong = HeadersTooLarge(HEAD_TOO_LARGE)
-            raise ValueError(self._wrong.message)
-        wrong = strict.fault(self.parser.get_http_version(), self.parser.get_method(), self.headers)
-        if wrong:
-            self._wrong = BadRequest(wrong)
-            raise ValueError(wrong)
-        super().on_headers_complete()
+    def wait_for_body(self) -> None:
+        self.ask_for_body()
 
-    def on_message_complete(self) -> None:
-        self._receiving = False
-        super().on_message_complete()
-        self._wait(ANSWER_S, self.transport.abort)
+    def serve(self) -> None:
+        assert self.request is not None, "what is served has come"
+        self.request.start(self)
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()  # which closes an idle connection soon, but waits for ever until the answer is read
-        self._wait(ANSWER_S, self.transport.abort)
+    def refusal(self, error: EvenkeelError) -> bytes:
+        body = orjson.dumps(error_body(error))
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        return STATUS_LINE[error.status] + head + body
 
-    def send_400_response(self, msg: str) -> None:
-        """uvicorn's word for what its parser, or we in its callbacks, did not understand."""
-        self.refuse(self._wrong or BadRequest("not valid HTTP"))
+    # ---- time and ends -------------------------------------------------------------------------------------------
 
-    def refuse(self, error: EvenkeelError) -> None:
-        """Say so and close. In the middle of an answer nothing is said: it ends, and the connection with it."""
-        self._deaf = True
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            cycle.keep_alive = False
-            if cycle.response_started or cycle.more_body is False:
-                return
-            cycle.disconnected = True
-            cycle.message_event.set()
-        if not self.transport.is_closing():
-            body = orjson.dumps(error_body(error))
-            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-            self.transport.write(STATUS_LINE[error.status] + head + body)
-            self.transport.close()
+    def move(self, target: State) -> None:
+        begun = self.state in RECEIVING
+        super().move(target)
+        if not (begun and target in RECEIVING):  # a request has one time from its first byte to its last
+            self._set_timer(target)
 
-    def _too_slow(self) -> None:
-        kind = HeaderTimeout if self._in_head else BodyTimeout
-        self.refuse(kind(f"the request did not come within {REQUEST_S:g} s"))
-
-    def _wait(self, seconds: float, then: Callable[[], None]) -> None:
+    def _set_timer(self, state: State) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_later(seconds, then)
+        self._timer = None
+        if state in RECEIVING:
+            self._timer = self.loop.call_later(REQUEST_S, self._too_slow)
+        elif state is State.IDLE:
+            self._timer = self.loop.call_later(IDLE_S, self.close)
+        elif state is not State.CLOSED:
+            self._timer = self.loop.call_later(LINGER_S if state is State.LINGERING else ANSWER_S, self.transport.abort)
+
+    def _too_slow(self) -> None:
+        kind = HeaderTimeout if self.state is State.HEAD else BodyTimeout
+        self.refuse(kind(f"the request did not come within {REQUEST_S:g} s"))
+
+    def turn_away(self, error: EvenkeelError) -> None:
+        """Its place is needed."""
+        if not self.busy:
+            self.transport.write(self.refusal(error))
+        self.close()
+
+    def shutdown(self) -> None:
+        """The server is stopping: close when what has begun to arrive has been answered."""
+        if self.busy:
+            self.be_last()
+        elif self.state not in RECEIVING:
+            self.close()

@@ -22,16 +22,18 @@ PRODUCT = ("container", "serve", "sidecar")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "container": ("serve.settings", "serve.errors", "serve.contract", "sidecar.settings"),
     "sidecar.rollout": ("serve.errors",),
-    "sidecar": ("serve.contract", "serve.errors", "serve.exposition"),
+    "sidecar": ("serve.contract", "serve.errors", "serve.exposition", "serve.http"),
     "serve.settings": ("serve.errors", "serve.contract"),
     "serve.errors": ("serve.settings", "serve.contract"),
     "serve.contract": ("serve.settings", "serve.errors"),
+    "serve.http": ("serve.contract", "serve.errors"),
     "serve.exposition": ("serve.contract", "serve.errors"),
     "serve.codec": ("serve.contract", "serve.errors"),
     "serve.transport": ("serve.contract", "serve.errors"),
     "serve.batching": (),
     "serve.engine": ("serve.contract", "serve.errors", "serve.settings", "serve.codec", "serve.transport", "serve.batching"),
-    "serve.front": ("serve.contract", "serve.errors", "serve.settings", "serve.codec", "serve.transport", "serve.exposition"),
+    "serve.front": ("serve.contract", "serve.errors", "serve.settings", "serve.codec", "serve.transport", "serve.exposition",
+                    "serve.http"),
 }
 # parts that use nothing but the standard library
 STANDARD_ONLY = ("container", "serve.settings", "serve.errors", "serve.contract", "serve.batching")

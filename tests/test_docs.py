@@ -9,6 +9,7 @@ from container import environment
 from serve.contract import lifecycle
 from serve.contract.lifecycle import CLEARS, Reason
 from serve.contract.status import RESTART_REASONS
+from serve.http import connection_state
 from sidecar.rollout import adapters, reasons
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -18,8 +19,9 @@ def test_the_settings_page_shows_the_table_of_the_code() -> None:
     assert environment.table() in (DOCS / "settings.md").read_text()
 
 
-def test_the_diagram_of_the_states_is_drawn_from_the_table() -> None:
+def test_the_diagrams_of_the_states_are_drawn_from_their_tables() -> None:
     assert lifecycle.diagram() in (DOCS / "ARCHITECTURE.md").read_text()
+    assert connection_state.diagram() in (DOCS / "ARCHITECTURE.md").read_text()
 
 
 def sections(page: str, heading: str) -> dict[str, str]:

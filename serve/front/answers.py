@@ -6,12 +6,11 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serve.contract.lifecycle import CLEARS, Verdict
-from serve.errors import EvenkeelError, NotReady
+from serve.errors import EvenkeelError, MethodNotAllowed, NotReady
 from serve.front.request import Invocation, model_of
 
 PING_OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 PING_OK_LAST = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST = b"connection: close\r\n"
 MESSAGE_CHARS_MAX = 2000
 
@@ -20,6 +19,8 @@ def refusal(error: EvenkeelError, keep_alive: bool, is_head: bool = False, named
     """A small JSON error with Content-Length. `named`: the line that names the model whose error this is."""
     body = orjson.dumps({"error": {"code": error.code, "message": error.message[:MESSAGE_CHARS_MAX]}})
     extra = named if keep_alive else named + LAST
+    if isinstance(error, MethodNotAllowed):
+        extra += b"allow: %b\r\n" % error.allow.encode("latin-1")
     if error.retry_after_s is not None:
         extra += b"retry-after: %d\r\n" % error.retry_after_s
     head = b"%bcontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n" % (STATUS_LINE[error.status], len(body), extra)
@@ -51,12 +52,3 @@ def name_line(invocation: Invocation) -> bytes:
     """The line that names the model whose answer or error this is; b"" before there is one."""
     model = model_of(invocation)
     return model.starts.line if model is not None else b""
-
-
-def cut_short(in_head: bool, hot: Invocation | None) -> str:
-    """What a request lacks whose connection ended in the middle of it."""
-    if in_head:
-        return "the connection ended in the middle of the request's head"
-    if hot is None or hot.head.length is None:
-        return "the connection ended in the middle of the request's body"
-    return f"the body ended after {hot.received} of the {hot.head.length} bytes that Content-Length announced"

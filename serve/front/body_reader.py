@@ -1,7 +1,7 @@
-"""Reads the rest of a large body straight to where it will lie, past the HTTP parser.
+"""Reads the rest of a large body straight to where it will lie, past the HTTP reader.
 
-How it works. Whoever parses a body touches each of its bytes four times: the event loop copies what it has read, the
-parser copies what it calls body, and that is copied to its place. Once the head has said how long the body is, there is
+How it works. A body that comes in pieces is touched three times: the event loop copies what it has read, pieces are cut
+from that, and they are copied to their place. Once the head has said how long the body is, there is
 nothing in it to parse. So the connection's transport gets this protocol instead of the connection itself for a while: it
 hands out the very memory to be read into, never more than the body, so what follows the body stays in the kernel.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from serve.contract.status import Block, Front, StatusPage
 from serve.errors import TooManyArriving, TooManyConnections
 from serve.front.heads import Heads
+from serve.front.idle import IdleConnections
 from serve.front.invocation import Invocations
 from serve.settings import Limits
 
@@ -35,6 +36,7 @@ class Desk:
         self.default_accept = default_accept
         self.heads = Heads()
         self.connections: set[FrontProtocol] = set()
+        self._idle: IdleConnections[FrontProtocol] = IdleConnections()
         self._stopping = False
         self.leaving = False  # the container is: each connection ends with its next answer
         self.reserve: dict[FrontProtocol, None] = {}  # of them, those beyond the limit, the oldest first
@@ -60,9 +62,16 @@ class Desk:
         asyncio.get_running_loop().call_later(LATE_S, self._end_all)
 
     def admit(self, connection: FrontProtocol) -> None:
-        """Beyond the limit a connection is good for one /ping. Nobody is kept from that: the oldest there makes room."""
+        """At the limit an idle connection makes room, see idle.py. Where none is, the newcomer is good for one /ping.
+        Nobody is kept from that: the oldest there makes room."""
         self.connections.add(connection)
         if len(self.connections) - len(self.reserve) <= self.limits.connections_max:
+            return
+        waiting = (c for c in self.connections if c not in self.reserve)
+        idle = self._idle.choose(connection, waiting, _monotonic())
+        if idle is not None:
+            self.forget(idle)
+            idle.close()
             return
         connection.restrict()
         self.reserve[connection] = None
@@ -84,14 +93,14 @@ class Desk:
         began_s, oldest = min(((c.began_s, c) for c in self.connections if c.is_receiving), key=lambda each: each[0])
         giving_way = oldest if _monotonic() - began_s > OLD_BODY_S else newest
         many = "too many large requests are being received at once (EVENKEEL_QUEUE_MB)"
-        giving_way.refuse_receiving(TooManyArriving(many, retry_after_s=1))
+        giving_way.refuse(TooManyArriving(many, retry_after_s=1))
 
     def make_room_for_answer(self, size: int) -> None:
         """Answers wait in memory until they are read. When that is too much, those read slowest are given up."""
         self._unread_bytes += size
         if self._unread_bytes <= self.limits.queue_bytes_max:
             return
-        waiting = [(c.patience_s, n, c) for c in self.connections if (n := c.transport.get_write_buffer_size())]
+        waiting = [(c.silence.taking.left_s, n, c) for c in self.connections if (n := c.transport.get_write_buffer_size())]
         self._unread_bytes = size + sum(n for _, n, _ in waiting)
         for _, n, connection in sorted(waiting, key=lambda each: each[0]):
             if self._unread_bytes <= self.limits.queue_bytes_max:

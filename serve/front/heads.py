@@ -1,14 +1,13 @@
 """What a request's head says, worked out once: route, codecs, length, and the answer's own head.
 
 Clients on kept-alive connections repeat their head byte for byte, so parsed heads are remembered under their exact
-bytes: a head seen before needs no parsing at all. Only heads that a strict reading has accepted are remembered, and
-only those whose whole meaning is in their bytes (a Content-Length body, kept alive, no Expect, no Upgrade).
+bytes: a head seen before needs no parsing at all. Only heads that the strict reader has accepted are remembered, and
+only those after which a connection goes on as it was (a Content-Length body, kept alive, no Expect).
 """
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -18,7 +17,6 @@ from serve.errors import EvenkeelError, UnsupportedMedia
 
 HEADS_MAX = 1024  # remembered heads; each is at most HEAD_BYTES_REMEMBERED long
 HEAD_BYTES_REMEMBERED = 2048
-REQUEST_LINE = re.compile(rb"(?:POST|GET|HEAD) [!-~]+ HTTP/1\.1\r\n")  # llhttp also takes RTSP, and two blanks
 AMZN = b"x-amzn-sagemaker-"
 _ID = b"x-amzn-sagemaker-inference-id"
 
@@ -26,6 +24,8 @@ _ID = b"x-amzn-sagemaker-inference-id"
 class Route(IntEnum):
     INVOKE = 0
     PING = 1
+    APPLICATION = 2
+    NOWHERE = 3  # the request is refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +105,20 @@ class Heads:
         self._known: dict[bytes, Head] = {}
         self.get = self._known.get
 
-    def remember(self, raw: bytes, headers: int, head: Head) -> None:
-        """`raw` ends with the empty line; `headers` is how many the parser saw in it."""
-        plain = head.keep_alive and head.length is not None and not head.expects_continue
-        # Exactly one CRLF for the request line, for each header and for the end, and no bare LF: the bytes between
-        # are then what the parser read, with nothing swallowed before or folded in between.
-        lines = raw.count(b"\r\n")
-        if not plain or lines != headers + 2 or raw.count(b"\n") != lines or not REQUEST_LINE.match(raw):
+    def remember(self, raw: bytes, head: Head) -> None:
+        """`raw` is all that the strict reader has accepted as this head, with its empty line."""
+        if not head.keep_alive or head.length is None or head.expects_continue or len(raw) > HEAD_BYTES_REMEMBERED:
             return
         if len(self._known) >= HEADS_MAX:
             self._known.clear()
         self._known[raw] = head
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """The last request of a connection, which most clients repeat: its head as bytes, how long the whole was, and what
+    the head says."""
+
+    raw: bytes
+    length: int
+    head: Head

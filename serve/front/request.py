@@ -37,12 +37,11 @@ class Invocation:
     """
 
     caller: Caller | None  # None once answered or left: nobody waits any more
-    response_complete = False
-    complete = True  # the whole body is here
-    turn = True  # every earlier request of the connection has been answered
-    refused: EvenkeelError | None = None
+    refused: EvenkeelError | None = None  # why it will not be served, known from its head
+    whole = b""  # the body, where it came in one piece; else it grows in `body`
     body: bytearray | memoryview | None = None
     received = 0  # bytes of `body` that have come
+    skipped = 0  # bytes of the body of a refused request, which are thrown away
 
     id: int
     model: Model

@@ -2,79 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import io
 import socket
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import uvicorn
 
 from serve.contract.status import Front
 from serve.errors import NUMBER, BadRequest, TooManyArriving
-from serve.front.body_reader import DIRECT_FROM, BodyReader
-from serve.front.desk import Desk
-from serve.front.protocol import FrontProtocol
+from serve.front.body_reader import DIRECT_FROM
+from serve.http.connection_state import RECEIVING
 from tests.support import digits_model as formats
 from tests.support.front_bench import FrontBench
+from tests.support.line import Line
 from tests.support.models import Array, replica, signature, spec
 from tests.support.wire import request
 
-WITHIN_S = 10.0
 ROWS = np.arange(4 * DIRECT_FROM // 8, dtype=np.float64).reshape(-1, 2)
 LARGE = request(formats.to_npy(ROWS), "application/x-npy")
 SMALL = request(formats.to_npy(ROWS[:1]), "application/x-npy")
-
-
-class Line:
-    """One connection between a FrontProtocol and a client of ours, in one event loop stepped by hand."""
-
-    def __init__(self, bench: FrontBench) -> None:
-        self.bench = bench
-        self.desk = Desk(bench.page, bench.page.front(0), bench.front, bench.limits, None)
-        self.client, theirs = socket.socketpair()
-        self.client.setblocking(False)
-        self.heard = b""
-        self._waiting = b""
-        self.transport, self.front = bench.loop.run_until_complete(self._connect(theirs))
-
-    async def _connect(self, theirs: socket.socket) -> tuple[Any, FrontProtocol]:
-        config = uvicorn.Config(_nothing, http="h11", log_config=None, access_log=False, lifespan="off", ws="none")
-        config.load()
-        server = uvicorn.Server(config)
-        loop = asyncio.get_running_loop()
-        return await loop.connect_accepted_socket(
-            lambda: FrontProtocol(self.desk, config=config, server_state=server.server_state, app_state={}), theirs)  # fmt: skip
-
-    def send(self, data: bytes) -> None:
-        self._waiting += data
-
-    def until(self, done: Callable[[], object]) -> None:
-        end_s = time.monotonic() + WITHIN_S
-        while not done():
-            assert time.monotonic() < end_s, self.heard[:300]
-            self._let_flow()
-            self.bench.settle(1)
-            self.bench.clock.advance(0.001)  # the engine may wait a moment for more rows
-
-    def _let_flow(self) -> None:
-        if self.client.fileno() < 0:
-            return
-        with contextlib.suppress(BlockingIOError):
-            self.heard += self.client.recv(1 << 20)
-        with contextlib.suppress(BlockingIOError):
-            self._waiting = self._waiting[self.client.send(self._waiting[:50_000]) :] if self._waiting else b""
-
-    @property
-    def reads_directly(self) -> bool:
-        return isinstance(self.transport.get_protocol(), BodyReader)
-
-
-async def _nothing(scope: object, receive: object, send: object) -> None: ...
 
 
 def _same(inputs: list[Array]) -> list[Array]:
@@ -121,7 +69,7 @@ def test_a_large_body_is_read_past_the_parser_and_its_followers_are_not(line: Li
 
 def test_a_body_that_is_nearly_here_is_left_to_the_parser(line: Line) -> None:
     line.send(LARGE[: -DIRECT_FROM + 1])
-    line.until(lambda: line.front._hot is not None and line.front._hot.received > 0 and not line._waiting)
+    line.until(lambda: line.front.is_receiving and not line._waiting)
     line.send(LARGE[-DIRECT_FROM + 1 :])
     line.until(lambda: len(answers(line.heard)) == 1)
 
@@ -138,7 +86,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(line: Line) ->
 @pytest.mark.parametrize("size", [70, 1000, 100_000, len(LARGE) - 1])
 def test_a_client_that_ends_its_half_in_the_middle_hears_how_much_came(line: Line, size: int) -> None:
     line.send(LARGE[:size])
-    line.until(lambda: line.front._receiving and not line._waiting)
+    line.until(lambda: line.front.state in RECEIVING and not line._waiting)
     if size == 100_000:
         line.until(lambda: line.reads_directly)
     line.client.shutdown(socket.SHUT_WR)
@@ -152,17 +100,18 @@ def test_a_client_that_ends_its_half_in_the_middle_hears_how_much_came(line: Lin
     assert line.bench.page.front(0).count[Front.ERRORS + NUMBER[BadRequest]] == 1
 
 
-def test_a_client_that_ends_its_half_after_its_request_has_hung_up(line: Line) -> None:
+def test_a_client_that_ends_its_half_after_its_request_gets_its_answer_and_then_the_end(line: Line) -> None:
     line.send(SMALL)
     line.until(lambda: line.bench.front._flight.pending or line.heard)
     line.client.shutdown(socket.SHUT_WR)
+    line.until(lambda: answers(line.heard))
     line.until(lambda: line.transport.is_closing())
 
 
 def test_a_refusal_in_the_middle_is_heard_and_what_still_comes_is_thrown_away(line: Line) -> None:
     line.send(LARGE[:100_000])
     line.until(lambda: line.reads_directly and not line._waiting)
-    line.front.refuse_receiving(TooManyArriving("too much at once", retry_after_s=1))
+    line.front.refuse(TooManyArriving("too much at once", retry_after_s=1))
     assert not line.reads_directly and line.desk.receiving_bytes == 0
     line.send(LARGE[100_000:])
     line.until(lambda: b"too much at once" in line.heard and not line._waiting)

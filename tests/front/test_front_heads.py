@@ -92,38 +92,29 @@ PLAIN = (("content-type", "text/csv"), ("content-length", "3"))
 
 def test_a_plain_head_is_found_again_under_its_bytes() -> None:
     heads, head = Heads(), made(*PLAIN)
-    heads.remember(RAW, 2, head)
+    heads.remember(RAW, head)
     assert heads.get(RAW) is head
     assert heads.get(RAW.replace(b"3", b"4")) is None
 
 
 @pytest.mark.parametrize(
-    ("raw", "count", "head"),
+    "head",
     [
-        (RAW, 2, made(*PLAIN, keep_alive=False)),
-        (RAW, 3, made(("transfer-encoding", "chunked"), *PLAIN)),
-        (RAW, 2, made(*PLAIN, ("expect", "100-Continue"))),
-        (RAW, 3, made(*PLAIN)),  # the parser saw another number of headers than there are lines
-        (RAW, 1, made(*PLAIN)),
-        (b"\r\n" + RAW, 2, made(*PLAIN)),  # an empty line before the request
-        (RAW.replace(b"csv\r\n", b"csv\r\n more\r\n"), 2, made(*PLAIN)),  # a folded line
-        (RAW.replace(b"csv\r\n", b"csv\n"), 2, made(*PLAIN)),  # a bare LF ends a line
-        (RAW.replace(b"csv", b"c\nv"), 2, made(*PLAIN)),
-        (RAW.replace(b"POST", b"PUT "), 2, made(*PLAIN)),
-        (b"0\r\n" + RAW, 2, made(*PLAIN)),  # the rest of a chunked body
-        (RAW[:-2], 2, made(*PLAIN)),
+        made(*PLAIN, keep_alive=False),
+        made(("transfer-encoding", "chunked"), *PLAIN),
+        made(*PLAIN, ("expect", "100-Continue")),
     ],
 )
-def test_a_head_whose_meaning_is_not_all_in_its_bytes_is_not_remembered(raw: bytes, count: int, head: Head) -> None:
+def test_a_head_after_which_the_connection_does_not_go_on_as_before_is_not_remembered(head: Head) -> None:
     heads = Heads()
-    heads.remember(raw, count, head)
-    assert heads.get(raw) is None
+    heads.remember(RAW, head)
+    assert heads.get(RAW) is None
 
 
 def test_the_memory_of_heads_is_bounded() -> None:
     heads, head = Heads(), made(*PLAIN)
     for i in range(3 * HEADS_MAX):
-        heads.remember(RAW.replace(b"csv", b"csv%d" % i), 2, head)
+        heads.remember(RAW.replace(b"csv", b"csv%d" % i), head)
     assert len(heads._known) <= HEADS_MAX
-    heads.remember(RAW, 2, head)
+    heads.remember(RAW, head)
     assert heads.get(RAW) is head

@@ -75,8 +75,7 @@ def assert_idle(tree: Tree) -> None:
 # Clients leave --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reset", [False, True])
-def test_a_client_that_hangs_up_while_queued_is_never_served_and_the_others_are(slow: Tree, reset: bool) -> None:
+def test_a_client_that_hangs_up_while_queued_is_never_served_and_the_others_are(slow: Tree) -> None:
     abandoned = front_of(slow)["abandoned"]
     running = begin(slow, 100, 0.5)
     queued = [slow.wire() for _ in range(5)]
@@ -84,7 +83,7 @@ def test_a_client_that_hangs_up_while_queued_is_never_served_and_the_others_are(
         wire.send(request(asking(i, "wait", s=0.01)))
     eventually(lambda: front_of(slow)["in_flight"] == 6, "all are accepted", 5)
     for i in (1, 3):
-        hang_up(queued[i], reset=reset)
+        hang_up(queued[i], reset=True)
     assert running.read().json()["x"] == 200
     for i in (0, 2, 4):
         assert queued[i].read().json()["x"] == 2 * i
@@ -93,6 +92,18 @@ def test_a_client_that_hangs_up_while_queued_is_never_served_and_the_others_are(
     assert front_of(slow)["abandoned"] == abandoned + 2
     for wire in (running, *queued):
         wire.close()
+
+
+def test_a_client_that_ends_its_half_while_queued_is_served_in_its_turn(slow: Tree) -> None:
+    running, queued = begin(slow, 101, 0.3), slow.wire()
+    queued.send(request(asking(7, "wait", s=0.01)))
+    queued.sock.shutdown(socket.SHUT_WR)
+    reply = queued.read()
+    assert (reply.json()["x"], reply.headers["connection"]) == (14, "close") and queued.closed_by_server()
+    assert running.read().json()["x"] == 202
+    for wire in (running, queued):
+        wire.close()
+    assert_idle(slow)
 
 
 def test_a_client_that_hangs_up_while_its_request_runs_strands_nobody(slow: Tree) -> None:
@@ -273,10 +284,12 @@ def test_when_a_front_is_killed_another_takes_its_place_on_the_same_port(digits:
 
 
 def test_when_a_front_is_killed_its_running_requests_do_not_block_the_next_one(slow: Tree) -> None:
-    running = begin(slow, 1, 0.4)
-    for i in range(5):
-        slow.wire().send(request(asking(10 + i, "wait", s=5)))
+    running, queued = begin(slow, 1, 0.8), [slow.wire() for _ in range(5)]
+    for i, wire in enumerate(queued):
+        wire.send(request(asking(10 + i, "wait", s=5)))
     eventually(lambda: front_of(slow)["in_flight"] == 6, "all are accepted", 5)
+    for wire in queued:
+        hang_up(wire, reset=True)
     os.kill(slow.pid_of("front"), signal.SIGKILL)
     with slow.wire(10.0) as wire:
         assert wire.post(asking(3)).json()["x"] == 6
@@ -459,7 +472,7 @@ def test_a_client_that_hangs_up_frees_its_place_in_a_full_queue(narrow: Tree) ->
     eventually(lambda: front_of(narrow)["in_flight"] == 4, "the queue is full", 5)
     with narrow.wire() as late:
         assert late.post(asking(1)).code == "overloaded"
-        hang_up(queued[2])
+        hang_up(queued[2], reset=True)
         assert running.read().status == 200
         reply = late.post(asking(40))  # the first queued one runs now, the second waits, the third has left
         assert reply.status == 200, reply.raw[:300]

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve.front.heads import Heads, Route, build
 from tests.security.cases import ACCEPTED, GOOD_ANSWER, REFUSED, TOO_LARGE, WITH_LENGTH
 from tests.support.tree import Tree
 from tests.support.wire import Closed, Wire
@@ -115,15 +114,3 @@ def test_random_bytes_in_a_head_never_hold_or_end_the_worker(echo: Tree) -> None
             wire.read()
     assert echo.ping() == 200
     assert echo.status()["restarts"]["front"] == 0
-
-
-def test_only_plain_request_lines_are_remembered() -> None:
-    head = build(Route.PING, b"GET", [(b"host", b"a")], True, None)
-    for line in (b"GET /ping RTSP/1.1", b"GET  /ping HTTP/1.1", b"GET /ping  HTTP/1.1", b"\r\nGET /ping HTTP/1.1"):
-        heads = Heads()
-        raw = line + b"\r\nHost: a\r\n\r\n"
-        heads.remember(raw, 1, head)
-        assert heads.get(raw) is None, line
-    heads = Heads()
-    heads.remember(SMUGGLED, 1, head)
-    assert heads.get(SMUGGLED) is head

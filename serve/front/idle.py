@@ -1,0 +1,65 @@
+"""Which idle connection makes room for a new one when there are as many as there may be.
+
+The rule: a newcomer takes the place of the longest idle connection of its own address. Where its address has none, the address
+with the most idle connections gives its longest idle one. Only those count that have been idle for over a second, so that a
+client that is between two requests keeps its connection. If there are none, the newcomer gets no place.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Generic, Protocol, TypeVar
+
+IDLE_FOR_S = 1.0
+LOOK_S = 0.25  # between two looks at all connections, however many come: one costs a millisecond
+
+
+class Connection(Protocol):
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def idle_since_s(self) -> float | None: ...  # None: it is not idle
+
+
+C = TypeVar("C", bound=Connection)
+
+
+class IdleConnections(Generic[C]):
+    """What the last look found, less what has been taken since: the longest idle of each address last."""
+
+    def __init__(self) -> None:
+        self._by_address: dict[str, list[C]] = {}
+        self._looked_s = float("-inf")
+
+    def choose(self, newcomer: C, connections: Iterable[C], now_s: float) -> C | None:
+        """Who makes room, by the rule above; it is not chosen twice."""
+        if now_s - self._looked_s >= LOOK_S:
+            self._look(connections, now_s)
+        while self._by_address:
+            address = newcomer.address if newcomer.address in self._by_address else self._most()
+            waiting = self._by_address[address]
+            chosen = waiting.pop()
+            if not waiting:
+                del self._by_address[address]
+            if _idle_long(chosen, now_s):  # it may have asked something since
+                return chosen
+        return None
+
+    def _most(self) -> str:
+        return max(self._by_address, key=lambda address: len(self._by_address[address]))
+
+    def _look(self, connections: Iterable[C], now_s: float) -> None:
+        self._looked_s = now_s
+        found: defaultdict[str, list[tuple[float, int, C]]] = defaultdict(list)
+        for number, connection in enumerate(connections):
+            since_s = connection.idle_since_s
+            if since_s is not None and now_s - since_s > IDLE_FOR_S:
+                found[connection.address].append((-since_s, number, connection))
+        self._by_address = {address: [c for *_, c in sorted(each)] for address, each in found.items()}
+
+
+def _idle_long(connection: Connection, now_s: float) -> bool:
+    since_s = connection.idle_since_s
+    return since_s is not None and now_s - since_s > IDLE_FOR_S

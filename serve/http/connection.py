@@ -1,0 +1,279 @@
+"""One HTTP/1.1 connection: bytes to requests, one after the other, with every bound on heads and bodies in one place.
+
+The data port and the sidecar's ports each derive their connection from this one. Here it is decided what is a request, where it
+ends, when the next one's turn is, and how a refusal is said so that it is heard. What a request is for, how long anybody may take
+and who has to make room is theirs. States and legal steps are in connection_state.py; what a head may be in contract/strict.py.
+
+What a client sends ahead of its turn is held as it came, and reading stops: so at most one read's worth waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.server import ServerState
+
+from serve.contract import strict
+from serve.contract.strict import RequestHead
+from serve.errors import BadRequest, EvenkeelError, HeadersTooLarge
+from serve.http.chunks import ChunkedBody, Part
+from serve.http.connection_state import BUSY, READING, RECEIVING, State, step
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_monotonic = time.monotonic
+
+
+class Connection(asyncio.Protocol):
+    """`state` says all of where it is. `request` is the one in hand, or the last one."""
+
+    head_bytes_max = 64 * 1024
+    headers_max = 256  # each takes far more memory than its bytes
+
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:  # fmt: skip
+        self.app, self.asgi_version = config.loaded_app, config.asgi_version
+        self.server_state, self.app_state = server_state, app_state
+        self.loop = _loop or asyncio.get_running_loop()
+        self.logger = logging.getLogger("uvicorn.error")
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+        self.flow: FlowControl = None  # type: ignore[assignment]
+        self.state = State.IDLE
+        self.request: Any = None
+        self.began_s = 0.0  # when the request in hand began to come
+        self.body_bytes_left = 0  # of a body of known length
+        self._chunks: ChunkedBody | None = None  # the body that comes, where its length is not known
+        self._held = b""  # the beginning of a head, or what came ahead of its turn
+        self._looked_at = 0  # bytes of that beginning in which nothing is wrong
+        self._finished = 0  # requests that have come whole
+        self._owes_continue = False  # the client waits for our word before it sends the body
+
+    # ---- what the ports add --------------------------------------------------------------------------------------
+
+    def begin(self, head: RequestHead, raw: bytes) -> None:
+        """A head has come, these bytes. Sets `request`; may raise a refusal."""
+        raise NotImplementedError
+
+    def take_body(self, piece: bytes) -> None:
+        """A piece of the request's body. May raise a refusal."""
+        raise NotImplementedError
+
+    def serve(self) -> None:
+        """The request is whole and its turn has come."""
+        raise NotImplementedError
+
+    def wait_for_body(self) -> None:
+        """What has come of the body is taken; the rest is still under way."""
+
+    def refusal(self, error: EvenkeelError) -> bytes:
+        """The last answer of this connection, for the request in hand or what could not be read as one."""
+        raise NotImplementedError
+
+    def let_go(self) -> None:
+        """Nobody needs the body of the request in hand any more."""
+
+    def be_last(self) -> None:
+        """The answer to the request in hand is the last one."""
+        self.request.be_last()
+
+    # ---- states --------------------------------------------------------------------------------------------------
+
+    def move(self, target: State) -> None:
+        self.state = step(self.state, target)
+
+    @property
+    def busy(self) -> bool:
+        return self.state in BUSY
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self.flow = FlowControl(self.transport)
+        self.server_state.connections.add(self)  # type: ignore[arg-type]
+        self.began_s = _monotonic()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server_state.connections.discard(self)
+        self.flow.resume_writing()  # for an application that waits until it may write
+        if self.state is not State.CLOSED:
+            self.move(State.CLOSED)
+
+    # ---- bytes in ------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self.state in READING:
+            held, self._held = self._held, b""
+            self._read(held + data if held else data)
+        elif self.state < State.LINGERING:
+            self._hold(data)
+
+    def _read(self, data: bytes) -> None:
+        """Take what has come as far as it goes, but no more than one request: others have their turn between."""
+        finished = self._finished
+        try:
+            while data and self.state in READING and self._finished == finished:
+                data = self._read_body(data) if self.state is State.BODY else self._read_head(data)
+            if self.state is State.BODY and not data:
+                self.wait_for_body()
+        except EvenkeelError as e:
+            self.refuse(e)
+        if data and self.state < State.LINGERING:
+            self._hold(data)
+            if self.state is State.IDLE:
+                self.loop.call_soon(self._go_on)
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Returns what follows the head, if it is whole."""
+        if self.state is State.IDLE:
+            data = data.lstrip(b"\r\n")  # empty lines between requests (RFC 9112, 2.2)
+            if not data:
+                return b""
+            self.began_s, self._looked_at = _monotonic(), 0
+        end = data.find(b"\r\n\r\n", max(0, self._looked_at - 3), self.head_bytes_max + 4) + 4
+        if end < 4:
+            self._wait_for_head(data)
+            return b""
+        raw = data[:end]
+        head = strict.read_head(raw, self.headers_max)
+        self._chunks = ChunkedBody(self.head_bytes_max) if head.length is None else None
+        self.body_bytes_left = head.length or 0
+        self._owes_continue = head.expects_continue
+        self.begin(head, raw)
+        if head.length == 0:
+            self._whole()
+        else:
+            self.move(State.BODY)
+        return data[end:]
+
+    def _wait_for_head(self, data: bytes) -> None:
+        if self.state is State.IDLE:
+            self.move(State.HEAD)
+        strict.check_beginning(data, self._looked_at)
+        if len(data) > self.head_bytes_max:
+            raise HeadersTooLarge(f"the request's head is larger than {self.head_bytes_max} bytes")
+        self._held, self._looked_at = data, len(data)
+
+    def _read_body(self, data: bytes) -> bytes:
+        """Returns what follows the body, if it is whole."""
+        chunks, rest = self._chunks, b""
+        if chunks is None:
+            rest = data[self.body_bytes_left :]
+            piece = data[: self.body_bytes_left] if rest else data
+            self.body_bytes_left -= len(piece)
+            self.take_body(piece)
+            whole = not self.body_bytes_left
+        else:
+            for piece in chunks.feed(data):
+                if self.state is State.BODY:  # not refused meanwhile
+                    self.take_body(piece)
+            rest, whole = chunks.rest, chunks.part is Part.DONE
+        if whole and self.state is State.BODY:
+            self._whole()
+        return rest
+
+    def _whole(self) -> None:
+        """The request in hand is all here."""
+        self._finished += 1
+        self._owes_continue = False
+        self.move(State.ANSWERING)
+        self.serve()
+
+    def ask_for_body(self) -> None:
+        """A client that waits for our word gets it, once."""
+        if self._owes_continue:
+            self._owes_continue = False
+            self.transport.write(CONTINUE)
+
+    # ---- turns ---------------------------------------------------------------------------------------------------
+
+    def _hold(self, data: bytes) -> None:
+        """It comes ahead of its turn."""
+        self._held += data
+        self.flow.pause_reading()
+
+    def answered(self, keep_alive: bool) -> None:
+        """The whole answer to the request in hand is written."""
+        if self.state not in BUSY:
+            return  # the connection has ended meanwhile
+        if self.state is State.OWED or not keep_alive:
+            self.end_politely()
+            return
+        self.move(State.STALLED if self.flow.write_paused else State.IDLE)
+        if self._held or self.flow.read_paused:
+            self.loop.call_soon(self._go_on)  # not now: a long pipeline would answer itself ever deeper in the stack
+
+    def _go_on(self) -> None:
+        """With what waits here, once the request before it is answered and the client takes its answers."""
+        if self.state is not State.IDLE:
+            return
+        held, self._held = self._held, b""
+        if held:
+            self._read(held)
+        if self.state in RECEIVING or (self.state is State.IDLE and not self._held):
+            self.flow.resume_reading()
+
+    def pause_writing(self) -> None:
+        self.flow.pause_writing()
+        if self.state is State.IDLE:
+            self.move(State.STALLED)
+
+    def resume_writing(self) -> None:
+        self.flow.resume_writing()
+        if self.state is State.STALLED:
+            self.move(State.IDLE)
+            self.loop.call_soon(self._go_on)
+
+    # ---- ends ----------------------------------------------------------------------------------------------------
+
+    def refuse(self, error: EvenkeelError) -> None:
+        """The request in hand, or what should have been one, is answered with an error, and nothing after it is read."""
+        self.let_go()
+        if not self.transport.is_closing():
+            self.transport.write(self.refusal(error))
+            self.linger()
+
+    def linger(self) -> None:
+        """End our half and throw away what still comes, so that the answer is not lost in a reset."""
+        self.move(State.LINGERING)
+        self.began_s = _monotonic()
+        self._held, self._chunks = b"", None
+        self.flow.resume_reading()
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+
+    def end_politely(self) -> None:
+        """After a last answer: at once, unless the client is still sending, which would make a reset of it."""
+        if self._held and self.state is not State.OWED:
+            self.linger()
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """When what is written has been read."""
+        if self.state < State.CLOSING:
+            self.move(State.CLOSING)
+        self.transport.close()
+
+    def eof_received(self) -> bool:
+        """The client sends nothing more. A request that is whole still gets its answer; one that is not is told so.
+        Returns whether the connection stays open for the moment."""
+        if self.state in RECEIVING:
+            self.refuse(BadRequest(self.cut_short()))
+            self.close()
+            return True
+        if self.state in (State.ANSWERING, State.STREAMING):
+            self.move(State.OWED)
+            self.be_last()
+            return True
+        return False
+
+    def cut_short(self) -> str:
+        """What a request lacks whose connection ended in the middle of it."""
+        if self.state is State.HEAD:
+            return "the connection ended in the middle of the request's head"
+        return "the connection ended in the middle of the request's body"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from serve.contract.signature import Signature
 from serve.contract.status import RUN_EPOCH, Block, run_spans
 from serve.front.named import Starts
 from serve.transport import descriptor
-from serve.transport.arena import Arena
-from serve.transport.channel import Channel, ChannelClosed
+from serve.transport.arena import Arena, read_spill
+from serve.transport.channel import NO_FD, RETRY_S, Channel, ChannelClosed, Waits
 from serve.transport.descriptor import PROTOCOL, RECORD_BYTES, REPLY, REQUEST
 from serve.transport.layout import Layout
 
+FULL_S = 0.5  # between two greetings when there was no file descriptor to take one
 RECONNECT_S = 0.05  # only when the supervisor's own socket refuses: its backlog is full, or it is stopping
 
 
@@ -93,7 +95,6 @@ class EngineLink:
         self._loop = asyncio.get_running_loop()
         self._channel: Channel | None = None
         self._outbox: list[bytes] = []
-        self._greeting = b""  # HELLO and its text, until complete
         self._closing = False
         self._connect()
 
@@ -120,12 +121,23 @@ class EngineLink:
         self._send(records)
 
     def _send(self, records: bytes) -> None:
-        if self._channel is not None and not self._channel.send(records):
-            self._loop.add_writer(self._channel.sock.fileno(), self._writable)
+        if self._channel is not None:
+            self._channel.send(records)
 
-    def _writable(self) -> None:
-        if self._channel is not None and self._channel.flush():
-            self._loop.remove_writer(self._channel.sock.fileno())
+    def _watch(self, channel: Channel, waits: Waits) -> None:
+        """See to it that what waits in this channel goes out."""
+        if waits is Waits.PEER:
+            self._loop.add_writer(channel.sock.fileno(), channel.flush)
+            return
+        self._loop.remove_writer(channel.sock.fileno())
+        if waits is Waits.MACHINE:
+            self._loop.call_later(RETRY_S, self._again, channel)
+
+    def _again(self, channel: Channel) -> None:
+        if channel is self._channel:
+            channel.flush()
+            if channel.waits is Waits.MACHINE:
+                self._loop.call_later(RETRY_S, self._again, channel)
 
     def _connect(self) -> None:
         if self._closing:
@@ -138,11 +150,11 @@ class EngineLink:
             sock.close()
             self._loop.call_later(RECONNECT_S, self._connect)
             return
-        self._channel = Channel(sock)
+        self._channel = Channel(sock, self._watch)
         self._loop.add_reader(sock.fileno(), self._readable)
         size = len(self._arena.memory)
         hello = REQUEST.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, size, 0, 0, 0.0, 0.0)
-        self._channel.send(hello, (self._arena.fd,))
+        self._channel.send_with(hello, self._arena.fd, gives=False)
 
     def _readable(self) -> None:
         assert self._channel is not None, "the reader is removed with the channel"
@@ -163,18 +175,22 @@ class EngineLink:
             self._readable()
 
     def _greet(self, records: bytes) -> bytes:
-        """Read HELLO and the model's card; returns what follows them."""
-        self._greeting += records
-        hello = REPLY.unpack_from(self._greeting)
+        """Take HELLO and the model's card, which came with it as a file; returns what follows them."""
+        hello = REPLY.unpack_from(records)
         assert hello[0] == descriptor.HELLO and hello[1] == PROTOCOL, "an engine speaks first, and our protocol"
-        end = RECORD_BYTES + hello[6]
-        if len(self._greeting) < end:
+        fd = self.take_fd()
+        if fd == NO_FD:
+            log("no_greeting", "what an engine says of its model cannot be taken: no file descriptor is left; it is asked again",
+                level="warning")  # fmt: skip
+            self._drop_channel()
+            self._loop.call_later(FULL_S, self._connect)
             return b""
-        self.model = Model.from_card(json.loads(self._greeting[RECORD_BYTES:end]), self._tally)
+        card = json.loads(read_spill(fd, hello[6]))
+        os.close(fd)
+        self.model = Model.from_card(card, self._tally)
         self.epoch = hello[7]
-        rest, self._greeting = self._greeting[end:], b""
         self._on_up(self)
-        return rest
+        return records[RECORD_BYTES:]
 
     def may_have_run(self) -> Callable[[int], bool]:
         """Whether a request was in the batch that the lost engine ran last. Without knowledge: any of them was."""
@@ -194,7 +210,7 @@ class EngineLink:
         self._drop_channel()
         was_up = self.model is not None
         was_used = was_up and self.rows > 0  # a version that stood by leaves without a word
-        self.model, self.rows, self._greeting = None, 0, b""
+        self.model, self.rows = None, 0
         self._outbox.clear()
         if was_used and not self._closing:
             log("engine_lost", f"the engine at {self.path.rpartition('/')[2]} has gone; its requests are run again")

@@ -448,6 +448,10 @@ class Invocations:
         """Nothing in flight and no slot held."""
         return not self._arrived and not self._flight.pending and not self._aside and self._intake.slots.held == 0
 
+    def waits_at(self, link: EngineLink) -> bool:
+        """Whether requests of ours have had nothing from that engine yet. It looks at all: not for the hot path."""
+        return any(i.link is link and i.stream is None for i in self._flight.pending.values())
+
     def execution(self) -> dict[str, int | str]:
         """What batch transform should send. Raises NotReady while no engine has said what it runs."""
         found = self.engines.execution()

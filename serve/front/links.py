@@ -90,6 +90,8 @@ class EngineLink:
         self.epoch = 0
         self.rows = 0  # rows submitted here and not yet given back
         self.rows_sure = 0  # up to so many the wait needs no look, see admission.py
+        self.heard = False  # whether it has said anything since somebody looked, see selfcheck.py
+        self.mistrusted = False  # it answers nothing: nothing more is sent there
         self._arena = arena
         self._on_replies, self._on_up, self._on_lost = on_replies, on_up, on_lost
         self._loop = asyncio.get_running_loop()
@@ -166,6 +168,7 @@ class EngineLink:
         if self.model is None and records:
             records = self._greet(records)
         if records:
+            self.heard = True
             self._on_replies(self, records)
 
     def look_again(self) -> None:
@@ -210,7 +213,7 @@ class EngineLink:
         self._drop_channel()
         was_up = self.model is not None
         was_used = was_up and self.rows > 0  # a version that stood by leaves without a word
-        self.model, self.rows = None, 0
+        self.model, self.rows, self.mistrusted = None, 0, False
         self._outbox.clear()
         if was_used and not self._closing:
             log("engine_lost", f"the engine at {self.path.rpartition('/')[2]} has gone; its requests are run again")

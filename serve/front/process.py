@@ -32,6 +32,7 @@ from serve.front.desk import RESERVE, Desk
 from serve.front.invocation import Invocations
 from serve.front.protocol import FrontProtocol
 from serve.front.rehearsal import Rehearsal
+from serve.front.selfcheck import SelfCheck
 from serve.settings import FrontSettings, parse
 
 BEAT_EVERY_S = 1.0
@@ -121,9 +122,9 @@ class FrontWorker(Worker):  # type: ignore[misc]
         page = StatusPage(settings.status_fd)
         place = min(self.place, FRONTS_MAX - 1)
         block = page.front(place)
-        block.count[Front.PID] = os.getpid()
         setup(f"front-{place}", text=settings.log_text)
         invocations = Invocations(page, place, settings.engine_sockets, settings.limits)
+        block.count[Front.PID] = os.getpid()  # what the worker before it knew of engines is cleared by now
         self.wsgi.state.count_error, self.wsgi.state.page = invocations.count_error, page
         self.wsgi.state.execution = invocations.execution
         limits = dataclasses.replace(settings.limits, connections_max=connections_possible(settings.limits.connections_max))
@@ -136,10 +137,11 @@ class FrontWorker(Worker):  # type: ignore[misc]
         )  # fmt: skip
         config.load()
         server = uvicorn.Server(config)
-        connect = functools.partial(FrontProtocol, desk, config=config, server_state=server.server_state, app_state={})
-        invocations.engines.rehearsal = Rehearsal(invocations.engines, block, connect)
-        sweeps = [asyncio.create_task(invocations.keep_sweeping()), asyncio.create_task(keep_sweeping(desk)),
-                  asyncio.create_task(wait_to_wind_down(desk))]  # fmt: skip
+        connect = functools.partial(FrontProtocol, config=config, server_state=server.server_state, app_state={})
+        invocations.engines.rehearsal = Rehearsal(desk, connect)
+        check = SelfCheck(desk, connect, settings.self_check_s)
+        sweeps = [asyncio.create_task(work) for work in (
+            invocations.keep_sweeping(), keep_sweeping(desk), wait_to_wind_down(desk), check.keep_looking())]  # fmt: skip
         await server.serve(sockets=self.sockets)
         for task in sweeps:
             task.cancel()

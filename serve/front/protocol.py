@@ -20,6 +20,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serve.contract import strict
+from serve.contract.lifecycle import Reason, Verdict
 from serve.errors import (
     BadRequest,
     BodyTimeout,
@@ -436,6 +437,8 @@ class FrontProtocol(HttpToolsProtocol):
         invocation.caller = None
         invocation.started_s = _monotonic()
         verdict = self.desk.page.verdict()
+        if verdict.ready and self.desk.invocations.engines.reach.is_apart:  # whoever else is ready: not this worker
+            verdict = Verdict(False, Reason.NOT_CONNECTED)
         if verdict.ready:
             self.transport.write(PING_OK if invocation.keep_alive else PING_OK_LAST)
         else:

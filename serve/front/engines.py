@@ -151,10 +151,11 @@ class Engines:
         self._on_serving()
 
     def _lost(self, link: EngineLink) -> None:
-        self.reach.lost(self.links.index(link))
         if self._rehearsing is link:
             self._rehearsing = None
         self._note_up()
+        self.reach.look(self._clock(), bool(self.up))  # before it is told: from now on there is a moment's grace
+        self.reach.lost(self.links.index(link))
         self._follow()
         self._on_lost(link)
 
@@ -181,8 +182,8 @@ class Engines:
     def mistrust(self, link: EngineLink) -> None:
         """It has been given requests, has nothing else to do, and says nothing: no more go there until it does."""
         link.mistrusted = True
-        self.reach.lost(self.links.index(link))
         self._note_up()
+        self.reach.mistrusts(self.links.index(link), self._clock(), bool(self.up))
 
     def trust(self, link: EngineLink) -> None:
         link.mistrusted = False

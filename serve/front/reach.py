@@ -28,6 +28,12 @@ class Reach:
     def lost(self, engine: int) -> None:
         self._count[Front.GREETED + engine] = self._count[Front.REHEARSED + engine] = 0
 
+    def mistrusts(self, engine: int, now_s: float, some_up: bool) -> None:
+        """It answers nothing. That has lasted, so there is no grace."""
+        if not some_up:
+            self._value[Front.APART_S], self.is_apart = now_s - GRACE_S, True
+        self.lost(engine)
+
     def look(self, now_s: float, some_up: bool) -> None:
         """Now and then. Time in which every engine is in a batch does not count: it will greet us when that is done."""
         if some_up:

@@ -142,6 +142,8 @@ VARIABLES: tuple[Variable, ...] = (
              "a batch that runs this many times longer than predicted is stuck, and its engine replaced"),
     Variable("EVENKEEL_STUCK_S", float, 5.0, 0.1, 86400, "but never sooner; lower finds a hang sooner, higher spares slow ones"),
     Variable("EVENKEEL_FRONT_TIMEOUT_S", int, 15, 2, 3600, "an HTTP worker whose event loop stands still so long is replaced"),
+    Variable("EVENKEEL_SELF_CHECK_S", float, 20.0, 0, 86400,
+             "an engine that has said nothing for so long is asked one of the model's samples; 0: never"),
     Variable("EVENKEEL_LEAK_S", float, 60.0, 0, 86400,
              "a replica whose memory would meet the limit within this time is replaced in good order; 0: never"),
     Variable("EVENKEEL_MEMORY_MB", int, 0, 0, 1 << 30,

@@ -237,7 +237,7 @@ def front(env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.
         listen_fd=data.fileno(), status_fd=page.fd, fronts=the_plan.fronts, limits=limits,
         engine_sockets=tuple(str(run_dir / f"engine-{i}.sock") for i in range(the_plan.places)),
         default_accept=env["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"] or None, drain_s=env["EVENKEEL_DRAIN_S"],
-        log_text=text, timeout_s=env["EVENKEEL_FRONT_TIMEOUT_S"]))  # fmt: skip
+        log_text=text, timeout_s=env["EVENKEEL_FRONT_TIMEOUT_S"], self_check_s=env["EVENKEEL_SELF_CHECK_S"]))  # fmt: skip
     fds = (data.fileno(), page.fd)
     return Child("front", 0, lambda epoch: role_command("serve.front.process", argument), fds, environ=env.without_devices)
 

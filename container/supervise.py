@@ -20,6 +20,7 @@ from container.child import Child, tell
 from container.door import Door
 from container.output import Output
 from container.sentinel import Sentinel
+from container.unreached import Unreached
 from container.versions import Versions
 from container.waker import Waker, parent_of
 from serve.contract import ends
@@ -63,7 +64,7 @@ class Supervisor:
         self._page, self._children, self._policy = page, children, policy
         self._moment = watch.Moment(time.monotonic())
         self._sentinel, self._versions = sentinel or Sentinel(), versions
-        self._door, self._waker = door, Waker()
+        self._door, self._waker, self._unreached = door, Waker(), Unreached()
         self._oom_kills = machine.oom_kills(CGROUP)
         self._restart_limit, self._drain_s, self._quiet_s = restart_limit, drain_s, quiet_s
         self._exit_code = 0
@@ -161,7 +162,8 @@ class Supervisor:
         for cell in (Engine.STATE, Engine.QUEUE_ROWS, Engine.QUEUE_LARGE, Engine.QUEUE_BEYOND, Engine.WARM_DONE,
                      Engine.WARM_TOTAL, Engine.STUCK):  # fmt: skip
             block.count[cell] = 0
-        block.value[Engine.RUN_STARTED_S] = block.value[Engine.BEAT_S] = 0.0
+        block.value[Engine.RUN_STARTED_S] = block.value[Engine.BEAT_S] = block.value[Engine.AWAITS_S] = 0.0
+        block.count[Engine.LEAVING_EPOCH] = 0
         return block
 
     def _read_output(self, child: Child) -> None:
@@ -249,6 +251,7 @@ class Supervisor:
             self._sentinel.keep({c.place for c in self._children if c.role == "engine" and c.process is not None})
         self._watch_engines()
         self._watch_devices()
+        self._watch_reach()
         for child in self._children:
             if child.ending == "leak" and child.process is not None and self._moment.since(child.condemned_s) > LEAVE_S:
                 tell(child, signal.SIGKILL)
@@ -267,6 +270,13 @@ class Supervisor:
             watched = child.role == "engine" and child.process is not None and not child.ending and child.beside is None
             if watched and not self._predecessor_leaves(child):  # until then the batches on the page are that one's
                 self._watch_engine(child)
+
+    def _watch_reach(self) -> None:
+        there = {c.place: c for c in self._children if c.role == "engine" and c.process is not None and c.beside is None}
+        for place, why in self._unreached.look(self._page, there, self._moment).items():
+            if not there[place].ending:
+                log("unreachable", f"{there[place].label} {why}; it is ended and another started", role="engine", place=place)
+                self._end(there[place], "unreachable")
 
     def _watch_devices(self) -> None:
         """An engine whose device has failed is ended at once: another may get a device that works, and its requests run there.
@@ -397,6 +407,7 @@ class Supervisor:
                 place=child.place,
                 reason="leak",
             )
+            self._page.engine(child.place).count[Engine.LEAVING_EPOCH] = old.epoch
             self._hand_over(child, fresh)
             self._leave(old)
 

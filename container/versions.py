@@ -20,7 +20,7 @@ from container.child import Child, tell
 from container.room import Measured, Room, room
 from container.sentinel import anonymous_bytes
 from container.swap import PHASE_AFTER, Do, Phase, View
-from serve.contract import fingerprint, manifest, versions
+from serve.contract import fingerprint, manifest, reach, versions
 from serve.contract.lifecycle import State
 from serve.contract.logline import log
 from serve.contract.process import EXIT_BAD_MODEL
@@ -265,8 +265,8 @@ class Versions:
         return child.process is not None and count[Engine.STATE] == State.READY and count[Engine.EPOCH] == child.epoch
 
     def _ready(self, child: Child, now_s: float) -> bool:
-        """READY, and known by the sum of its files, unless that takes too long."""
-        if not self._is_ready(child):
+        """READY, connected to every front, and known by the sum of its files, unless that takes too long."""
+        if not self._is_ready(child) or not reach.reached_by_all(self._page, child.place, now_s):
             return False
         known = (self._page.read_text(child.place, looks=1).get("model") or {}).get("sha256")
         return bool(known) or now_s - self._page.engine(child.place).value[Engine.STATE_SINCE_S] > SHA256_S
@@ -325,7 +325,7 @@ class Versions:
         edition.since_s, self._target = now_s, self.wanted
         for child in lane.children:
             block = self._page.engine(child.place)
-            for cell in (Engine.STATE, Engine.WAS_READY, Engine.ROWS_FIT, Engine.PID):
+            for cell in (Engine.STATE, Engine.WAS_READY, Engine.ROWS_FIT, Engine.PID, Engine.LEAVING_EPOCH):
                 block.count[cell] = 0
             block.value[Engine.RUN_LONGEST_S] = block.value[Engine.ROW_COST_S] = block.value[Engine.STATE_SINCE_S] = 0.0
             self._page.write_text(child.place, {})  # its writer is the engine, and there is none now

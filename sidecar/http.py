@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve import exposition
-from serve.contract import health
+from serve.contract import health, reach
 from serve.contract.health import Answer
 from serve.contract.lifecycle import conditions
 from serve.contract.logline import log
@@ -117,7 +117,8 @@ def _add_probes(app: FastAPI, page: StatusPage) -> None:
     @app.api_route("/readyz", methods=GET)
     def readyz(request: Request) -> PlainTextResponse:
         verdict = page.verdict()
-        found = conditions(observe.replica_views(page), observe.leaving(page))
+        fronts = reach.front_views(page, time.monotonic())
+        found = conditions(observe.replica_views(page), observe.leaving(page), fronts)
         return _probe(probes.ready(verdict, found), request)
 
     @app.api_route("/startupz", methods=GET)

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve.contract import health, poisons
+from serve.contract import health, poisons, reach
 from serve.contract.lifecycle import CLEARS, Reason, ReplicaView, State, conditions, container_state
+from serve.contract.reach import Worker, alive
 from serve.contract.status import (
     DEVICE_TEXT,
     FRONTS_MAX,
@@ -74,22 +75,13 @@ def engines(page: StatusPage) -> list[EngineView]:
 
 
 def replica_view(engine: EngineView) -> ReplicaView:
-    return ReplicaView(engine.state, alive(engine.pid), engine.was_ready, engine.stuck)
+    unmet = engine.state == State.WARMING and engine.awaits_s > 0
+    return ReplicaView(engine.state, alive(engine.pid), engine.was_ready, engine.stuck, unmet)
 
 
 def replica_views(page: StatusPage) -> list[ReplicaView]:
     """Of those that take traffic: a version that loads beside them, or stands by, makes nobody ready or failed."""
     return [replica_view(e) for e in engines(page) if serves(page, e.place)]
-
-
-def alive(pid: int) -> bool:
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
 
 
 def leaving(page: StatusPage) -> Reason | None:
@@ -131,6 +123,7 @@ def status(page: StatusPage, now: Now, remembered: Remembered, points_after_s: f
     count, value = page.main.count, page.main.value
     memory, latest = remembered.memory, remembered.measures.now()
     reason, views, stopping = Reason(count[Main.VERDICT_REASON]), replica_views(page), leaving(page)
+    fronts = reach.front_views(page, now.monotonic_s)
     replicas = [_replica(page, e, now, remembered) for e in engines(page)]
     is_ready = bool(count[Main.VERDICT_READY])
     due = [Due(r["ready_in_s"] if r["alive"] else None, r["proven"]) for r in replicas if r["serves"]]
@@ -139,7 +132,7 @@ def status(page: StatusPage, now: Now, remembered: Remembered, points_after_s: f
         "state": container_state(views, stopping).name, "ready": is_ready, "reason": reason.code,
         "since": now.unix(value[Main.VERDICT_SINCE_S]),
         "for_s": round(now.monotonic_s - value[Main.VERDICT_SINCE_S], 3), "clears_when": CLEARS[reason],
-        "ready_in_s": estimate_s, "conditions": [dataclasses.asdict(c) for c in conditions(views, stopping)],
+        "ready_in_s": estimate_s, "conditions": [dataclasses.asdict(c) for c in conditions(views, stopping, fronts)],
         "now": round(now.unix_s, 3), "now_s": round(now.monotonic_s, 3),
         "uptime_s": round(now.monotonic_s - value[Main.STARTED_S], 3),
         "fault_injection": page.read_text(PLAN_TEXT).get("fault_injection", ""),
@@ -149,7 +142,7 @@ def status(page: StatusPage, now: Now, remembered: Remembered, points_after_s: f
         "restarts": {role: sum(n for (of, _), n in replaced(page).items() if of == role) for role in ROLES},
         "restart_reasons": {key: n for key, n in restarts(page).items() if n},
         "replicas": replicas, "devices": page.read_text(DEVICE_TEXT).get("devices", []),
-        "fronts": [_front(page, i) for i in range(count[Main.FRONTS])],
+        "fronts": [_front(page, w) for w in reach.workers(page)],
         "poisoned": poisoned(page, now),
         "faults": [dataclasses.asdict(f) for f in reversed(memory.faults)],
         "transitions": [dataclasses.asdict(t) for t in reversed(memory.transitions)],
@@ -215,11 +208,15 @@ def _point(point: Point) -> list[Any]:
     return [round(v, 6) if isinstance(v, float) else v for v in values]
 
 
-def _front(page: StatusPage, place: int) -> dict[str, Any]:
+def _front(page: StatusPage, worker: Worker) -> dict[str, Any]:
+    place = worker.place
     n = page.front(place).count
     cells = summed([b.count for b in tallies(page, place)])
+    reached = [e for e in engines(page) if worker.reaches(e)]
     return {
-        "place": place, "pid": n[Front.PID], "connections": n[Front.CONNECTIONS], "in_flight": n[Front.IN_FLIGHT],
+        "place": place, "engines": [e.place for e in reached],
+        "rehearsed_with": [e.place for e in reached if worker.rehearsed[e.place] == e.epoch],
+        "pid": n[Front.PID], "connections": n[Front.CONNECTIONS], "in_flight": n[Front.IN_FLIGHT],
         "queue_rows": n[Front.QUEUE_ROWS], "slot_bytes": n[Front.SLOT_BYTES], "ok": cells[Front.OK],
         "resubmitted": n[Front.RESUBMITTED], "abandoned": cells[Front.ABANDONED], "errors": _errors(cells, Front.ERRORS),
         "latency_us": _time_histogram(cells, Front.LATENCY), "edition": n[Front.FOLLOWS],

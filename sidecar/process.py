@@ -16,6 +16,7 @@ import time
 import traceback
 from pathlib import Path
 
+from serve.contract import reach
 from serve.contract.lifecycle import readiness
 from serve.contract.logline import log, setup
 from serve.contract.process import begin_role
@@ -67,7 +68,7 @@ def watch(page: StatusPage, remembered: Remembered, settings: SidecarSettings, l
     sample_due_s = 0.0
     while not leave.wait(TICK_S):
         now_s = time.monotonic()
-        verdict = readiness(observe.replica_views(page), observe.leaving(page))
+        verdict = readiness(observe.replica_views(page), observe.leaving(page), reach.front_views(page, now_s))
         if page.write_verdict(verdict, now_s):
             log("verdict", f"{'ready' if verdict.ready else 'not ready'}: {verdict.reason.code}", ready=verdict.ready)
         if remembered.memory.look(observe.seen(page, Now(now_s, time.time()))):

@@ -50,6 +50,7 @@ class Reason(IntEnum):
     STUCK = 5
     DRAINING = 6
     FAILED = 7
+    NOT_CONNECTED = 8
 
     @property
     def code(self) -> str:
@@ -65,6 +66,7 @@ CLEARS: dict[Reason, str] = {
     Reason.STUCK: "the supervisor ends the stuck engine and starts another",
     Reason.DRAINING: "nothing: the container is stopping",
     Reason.FAILED: "nothing: the container exits, see the log",
+    Reason.NOT_CONNECTED: "every front worker has met an engine; one that stays out of reach is started again",
 }
 
 
@@ -82,6 +84,7 @@ class ReplicaView:
     alive: bool
     was_ready: bool
     stuck: bool  # the supervisor has found it so, and will end it
+    unmet: bool = False  # it is warm, and waits for front workers that do not come
 
     @property
     def proven(self) -> bool:
@@ -89,18 +92,28 @@ class ReplicaView:
         return self.was_ready or self.state == State.READY
 
 
+@dataclass(frozen=True, slots=True)
+class FrontView:
+    """What readiness needs to know of one front worker."""
+
+    place: int
+    connected: bool  # to an engine that takes traffic
+
+
 # Of several reasons the first of these is told: what is broken before what only takes time, the slowest first.
-WORST_FIRST = (Reason.FAILED, Reason.STUCK, Reason.ENGINE_LOST, Reason.STARTING, Reason.LOADING, Reason.WARMING)
+WORST_FIRST = (Reason.FAILED, Reason.STUCK, Reason.NOT_CONNECTED, Reason.ENGINE_LOST, Reason.STARTING, Reason.LOADING,
+               Reason.WARMING)  # fmt: skip
 
 
-def readiness(replicas: Sequence[ReplicaView], leaving: Reason | None) -> Verdict:
-    """Ready once every replica has been proven, and from then on while at least one is READY and runs. Otherwise the worst off
-    replica names the reason; of those that are not proven yet, if there are any."""
+def readiness(replicas: Sequence[ReplicaView], leaving: Reason | None, fronts: Sequence[FrontView]) -> Verdict:
+    """Ready once every replica has been proven, and from then on while at least one is READY and runs, and every front has one
+    to send its requests to. Otherwise the worst off replica names the reason; of those that are not proven yet, if there are
+    any."""
     if leaving is not None:
         return Verdict(False, leaving)
     unproven = [r for r in replicas if not r.proven]
     if not unproven and any(r.alive and r.state == State.READY and not r.stuck for r in replicas):
-        return Verdict(True, Reason.READY)
+        return Verdict(True, Reason.READY) if all(f.connected for f in fronts) else Verdict(False, Reason.NOT_CONNECTED)
     if not replicas:
         return Verdict(False, Reason.STARTING)
     return Verdict(False, min((_reason(r) for r in unproven or replicas), key=WORST_FIRST.index))
@@ -115,7 +128,7 @@ class Condition:
     missing: str
 
 
-def conditions(replicas: Sequence[ReplicaView], leaving: Reason | None) -> tuple[Condition, ...]:
+def conditions(replicas: Sequence[ReplicaView], leaving: Reason | None, fronts: Sequence[FrontView]) -> tuple[Condition, ...]:
     """The verdict taken apart. A sieve: each condition keeps the replicas that fulfil it too, so that all of them hold
     exactly when `readiness` says ready."""
     running = [r for r in replicas if r.alive]
@@ -123,6 +136,7 @@ def conditions(replicas: Sequence[ReplicaView], leaving: Reason | None) -> tuple
     warm = [r for r in loaded if r.state == State.READY]
     moving = [r for r in warm if not r.stuck]
     unproven = sum(not r.proven for r in replicas)
+    apart = [str(f.place) for f in fronts if not f.connected]
     return (
         Condition("staying", leaving is None, f"the container is stopping: {leaving.code}" if leaving else ""),
         Condition("running", bool(running), "" if running else "no engine process runs"),
@@ -134,6 +148,7 @@ def conditions(replicas: Sequence[ReplicaView], leaving: Reason | None) -> tuple
             f"{unproven} of {len(replicas)} replicas have not passed warm-up and golden checks yet" if unproven else "",
         ),
         Condition("moving", bool(moving), "" if moving else "every warm engine is stuck in a batch"),
+        Condition("connected", not apart, f"no engine answers front worker {', '.join(apart)}" if apart else ""),
     )
 
 
@@ -154,6 +169,8 @@ def _reason(r: ReplicaView) -> Reason:
         return Reason.FAILED
     if r.stuck:
         return Reason.STUCK
+    if r.unmet:
+        return Reason.NOT_CONNECTED
     if r.was_ready:
         return Reason.ENGINE_LOST
     return {State.LOADING: Reason.LOADING, State.WARMING: Reason.WARMING}.get(r.state, Reason.STARTING)

@@ -32,7 +32,7 @@ ROW_CELLS = 40  # of a histogram of rows: bucket i holds values below 2**i
 TIME_CELLS = 152  # the last ones end above 2**37 microseconds, more than a day
 
 ROLES = ("front", "engine", "sidecar")
-RESTART_REASONS = ("exit", "signal", "stuck", "out_of_memory", "leak", "device")
+RESTART_REASONS = ("exit", "signal", "stuck", "out_of_memory", "leak", "device", "unreachable")
 
 
 class _Cells(IntEnum):
@@ -89,10 +89,12 @@ class Front(_Cells):
     RESUBMITTED = auto()
     ABANDONED = auto()
     LATENCY_SUM_S = auto()
-    REHEARSED = auto()  # bit i: the way to the engine at place i is warm
+    APART_S = auto()  # since when it has had no engine, although one had time for it; 0 while it has one
     FOLLOWS = auto()  # the edition to which it sends requests
     ERRORS = 32
     LATENCY = 64
+    GREETED = 224  # by engine place: the epoch of the engine there that has greeted this worker; 0: none
+    REHEARSED = 256  # the same: that has answered a request of this worker's own, or gave it none to ask
 
 
 class Engine(_Cells):
@@ -128,12 +130,15 @@ class Engine(_Cells):
     ENDED_EPOCH = auto()
     QUEUE_LARGE = auto()  # requests in the queue that need several batches, and take turns with the others
     QUEUE_BEYOND = auto()  # their rows beyond one batch each: of QUEUE_ROWS, those that nobody else waits behind
+    AWAITS_S = auto()  # since when it is warm and waits for fronts to come, 0 while it does not
+    LEAVING_EPOCH = auto()  # written by the supervisor: of the one that still finishes there what it has; 0: none
     ERRORS = 32
     BATCH_ROWS = 64
     RUN_TIME = 112
     QUEUE_TIME = 272
 
 
+assert Front.LATENCY + TIME_CELLS <= Front.GREETED and Front.REHEARSED + ENGINES_MAX <= BLOCK_CELLS, "they follow each other"
 assert len(FAMILIES) <= 32, "ERRORS has room for 32 families"
 
 # In an engine's block: who is in the batch that runs, or ran last. The engine's epoch, how many spans of ids there are,
@@ -336,6 +341,8 @@ class EngineView:
     run_limit_s: float = 0.0
     run_again: bool = False
     stuck: bool = False
+    awaits_s: float = 0.0
+    leaving_epoch: int = 0
 
 
 def read_engine(page: StatusPage, place: int) -> EngineView:
@@ -346,4 +353,4 @@ def read_engine(page: StatusPage, place: int) -> EngineView:
         n[Engine.WARM_TOTAL], n[Engine.QUEUE_ROWS], v[Engine.RUN_STARTED_S], v[Engine.RUN_DEADLINE_S],
         n[Engine.BATCHES], n[Engine.ROWS], v[Engine.STATE_SINCE_S], v[Engine.BEAT_S], n[Engine.RUN_ROWS],
         v[Engine.RUN_PREDICTED_S], v[Engine.RUN_LONGEST_S], v[Engine.RUN_LIMIT_S], bool(n[Engine.RUN_AGAIN]),
-        bool(n[Engine.STUCK]))  # fmt: skip
+        bool(n[Engine.STUCK]), v[Engine.AWAITS_S], n[Engine.LEAVING_EPOCH])  # fmt: skip

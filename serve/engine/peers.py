@@ -15,9 +15,9 @@ from typing import Any
 
 from serve.contract.logline import log
 from serve.transport import descriptor
-from serve.transport.arena import Arena
-from serve.transport.channel import NO_FD, Channel, ChannelClosed
-from serve.transport.descriptor import PROTOCOL, RECORD_BYTES, REPLY
+from serve.transport.arena import Arena, spill
+from serve.transport.channel import NO_FD, RETRY_S, Channel, ChannelClosed, OnWaits, Waits
+from serve.transport.descriptor import PROTOCOL, REPLY
 from serve.transport.rows import SharedRows
 
 FULL_S = 0.5  # between two tries to accept when there was no file descriptor
@@ -28,27 +28,30 @@ class Peer:
 
     __slots__ = ("channel", "memory", "outbox", "rows")
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.channel = Channel(sock)
+    def __init__(self, sock: socket.socket, on_waits: OnWaits) -> None:
+        self.channel = Channel(sock, on_waits)
         self.memory: memoryview = memoryview(b"")
         self.rows = SharedRows(self.memory)
         self.outbox = bytearray()
 
-    def send(self) -> bool:
-        """Everything that waits, in one system call. Returns whether all of it is out."""
+    def send(self) -> None:
+        """Everything that waits, in one system call."""
         records = bytes(self.outbox)
         self.outbox.clear()
-        return self.channel.send(records)
+        self.channel.send(records)
 
 
 class Peers:
     """All of them, and the listening socket, which belongs to the supervisor and outlives this process."""
 
     def __init__(self, listener: socket.socket, card: dict[str, Any], epoch: int) -> None:
-        self._card, self._epoch = card, epoch
+        text = json.dumps(card).encode()
+        self._card_fd, self._epoch = spill(text), epoch
+        self._hello = REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(text), epoch, 0.0, 0.0, 0)
         listener.setblocking(False)
         self._listener = listener
         self._by_fd: dict[int, Peer] = {}
+        self._again: set[Channel] = set()  # those that wait for the machine: nobody tells when it can
         self._full_since_s = 0.0  # since when the listener is not watched, for want of file descriptors
         self._poll = select.epoll()
         self._poll.register(listener.fileno(), select.EPOLLIN)
@@ -69,14 +72,18 @@ class Peers:
         """Whole records by peer; None once for a peer that has gone. Sleeps up to `wait_s` for the first."""
         if self._full_since_s:
             self._accept_again()
+        if self._again:
+            wait_s = min(wait_s, RETRY_S)
+            for channel in list(self._again):
+                channel.flush()
         received: list[tuple[Peer, bytes | None]] = []
         for fd, events in self._ready(wait_s):
             peer = self._by_fd.get(fd)
             if peer is None:
                 self._accept()
                 continue
-            if events & select.EPOLLOUT and peer.channel.flush():
-                self._poll.modify(fd, select.EPOLLIN)
+            if events & select.EPOLLOUT:
+                peer.channel.flush()
             try:
                 records = peer.channel.receive()
             except ChannelClosed:
@@ -95,9 +102,17 @@ class Peers:
 
     def send(self) -> None:
         """All outboxes. What a peer's socket does not take now goes out when it can."""
-        for fd, peer in self._by_fd.items():
-            if peer.outbox and not peer.send():
-                self._poll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+        for peer in self._by_fd.values():
+            if peer.outbox:
+                peer.send()
+
+    def _watch(self, channel: Channel, waits: Waits) -> None:
+        """See to it that what waits in this channel goes out."""
+        self._poll.modify(channel.sock.fileno(), select.EPOLLIN | (select.EPOLLOUT if waits is Waits.PEER else 0))
+        if waits is Waits.MACHINE:
+            self._again.add(channel)
+        else:
+            self._again.discard(channel)
 
     @property
     def unsent(self) -> bool:
@@ -111,11 +126,12 @@ class Peers:
         except OSError as e:  # no file descriptors left: those who are here are served, who comes waits in the kernel
             self._pause(str(e.strerror))
             return
-        self._by_fd[sock.fileno()] = Peer(sock)
+        self._by_fd[sock.fileno()] = Peer(sock, self._watch)
         self._poll.register(sock.fileno(), select.EPOLLIN)
 
     def greet(self, peer: Peer, protocol: int, arena_bytes: int) -> None:
-        """Map the arena that came with HELLO and tell the front what model this is."""
+        """Map the arena that came with HELLO and tell the front what model this is: one record, and the card in a file
+        with it."""
         if protocol != PROTOCOL or not peer.channel.fds:
             log("bad_hello", "a front speaks another protocol; is an old process still running?")
             self.forget(peer)
@@ -134,18 +150,18 @@ class Peers:
                 os.close(fd)
         peer.rows = SharedRows(peer.memory)
         peer.channel.takes_fds = False  # its arena was the only one
-        text = json.dumps(self._card).encode()
-        text += b" " * (-len(text) % RECORD_BYTES)
-        peer.channel.send(REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(text), self._epoch, 0.0, 0.0, 0) + text)
+        peer.channel.send_with(self._hello, self._card_fd, gives=False)
 
     def forget(self, peer: Peer) -> None:
         """Its arena is unmapped when the last view of it is gone."""
         fd = peer.channel.sock.fileno()
         if self._by_fd.pop(fd, None) is not None:
             self._poll.unregister(fd)
+            self._again.discard(peer.channel)
             peer.channel.close()
 
     def close(self) -> None:
         for peer in list(self._by_fd.values()):
             self.forget(peer)
         self._poll.close()
+        os.close(self._card_fd)

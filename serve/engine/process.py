@@ -20,14 +20,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from serve.contract import fingerprint
+from serve.contract import fingerprint, reach
 from serve.contract.lifecycle import State
 from serve.contract.logline import LogStream, log, setup
 from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE, begin_role
-from serve.contract.status import RUN_SPANS, Engine, Front, Main, StatusPage
+from serve.contract.status import RUN_SPANS, Engine, StatusPage
 from serve.engine.failures import DeviceLost
 from serve.engine.life import Life
 from serve.engine.startup import Ledger, process_began_s
+from serve.engine.waiting import Waiting
 from serve.errors import BadModel
 from serve.settings import EngineSettings, parse
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from serve.engine.replica import Replica
     from serve.engine.warmup import Report
 
-REHEARSAL_S_MAX = 1.0  # a front may be missing, or have no answer: then this engine is ready without it
+UNMET_S = 1.0  # without a front that was expected: it is told why this engine is not ready
 REHEARSAL_TURN_S = 0.005
 NICE = 19  # of the thread that reads the model's files for their sum: it takes what nobody else wants
 
@@ -154,19 +155,24 @@ def proven(settings: EngineSettings, life: Life, ledger: Ledger, explanation: Ex
 
 
 def rehearse(cycle: Cycle, page: StatusPage, settings: EngineSettings) -> None:
-    """Serve while every front worker warms the whole way to here, see front/rehearsal.py; then forget what that counted.
+    """Serve until every front worker has been greeted and has had an answer the whole way from here, see front/rehearsal.py;
+    then forget what that counted.
 
     On a first start nobody else has been told to send anything. After a restart there may be clients among the callers:
     then what was counted stays.
     """
-    if not cycle.replica.rehearsals:
-        return
-    block, bit = page.engine(settings.place), 1 << settings.place
-    before, end_s = bytes(block.count), time.monotonic() + REHEARSAL_S_MAX
-    while time.monotonic() < end_s and not cycle.closing:
-        if all(page.front(i).count[Front.REHEARSED] & bit for i in range(page.main.count[Main.FRONTS])):
+    block = page.engine(settings.place)
+    before, waiting = bytes(block.count), Waiting(time.monotonic())
+    while not cycle.closing:
+        now_s = time.monotonic()
+        fronts = reach.counting(reach.workers(page), now_s)
+        unmet = reach.unmet(fronts, settings.place, settings.epoch)
+        unproven = reach.unproven(fronts, settings.place, settings.epoch)
+        if waiting.is_over(now_s, len(fronts), unmet, unproven):
             break
+        block.value[Engine.AWAITS_S] = waiting.began_s if unmet and now_s - waiting.began_s > UNMET_S else 0.0
         cycle.turn(REHEARSAL_TURN_S)
+    block.value[Engine.AWAITS_S] = 0.0
     for curve in cycle.replica.cost.curves.values():
         curve.forget_runs()
     if settings.epoch == 1:
@@ -184,6 +190,10 @@ def tell(replica: Replica, report: Report, ledger: Ledger) -> None:
         log("warmup_unsettled", f"the latency of {', '.join(unsettled[:8])} had not settled when the time for it was over")
     seconds = {phase: s for phase, s in ledger.to_json().items() if s is not None}
     golden = f"{report.golden.passed} of {report.golden.checked}"
+    if not replica.rehearsals:
+        log(
+            "no_rehearsal", "there is no sample that fronts could ask for: they are connected, and nothing was tried all the way"
+        )
     log("ready", f"{replica.manifest.name} is warm and proven", **seconds, warmed=len(report.plan), golden=golden)
 
 

@@ -7,7 +7,6 @@ last part is done.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -163,11 +162,8 @@ class Replies:
         self._spilled(item, record, fd)
 
     def _spilled(self, item: Item, record: bytes, fd: int) -> None:
-        try:
-            item.peer.send()
-            item.peer.channel.send(record, (fd,))
-        finally:
-            os.close(fd)
+        item.peer.send()
+        item.peer.channel.send_with(record, fd, gives=True)
 
 
 def said_of(reply: RawReply | RawStream) -> bytes:

@@ -5,6 +5,7 @@ An answer begins in state ANSWERING and ends in IDLE, or ends the connection; se
 
 from __future__ import annotations
 
+from serve.contract.lifecycle import Reason, Verdict
 from serve.errors import EvenkeelError
 from serve.front import answers
 from serve.front.answers import PING_OK, PING_OK_LAST, name_line, refusal, stream_head
@@ -85,6 +86,8 @@ class Answering(Connection):
     def answer_ping(self, invocation: Invocation) -> None:
         invocation.caller = None
         verdict = self.desk.page.verdict()
+        if verdict.ready and self.desk.invocations.engines.reach.is_apart:  # whoever else is ready: not this worker
+            verdict = Verdict(False, Reason.NOT_CONNECTED)
         if verdict.ready:
             self.transport.write(PING_OK if invocation.keep_alive else PING_OK_LAST)
         else:

@@ -6,6 +6,7 @@ engines were given before is answered by them. Knows requests only by the number
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from typing import TYPE_CHECKING
@@ -28,10 +29,11 @@ from serve.front.admission import (
     rows_sure,
 )
 from serve.front.links import EngineLink, Model
+from serve.front.reach import Reach
 from serve.settings import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from serve.front.links import OnChange, OnReplies
     from serve.front.rehearsal import Rehearsal
@@ -64,7 +66,9 @@ class Engines:
         self.up: list[EngineLink] = []  # those of that edition that take requests
         self.only_up: EngineLink | None = None  # the one that is up, when exactly one is
         self._rehearsing: EngineLink | None = None  # everything goes there for the moment
+        self.directed = False  # what is begun now is to go to one engine, so it may not come back later
         self.rehearsal: Rehearsal | None = None
+        self.reach = Reach(page, place, clock())
         # One object for each place to count: a rehearsal sets it aside, whichever engine answers.
         tally = functools.cache(functools.partial(page.tally, place))
         self.links = [
@@ -136,6 +140,7 @@ class Engines:
         if self._page.main.count[_SERVING] != self._edition:
             self._follow()
         self._look_at_waits(now_s, is_empty(waiting, len(self.up)))
+        self.reach.look(now_s, bool(self.up))
         for link in self.links:
             link.look_again()
 
@@ -152,16 +157,18 @@ class Engines:
     def _greeted(self, link: EngineLink) -> None:
         assert link.model is not None, "called after HELLO"
         self._know(link)
+        place = self.links.index(link)
+        self.reach.greeted(place, link.epoch)
         if link.model.edition != self._edition:
-            if self.rehearsal is not None:  # it has no traffic, and those who have shall not be sent there
-                self.rehearsal.excuse(self.links.index(link))
+            if self.rehearsal is not None:
+                self.rehearsal.engine_up(place, link, takes_traffic=False)
             self._follow()
             return
         self.model = link.model
         self._note_up()
         self._look_at_waits(self._clock())
-        if self.rehearsal is not None and link.model.rehearsals:
-            self.rehearsal.engine_up(self.links.index(link), link)
+        if self.rehearsal is not None:
+            self.rehearsal.engine_up(place, link, takes_traffic=True)
         self._on_serving()
 
     def _follow(self) -> None:
@@ -178,22 +185,46 @@ class Engines:
         self._on_serving()
 
     def _lost(self, link: EngineLink) -> None:
-        if self.rehearsal is not None:
-            self.rehearsal.engine_lost(self.links.index(link))
         if self._rehearsing is link:
             self._rehearsing = None
         self._note_up()
+        self.reach.look(self._clock(), bool(self.up))  # before it is told: from now on there is a moment's grace
+        self.reach.lost(self.links.index(link))
         self._follow()
         self._on_lost(link)
 
     def _note_up(self) -> None:
-        self.up = up = [link for link in self.links if link.model is not None and link.model.edition == self._edition]
+        self.up = up = [link for link in self.links if link.model is not None and link.model.edition == self._edition
+                        and not link.mistrusted]  # fmt: skip
         self.only_up = self._rehearsing or (up[0] if len(up) == 1 else None)
 
     def rehearse_with(self, link: EngineLink | None) -> None:
         """Everything goes there until the next call."""
         self._rehearsing = link
         self._note_up()
+
+    @contextlib.contextmanager
+    def only(self, link: EngineLink, model: Model) -> Iterator[None]:
+        """What is begun meanwhile goes to this engine, whichever version takes the traffic."""
+        before = self.model, self.up, self.only_up
+        self.model, self.up, self.only_up, self.directed = model, [link], link, True
+        try:
+            yield
+        finally:
+            self.model, self.up, self.only_up = before
+            self.directed = False
+
+    def mistrust(self, link: EngineLink) -> None:
+        """It has been given requests, has nothing else to do, and says nothing: no more go there until it does."""
+        link.mistrusted = True
+        self._note_up()
+        self.reach.mistrusts(self.links.index(link), self._clock(), bool(self.up))
+
+    def trust(self, link: EngineLink) -> None:
+        link.mistrusted = False
+        self.reach.greeted(self.links.index(link), link.epoch)
+        self._note_up()
+        self._on_serving()
 
     # ---- what is known of them -----------------------------------------------------------------------------------------
 

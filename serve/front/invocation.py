@@ -209,13 +209,16 @@ class Invocations:
         if head.wrong is not None:
             raise head.wrong
         if decoded is None:
-            if len(body) > OFFLOADED_FROM or not head.decoder.is_quick(body, model.signature):
+            if not self.engines.directed and self._is_slow(invocation, body, model.signature):
                 self._decode_offloaded(invocation, body, model, model.signature)
                 return False
             decoded = head.decoder.decode(body, model.signature, head.params)
         self._intake.take(invocation, model, decoded)
         invocation.beyond = max(0, invocation.rows - model.rows_max)
         return True
+
+    def _is_slow(self, invocation: Invocation, body: Body, signature: Signature) -> bool:
+        return len(body) > OFFLOADED_FROM or not invocation.head.decoder.is_quick(body, signature)
 
     def _decode_offloaded(self, invocation: Invocation, body: Body, model: Model, signature: Signature) -> None:
         """A body of 25 MB takes most of a second, and /ping must not wait for it."""
@@ -535,6 +538,10 @@ class Invocations:
     def idle(self) -> bool:
         """Nothing in flight and no slot held."""
         return not self._arrived and not self._flight.pending and not self._offload.waiting and self._intake.slots.held == 0
+
+    def waits_at(self, link: EngineLink) -> bool:
+        """Whether requests of ours have had nothing from that engine yet. It looks at all: not for the hot path."""
+        return any(i.link is link and i.stream is None for i in self._flight.pending.values())
 
     def execution(self) -> dict[str, int | str]:
         """What batch transform should send. Raises NotReady while no engine has said what it runs."""

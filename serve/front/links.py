@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,12 +21,13 @@ from serve.contract.status import RUN_EPOCH, Block, Engine, run_spans
 from serve.front.named import Starts
 from serve.front.suspects import LastRun
 from serve.transport import descriptor
-from serve.transport.arena import Arena
-from serve.transport.channel import Channel, ChannelClosed
+from serve.transport.arena import Arena, read_spill
+from serve.transport.channel import NO_FD, RETRY_S, Channel, ChannelClosed, Waits
 from serve.transport.descriptor import PROTOCOL, RECORD_BYTES, REPLY, REQUEST
 from serve.transport.layout import Layout
 
 _BATCHES = int(Engine.BATCHES)
+FULL_S = 0.5  # between two greetings when there was no file descriptor to take one
 RECONNECT_S = 0.05  # only when the supervisor's own socket refuses: its backlog is full, or it is stopping
 
 
@@ -93,12 +95,13 @@ class EngineLink:
         self.large = 0  # requests there of more rows than one batch
         self.beyond = 0  # of `rows`, those of large requests beyond one batch each, which nobody waits behind
         self.rows_sure = 0  # up to so many the wait needs no look, see admission.py
+        self.heard = False  # whether it has said anything since somebody looked, see selfcheck.py
+        self.mistrusted = False  # it answers nothing: nothing more is sent there
         self._arena = arena
         self._on_replies, self._on_up, self._on_lost = on_replies, on_up, on_lost
         self._loop = asyncio.get_running_loop()
         self._channel: Channel | None = None
         self._outbox: list[bytes] = []
-        self._greeting = b""  # HELLO and its text, until complete
         self._closing = False
         self._connect()
 
@@ -125,12 +128,23 @@ class EngineLink:
         self._send(records)
 
     def _send(self, records: bytes) -> None:
-        if self._channel is not None and not self._channel.send(records):
-            self._loop.add_writer(self._channel.sock.fileno(), self._writable)
+        if self._channel is not None:
+            self._channel.send(records)
 
-    def _writable(self) -> None:
-        if self._channel is not None and self._channel.flush():
-            self._loop.remove_writer(self._channel.sock.fileno())
+    def _watch(self, channel: Channel, waits: Waits) -> None:
+        """See to it that what waits in this channel goes out."""
+        if waits is Waits.PEER:
+            self._loop.add_writer(channel.sock.fileno(), channel.flush)
+            return
+        self._loop.remove_writer(channel.sock.fileno())
+        if waits is Waits.MACHINE:
+            self._loop.call_later(RETRY_S, self._again, channel)
+
+    def _again(self, channel: Channel) -> None:
+        if channel is self._channel:
+            channel.flush()
+            if channel.waits is Waits.MACHINE:
+                self._loop.call_later(RETRY_S, self._again, channel)
 
     def _connect(self) -> None:
         if self._closing:
@@ -143,11 +157,11 @@ class EngineLink:
             sock.close()
             self._loop.call_later(RECONNECT_S, self._connect)
             return
-        self._channel = Channel(sock)
+        self._channel = Channel(sock, self._watch)
         self._loop.add_reader(sock.fileno(), self._readable)
         size = len(self._arena.memory)
         hello = REQUEST.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, size, 0, 0, 0.0, 0.0)
-        self._channel.send(hello, (self._arena.fd,))
+        self._channel.send_with(hello, self._arena.fd, gives=False)
 
     def _readable(self) -> None:
         assert self._channel is not None, "the reader is removed with the channel"
@@ -159,6 +173,7 @@ class EngineLink:
         if self.model is None and records:
             records = self._greet(records)
         if records:
+            self.heard = True
             self._on_replies(self, records)
 
     def look_again(self) -> None:
@@ -168,18 +183,22 @@ class EngineLink:
             self._readable()
 
     def _greet(self, records: bytes) -> bytes:
-        """Read HELLO and the model's card; returns what follows them."""
-        self._greeting += records
-        hello = REPLY.unpack_from(self._greeting)
+        """Take HELLO and the model's card, which came with it as a file; returns what follows them."""
+        hello = REPLY.unpack_from(records)
         assert hello[0] == descriptor.HELLO and hello[1] == PROTOCOL, "an engine speaks first, and our protocol"
-        end = RECORD_BYTES + hello[6]
-        if len(self._greeting) < end:
+        fd = self.take_fd()
+        if fd == NO_FD:
+            log("no_greeting", "what an engine says of its model cannot be taken: no file descriptor is left; it is asked again",
+                level="warning")  # fmt: skip
+            self._drop_channel()
+            self._loop.call_later(FULL_S, self._connect)
             return b""
-        self.model = Model.from_card(json.loads(self._greeting[RECORD_BYTES:end]), self._tally)
+        card = json.loads(read_spill(fd, hello[6]))
+        os.close(fd)
+        self.model = Model.from_card(card, self._tally)
         self.epoch, self._batches = hello[7], self.block.count[_BATCHES]
-        rest, self._greeting = self._greeting[end:], b""
         self._on_up(self)
-        return rest
+        return records[RECORD_BYTES:]
 
     def last_run(self, now_s: float) -> LastRun:
         """What the engine that has just been lost ran last."""
@@ -197,7 +216,7 @@ class EngineLink:
         self._drop_channel()
         was_up = self.model is not None
         was_used = was_up and self.rows > 0  # a version that stood by leaves without a word
-        self.model, self.rows, self.large, self.beyond, self._greeting = None, 0, 0, 0, b""
+        self.model, self.rows, self.large, self.beyond, self.mistrusted = None, 0, 0, 0, False
         self._outbox.clear()
         if was_used and not self._closing:
             log("engine_lost", f"the engine at {self.path.rpartition('/')[2]} has gone; its requests are run again")

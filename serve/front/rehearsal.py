@@ -2,112 +2,107 @@
 
 The first request through cold code (imports, caches, memory never touched, an interpreter that has not specialised)
 takes ten times as long as the hundredth. So when an engine says HELLO it brings request bodies along, and this worker
-sends them to itself over a socket pair: parse, decode, slot, engine, encode, write. The engine turns READY when every
-worker has done so, or after a bound. Its answers are counted where nobody reads.
+sends them to itself over a socket pair. The first engine that it meets gets them all, again and again; each other one, and
+each that comes later, gets one: the proof that requests go through. The engine turns READY when every worker has had its
+answer. Answers are counted where nobody reads.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from serve.contract.lifecycle import State
 from serve.contract.logline import log
 from serve.contract.status import BLOCK_CELLS, TIME_CELLS, Block, Engine, Front
 from serve.errors import FAMILIES
-from serve.front.engines import Engines
-from serve.front.links import EngineLink
+from serve.front.desk import Desk
+from serve.front.links import EngineLink, Model
+from serve.front.ownline import OURS, Connect, ask_one, own_line, request
 
 RUNS = 50  # of each body: Python specialises code within about 50 calls
-SECONDS_MAX = 0.4  # of the rehearsal with one engine, however slow the model
-READ_BYTES = 1 << 16
+SECONDS_MAX = 0.4  # of the rehearsal with one engine, for a model that answers sooner
+ANSWER_S_MAX = 30.0  # for the first answer: a model may be slow
+AGAIN_S = 0.5  # after a question that was not answered
 
 
 class Rehearsal:
-    """One worker's rehearsal, with the first engine that it meets while that warms up. With later ones it is warm."""
+    """One worker's rehearsals."""
 
-    def __init__(self, engines: Engines, block: Block, connect: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, desk: Desk, connect: Connect) -> None:
         """`connect` makes the protocol of a new connection, as for a client."""
-        self._engines, self._block, self._connect = engines, block, connect
+        self._desk, self._connect = desk, connect
+        self._engines = desk.invocations.engines
         self._done = False
         self._answered = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        block.count[Front.REHEARSED] = 0
 
-    def engine_up(self, place: int, link: EngineLink) -> None:
-        if self._done or not warming(link):
-            self._block.count[Front.REHEARSED] |= 1 << place
+    def engine_up(self, place: int, link: EngineLink, takes_traffic: bool) -> None:
+        assert link.model is not None, "called when the engine has said HELLO"
+        if not link.model.rehearsals:
+            self._engines.reach.rehearsed(place, link.epoch)
             return
-        self._done = True
-        task = asyncio.get_running_loop().create_task(self._with(place, link))
+        whole = not self._done and takes_traffic and warming(link)
+        self._done = self._done or whole
+        task = asyncio.get_running_loop().create_task((self._all if whole else self._one)(place, link, link.model))
         self._tasks.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
 
-    def excuse(self, place: int) -> None:
-        """This engine has no traffic and is not to wait for us."""
-        self._block.count[Front.REHEARSED] |= 1 << place
+    async def _one(self, place: int, link: EngineLink, model: Model) -> None:
+        """Until it is answered, or the engine has gone."""
+        data = smallest(model)
+        while link.model is model:
+            try:
+                if await ask_one(self._connect, self._desk, link, data):
+                    break
+            except OSError as e:
+                log("no_rehearsal", f"the way to engine {place} is not proven yet: {e!r}")
+            await asyncio.sleep(AGAIN_S)
+        self._proven(place, link, model)
 
-    def engine_lost(self, place: int) -> None:
-        self._block.count[Front.REHEARSED] &= ~(1 << place)
-
-    async def _with(self, place: int, link: EngineLink) -> None:
-        model = link.model
-        assert model is not None, "called when the engine has said HELLO"
+    async def _all(self, place: int, link: EngineLink, model: Model) -> None:
         aside = Aside(model.tally)
         self._engines.rehearse_with(link)
         self._answered = 0
+        proven = False
         try:
-            await asyncio.wait_for(self._send(model.rehearsals, link), 2 * SECONDS_MAX)
+            async with asyncio.timeout(ANSWER_S_MAX) as bound:
+                proven = await self._send(model.rehearsals, link, bound)
         except (OSError, TimeoutError) as e:
-            log("no_rehearsal", f"the way to engine {place} is not warm: {e!r}")
+            proven = self._answered > 0
+            if not proven:
+                log("no_rehearsal", f"the way to engine {place} is not warm: {e!r}")
         finally:
             self._engines.rehearse_with(None)
             aside.end(self._answered)
-        if link.model is model:
-            self._block.count[Front.REHEARSED] |= 1 << place
+        if proven:
+            self._proven(place, link, model)
+        else:
+            await self._one(place, link, model)
 
-    async def _send(self, bodies: tuple[Mapping[str, str], ...], link: EngineLink) -> None:
-        """All bodies, one after the other, again and again."""
-        loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        end_s = time.monotonic() + SECONDS_MAX
-        transport, _ = await loop.connect_accepted_socket(self._connect, theirs)
-        try:
+    def _proven(self, place: int, link: EngineLink, model: Model) -> None:
+        if link.model is model:
+            self._engines.reach.rehearsed(place, link.epoch)
+
+    async def _send(self, bodies: tuple[Mapping[str, str], ...], link: EngineLink, bound: asyncio.Timeout) -> bool:
+        """All bodies, one after the other, again and again. Whether the engine has answered any."""
+        end_s, proven = time.monotonic() + SECONDS_MAX, False
+        async with own_line(self._connect, self._desk) as line:
             requests = [request(body) for body in bodies]
             for _ in range(RUNS):
                 for data in requests:
                     if not warming(link) or (time.monotonic() > end_s and self._answered >= len(requests)):
-                        return
-                    await loop.sock_sendall(ours, data)
-                    await self._read_answer(loop, ours)
+                        return proven
+                    proven = await line.ask(data) not in OURS or proven
                     self._answered += 1
-        finally:
-            transport.close()
-            ours.close()
+                    if self._answered == 1:  # the others have what is left of twice the time
+                        bound.reschedule(asyncio.get_running_loop().time() + max(0.0, end_s + SECONDS_MAX - time.monotonic()))
+        return proven
 
-    async def _read_answer(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
-        data = b""
-        while (end := data.find(b"\r\n\r\n")) < 0:
-            data += await self._read(loop, sock)
-        if b"transfer-encoding: chunked" in data[:end]:
-            while not data.endswith(b"0\r\n\r\n"):
-                data = data[-8:] + await self._read(loop, sock)
-            return
-        size = int(data[:end].lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-        left = size - (len(data) - end - 4)
-        while left > 0:
-            left -= len(await self._read(loop, sock))
 
-    async def _read(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bytes:
-        data = await loop.sock_recv(sock, READ_BYTES)
-        if not data:
-            raise ConnectionResetError("the worker closed its own connection")
-        return data
+def smallest(model: Model) -> bytes:
+    return request(min(model.rehearsals, key=lambda body: len(body["body"])))
 
 
 class Aside:
@@ -134,9 +129,3 @@ class Aside:
 def warming(link: EngineLink) -> bool:
     """Whether the engine there still waits for us. One that is ready, or waits no longer, counts what it is sent as traffic."""
     return link.block.count[Engine.STATE] == State.WARMING
-
-
-def request(body: Mapping[str, str]) -> bytes:
-    data = base64.b64decode(body["body"])
-    head = f"POST /invocations HTTP/1.1\r\nHost: rehearsal\r\nContent-Type: {body['content_type']}\r\nContent-Length: {len(data)}"
-    return head.encode("latin-1") + b"\r\n\r\n" + data

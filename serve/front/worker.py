@@ -27,6 +27,7 @@ from serve.front.invocation import Invocations
 from serve.front.paced import Paced
 from serve.front.protocol import FrontProtocol
 from serve.front.rehearsal import Rehearsal
+from serve.front.selfcheck import SelfCheck
 from serve.settings import FrontSettings
 
 BEAT_EVERY_S = 1.0
@@ -67,18 +68,21 @@ class FrontWorker(Worker):  # type: ignore[misc]
         page = StatusPage(settings.status_fd)
         place = min(self.place, FRONTS_MAX - 1)
         block = page.front(place)
-        block.count[Front.PID] = os.getpid()
         setup(f"front-{place}", text=settings.log_text)
         invocations = Invocations(page, place, settings.engine_sockets, settings.limits)
+        block.count[Front.PID] = os.getpid()  # what the worker before it knew of engines is cleared by now
         self.wsgi.state.count_error, self.wsgi.state.page = invocations.count_error, page
         self.wsgi.state.execution = invocations.execution
         limits = dataclasses.replace(settings.limits, connections_max=connections_possible(settings.limits.connections_max))
         desk = Desk(page, block, invocations, limits, settings.default_accept)
         asyncio.get_running_loop().set_exception_handler(leave_on_a_bug)
-        server = Server(self._config(desk), settings.fronts)
-        invocations.engines.rehearsal = Rehearsal(invocations.engines, block, server.connect)
-        sweeps = [asyncio.create_task(invocations.keep_sweeping()), asyncio.create_task(keep_sweeping(desk)),
-                  asyncio.create_task(wait_to_wind_down(desk))]  # fmt: skip
+        config = self._config(desk)
+        server = Server(config, settings.fronts)
+        connect = functools.partial(FrontProtocol, config=config, server_state=server.server_state, app_state={})
+        invocations.engines.rehearsal = Rehearsal(desk, connect)
+        check = SelfCheck(desk, connect, settings.self_check_s)
+        sweeps = [asyncio.create_task(work) for work in (
+            invocations.keep_sweeping(), keep_sweeping(desk), wait_to_wind_down(desk), check.keep_looking())]  # fmt: skip
         await server.serve(sockets=[listener.sock for listener in self.sockets])  # gunicorn has wrapped them
         for task in sweeps:
             task.cancel()

@@ -32,16 +32,20 @@ class Arena:
 
 
 def spill(data: bytes | memoryview) -> int:
-    """A memfd that holds `data`, for an answer that is larger than its slot. The caller closes the descriptor."""
-    fd = os.memfd_create("evenkeel-answer", os.MFD_CLOEXEC)
+    """A memfd that holds `data`: an answer that is larger than its slot, an engine's card. The caller closes the descriptor."""
+    fd = os.memfd_create("evenkeel-spill", os.MFD_CLOEXEC)
     view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 
 def read_spill(fd: int, size: int) -> bytes:
-    """The bytes of a spilled answer. The caller closes the descriptor."""
+    """The bytes that were spilled. The caller closes the descriptor."""
     parts, at = [], 0
     while at < size:
         part = os.pread(fd, min(size - at, 1 << 24), at)

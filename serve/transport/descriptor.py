@@ -6,7 +6,9 @@ process has ended and all its slots are the front's again. Times are CLOCK_MONOT
 the start of the front's arena. Nothing here is ever unpickled.
 
     front -> engine   HELLO (with the arena's file descriptor), SUBMIT, CANCEL, MORE
-    engine -> front   HELLO (followed by `used` bytes of JSON), ANSWER, FAULT, PART
+    engine -> front   HELLO (with the file descriptor of its card, `bytes` of JSON), ANSWER, FAULT, PART
+
+A HELLO is one record either way, so it never goes out in part, whatever the model is and however many samples it has.
 
 A streamed answer is any number of PARTs, then an ANSWER without data or a FAULT. The slot stays the engine's until that
 last record; the bytes of a part are the front's to read until its MORE says that it has (decision 0022).
@@ -19,7 +21,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 RECORD_BYTES = 64
-PROTOCOL = 2  # raised when a record changes its meaning; both sides compare it at HELLO
+PROTOCOL = 3  # raised when a record changes its meaning; both sides compare it at HELLO
 
 
 class Kind(IntEnum):

@@ -1,7 +1,6 @@
 """Cuts a byte stream into fixed records, and knows nothing of what they say.
 
-A stream may end anywhere: the bytes of a broken record stay here and are never handed out. The text that follows a
-HELLO is padded to whole records by its sender, so it needs no framing of its own.
+A stream may end anywhere: the bytes of a broken record stay here and are never handed out.
 """
 
 from __future__ import annotations

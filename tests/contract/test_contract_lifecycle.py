@@ -9,6 +9,7 @@ import pytest
 from serve.contract.lifecycle import (
     CLEARS,
     NEXT,
+    FrontView,
     Reason,
     ReplicaView,
     State,
@@ -72,6 +73,8 @@ STUCK = view(was_ready=True, stuck=True)
 FAILED = view(State.FAILED)
 LOADING, WARMING, NEW = view(State.LOADING), view(State.WARMING), view(State.NEW)
 RESTARTED = view(State.LOADING, was_ready=True)
+UNMET = ReplicaView(State.WARMING, True, True, False, unmet=True)
+HERE, APART = FrontView(0, connected=True), FrontView(1, connected=False)
 
 
 @pytest.mark.parametrize(
@@ -101,25 +104,34 @@ RESTARTED = view(State.LOADING, was_ready=True)
         ([LOST, STUCK], "stuck"),
         ([STUCK, FAILED], "failed"),
         ([LOADING, LOST], "loading"),
+        # An engine that no front comes to does not merely take its time.
+        ([UNMET], "not_connected"),
+        ([UNMET, READY], "ready"),
     ],
 )
 def test_the_verdict_names_its_reason(replicas: list[ReplicaView], reason: str) -> None:
-    verdict = readiness(replicas, leaving=None)
+    verdict = readiness(replicas, leaving=None, fronts=[HERE])
     assert (verdict.reason.code, verdict.ready) == (reason, reason == "ready")
 
 
 def test_the_least_advanced_replica_names_the_reason_while_all_of_them_start() -> None:
-    assert readiness([WARMING, LOADING], leaving=None).reason is Reason.LOADING
-    assert readiness([NEW, WARMING], leaving=None).reason is Reason.STARTING
+    assert readiness([WARMING, LOADING], leaving=None, fronts=[HERE]).reason is Reason.LOADING
+    assert readiness([NEW, WARMING], leaving=None, fronts=[HERE]).reason is Reason.STARTING
 
 
 @pytest.mark.parametrize("replicas", [[], [READY], [FAILED]])
 def test_draining_outranks_everything(replicas: list[ReplicaView]) -> None:
-    assert readiness(replicas, leaving=Reason.DRAINING) == Verdict(False, Reason.DRAINING)
+    assert readiness(replicas, leaving=Reason.DRAINING, fronts=[HERE]) == Verdict(False, Reason.DRAINING)
+
+
+@pytest.mark.parametrize("fronts", [[APART], [HERE, APART]])
+def test_a_front_that_no_engine_answers_makes_nobody_ready(fronts: list[FrontView]) -> None:
+    assert readiness([READY, READY], None, fronts) == Verdict(False, Reason.NOT_CONNECTED)
+    assert readiness([STUCK], None, fronts).reason is Reason.STUCK
 
 
 def test_ready_in_name_only_is_not_ready() -> None:
-    assert not readiness([view(State.READY, alive=False)], leaving=None).ready
+    assert not readiness([view(State.READY, alive=False)], leaving=None, fronts=[HERE]).ready
 
 
 EVERY_VIEW = [ReplicaView(s, a, w, o) for s in State for a in (True, False) for w in (True, False) for o in (True, False)]
@@ -129,9 +141,10 @@ EVERY_VIEW = [ReplicaView(s, a, w, o) for s in State for a in (True, False) for 
 def test_all_conditions_hold_exactly_when_the_verdict_is_ready(leaving: Reason | None) -> None:
     """Every pair of replicas in every shape: no dialect may say anything else than `/ping`."""
     for replicas in [[], *([v] for v in EVERY_VIEW), *(list(p) for p in itertools.combinations(EVERY_VIEW, 2))]:
-        found = conditions(replicas, leaving)
-        assert all(c.ok for c in found) == readiness(replicas, leaving).ready, (replicas, leaving, found)
-        assert all(bool(c.missing) != c.ok for c in found), "what is missing is said, and only then"
+        for fronts in ([HERE], [HERE, APART], [APART]):
+            found = conditions(replicas, leaving, fronts)
+            assert all(c.ok for c in found) == readiness(replicas, leaving, fronts).ready, (replicas, leaving, fronts, found)
+            assert all(bool(c.missing) != c.ok for c in found), "what is missing is said, and only then"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +163,7 @@ def test_all_conditions_hold_exactly_when_the_verdict_is_ready(leaving: Reason |
     ],
 )
 def test_the_first_condition_that_fails_says_how_far_the_best_replica_is(replicas: list[ReplicaView], failing: str) -> None:
-    assert " ".join(c.name for c in conditions(replicas, None) if not c.ok) == failing
+    assert " ".join(c.name for c in conditions(replicas, None, [HERE]) if not c.ok) == failing
 
 
 @pytest.mark.parametrize(

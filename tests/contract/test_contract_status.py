@@ -57,7 +57,7 @@ def test_no_two_blocks_share_a_cell(page: StatusPage) -> None:
 @pytest.mark.parametrize(
     ("cells", "ranges"),
     [
-        (Front, {"ERRORS": len(FAMILIES), "LATENCY": TIME_CELLS}),
+        (Front, {"ERRORS": len(FAMILIES), "LATENCY": TIME_CELLS, "GREETED": ENGINES_MAX, "REHEARSED": ENGINES_MAX}),
         (Engine, {"ERRORS": len(FAMILIES), "BATCH_ROWS": ROW_CELLS, "RUN_TIME": TIME_CELLS,
                   "QUEUE_TIME": TIME_CELLS}),
         (Main, {"RESTARTS": 8 * len(ROLES), "WORKER_RESTARTS": len(RESTART_REASONS)}),

@@ -25,7 +25,10 @@ class FakePeer:
         self.records: list[tuple[int, int, bytes]] = []  # kind, flags, the bytes named
         self.channel = self
 
-    def send(self, records: bytes = b"", fds: tuple[int, ...] = ()) -> None:
+    def send_with(self, record: bytes, fd: int, gives: bool) -> None:
+        self.send(record)
+
+    def send(self, records: bytes = b"") -> None:
         for kind, flags, _, _, _, at, size, *_ in REPLY.iter_unpack(bytes(self.outbox) + records):
             self.records.append((kind, flags, bytes(self.memory[at : at + size])))
         self.outbox.clear()

@@ -54,7 +54,7 @@ def test_status_tells_how_many_poisoned_requests_are_remembered_and_the_newest_w
 @pytest.mark.parametrize("stuck", [0, 1])
 def test_an_engine_is_stuck_when_the_supervisor_has_found_it_so_and_not_for_being_late(page: StatusPage, stuck: int) -> None:
     seen = engine(page, PID=ME, STATE=int(State.READY), RUN_STARTED_S=9.0, RUN_DEADLINE_S=10.0, STUCK=stuck)
-    verdict = readiness([observe.replica_view(seen)], None)
+    verdict = readiness([observe.replica_view(seen)], None, [])
     assert verdict == (Verdict(False, Reason.STUCK) if stuck else Verdict(True, Reason.READY))
 
 
@@ -71,7 +71,7 @@ def test_a_ready_engine_whose_process_died_makes_the_verdict_engine_lost(page: S
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     seen = engine(page, PID=child.pid, STATE=int(State.READY), WAS_READY=1)
-    assert readiness([observe.replica_view(seen)], None) == Verdict(False, Reason.ENGINE_LOST)
+    assert readiness([observe.replica_view(seen)], None, []) == Verdict(False, Reason.ENGINE_LOST)
 
 
 def test_the_status_tells_what_is_on_the_page(page: StatusPage) -> None:

@@ -20,7 +20,7 @@ from serve.errors import FAMILIES
 from serve.transport import descriptor
 from serve.transport.arena import Arena, read_spill
 from serve.transport.channel import Channel
-from serve.transport.descriptor import FINITE, OVERFLOW, PROTOCOL, RECORD_BYTES, REPLY, REQUEST, Reply
+from serve.transport.descriptor import FINITE, OVERFLOW, PROTOCOL, REPLY, REQUEST, Reply
 from serve.transport.slots import Slot, Slots
 from tests.support.clock import ManualClock
 
@@ -49,20 +49,22 @@ class FrontEnd:
         self.bench = bench
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.connect(bench.path)
-        self.channel = Channel(self.sock)
+        self.channel = Channel(self.sock, lambda channel, waits: None)
         self.arena = Arena.create(SMALL_BYTES)
         self.slots = Slots(SMALL)
         self.held: dict[int, Slot] = {}
         self.slot_bytes = slot_bytes  # least size of a slot; more makes room for larger answers
         self._next_id = bench.next_front() << 32  # as fronts do: ids are unique among all of them
         hello = REQUEST.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, SMALL_BYTES, 0, 0, 0.0, 0.0)
-        self.channel.send(hello, (self.arena.fd,))
+        self.channel.send_with(hello, self.arena.fd, gives=False)
         bench.turn()
         greeting = self.channel.receive()
         first = Reply(*REPLY.unpack_from(greeting))
         assert first.kind == descriptor.HELLO
         self.epoch = first.epoch
-        self.card = json.loads(greeting[RECORD_BYTES : RECORD_BYTES + first.bytes])
+        card_fd = self.channel.fds.popleft()
+        self.card = json.loads(read_spill(card_fd, first.bytes))
+        os.close(card_fd)
 
     def submit(self, *arrays: Any, within_s: float = 60.0) -> int:
         """Put the arrays into a slot and send the record. Returns the request's id."""

@@ -1,0 +1,49 @@
+"""An engine that a living front cannot reach is started again, and no other is."""
+
+from __future__ import annotations
+
+import os
+
+from container.unreached import UNREACHED_S, Unreached
+from container.watch import Moment
+from serve.contract.lifecycle import State
+from serve.contract.status import Engine, Front, Main, StatusPage
+
+
+def page() -> StatusPage:
+    made = StatusPage.create()
+    made.main.count[Main.FRONTS] = made.main.count[Main.ENGINES] = 1
+    made.engine(0).count[Engine.EPOCH], made.engine(0).count[Engine.STATE] = 1, int(State.READY)
+    made.front(0).count[Front.PID] = os.getpid()
+    return made
+
+
+def looks(made: StatusPage, unreached: Unreached, begin_s: float, seconds: float) -> list[float]:
+    """At which seconds the engine was said to be out of reach, looked at every half second."""
+    found, moment = [], Moment(begin_s)
+    for i in range(int(2 * seconds)):
+        moment = moment.later(begin_s + i / 2)
+        made.front(0).value[Front.BEAT_S] = moment.now_s
+        if unreached.look(made, [0], moment):
+            found.append(i / 2)
+    return found
+
+
+def test_an_engine_out_of_reach_for_long_is_named() -> None:
+    found = looks(page(), Unreached(), 100.0, UNREACHED_S + 2)
+    assert found and found[0] == UNREACHED_S + 0.5
+
+
+def test_a_front_that_is_greeted_in_the_end_resets_the_time() -> None:
+    made, unreached = page(), Unreached()
+    assert looks(made, unreached, 100.0, UNREACHED_S - 1) == []
+    made.front(0).count[Front.GREETED] = 1
+    assert looks(made, unreached, 100.0 + UNREACHED_S - 1, 1) == []
+    made.front(0).count[Front.GREETED] = 0
+    assert looks(made, unreached, 100.0 + UNREACHED_S, UNREACHED_S - 1) == []
+
+
+def test_time_that_nobody_watched_counts_for_nothing() -> None:
+    made, unreached = page(), Unreached()
+    assert looks(made, unreached, 100.0, UNREACHED_S - 1) == []
+    assert unreached.look(made, [0], Moment(100.0 + UNREACHED_S).later(100.0 + 10 * UNREACHED_S)) == {}

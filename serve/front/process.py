@@ -24,6 +24,7 @@ from fastapi import FastAPI
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.base import Worker
 
+from serve.contract.cgroup import oom_kills
 from serve.contract.logline import log, setup
 from serve.contract.process import die_with_parent
 from serve.contract.status import FRONTS_MAX, Front, Main, StatusPage, worker_restart_cell
@@ -190,8 +191,10 @@ class Places:
             self._page.main.count[worker_restart_cell(reason)] += 1
 
     def note_end(self, arbiter: Any, worker: FrontWorker) -> None:
-        """child_exit. gunicorn tells why only where it ended the worker itself, for silence."""
-        self._ended[worker.place] = "stuck" if worker.aborted else "exit"
+        """child_exit. gunicorn tells why only where it ended the worker itself, for silence. A kill by the kernel that the
+        supervisor has not found the victim of was this one."""
+        unexplained = oom_kills() > self._page.main.count[Main.OOM_KILLS]
+        self._ended[worker.place] = "stuck" if worker.aborted else "out_of_memory" if unexplained else "exit"
 
 
 async def keep_sweeping(desk: Desk) -> None:

@@ -77,7 +77,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_container_with_one_clear_line(st
 
 @pytest.mark.contract("12.14")
 def test_an_engine_that_dies_is_replaced_and_one_that_never_answers_ends_the_container(start: Start, tmp_path: Path) -> None:
-    box = start(handler_folder(tmp_path / "model"), EVENKEEL_RESTART_LIMIT="2", EVENKEEL_REQUEST_TIMEOUT_S="3")
+    box = start(handler_folder(tmp_path / "model"), EVENKEEL_RESTART_LIMIT="2", EVENKEEL_REQUEST_TIMEOUT_S="20")
     with ask(box, asking(1, "die")) as w:
         assert w.read().status >= 500
     wait_ready(box)

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(args)
     except (BadModel, BadSetting) as e:
-        sys.stderr.write(f"evenkeel: {e.message}\n")  # in one write: `podman logs --tail` loses what comes before a lone line end
+        say(e.message, as_json=args.command == "serve" and not serve_writes_text())
         return 1
 
 
@@ -38,6 +38,23 @@ def open_missing_standard_files() -> None:
         if getattr(sys, name) is None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
             setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115  for as long as we live
+
+
+def say(message: str, *, as_json: bool) -> None:
+    """Why it ends, in one line, as the log has lines; on stderr, where errors of a command are looked for."""
+    if as_json:
+        from serve.contract import logline
+
+        logline.setup("evenkeel", text=False, fd=2)
+        logline.log("cannot_start", message, level="error")
+    else:
+        sys.stderr.write(f"evenkeel: {message}\n")  # in one write: `podman logs --tail` loses what comes before a lone line end
+
+
+def serve_writes_text() -> bool:
+    from container import serve
+
+    return serve.writes_text(os.environ.get("EVENKEEL_LOG", "").strip() or "auto")
 
 
 def run(args: argparse.Namespace) -> int:

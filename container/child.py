@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from container.lives import Mark
 from container.output import Output
+from container.restart import History, Post
 
 
 @dataclass(slots=True)
@@ -24,7 +25,9 @@ class Child:
     output: Output | None = None
     process: subprocess.Popen[bytes] | None = None
     epoch: int = 0
-    restarts: deque[float] = field(default_factory=deque)
+    history: History = History()  # noqa: RUF009  frozen
+    began: Mark = Mark()  # noqa: RUF009  frozen; what the counters said when this life began
+    failed_starts: int = 0  # of a version that has not served yet
     ending: str = ""  # why we ended it ourselves, one of RESTART_REASONS
     due_s: float | None = 0.0  # when to start it next; None while it runs, or while nothing is to run there
     started_s: float = 0.0
@@ -34,6 +37,16 @@ class Child:
     @property
     def label(self) -> str:
         return f"{self.role} {self.place}"
+
+    @property
+    def post(self) -> Post:
+        if self.beside is None:
+            return Post.OWN
+        return Post.PREDECESSOR if self.ending == "leak" else Post.SUCCESSOR
+
+    def end(self, reason: str) -> None:
+        self.ending = reason
+        tell(self, signal.SIGKILL)
 
 
 def tell(child: Child, signum: int) -> None:
@@ -46,3 +59,13 @@ def tell(child: Child, signum: int) -> None:
             os.kill(child.process.pid, signum)
     except ProcessLookupError:
         pass  # it ended meanwhile; the next reap sees it
+
+
+def how_it_ended(code: int) -> str:
+    """The exit code as Popen has it, in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:  # one of those without a name of their own
+        return f"signal {-code}"

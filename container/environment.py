@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from container.plan import QUEUE_BYTES_MAX
 from serve.contract import faults
 from serve.contract.status import ENGINES_MAX, FRONTS_MAX
 from serve.errors import BadSetting
@@ -67,6 +68,11 @@ def _address(value: str) -> str:
     return value
 
 
+def _host(value: str) -> str:
+    """An IPv6 address may be written as URLs have it."""
+    return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+
+
 def _faults(value: str) -> str:
     faults.parse(value)
     return value
@@ -99,7 +105,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_SWAP", _swap, "auto", 0, 0,
              "where a new version loads: beside the old, in_place of it, or auto: by the measured memory"),
     Variable("SAGEMAKER_BIND_TO_PORT", int, 8080, 0, 65535, "data port; 0 lets the kernel choose"),
-    Variable("EVENKEEL_HOST", _text, "0.0.0.0", 0, 0, "address of the data port"),
+    Variable("EVENKEEL_HOST", _host, "0.0.0.0", 0, 0, "address of the data port; `::` is every address of both families"),
     Variable("EVENKEEL_SIDECAR_ADDRESS", _address, "127.0.0.1:9090", 0, 0, "where the sidecar serves /status; port 0: any"),
     Variable("EVENKEEL_ADMIN_TOKEN", _token, "", 0, 0,
              "secret for changing calls (POST /drain, /rollout …) to the sidecar over HTTP; empty: only over its Unix socket",
@@ -133,11 +139,13 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_QUEUE_WAIT_S", float, 2.0, 0.01, 86400,
              "wait that is accepted where many are waiting and the queue has not been empty for as long, and never more than 0.8 "
              "of the deadline; 429 beyond it. In a batch job no limit unless set"),
-    Variable("EVENKEEL_QUEUE_MB", float, 1024.0, 1, 4096,
-             "MiB of requests held, per HTTP worker, 429 beyond it; and of answers not read yet"),
+    Variable("EVENKEEL_QUEUE_MB", float, 0.0, 0, 4096,
+             "MiB of requests held, per HTTP worker, 429 beyond it, and 413 for a body that is larger; and of answers not read "
+             "yet. 0: up to 1024, and all workers together no more than a third of the memory that is left"),
     Variable("EVENKEEL_DRAIN_S", float, 25.0, 0.1, 3600, "from SIGTERM to exit at most; the platform kills after 30"),
     Variable("EVENKEEL_QUIET_S", float, 0.5, 0, 60, "from SIGTERM on: serve on this long while /ping already says 503"),
-    Variable("EVENKEEL_RESTART_LIMIT", int, 5, 0, 1000, "restarts of one process in 10 minutes before giving up"),
+    Variable("EVENKEEL_RESTART_LIMIT", int, 5, 0, 1000, 
+             "restarts of one process in a row, none of whose lives answered a request, before the container gives up"),
     Variable("EVENKEEL_STUCK_FACTOR", float, 10.0, 2, 1e6,
              "a batch that runs this many times longer than predicted is stuck, and its engine replaced"),
     Variable("EVENKEEL_STUCK_S", float, 5.0, 0.1, 86400, "but never sooner; lower finds a hang sooner, higher spares slow ones"),
@@ -247,17 +255,19 @@ class Environment:
         setting = self.settings[name]
         return in_batch if self["SAGEMAKER_BATCH"] and setting.origin == "default" else float(setting.value)
 
-    def limits(self) -> Limits:
+    def limits(self, chosen_queue_bytes: int = QUEUE_BYTES_MAX) -> Limits:
+        """`chosen_queue_bytes`: what a front may hold of requests where it was not set."""
+        queue_bytes = int(self["EVENKEEL_QUEUE_MB"] * MIB) or chosen_queue_bytes
         left_s = self["EVENKEEL_DRAIN_S"] - self["EVENKEEL_QUIET_S"]
         return Limits(
             request_timeout_s=self._but_in_batch("EVENKEEL_REQUEST_TIMEOUT_S", BATCH_TIMEOUT_S),
-            body_bytes_max=int(self["EVENKEEL_MAX_BODY_MB"] * MIB),
+            body_bytes_max=min(int(self["EVENKEEL_MAX_BODY_MB"] * MIB), queue_bytes),
             body_timeout_s=self["EVENKEEL_BODY_TIMEOUT_S"], keep_alive_s=self["EVENKEEL_KEEP_ALIVE_S"],
             header_timeout_s=self["EVENKEEL_HEADER_TIMEOUT_S"], body_rate=self["EVENKEEL_BODY_RATE"],
             connections_max=self["EVENKEEL_MAX_CONNECTIONS"],
             queue_rows_max=int(self._but_in_batch("EVENKEEL_QUEUE_ROWS", BATCH_QUEUE_ROWS)),
             queue_wait_s=self._but_in_batch("EVENKEEL_QUEUE_WAIT_S", math.inf),
-            queue_bytes_max=int(self["EVENKEEL_QUEUE_MB"] * MIB),
+            queue_bytes_max=queue_bytes,
             stream_timeout_s=self["EVENKEEL_STREAM_TIMEOUT_S"], batch=self["SAGEMAKER_BATCH"],
             finish_s=max(left_s / 2, left_s - FAREWELL_S))  # fmt: skip
 

@@ -8,7 +8,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-SMALL_BYTES = 64 * 1024
+from serve.contract.cgroup import ROOT, fields, read
+
+MEMORY = (  # by cgroup v2 and v1: the limit, what is used, and what of it are files that the kernel can reclaim
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
 
 
 def cpus() -> int:
@@ -20,10 +25,10 @@ def cpus() -> int:
 
 def cpu_quota(root: Path) -> float | None:
     """CPUs granted by cgroup v2 (`cpu.max`) or v1 (`cpu.cfs_quota_us`); None when unlimited or unreadable."""
-    v2 = _read(root / "cpu.max").split()
+    v2 = read(root / "cpu.max").split()
     if len(v2) == 2 and v2[0] != "max":
         return int(v2[0]) / int(v2[1])
-    quota, period = _read(root / "cpu/cpu.cfs_quota_us"), _read(root / "cpu/cpu.cfs_period_us")
+    quota, period = read(root / "cpu/cpu.cfs_quota_us"), read(root / "cpu/cpu.cfs_period_us")
     if quota and period and int(quota) > 0:
         return int(quota) / int(period)
     return None
@@ -32,15 +37,18 @@ def cpu_quota(root: Path) -> float | None:
 def memory_left(root: Path, meminfo: Path = Path("/proc/meminfo")) -> int:
     """Bytes until the cgroup's limit (v2 or v1), or the machine's, whichever comes first. What the kernel can reclaim of
     files counts as free."""
-    left = [_fields(meminfo).get("MemAvailable:", 0) * 1024]
-    for limit, used, stat, cache in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
-    ):
-        most, now = _read(root / limit), _read(root / used)
+    left = [fields(meminfo).get("MemAvailable:", 0) * 1024]
+    for limit, used, stat, cache in MEMORY:
+        most, now = read(root / limit), read(root / used)
         if most.isdigit() and now.isdigit():
-            left.append(int(most) - int(now) + _fields(root / stat).get(cache, 0))
+            left.append(int(most) - int(now) + fields(root / stat).get(cache, 0))
     return max(0, min(left))
+
+
+def memory_limit(root: Path = ROOT) -> int:
+    """Bytes that this cgroup may use; 0: no limit is known, or one so large that it is none."""
+    limits = [int(text) for name, *_ in MEMORY if (text := read(root / name)).isdigit()]
+    return min((most for most in limits if most < 1 << 60), default=0)
 
 
 def gpus(dev: Path, visible: str | None, given: str | None = None) -> tuple[str, ...]:
@@ -69,31 +77,3 @@ def _visible(text: str, whole: int) -> tuple[str, ...]:
             break
         found.append(entry)
     return tuple(found)
-
-
-def oom_kills(root: Path) -> int:
-    """How many processes of this cgroup the kernel has ended for want of memory; 0 where it does not say."""
-    v1 = _fields(root / "memory/memory.oom_control").get("oom_kill", 0)
-    return _fields(root / "memory.events").get("oom_kill", v1)
-
-
-def _fields(path: Path) -> dict[str, int]:
-    """Lines of a name and a number, with or without a unit."""
-    pairs = [line.split() for line in _read(path).splitlines()]
-    return {p[0]: int(p[1]) for p in pairs if len(p) >= 2 and p[1].isdigit()}
-
-
-def small_file(path: str) -> str:
-    """A file of the kernel's, past the layers of open(): several are read each tick. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, SMALL_BYTES).decode("utf-8", "replace")
-    finally:
-        os.close(fd)
-
-
-def _read(path: Path) -> str:
-    try:
-        return small_file(os.fspath(path)).strip()
-    except OSError:
-        return ""

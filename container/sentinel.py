@@ -8,6 +8,7 @@ from pathlib import Path
 
 from container import machine
 from container.leak import SAMPLES_MAX, Sample, leak
+from serve.contract.cgroup import small_file
 
 SAMPLE_S = 1.0
 
@@ -63,7 +64,7 @@ class Sentinel:
 def anonymous_bytes(pid: int) -> int:
     """A process's own memory: without the model file and the fronts' arenas that it maps. 0 when it has just gone."""
     try:
-        text = machine.small_file(f"/proc/{pid}/status")
+        text = small_file(f"/proc/{pid}/status")
     except OSError:
         return 0
     line = next((line for line in text.splitlines() if line.startswith("RssAnon:")), "RssAnon: 0 kB")

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import resource
-import shutil
+import signal
 import socket
 import sys
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from container import environment, install, machine, plan
-from container.child import Child
+from container import environment, install, listeners, machine, plan, threads
+from container.child import Child, tell
 from container.door import Door
 from container.environment import Environment
 from container.progress import Progress
+from container.run_dir import RunDir, UnixListener
 from container.sentinel import Sentinel
-from container.supervise import CGROUP, Supervisor
+from container.supervise import Supervisor
 from container.versions import Lane, Rules, Versions
 from container.watch import Policy
 from serve import settings as serve_settings
+from serve.contract import cgroup, fingerprint
 from serve.contract import versions as versioned
 from serve.contract.logline import log, setup
 from serve.contract.process import role_command
@@ -34,13 +34,12 @@ from sidecar import settings as sidecar_settings
 from sidecar.settings import ADMIN_SOCKET, SidecarSettings
 
 FILES_MIN = 128  # that one process may have open: some 30 are its own, and a third is not for connections
-BACKLOG = 2048  # SageMaker gives a connect 250 ms; what the kernel holds for us is never refused
 
 
 def run(environ: Mapping[str, str]) -> int:
     """Serve until told to stop. Returns the exit code. Raises BadSetting."""
     env = environment.read(environ)
-    text = env["EVENKEEL_LOG"] == "text" or (env["EVENKEEL_LOG"] == "auto" and sys.stdout.isatty())
+    text = writes_text(env["EVENKEEL_LOG"])
     setup("evenkeel", text=text)
     require_files()
     devices = gpus(env)
@@ -55,12 +54,14 @@ def run(environ: Mapping[str, str]) -> int:
     if env["EVENKEEL_FAULTS"]:
         log("faults_on", "EVENKEEL_FAULTS is set: the model of this container fails on purpose; never so in production",
             level="warning", faults=env["EVENKEEL_FAULTS"])  # fmt: skip
-    run_dir = make_run_dir(env["EVENKEEL_RUN_DIR"])
+    threads.check(threads.needed(the_plan))
+    run_dir = RunDir(env["EVENKEEL_RUN_DIR"])
     reserved = None
     try:
-        data = listen(env["EVENKEEL_HOST"], env["SAGEMAKER_BIND_TO_PORT"], "SAGEMAKER_BIND_TO_PORT")
-        side = listen_sidecar(env, data.getsockname()[1])
-        reserved = reserve_grpc(env.sidecar[0], env["EVENKEEL_GRPC_HEALTH_PORT"])
+        data = listeners.listen(env["EVENKEEL_HOST"], env["SAGEMAKER_BIND_TO_PORT"], "EVENKEEL_HOST", "SAGEMAKER_BIND_TO_PORT")
+        listeners.warn_if_alone(data)
+        side = listeners.listen_sidecar(env, data.getsockname()[1])
+        reserved = listeners.reserve_grpc(env.sidecar[0], env["EVENKEEL_GRPC_HEALTH_PORT"])
         page = StatusPage.create()
         page.main.value[Main.STARTED_S] = time.monotonic()
         page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = the_plan.fronts, the_plan.places
@@ -68,24 +69,45 @@ def run(environ: Mapping[str, str]) -> int:
         packages = None
         if env["EVENKEEL_INSTALL_REQUIREMENTS"]:
             model_dir, bound_s = versions.serving.path, env["EVENKEEL_INSTALL_TIMEOUT_S"]
-            packages = install.requirements(model_dir, run_dir / "packages", bound_s, env.inherited)
-        started = env.for_engines(run_dir, packages)
+            packages = install.requirements(model_dir, run_dir.path / "packages", bound_s, env.inherited)
+        started = env.for_engines(run_dir.path, packages)
+        sockets = [run_dir.listen(f"engine-{place}.sock") for place in range(the_plan.places)]
+        observer = Sidecar(env, page, side, run_dir, text)
         children = [
-            *engines(env, the_plan, page, run_dir, text, versions, started),
-            front(env, the_plan, page, data, run_dir, text),
+            *engines(env, the_plan, page, sockets, run_dir.path, text, versions, started),
+            front(env, the_plan, page, data, sockets, text, files_bytes(versions.serving.path)),
+            observer.child,
         ]
-        children.append(sidecar(env, page, side, run_dir, text))
         sentinel = Sentinel(env["EVENKEEL_LEAK_S"], env["EVENKEEL_MEMORY_MB"] * MIB)
         supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"],
                                 watch_policy(env), sentinel, versions, Door(data))  # fmt: skip
-        supervisor.on_tick = Progress(page, data.getsockname()[1], versions.serving.path, text).look
+        progress = Progress(page, data.getsockname()[1], versions.serving.path, text)
+
+        def look() -> None:
+            progress.look()
+            observer.mend_socket()
+
+        supervisor.on_tick = look
         code = supervisor.run()
         log("stopped", "every process has ended", code=code)
         return code
     finally:
-        shutil.rmtree(run_dir, ignore_errors=True)
+        run_dir.remove()
         if reserved is not None:
             reserved.close()
+
+
+def writes_text(log_setting: str) -> bool:
+    """Whether log lines are text for a person, and not JSON."""
+    return log_setting == "text" or (log_setting == "auto" and sys.stdout.isatty())
+
+
+def files_bytes(folder: Path) -> int:
+    """Of a model's files; 0 where they cannot be looked at: whoever loads them says so."""
+    try:
+        return sum(path.stat().st_size for _, path in fingerprint.files(folder))
+    except OSError:
+        return 0
 
 
 def swap_rules(env: Environment) -> Rules:
@@ -133,85 +155,16 @@ def watch_policy(env: Environment) -> Policy:
     return Policy(env["EVENKEEL_STUCK_FACTOR"], env["EVENKEEL_STUCK_S"], env["EVENKEEL_FRONT_TIMEOUT_S"])
 
 
-def make_run_dir(wanted: str) -> Path:
-    """A private folder for the sockets. Unix socket paths are short, so it must not lie deep."""
-    if wanted:
-        Path(wanted).mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix="evenkeel-", dir=wanted or None))
-
-
-def listen(host: str, port: int, setting: str) -> socket.socket:
-    """A bound, listening TCP socket. Raises BadSetting that names the setting to change."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-        sock.listen(BACKLOG)
-    except OSError as e:
-        raise BadSetting(f"cannot listen on {host}:{port}: {e.strerror}; set {setting} to another port") from e
-    return sock
-
-
-def listen_sidecar(env: Environment, data_port: int) -> socket.socket:
-    """Where the settings say; else, in a pipeline's range of ports, the highest that nobody has. Raises BadSetting."""
-    host, _ = env.sidecar
-    for port in env.sidecar_ports:
-        if port == data_port or port == env["EVENKEEL_GRPC_HEALTH_PORT"] != 0:
-            continue
-        try:
-            found = listen(host, port, "EVENKEEL_SIDECAR_ADDRESS")
-        except BadSetting:
-            if len(env.sidecar_ports) == 1:
-                raise
-            continue
-        if len(env.sidecar_ports) > 1:
-            log("sidecar_port", f"the sidecar listens on {host}:{port}, the highest free port of SAGEMAKER_SAFE_PORT_RANGE")
-        return found
-    raise BadSetting(f"no port of SAGEMAKER_SAFE_PORT_RANGE={env['SAGEMAKER_SAFE_PORT_RANGE']} is free for the sidecar")
-
-
-def listen_unix(path: Path) -> int:
-    """A listening Unix socket that only our own user can open, as a file descriptor that lives as long as we do."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.bind(str(path))
-        path.chmod(0o600)
-        sock.listen(64)
-        return os.dup(sock.fileno())
-
-
-def reserve_grpc(host: str, port: int) -> socket.socket | None:
-    """Hold the port of gRPC health for every sidecar to come, by a socket that is bound and never listens. Raises
-    BadSetting when the port or the package cannot be had."""
-    if not port:
-        return None
-    if importlib.util.find_spec("grpc_health") is None:
-        raise BadSetting(f"EVENKEEL_GRPC_HEALTH_PORT={port} needs a package that is missing: pip install 'evenkeel[grpc]'")
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        sock.bind((host, port))
-    except OSError as e:
-        sock.close()
-        raise BadSetting(f"cannot bind {host}:{port}: {e.strerror}; set EVENKEEL_GRPC_HEALTH_PORT to another port") from e
-    return sock
-
-
 def engines(
-    env: Environment,
-    the_plan: plan.Plan,
-    page: StatusPage,
-    run_dir: Path,
-    text: bool,
-    versions: Versions,
-    environ: Mapping[str, str],
-) -> list[Child]:
+    env: Environment, the_plan: plan.Plan, page: StatusPage, sockets: Sequence[UnixListener], run_dir: Path, text: bool,
+    versions: Versions, environ: Mapping[str, str],
+) -> list[Child]:  # fmt: skip
     """One child per engine place, each with a listening socket that the supervisor keeps open across its restarts."""
     children = []
     log_fd = os.dup(1)  # an engine's own stdout is read line by line, so that user code cannot break our log
     for place in range(the_plan.places):
         lane = versions.lanes[place // the_plan.engines]
-        fd = listen_unix(run_dir / f"engine-{place}.sock")
+        fd = sockets[place].fd
 
         def command(epoch: int, place: int = place, fd: int = fd, lane: Lane = lane) -> list[str]:
             edition = lane.edition
@@ -231,25 +184,56 @@ def engines(
     return children
 
 
-def front(env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.socket, run_dir: Path, text: bool) -> Child:
-    limits = dataclasses.replace(env.limits(), memory_bytes=machine.memory_left(CGROUP))
+def front(
+    env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.socket, sockets: Sequence[UnixListener], text: bool,
+    model_bytes: int,
+) -> Child:  # fmt: skip
+    left_bytes = machine.memory_left(cgroup.ROOT)
+    limits = env.limits(plan.queue_bytes(left_bytes, the_plan, model_bytes))
+    limits = dataclasses.replace(limits, memory_bytes=left_bytes)
+    queue_mib, wanted = limits.queue_bytes_max / MIB, env["EVENKEEL_MAX_BODY_MB"]
+    if queue_mib < wanted:
+        log("bodies_limited", f"bodies over {queue_mib:.4g} MiB are refused with 413: an HTTP worker may hold no more "
+            f"(EVENKEEL_QUEUE_MB), {left_bytes // MIB} MiB of memory were left at the start", level="warning")  # fmt: skip
     argument = serve_settings.dump(FrontSettings(
         listen_fd=data.fileno(), status_fd=page.fd, fronts=the_plan.fronts, limits=limits,
-        engine_sockets=tuple(str(run_dir / f"engine-{i}.sock") for i in range(the_plan.places)),
+        engine_sockets=tuple(s.address for s in sockets),
         default_accept=env["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"] or None, drain_s=env["EVENKEEL_DRAIN_S"],
         log_text=text, timeout_s=env["EVENKEEL_FRONT_TIMEOUT_S"], self_check_s=env["EVENKEEL_SELF_CHECK_S"]))  # fmt: skip
-    fds = (data.fileno(), page.fd)
+    fds = (data.fileno(), page.fd, *(s.node_fd for s in sockets))
     return Child("front", 0, lambda epoch: role_command("serve.front.process", argument), fds, environ=env.without_devices)
 
 
-def sidecar(env: Environment, page: StatusPage, side: socket.socket, run_dir: Path, text: bool) -> Child:
-    """The token goes down in a memfd: arguments can be read by everybody on the machine."""
-    admin_fd = listen_unix(run_dir / ADMIN_SOCKET)
-    token_fd = sidecar_settings.hold_token(env["EVENKEEL_ADMIN_TOKEN"])
-    argument = sidecar_settings.dump(SidecarSettings(
-        listen_fd=side.fileno(), status_fd=page.fd, admin_fd=admin_fd, token_fd=token_fd,
-        run_dir=str(run_dir), log_text=text,
-        emf_period_s=env.emf_period_s, emf_namespace=env["EVENKEEL_EMF_NAMESPACE"], grpc_host=env.sidecar[0],
-        grpc_port=env["EVENKEEL_GRPC_HEALTH_PORT"], shape_log=env["EVENKEEL_SHAPE_LOG"]))  # fmt: skip
-    fds = (side.fileno(), page.fd, admin_fd, token_fd)
-    return Child("sidecar", 0, lambda epoch: role_command("sidecar.process", argument), fds, environ=env.without_devices)
+class Sidecar:
+    """The sidecar's child, and the Unix socket for changing calls, which is made anew with the run directory."""
+
+    def __init__(self, env: Environment, page: StatusPage, side: socket.socket, run_dir: RunDir, text: bool) -> None:
+        self._env, self._page, self._side, self._run_dir, self._text = env, page, side, run_dir, text
+        # Goes down in a memfd: arguments can be read by everybody on the machine.
+        self._token_fd = sidecar_settings.hold_token(env["EVENKEEL_ADMIN_TOKEN"])
+        self._admin = run_dir.listen(ADMIN_SOCKET)
+        self.child = Child("sidecar", 0, self._command, self._fds, environ=env.without_devices)
+
+    @property
+    def _fds(self) -> tuple[int, ...]:
+        return (self._side.fileno(), self._page.fd, self._admin.fd, self._token_fd)
+
+    def _command(self, epoch: int) -> list[str]:
+        env = self._env
+        return role_command("sidecar.process", sidecar_settings.dump(SidecarSettings(
+            listen_fd=self._side.fileno(), status_fd=self._page.fd, admin_fd=self._admin.fd, token_fd=self._token_fd,
+            run_dir=str(self._run_dir.path), log_text=self._text,
+            emf_period_s=env.emf_period_s, emf_namespace=env["EVENKEEL_EMF_NAMESPACE"], grpc_host=env.sidecar[0],
+            grpc_port=env["EVENKEEL_GRPC_HEALTH_PORT"], shape_log=env["EVENKEEL_SHAPE_LOG"])))  # fmt: skip
+
+    def mend_socket(self) -> None:
+        """Where somebody has removed it: another one, for the next sidecar. This one is told to leave; /ping does not mind."""
+        if not self._page.main.count[Main.LEAVING]:
+            self._run_dir.mend(ADMIN_SOCKET, time.monotonic(), self._listen_anew)
+
+    def _listen_anew(self) -> None:
+        before, self._admin = self._admin, self._run_dir.listen(ADMIN_SOCKET)
+        before.close()
+        self.child.fds = self._fds
+        if self.child.process is not None:
+            tell(self.child, signal.SIGTERM)

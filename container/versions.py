@@ -7,7 +7,6 @@ and tells of every engine that ended; whatever concerns the engines that serve i
 
 from __future__ import annotations
 
-import contextlib
 import signal
 from collections import deque
 from collections.abc import Sequence
@@ -16,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from container import cards, machine, swap
-from container.child import Child, tell
+from container.child import Child, how_it_ended, tell
+from container.memory import ENGINE_SCORE, IDLE_SCORE, prefer_as_victim
+from container.restart import History
 from container.room import Measured, Room, room
 from container.sentinel import anonymous_bytes
 from container.swap import PHASE_AFTER, Do, Phase, View
@@ -37,7 +38,6 @@ LEAVE_S = 30.0  # for engines to finish what they have accepted
 FAILURES_SHOWN = 5
 MESSAGE_CHARS_MAX = 1000
 MEMORY_EVERY_S = 1.0
-OOM_FIRST = 500  # oom_score_adj of engines without traffic: short of memory, the kernel ends them before those that serve
 OTHERS = "other"  # versions beyond TALLIES_MAX are counted together
 
 
@@ -152,7 +152,7 @@ class Versions:
         child.ending, child.due_s = "", None
         if edition is None or edition.told_s:
             return True
-        what = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        what = how_it_ended(code)
         self._page.main.count[restart_cell("engine", "signal" if code < 0 else "exit")] += code != EXIT_BAD_MODEL
         if edition.state == "standby":
             log("standby_lost", f"{child.label} ended with {what} while version {edition.version} stood by; it stands by no more",
@@ -161,8 +161,8 @@ class Versions:
         elif code == EXIT_BAD_MODEL:
             self._failed = self._failed or "bad_model"
         else:
-            child.restarts.append(now_s)
-            if len(child.restarts) >= STARTS_MAX:
+            child.failed_starts += 1
+            if child.failed_starts >= STARTS_MAX:
                 self._failed = self._failed or f"{child.label} ended {STARTS_MAX} times before it was ready, the last with {what}"
             else:
                 child.due_s = now_s + START_AGAIN_S
@@ -330,7 +330,7 @@ class Versions:
             block.value[Engine.RUN_LONGEST_S] = block.value[Engine.ROW_COST_S] = block.value[Engine.STATE_SINCE_S] = 0.0
             self._page.write_text(child.place, {})  # its writer is the engine, and there is none now
             block.count[Engine.EDITION] = edition.number
-            child.restarts.clear()
+            child.failed_starts, child.history = 0, History()
             child.due_s = now_s
 
     def _switch(self, now_s: float) -> None:
@@ -399,7 +399,7 @@ class Versions:
                         tell(child, signal.SIGKILL)
             for child in lane.children:
                 if child.process is not None:
-                    self._protect(child.process.pid, 0 if edition.state == "serving" else OOM_FIRST)
+                    self._expose(child.process.pid, ENGINE_SCORE if edition.state == "serving" else IDLE_SCORE)
 
     def _empty(self, lane: Lane) -> None:
         lane.edition = None
@@ -410,11 +410,10 @@ class Versions:
                 count[cell] = 0
             self._page.write_text(child.place, {})
 
-    def _protect(self, pid: int, score: int) -> None:
-        if self._oom.get(pid, 0) != score:
+    def _expose(self, pid: int, score: int) -> None:
+        if self._oom.get(pid, ENGINE_SCORE) != score:
             self._oom[pid] = score
-            with contextlib.suppress(OSError):  # a sandbox may forbid it
-                Path(f"/proc/{pid}/oom_score_adj").write_text(str(score))
+            prefer_as_victim(pid, score)
 
     def _edition(self, version: str) -> Edition:
         self._numbers += 1

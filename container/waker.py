@@ -11,8 +11,8 @@ import os
 import signal
 from collections.abc import Iterable, Mapping
 
-from container.machine import small_file
 from container.watch import Moment
+from serve.contract.cgroup import small_file
 from serve.contract.logline import log
 
 STOPPED_S = 2.0  # who stops a process on purpose continues it sooner, or has a debugger's reasons

@@ -82,7 +82,10 @@ def load(folder: Path, name: str = "", version: str = "", program: str = "") -> 
     `name` and `version`: those of the folders `<name>/<version>/`. The manifest may repeat them, and say nothing else.
     `program`: the name of a handler's file where it is not code/inference.py.
     """
-    found = _load(folder, program)
+    try:
+        found = _load(folder, program)
+    except OSError as e:  # one that may not be entered
+        raise BadModel(f"model folder {folder} cannot be read: {e.strerror}") from e
     if not version:
         return found.manifest
     for key, said, wanted in (("name", found.name, name), ("version", found.version, version)):

@@ -66,6 +66,7 @@ class Main(_Cells):
     HEADROOM_RPS = 73  # NaN while nobody can say
     MEASURED_S = 74  # when the two were written; 0: never
     ROLLOUT = 75  # a RolloutCell: what the sidecar's judge says of the rollout that it was told to follow
+    OOM_KILLS = 76  # by the kernel in this cgroup, as far as they are explained: see container/memory.py
 
 
 class RolloutCell(IntEnum):
@@ -136,6 +137,7 @@ class Engine(_Cells):
     BATCH_ROWS = 64
     RUN_TIME = 112
     QUEUE_TIME = 272
+    READY_ROWS = 480  # ROWS when it became ready: what it ran before then were rehearsals
 
 
 assert Front.LATENCY + TIME_CELLS <= Front.GREETED and Front.REHEARSED + ENGINES_MAX <= BLOCK_CELLS, "they follow each other"
@@ -147,7 +149,7 @@ assert len(FAMILIES) <= 32, "ERRORS has room for 32 families"
 RUN_EPOCH = 440
 RUN_SPANS = 441
 RUN_SPANS_MAX = 16
-assert RUN_SPANS + 1 + 2 * RUN_SPANS_MAX <= BLOCK_CELLS, "the spans end with the block"
+assert RUN_SPANS + 1 + 2 * RUN_SPANS_MAX <= Engine.READY_ROWS, "the spans end before the next cells"
 
 TALLIES_MAX = 16  # versions that a container counts one by one; all that come later are counted together in the last
 _TALLIES_AT = 1 + FRONTS_MAX + ENGINES_MAX

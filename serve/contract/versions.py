@@ -6,6 +6,7 @@ Versions are ordered like a person would: runs of digits compare as numbers, eve
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,15 @@ LAYOUT = "lay them out as NAME/VERSION/, each with a model in it"
 
 
 def read(folder: Path) -> Catalogue:
-    """Raises BadModel when there are versions of more than one model, or nobody can say which version is which."""
+    """Raises BadModel when there are versions of more than one model, when nobody can say which version is which, or when the
+    folder cannot be entered."""
+    try:
+        return _read(folder)
+    except OSError as e:
+        raise BadModel(f"model folder {folder} cannot be read: {e.strerror}; user {os.geteuid()} needs the rights for it") from e
+
+
+def _read(folder: Path) -> Catalogue:
     if holds_model(folder):
         return Catalogue(folder)
     found = {name: versions for name in _folders(folder) if (versions := _versions(folder / name))}

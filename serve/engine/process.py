@@ -103,6 +103,7 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger) 
     explanation.update(facts=replica.backend.describe())  # warm-up may have added to it
     explanation.warmed(replica, report)
     tell(replica, report, ledger)
+    block.count[Engine.READY_ROWS] = block.count[Engine.ROWS]
     if life.state is not State.READY:
         life.become(State.READY)
     cycle.serve()
@@ -135,6 +136,7 @@ def proven(settings: EngineSettings, life: Life, ledger: Ledger, explanation: Ex
         options = LoadOptions(settings.threads, settings.device, settings.sharers, settings.require_gpu, ledger, cache)
         replica = replicas.load(Path(settings.model_dir), options, settings.name, settings.version, settings.program)
         replica.edition, replica.tally = settings.edition, settings.tally
+        bound_batches(replica, life, settings.rows_max)
         explanation.loaded(replica)
         life.become(State.WARMING)
         log("loaded", f"{replica.manifest.name} loaded, warming", **_facts(replica), seconds=ledger.to_json()["total_s"])
@@ -152,6 +154,13 @@ def proven(settings: EngineSettings, life: Life, ledger: Ledger, explanation: Ex
         explanation.failed(reason, e.message, warmup.report if warmup else None)
         raise
     return replica, report
+
+
+def bound_batches(replica: Replica, life: Life, rows_max: int) -> None:
+    """A life before this one ended for want of memory in a larger batch. 0: none did."""
+    if 0 < rows_max < replica.rows_max:
+        replica.rows_max = replica.rows_fit = rows_max
+        life.block.count[Engine.ROWS_FIT] = rows_max
 
 
 def rehearse(cycle: Cycle, page: StatusPage, settings: EngineSettings) -> None:
@@ -191,9 +200,7 @@ def tell(replica: Replica, report: Report, ledger: Ledger) -> None:
     seconds = {phase: s for phase, s in ledger.to_json().items() if s is not None}
     golden = f"{report.golden.passed} of {report.golden.checked}"
     if not replica.rehearsals:
-        log(
-            "no_rehearsal", "there is no sample that fronts could ask for: they are connected, and nothing was tried all the way"
-        )
+        log("no_rehearsal", "there is no sample that fronts could ask for: they are connected, and nothing was tried all the way")
     log("ready", f"{replica.manifest.name} is warm and proven", **seconds, warmed=len(report.plan), golden=golden)
 
 

@@ -14,8 +14,9 @@ from fastapi import FastAPI
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
+from serve.contract.cgroup import oom_kills
 from serve.contract.logline import log
-from serve.contract.status import StatusPage, worker_restart_cell
+from serve.contract.status import Main, StatusPage, worker_restart_cell
 from serve.front.app import build
 from serve.front.worker import BACKLOG, FrontWorker
 from serve.settings import FrontSettings
@@ -118,5 +119,7 @@ class Places:
             self._page.main.count[worker_restart_cell(reason)] += 1
 
     def note_end(self, arbiter: Any, worker: FrontWorker) -> None:
-        """child_exit. gunicorn tells why only where it ended the worker itself, for silence."""
-        self._ended[worker.place] = "stuck" if worker.aborted else "exit"
+        """child_exit. gunicorn tells why only where it ended the worker itself, for silence. A kill by the kernel that the
+        supervisor has not found the victim of was this one."""
+        unexplained = oom_kills() > self._page.main.count[Main.OOM_KILLS]
+        self._ended[worker.place] = "stuck" if worker.aborted else "out_of_memory" if unexplained else "exit"

@@ -219,7 +219,7 @@ class EngineLink:
         self.model, self.rows, self.large, self.beyond, self.mistrusted = None, 0, 0, 0, False
         self._outbox.clear()
         if was_used and not self._closing:
-            log("engine_lost", f"the engine at {self.path.rpartition('/')[2]} has gone; its requests are run again")
+            log("engine_lost", "an engine has gone; its requests are run again", epoch=self.epoch)
         self._on_lost(self)
         if was_up:
             self._connect()

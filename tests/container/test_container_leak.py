@@ -12,6 +12,7 @@ import pytest
 from container import machine
 from container.leak import SAMPLES_MAX, SAMPLES_MIN, Sample, leak, slope
 from container.sentinel import SAMPLE_S, Sentinel, anonymous_bytes
+from serve.contract import cgroup
 
 MIB = 1 << 20
 
@@ -112,6 +113,6 @@ def test_the_memory_that_is_left_is_the_cgroups_or_the_machines(tmp_path: Path) 
 
 
 def test_what_the_kernel_has_ended_is_counted(tmp_path: Path) -> None:
-    assert machine.oom_kills(tmp_path) == 0
+    assert cgroup.oom_kills(tmp_path) == 0
     (tmp_path / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
-    assert machine.oom_kills(tmp_path) == 2
+    assert cgroup.oom_kills(tmp_path) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from container import plan, serve
 from container.environment import read
 from container.machine import cpu_quota, cpus, gpus
+from container.run_dir import RunDir
 from container.serve import bound_engines
 from container.serve import gpus as required
 from container.versions import Rules, Versions
@@ -138,20 +138,20 @@ def test_engines_of_both_lanes_are_started_on_their_gpu_and_fronts_and_the_sidec
     for version in ("1", "2"):
         tree(tmp_path, **{f"root__m__{version}__model_dot_toml": 'backend = "echo"'})
     env = read({"EVENKEEL_MODEL_DIR": str(tmp_path / "root"), "EVENKEEL_REQUIRE_GPU": "auto", "EVENKEEL_LOG": "json"})
-    made, page, run_dir = plan.make(4, 1, 2, 1, lanes=2, devices=("0", MIG)), StatusPage.create(), tmp_path / "run"
-    run_dir.mkdir()
+    made, page, run_dir = plan.make(4, 1, 2, 1, lanes=2, devices=("0", MIG)), StatusPage.create(), RunDir(str(tmp_path))
     versions = Versions(page, catalogue.read(env.model_dir), "1", Rules(), {})
-    children = serve.engines(env, made, page, run_dir, False, versions, env.for_engines(tmp_path))
+    sockets = [run_dir.listen(f"engine-{place}.sock") for place in range(made.places)]
+    children = serve.engines(env, made, page, sockets, run_dir.path, False, versions, env.for_engines(tmp_path))
     versions.lanes[1].edition = versions.lanes[0].edition
     told = [serve_settings.parse(serve_settings.EngineSettings, c.command(1)[-1]) for c in children]
     assert [t.device for t in told] == [c.device for c in children] == ["0", MIG] * 4 and all(t.require_gpu for t in told)
     assert {t.sharers for t in told} == {2}, "of one version: the other one's come when there is room for both"
     assert [(c.environ or {})["CUDA_VISIBLE_DEVICES"] for c in children] == ["0", MIG] * 4
     with socket.socket() as sock:
-        others = [serve.front(env, made, page, sock, run_dir, False), serve.sidecar(env, page, sock, run_dir, False)]
+        others = [serve.front(env, made, page, sock, sockets, False, 0), serve.Sidecar(env, page, sock, run_dir, False).child]
         assert [(c.environ or {})["CUDA_VISIBLE_DEVICES"] for c in others] == ["-1", "-1"]
-    for child in children:
-        os.close(child.fds[0])
+    for listener in sockets:
+        listener.close()
 
 
 def test_more_engines_than_the_status_page_has_places_for_are_refused_with_what_to_change() -> None:

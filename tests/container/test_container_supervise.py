@@ -131,7 +131,7 @@ def test_a_child_that_ends_again_and_again_ends_the_container(tmp_path: Path) ->
     assert [s for s in run.said if s.startswith("start")] == ["start 1", "start 2", "start 3"]
     assert result["code"] == 1 and result["verdict"] == "failed"
     (why,) = [e["message"] for e in run.log if e["event"] == "giving_up"]
-    assert "engine 0" in why and "3 times" in why and "exit code 7" in why
+    assert "engine 0: 3 lives in a row answered nothing (exit 3 times; the last ended with exit code 7)" in why
     assert "front leaves" in run.said
 
 

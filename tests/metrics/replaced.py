@@ -9,7 +9,9 @@ import json
 import os
 import sys
 
-from container.supervise import RESTART_WINDOW_S, Child, Supervisor
+from container.child import Child
+from container.restart import BACKOFF_S
+from container.supervise import Supervisor
 from serve.contract import logline
 from serve.contract.status import Engine, Main, StatusPage, row_bucket, time_bucket
 from serve.exposition import PageCollector
@@ -33,7 +35,7 @@ def main() -> None:
     page = StatusPage.create()
     page.main.count[Main.ENGINES] = 1
     child = Child("engine", 0, lambda epoch: ["/bin/sleep", "600"], ())
-    supervisor = Supervisor(page, [child], 1, 5.0, 0.0)
+    supervisor = Supervisor(page, [child], restarts + 1, 5.0, 0.0)
     now_s = 1.0
     supervisor._start_due(now_s)
     for _ in range(restarts):
@@ -41,8 +43,9 @@ def main() -> None:
         assert child.process is not None, "one lives"
         child.process.kill()
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
-        now_s += RESTART_WINDOW_S + 1  # long ago: no backoff, no giving up
         supervisor._reap(now_s)
+        now_s += max(BACKOFF_S)
+        supervisor._start_due(now_s)
     child.process.kill()
     print(json.dumps({"lives": child.epoch - 1, "metrics": PageCollector(page).text().decode()}))
 

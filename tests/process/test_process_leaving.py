@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
+import shutil
 import signal
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from benchmarks.chaos_cases import slow_start_folder
 from tests.support.handler_model import asking, handler_folder
-from tests.support.tree import Tree, eventually
+from tests.support.tree import NO_CAPABILITIES, Tree, eventually
 from tests.support.wire import Closed, Wire, request
 
 EXIT_S = 25.0
@@ -75,6 +76,22 @@ def test_a_stop_cuts_nobody_off_who_got_in_and_refuses_the_rest(keep: bool, quie
     tree.stop()
     seen = visitors.result()
     assert set(seen) == {"200", "refused"} and seen["refused"] == 6 and seen["200"] > 50, seen
+
+
+@pytest.mark.skipif(not shutil.which("setpriv") or os.getuid() != 0, reason="only root can drop what it has")
+@pytest.mark.parametrize("keep", [False, True], ids=["a connection per request", "connections that last"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::"])
+def test_a_stop_cuts_nobody_off_without_any_privilege(keep: bool, host: str) -> None:
+    tree = Tree("echo", under=NO_CAPABILITIES, EVENKEEL_FRONTS="2", EVENKEEL_HOST=host).wait_ready()
+    visitors = Visitors(tree.port, keep, count=16)
+    time.sleep(0.5)
+    tree.tell(signal.SIGTERM)
+    assert tree.process.wait(60) == 0
+    seen = visitors.result()
+    assert set(seen) == {"200", "refused"} and seen["refused"] == 16 and seen["200"] > 50, seen
+    assert not tree.events("no_door")
+    tree.assert_nothing_left()
+    tree.kill()
 
 
 @pytest.mark.parametrize("state", ["LOADING", "WARMING"])
@@ -152,6 +169,20 @@ def test_requests_whose_engine_died_are_answered_though_sigterm_comes(tmp_path: 
             eventually(lambda: any("begun" in e["message"] for e in tree.events("user_output")), "it runs")
             os.kill(tree.pid_of("engine"), signal.SIGKILL)
             tree.tell(signal.SIGTERM)
+            assert wire.read().status == 200
+        assert tree.process.wait(30) == 0
+        tree.assert_nothing_left()
+    finally:
+        tree.kill()
+
+
+def test_a_terminal_that_closes_ends_it_as_sigterm_does(tmp_path: Path) -> None:
+    tree = Tree(handler_folder(tmp_path / "model")).wait_ready()
+    try:
+        with tree.wire() as wire:
+            wire.send(request(asking(3, "wait", s=0.8)))
+            eventually(lambda: any("begun" in e["message"] for e in tree.events("user_output")), "it runs")
+            tree.tell(signal.SIGHUP)
             assert wire.read().status == 200
         assert tree.process.wait(30) == 0
         tree.assert_nothing_left()

@@ -27,6 +27,7 @@ class Room:
     network: bool = True  # False: not even the one that the pings come over
     cpus: float = 0.0  # 0: all
     memory_mb: int = 0  # 0: all
+    pids: int = 0  # processes and threads; 0: any number
     command: tuple[str, ...] = ("serve",)
     mounts_model: bool = True
     beside: str = ""  # the container whose network namespace it shares, as those of a pipeline do

@@ -87,6 +87,7 @@ class ImageBox:
         walls += ["--volume", f"{folder.resolve()}:/opt/ml/model:ro"] if room.mounts_model else []
         walls += ["--cpus", f"{room.cpus:g}"] if room.cpus else []
         walls += ["--memory", f"{room.memory_mb}m"] if room.memory_mb else []
+        walls += ["--pids-limit", str(room.pids)] if room.pids else []
         for name, value in room.settings.items():
             walls += ["--env", f"{name}={value}"]
         return walls

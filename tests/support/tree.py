@@ -20,7 +20,7 @@ import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,8 @@ EVENKEEL = Path(sys.executable).with_name("evenkeel")
 MARK = "EVENKEEL_TEST_MARK"
 START_S = 90.0  # upper bounds on a busy machine, not bars
 STOP_S = 60.0
+# As a container that drops them all, and as any user but root.
+NO_CAPABILITIES = ("setpriv", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs")
 T = TypeVar("T")
 LIVING: list[Tree] = []  # started and not yet cleaned up
 
@@ -71,7 +73,8 @@ def run_command(*arguments: str | Path, **settings: str) -> subprocess.Completed
 class Tree:
     """One `evenkeel serve`. Ends with `stop`, which proves that nothing is left, or with `kill`, which only cleans up."""
 
-    def __init__(self, model: str | Path, log_to: str = "", **settings: str) -> None:
+    def __init__(self, model: str | Path, log_to: str = "", under: Sequence[str] = (), **settings: str) -> None:
+        """`under`: a command that starts it, such as NO_CAPABILITIES."""
         folder = ARTIFACTS / model if isinstance(model, str) else model
         self.mark = uuid.uuid4().hex
         self.port, self.side = free_port(), free_port()
@@ -87,7 +90,7 @@ class Tree:
         self.out.touch()
         with Path(log_to or self.out).open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
-                [str(EVENKEEL), "serve"], env=clean_environment(self.settings), stdout=out, stderr=err, cwd=ROOT,
+                [*under, str(EVENKEEL), "serve"], env=clean_environment(self.settings), stdout=out, stderr=err, cwd=ROOT,
                 start_new_session=True,
             )  # fmt: skip
         LIVING.append(self)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve.engine.backends.base import RawRequest
-from serve.engine.foreign import name_of_header, status_of, text_of, value_of_header
+from serve.engine.foreign import kind_of, name_of_header, plain, status_of, text_of, value_of_header
 
 CONTENT_TYPE, ATTRIBUTES = "content-type", "x-amzn-sagemaker-custom-attributes"  # of a reply; no other header passes
 HEADER_CHARS_MAX = 1024  # the platform's limit; both headers together stay below its 4096 bytes for all of them
@@ -19,6 +19,8 @@ HEADER_CHARS_MAX = 1024  # the platform's limit; both headers together stay belo
 
 def checked_header(name: str, value: object) -> str:
     """The value as text that may stand in a head; "" for none. Raises TypeError or ValueError."""
+    if name == CONTENT_TYPE and value is not None and plain(value) is None:
+        raise TypeError(f"a content type must be text, not {kind_of(value)}")
     text = value_of_header(value)
     if len(text) > HEADER_CHARS_MAX or not all(" " <= c <= "~" for c in text):
         shown = ascii(text[:40])

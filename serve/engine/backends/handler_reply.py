@@ -16,6 +16,7 @@ from serve.engine.backends.handler_stream import stream
 from serve.engine.foreign import TEXT_CHARS_MAX, kind_of, plain, status_of
 from serve.engine.guard import Unfit, judged, refusal
 
+TYPE_NAMES = ("mimetype", "media_type")  # of the type in a response object: Flask's, Starlette's
 BYTES, TEXT = "application/octet-stream", "text/plain; charset=utf-8"  # of a file when nobody has named a type
 
 
@@ -32,7 +33,7 @@ def _reply(name: str, result: Any, request: RawRequest, processor: Processor) ->
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str):
         body, content_type = result
     elif _is_response(result):
-        content_type = getattr(result, "mimetype", None) or getattr(result, "media_type", None) or ""
+        content_type = next((t for name in TYPE_NAMES if (t := getattr(result, name, None)) is not None), "")
         body = _body_of(result)
         code = getattr(result, "status_code", None)
         processor.code = processor.code if code is None else status_of(code)
@@ -69,7 +70,7 @@ def _head(content_type: Any, otherwise: str, processor: Processor, body: bytes =
 
 
 def _is_response(result: Any) -> bool:
-    return not isinstance(result, DATA) and (hasattr(result, "mimetype") or hasattr(result, "media_type"))
+    return not isinstance(result, DATA) and any(hasattr(result, name) for name in TYPE_NAMES)
 
 
 def _body_of(response: Any) -> Any:

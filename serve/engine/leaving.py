@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from serve.contract.logline import log
+from serve.engine.foreign import text_of
 
 LEAVE_S_MAX = 1.0  # for threads, executors and atexit functions of the script; a stop should take some two seconds
-NAMES_MAX = 8  # threads that are named in the log
+NAMES_MAX = 8  # of threads and processes in the log
 FILES = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 
 
@@ -47,9 +48,11 @@ class Leaving:
 
     def _end_in_time(self) -> None:
         threading.Event().wait(LEAVE_S_MAX)
-        left = left_behind()
-        log("left_behind", f"the process ends; after {LEAVE_S_MAX:g} s there was still {', '.join(left)}", level="warning")
-        self._end()
+        try:
+            left = ", ".join(left_behind())
+            log("left_behind", f"the process ends; after {LEAVE_S_MAX:g} s there was still {left}", level="warning")
+        finally:
+            self._end()
 
     def _last(self) -> None:
         if self._begun and os.getpid() == self._pid:  # not in a child that the script forked, and not on another way out
@@ -69,10 +72,12 @@ class Leaving:
 def left_behind() -> list[str]:
     """What keeps the process, by names that its author knows."""
     main = threading.main_thread()
-    threads = [t for t in threading.enumerate() if not t.daemon and t is not main]
-    found = [f"thread {str(t.name)[:80]!r}" for t in threads[:NAMES_MAX]]
-    if len(threads) > NAMES_MAX:
-        found.append(f"{len(threads) - NAMES_MAX} threads more")
+    found = [f"thread {text_of(t.name)!r}" for t in threading.enumerate() if not t.daemon and t is not main]
+    pool = sys.modules.get("multiprocessing.process")  # at its end Python waits for these, too
+    if pool is not None and not found:
+        found = [f"process {text_of(p.name)!r}" for p in pool.active_children()]
+    if len(found) > NAMES_MAX:
+        found[NAMES_MAX:] = [f"{len(found) - NAMES_MAX} more"]
     return found or [_running_in(main)]
 
 
@@ -95,8 +100,11 @@ def flush_files() -> None:
 
 
 def end_children() -> None:
-    """Processes that the script has started and that are still of our group."""
-    if os.getpgrp() == os.getpid():
-        with suppress(Exception):
-            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))  # not us: we end by ourselves
-            os.killpg(0, signal.SIGTERM)
+    """Processes that the script has started and that are still of our group, if that is ours alone."""
+    group = os.getpid()
+    if os.getpgrp() != group:
+        return
+    for pid in [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]:
+        with suppress(OSError):
+            if pid != group and os.getpgid(pid) == group:
+                os.kill(pid, signal.SIGTERM)

@@ -21,7 +21,7 @@ TIMEOUT_S = 60.0  # a bound on a busy machine; what is left behind would wait fo
 def ended(script: str, code: int = 0) -> str:
     """What the process wrote, which must have ended with this code."""
     command = [sys.executable, "-c", HEAD + script + f"\nleaving.begin({code})"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, start_new_session=True)
     assert done.returncode == code, done.stderr
     return done.stdout
 
@@ -30,7 +30,8 @@ LEFT = {
     "a thread": ("threading.Thread(target=wait.wait, name='refresher').start()", "thread 'refresher'"),
     "an executor at work": ("ThreadPoolExecutor(1, 'mine').submit(wait.wait)", "thread 'mine_0'"),
     "an atexit function": ("def clean_up(): wait.wait()\natexit.register(clean_up)", "atexit"),
-    "many threads": ("for _ in range(20): threading.Thread(target=wait.wait).start()", "12 threads more"),
+    "a process": ("import multiprocessing\nmultiprocessing.Process(target=wait.wait, name='helper').start()", "process 'helper'"),
+    "many threads": ("for _ in range(20): threading.Thread(target=wait.wait).start()", "12 more"),
 }
 
 

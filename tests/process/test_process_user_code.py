@@ -145,8 +145,10 @@ def test_a_model_fn_whose_error_has_no_words_ends_the_start_in_one_line(tmp_path
 
 
 CHECKED = {
-    "a header": ("def transform_fn(m, b, c, a, context): context.set_response_header(0, 'content-type', 5)", "a content type must be"),
-    "an error without words": ("class E(Exception):\n    def __str__(self): return 5\ndef transform_fn(m, b, c, a): raise E", "raised E"),
+    "a header": ("def transform_fn(m, b, c, a, context):\n    context.set_response_header(0, 'content-type', 5)",
+                 "a content type must be text"),
+    "an error without words": ("class E(Exception):\n    def __str__(self): return 5\n"
+                               "def transform_fn(m, b, c, a): raise E", "raised E"),
     "a thread": ("import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
                  "def transform_fn(m, b, c, a): return b", ""),
 }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 from serve.engine.backends.base import RawReply, RawRequest, RawStream
 from serve.engine.backends.handler_context import ATTRIBUTES, CONTENT_TYPE, Processor, checked_header
-from serve.engine.backends.handler_defaults import JSON, concrete_types, encoded_json
+from serve.engine.backends.handler_defaults import JSON, concrete_types, encoded_json, first_type
 from serve.engine.backends.handler_files import DATA, content_of, is_file
 from serve.engine.backends.handler_stream import stream
 from serve.engine.foreign import TEXT_CHARS_MAX, kind_of, plain, status_of
@@ -29,41 +29,52 @@ def reply(name: str, result: Any, request: RawRequest, processor: Processor) -> 
 
 
 def _reply(name: str, result: Any, request: RawRequest, processor: Processor) -> RawReply | RawStream:
-    body, content_type = result, ""
-    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str):
-        body, content_type = result
-    elif _is_response(result):
-        content_type = next((t for name in TYPE_NAMES if (t := getattr(result, name, None)) is not None), "")
-        body = _body_of(result)
-        code = getattr(result, "status_code", None)
-        processor.code = processor.code if code is None else status_of(code)
+    if type(result) is str or type(result) is bytes:  # the usual answer, which needs no look
+        return _whole(result, "", first_type(request.accept), processor)
+    body, content_type = _body_and_type(result, processor)
     if body is None:
         raise Unfit("does it lack a return?" if result is None else "it has no body")
     if isinstance(body, AsyncIterator):
         raise Unfit("an async generator: handlers are called one after another, write it with def")
-    otherwise = next(iter(concrete_types(request.accept)), JSON)
     if is_file(body):
-        body = content_of(body)
-        otherwise = next(iter(concrete_types(request.accept)), TEXT if isinstance(body, str) else BYTES)
-    elif isinstance(body, Iterator):
+        content = content_of(body)
+        kinds = (*concrete_types(request.accept), TEXT if isinstance(content, str) else BYTES)
+        return _whole(content, content_type, kinds[0], processor)
+    if isinstance(body, Iterator):
         return stream(name, body, request.accept, lambda kind: _head(content_type, kind, processor))
-    content = plain(body)
-    if content is None:
-        content, content_type = encoded_json(body), JSON
-    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
-    return RawReply(data, *_head(content_type, otherwise, processor, data))
+    written = plain(body)
+    if written is None:
+        written, content_type = encoded_json(body), JSON
+    return _whole(written, content_type, first_type(request.accept), processor)
+
+
+def _body_and_type(result: Any, processor: Processor) -> tuple[Any, Any]:
+    """What it holds, and the type that it names; a response object also has a status."""
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str):
+        return result
+    if not _is_response(result):
+        return result, ""
+    code = getattr(result, "status_code", None)
+    processor.code = processor.code if code is None else status_of(code)
+    return _body_of(result), next((t for name in TYPE_NAMES if (t := getattr(result, name, None)) is not None), "")
+
+
+def _whole(content: str | bytes, content_type: Any, otherwise: str, processor: Processor) -> RawReply:
+    body = content.encode("utf-8", "replace") if isinstance(content, str) else content
+    return RawReply(body, *_head(content_type, otherwise, processor, body))
 
 
 def _head(content_type: Any, otherwise: str, processor: Processor, body: bytes = b"") -> tuple[str, str | None]:
     """Content type and custom attributes: what was returned with the body counts before what was set on the context."""
-    code = status_of(processor.code)
-    if code >= 400:
+    headers, code = processor.headers, processor.code
+    if code != 200 and (code := status_of(code)) >= 400:
+        words = body[: 4 * TEXT_CHARS_MAX].decode("utf-8", "replace")
         phrase = plain(processor.phrase)
-        raise refusal(
-            code, phrase if phrase and isinstance(phrase, str) else body[: 4 * TEXT_CHARS_MAX].decode("utf-8", "replace")
-        )
-    kind = checked_header(CONTENT_TYPE, content_type) or checked_header(CONTENT_TYPE, processor.headers.get(CONTENT_TYPE))
-    return kind or otherwise, checked_header(ATTRIBUTES, processor.headers.get(ATTRIBUTES)) or None
+        raise refusal(code, phrase if phrase and isinstance(phrase, str) else words)
+    if not headers and type(content_type) is str and not content_type:
+        return otherwise, None
+    kind = checked_header(CONTENT_TYPE, content_type) or checked_header(CONTENT_TYPE, headers.get(CONTENT_TYPE))
+    return kind or otherwise, checked_header(ATTRIBUTES, headers.get(ATTRIBUTES)) or None
 
 
 # Response objects -------------------------------------------------------------------------------------------------------------

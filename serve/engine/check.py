@@ -14,6 +14,8 @@ from pathlib import Path
 from serve.batching.cost import best_rows
 from serve.engine import explain, replica, samples
 from serve.engine.backends.base import LoadOptions
+from serve.engine.foreign import said
+from serve.engine.leaving import Leaving
 from serve.engine.replica import Replica
 from serve.engine.warmup import Warmup
 from serve.errors import BadModel
@@ -22,14 +24,21 @@ from serve.errors import BadModel
 def main() -> int:
     folder, threads = Path(sys.argv[1]), int(sys.argv[2])
     device, require_gpu = (*sys.argv[3:], "", "0")[:2]
+    leaving = Leaving()
+    code = checked(folder, LoadOptions(threads, device, require_gpu=require_gpu != "0"))
+    leaving.begin(code)  # threads that the script has started are not waited for
+    return code
+
+
+def checked(folder: Path, options: LoadOptions) -> int:
     before_mb = _resident_mb()
     start_s = time.monotonic()
     try:
-        loaded = replica.load(folder, LoadOptions(threads, device, require_gpu=require_gpu != "0"))
+        loaded = replica.load(folder, options)
         print(f"model     {loaded.manifest.name} version {loaded.manifest.version}, backend {loaded.manifest.backend}")
         for key, value in loaded.backend.describe().items():
             print(f"          {key}: {value}")
-        print(f"loaded    in {time.monotonic() - start_s:.2f} s with {threads} threads")
+        print(f"loaded    in {time.monotonic() - start_s:.2f} s with {options.threads} threads")
         print_signature(loaded)
         warmup = Warmup(loaded)
         run_samples(loaded, warmup)
@@ -39,6 +48,9 @@ def main() -> int:
         print_proof(warmup)
     except BadModel as e:
         print(f"NOT OK    {e.message}", file=sys.stderr)
+        return 1
+    except Exception as e:
+        print(f"NOT OK    this is not foreseen: {said(e)}", file=sys.stderr)
         return 1
     print(f"memory    {_resident_mb():.0f} MB in this process, {_resident_mb() - before_mb:.0f} MB of it for the model")
     print("OK        it would serve")

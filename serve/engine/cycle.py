@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from serve.contract.status import Block as Cells
 from serve.engine.backends.base import RawReply, RawRequest, RawStream
 from serve.engine.blocks import ROWS_MIN, Block, block_of, broken_up, span
 from serve.engine.failures import translated
+from serve.engine.foreign import root_of, trace_of
 from serve.engine.lone import Lone
 from serve.engine.peers import Peer, Peers
 from serve.engine.replica import Replica
@@ -398,7 +398,7 @@ class Cycle:
         if isinstance(known, OutOfMemory):
             self._lower_ceiling(rows)
         elif known is not error:
-            log("model_error", known.message, traceback=traceback.format_exc(limit=-8))
+            log("model_error", known.message, traceback=trace_of(error))
         return known
 
     def _lower_ceiling(self, rows: int) -> None:
@@ -500,7 +500,7 @@ def _parts(segment: Segment) -> tuple[list[Segment], list[Segment]] | None:
 def _tell_of(item: Item, error: BaseException, known: EvenkeelError) -> None:
     """What a handler raised, in the log under the request's id."""
     if isinstance(known, ModelFailed | OutOfMemory):
-        trace = "".join(traceback.format_exception(known.__cause__ or error, limit=-8))
+        trace = trace_of(root_of(known, error))
         log("handler_error", known.message, request_id=_raw_request(item).request_id, traceback=trace)
 
 

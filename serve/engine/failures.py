@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+from serve.engine.foreign import attribute, cause_of, kinds_of, name_of, ours, said, text_of
 from serve.errors import EvenkeelError, ModelFailed, OutOfMemory
 
 MESSAGE_CHARS_MAX = 300
@@ -58,8 +59,9 @@ def translated(error: BaseException) -> EvenkeelError:
     short = next((e for e in chain if _is_out_of_memory(e)), None)
     if short is not None:
         return OutOfMemory(f"not enough memory for this request: {_words(short)}")
-    if isinstance(error, EvenkeelError):
-        return error
+    mine = ours(error)
+    if mine is not None:
+        return mine
     known = ModelFailed(f"the model raised {_words(error)}")
     known.__cause__ = error
     return known
@@ -69,25 +71,25 @@ def _chain(error: BaseException) -> list[BaseException]:
     """The error and what it was raised from, that is: from our words back to the framework's own. A client's own text in
     an error that is none of the model's must not be taken for the device's."""
     found = [error]
-    while len(found) < CAUSES_MAX and found[-1].__cause__ is not None:
-        found.append(found[-1].__cause__)
-    return [e for e in found if not isinstance(e, EvenkeelError) or isinstance(e, ModelFailed)]
+    while len(found) < CAUSES_MAX and (cause := cause_of(found[-1])) is not None:
+        found.append(cause)
+    return [e for e in found if not issubclass(type(e), EvenkeelError) or issubclass(type(e), ModelFailed)]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    named = any(kind.__name__ in OUT_OF_MEMORY_NAMES for kind in type(error).__mro__)
+    named = any(name_of(kind) in OUT_OF_MEMORY_NAMES for kind in kinds_of(error))
     return named or _says(error, OUT_OF_MEMORY)
 
 
 def _says(error: BaseException, words: tuple[str, ...]) -> bool:
     """Whether a framework says so: in an error of its own kind, or in a RuntimeError that begins as its errors do."""
-    text = str(error).lower()
+    text = text_of(error).lower()
     if type(error) is RuntimeError:
         native = TORCH_BEGINS.search(text) is not None
     else:
-        native = type(error).__module__.partition(".")[0] in FRAMEWORKS
+        native = text_of(attribute(type(error), "__module__")).partition(".")[0] in FRAMEWORKS
     return native and any(w in text for w in words)
 
 
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error)[:MESSAGE_CHARS_MAX]}"
+    return said(error, MESSAGE_CHARS_MAX)

@@ -15,7 +15,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,10 @@ from serve.contract.logline import LogStream, log, setup
 from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE, begin_role
 from serve.contract.status import RUN_SPANS, Engine, StatusPage
 from serve.engine.failures import DeviceLost
+from serve.engine.foreign import trace_of
+from serve.engine.leaving import Leaving
 from serve.engine.life import Life
+from serve.engine.signals import Signals
 from serve.engine.startup import Ledger, process_began_s
 from serve.engine.waiting import Waiting
 from serve.errors import BadModel
@@ -49,12 +51,14 @@ def main() -> None:
     settings = parse(EngineSettings, begin_role())
     setup(f"engine-{settings.place}", text=settings.log_text, fd=settings.log_fd)
     sys.stdout, sys.stderr = LogStream("stdout"), LogStream("stderr")
+    leaving, signals = Leaving(), Signals()
+    signals.install()
     faulthandler.enable(2)  # the stacks of a crash in native code, below our log: the supervisor reads it
     faulthandler.register(DUMP_SIGNAL, 2)
     page = StatusPage(settings.status_fd)
     life = Life(page.engine(first_place(settings)))
     try:
-        run(settings, page, life, ledger)
+        run(settings, page, life, ledger, signals)
     except BadModel as e:
         life.become(State.FAILED)
         log("bad_model", e.message)
@@ -62,12 +66,13 @@ def main() -> None:
     except DeviceLost as e:
         log("device_lost", f"the device is in a state that only a new process can leave: {e}")
         os._exit(EXIT_DEVICE)
-    except Exception:
-        log("engine_failed", "the engine ends on a bug of ours; the supervisor starts another", trace=traceback.format_exc())
+    except BaseException as e:
+        log("engine_failed", "the engine ends on a bug of ours; the supervisor starts another", trace=trace_of(e))
         os._exit(1)
+    leaving.begin(first=lambda: signals.pass_on(signal.SIGTERM))
 
 
-def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger) -> None:
+def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger, signals: Signals) -> None:
     life.become(State.LOADING)
     from serve.engine import explain, standby  # NumPy comes with it and the framework with the backend, so only from here on
     from serve.engine.flying import cycle_for
@@ -89,7 +94,7 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger) 
     def close(signum: int, frame: FrameType | None) -> None:
         cycle.closing = True
 
-    signal.signal(signal.SIGTERM, close)
+    signals.own(signal.SIGTERM, close)
     settle()
     stop = threading.Event()
     threading.Thread(target=explain.publish_shapes, args=(explanation, replica, stop), name="shapes", daemon=True).start()

@@ -20,6 +20,7 @@ from serve.contract.status import Block as Cells
 from serve.contract.status import Engine
 from serve.engine.backends.base import RawStream
 from serve.engine.failures import translated
+from serve.engine.foreign import said
 from serve.engine.peers import Peer
 from serve.engine.replies import Replies, said_of
 from serve.errors import Cancelled, EvenkeelError, Overloaded, TooManyBytes
@@ -116,7 +117,7 @@ class Streams:
             started_s = self._stamp(item)
             try:
                 part = next(stream.source.parts, None)
-            except Exception as e:  # foreign code: whatever it raises is the end of this stream, not of the engine
+            except BaseException as e:  # foreign code: whatever it raises is the end of this stream, not of the engine
                 self._fail(stream, e)
                 return
             finally:
@@ -148,7 +149,7 @@ class Streams:
             self._replies.part(stream.item, stream.base + at, piece)
             stream.left = stream.left[len(piece) :]
 
-    def _fail(self, stream: Stream, error: Exception) -> None:
+    def _fail(self, stream: Stream, error: BaseException) -> None:
         """The parts that went before may still lie unread in the slot, so the message comes in a file of its own."""
         del self.open[stream.item.id]
         known = translated(error)
@@ -158,5 +159,5 @@ class Streams:
     def _close(self, source: RawStream) -> None:
         try:
             source.parts.close()
-        except Exception as e:
-            log("stream_close_failed", f"a stream whose caller has left did not end well: {type(e).__name__}: {e}")
+        except BaseException as e:
+            log("stream_close_failed", f"a stream whose caller has left did not end well: {said(e)}")

@@ -160,8 +160,8 @@ def test_a_failure_before_the_first_record_is_an_error_like_any_other(streaming:
 @pytest.mark.parametrize(
     ("accept", "want"),
     [
-        (None, b'{"i":0}\n{"i":1}\n{"error":{"code":"model_error","message":"the handler raised ValueError: tired of it"}}\n'),
-        (EVENTS, b'data: {"i":0}\n\ndata: {"i":1}\n\nevent: error\ndata: {"error":{"code":"model_error","message":"the handler '
+        (None, b'{"i":0}\n{"i":1}\n{"error":{"code":"model_error","message":"transform_fn raised ValueError: tired of it"}}\n'),
+        (EVENTS, b'data: {"i":0}\n\ndata: {"i":1}\n\nevent: error\ndata: {"error":{"code":"model_error","message":"transform_fn '
                  b'raised ValueError: tired of it"}}\n\n'),
     ],
 )  # fmt: skip

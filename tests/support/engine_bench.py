@@ -122,6 +122,9 @@ class FrontEnd:
         while data := self.channel.receive():
             for record in REPLY.iter_unpack(data):
                 reply = Reply(*record)
+                if reply.kind == descriptor.PART:  # of an answer in parts, whose end is a reply like others
+                    self.channel.send(REQUEST.pack(descriptor.MORE, 0, 0, 1, reply.id, 0, 0, 0, self.epoch, 0.0, 0.0))
+                    continue
                 slot = self.held.pop(reply.id, None)
                 assert slot is not None, f"request {reply.id} was answered twice"
                 found[reply.id] = self._read(reply)

@@ -17,162 +17,168 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import sys
-import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from serve.contract.manifest import Manifest
-from serve.engine.backends.base import LoadOptions, RawReply, RawRequest, RawResult, RawStream
+from serve.engine.backends.base import LoadOptions, RawRequest, RawResult
 from serve.engine.backends.handler_context import Context, Facts, Processor
 from serve.engine.backends.handler_defaults import (
     CSV,
     JSON,
-    MESSAGE_CHARS_MAX,
     as_tensors,
     decoded,
     encoded,
-    encoded_json,
-    first_type,
     only_script,
     predicted,
-    said,
     torch_of,
 )
-from serve.engine.backends.handler_stream import stream
+from serve.engine.backends.handler_reply import reply
 from serve.engine.failures import translated
-from serve.errors import (
-    BadModel,
-    BadRequest,
-    BodyTooLarge,
-    EvenkeelError,
-    ModelFailed,
-    NotAcceptable,
-    OutOfMemory,
-    UnsupportedMedia,
-)
+from serve.engine.foreign import attribute, cause_of, frames_of, kind_of, ours, root_of, said, text_of
+from serve.engine.guard import blamed, guarded, judged
+from serve.errors import BadModel, BadRequest, EvenkeelError, ModelFailed, OutOfMemory
 
 TEXT = (JSON, CSV)  # these bodies reach input_fn as str
-ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
-HEADER_CHARS_MAX = 1024  # the platform's limit; both headers together stay below its 4096 bytes for all of them
 FRAMEWORKS = ("torch", "sklearn", "transformers", "onnxruntime", "xgboost", "lightgbm", "tensorflow")
 MODULE_PREFIX = "evenkeel_handler_"
-# A script may call sys.exit(), a library may raise KeyboardInterrupt, or what extensions in Rust call a panic: nothing of that
-# may end an engine that holds requests.
-RAISED = (BaseException,)
 
 
 class HandlerBackend:
     def __init__(self, script: Script, model: Any, batched: bool) -> None:
         self._script, self._model, self.batched = script, model, batched
         self.reads_headers = script.reads_headers
+        self._pid = os.getpid()
 
     def handle(self, requests: Sequence[RawRequest]) -> Sequence[RawResult]:
-        if self.batched:
-            return self._together(requests)
-        return [self._alone(request) for request in requests]
+        results = self._together(requests) if self.batched else [self._alone(request) for request in requests]
+        if os.getpid() != self._pid:
+            _end_child(results)
+        return results
 
     def describe(self) -> Mapping[str, Any]:
         loaded = [(name, sys.modules[name]) for name in FRAMEWORKS if name in sys.modules]
-        brought = [f"{name} {getattr(module, '__version__', '')}".strip() for name, module in loaded]
+        brought = [f"{name} {text_of(getattr(module, '__version__', ''))}".strip() for name, module in loaded]
         return {"framework": ", ".join(brought) or "python", "device": "up to the handler",
                 "batched": self.batched, "functions": sorted(self._script.own)}  # fmt: skip
 
     def _alone(self, request: RawRequest) -> RawResult:
         script, processor = self._script, Processor(request)
-        context = Context(script.facts, [processor])
+        context = Context(script.facts, (processor,))
         try:
             body, content_type = _read(request)
             if script.transform_fn is not None:
                 result = script.transform_fn(self._model, body, content_type, _wanted(request), context=context)
-                return _reply(result, _wanted(request), processor)
-            data = script.input_fn(body, content_type, context=context)
-            prediction = script.predict_fn(data, self._model, context=context)
-            return self._written(prediction, request, processor)
-        except EvenkeelError as e:
-            return e
+            else:
+                data = script.input_fn(body, content_type, context=context)
+                prediction = script.predict_fn(data, self._model, context=context)
+                result = script.output_fn(prediction, _wanted(request), context=context)
+            return reply(script.answers, result, request, processor)
+        except BaseException as e:  # the functions raise our errors only; should a look at an object escape, it is this request's
+            return blamed(script.answers, e)
 
     def _together(self, requests: Sequence[RawRequest]) -> list[RawResult]:
         """One predict_fn call for all requests whose input_fn took their bodies."""
-        replies: dict[int, RawResult] = {}
-        items: dict[int, Any] = {}
+        script, results = self._script, dict[int, RawResult]()
+        items = dict[int, Any]()
         processors = [Processor(request) for request in requests]
         for i, request in enumerate(requests):
             try:
-                items[i] = self._script.input_fn(*_read(request), context=Context(self._script.facts, [processors[i]]))
+                items[i] = script.input_fn(*_read(request), context=Context(script.facts, (processors[i],)))
             except EvenkeelError as e:
-                replies[i] = e
-        predictions = self._predict(list(items.values()), [processors[i] for i in items])
-        for i, prediction in zip(items, predictions, strict=True):
-            replies[i] = self._written(prediction, requests[i], processors[i])
-        return [replies[i] for i in range(len(requests))]
+                results[i] = e
+        for i, prediction in self._predicted(items, processors, results).items():
+            results[i] = self._written(prediction, requests[i], processors[i])
+        return [results[i] for i in range(len(requests))]
 
-    def _predict(self, items: list[Any], processors: Sequence[Processor]) -> Sequence[Any]:
-        """A prediction or an EvenkeelError for each item. When the batch raises, each item is tried alone; but when it had too
-        little memory, the engine is told so for all of them: it tries smaller batches, and makes none as large again."""
+    def _predicted(
+        self, items: Mapping[int, Any], processors: Sequence[Processor], failed: dict[int, RawResult]
+    ) -> Mapping[int, Any]:
+        """The predictions by place; what went wrong goes into `failed`. When the batch raises, each item is tried alone; but
+        when it had too little memory, the engine is told so for all of them: it tries smaller batches, and makes none as
+        large again."""
         if not items:
-            return []
+            return {}
+        context = Context(self._script.facts, tuple(processors[i] for i in items))
         try:
-            predictions = self._script.predict_fn(items, self._model, context=Context(self._script.facts, processors))
+            predictions = self._script.predict_fn(list(items.values()), self._model, context=context)
         except EvenkeelError as e:
-            if len(items) == 1 or isinstance(translated(e), OutOfMemory):
-                return [e for _ in items]
-            return [self._predict([item], [p])[0] for item, p in zip(items, processors, strict=True)]
+            if len(items) > 1 and not isinstance(translated(e), OutOfMemory):
+                return {i: p for one in items for i, p in self._predicted({one: items[one]}, processors, failed).items()}
+            failed.update(dict.fromkeys(items, e))
+            return {}
         try:  # what is wrong here is a bug of the script and no fault of an item: trying them alone would hide it
-            return _taken_apart(predictions, len(items))
-        except ModelFailed as e:
-            return [e for _ in items]
+            return dict(zip(items, guarded("predict_fn", _taken_apart, predictions, len(items)), strict=True))
+        except EvenkeelError as e:
+            failed.update(dict.fromkeys(items, e))
+            return {}
 
     def _written(self, prediction: Any, request: RawRequest, processor: Processor) -> RawResult:
-        if isinstance(prediction, EvenkeelError):
-            return prediction
+        script = self._script
         try:
-            accept = _wanted(request)
-            result = self._script.output_fn(prediction, accept, context=Context(self._script.facts, [processor]))
-            return _reply(result, accept, processor)
-        except EvenkeelError as e:
-            return e
+            result = script.output_fn(prediction, _wanted(request), context=Context(script.facts, (processor,)))
+            return reply(script.answers, result, request, processor)
+        except BaseException as e:  # as in `_alone`
+            return blamed(script.answers, e)
 
 
 def _taken_apart(predictions: Any, count: int) -> list[Any]:
-    """The predictions one by one. Raises ModelFailed."""
-    kind = type(predictions).__name__
-    if not isinstance(predictions, Sized) or isinstance(predictions, str | bytes | Mapping):
-        raise ModelFailed(f"predict_fn takes batches: it must return a list of {count}, not {kind}")
+    """The predictions one by one. Raises ModelFailed, or whatever looking at them raises."""
+    wanted = f"predict_fn takes batches: it must return a list of {count}, not {kind_of(predictions)}"
     try:  # an array without dimensions has no length, a set no order, a table other keys
+        if not isinstance(predictions, Sized) or isinstance(predictions, str | bytes | Mapping):
+            raise ModelFailed(wanted)
         size = len(predictions)
         apart = [predictions[i] for i in range(count)] if size == count else []  # type: ignore[index]
-    except RAISED as e:
-        raise ModelFailed(f"predict_fn takes batches: it must return a list of {count}, not {kind}: {said(e)}") from e
+    except ModelFailed:
+        raise
+    except BaseException as e:
+        raise ModelFailed(f"{wanted}: {said(e)}") from e
     if size != count:
         raise ModelFailed(f"predict_fn takes batches: it returned {size} predictions for {count} requests")
     return apart
+
+
+def _end_child(results: Sequence[RawResult]) -> None:
+    """The script forked, and its child came back to us: by an end of its own or by mistake. The parent answers the requests."""
+    cause = next((cause_of(r) for r in results if isinstance(r, EvenkeelError)), None)
+    code = cause.code if isinstance(cause, SystemExit) else 0 if cause is None else 1
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 # Loading --------------------------------------------------------------------------------------------------------------
 
 
 def load(manifest: Manifest, options: LoadOptions) -> HandlerBackend:
+    """Raises BadModel, whatever the script does."""
     assert manifest.file is not None, "the manifest names a file for every backend but echo"
-    module = _imported(manifest.file, manifest.folder)
+    file, folder = manifest.file, manifest.folder
+    try:
+        return _loaded(manifest, file, options)
+    except BaseException as e:
+        known = ours(e) or ModelFailed(said(e))
+        if isinstance(known, BadModel):
+            raise known from e
+        raise BadModel(f"{_frame(root_of(known, e), file, folder)}: {known.message}") from e
+
+
+def _loaded(manifest: Manifest, file: Path, options: LoadOptions) -> HandlerBackend:
+    module = _imported(file, manifest.folder)
     facts = Facts(manifest.name, str(manifest.folder), 0 if options.device else None)
     own = {name: function for name in NAMES if callable(function := getattr(module, name, None))}
     batched = manifest.batched_handler or getattr(module, "PREDICT_TAKES_BATCH", False) is True
-    where = _relative(manifest.file, manifest.folder)
+    where = _relative(file, manifest.folder)
     if "transform_fn" in own and own.keys() & {"input_fn", "predict_fn", "output_fn"}:
         raise BadModel(f"{where}: transform_fn does it all; remove it or input_fn, predict_fn and output_fn")
     if batched and "predict_fn" not in own:
         raise BadModel(f"{where}: a batched handler needs its own predict_fn(list_of_inputs, model)")
-    calls = {name: _call(function, NAMES[name], where) for name, function in own.items()}
-    try:
-        model = _made(calls, facts)
-    except BadModel:
-        raise
-    except EvenkeelError as e:
-        raise BadModel(f"{_frame(e.__cause__ or e, manifest.file, manifest.folder)}: {e.message}") from e.__cause__
+    calls = {name: _call(name, function, NAMES[name], where) for name, function in own.items()}
+    model = _made(calls, facts)
     asks = any(_takes_context(own[name], NAMES[name], where) for name in own.keys() & PER_REQUEST)
     return HandlerBackend(_script(calls, model, facts, asks), model, batched)
 
@@ -208,31 +214,38 @@ class Script:
     facts: Facts
     reads_headers: bool = False  # one of them takes a context
 
+    @property
+    def answers(self) -> str:
+        """The function whose result is the answer, for messages."""
+        if self.transform_fn is not None:
+            return "transform_fn"
+        return next((name for name in ("output_fn", "predict_fn") if name in self.own), "the model")
+
 
 def _script(calls: Mapping[str, Call], model: Any, facts: Facts, reads_headers: bool) -> Script:
     torch = torch_of(model)
     if torch is not None and "predict_fn" not in calls:
         model.eval()
+    answers = "predict_fn" if "predict_fn" in calls else "the model"
     defaults: dict[str, Call] = {
-        "input_fn": lambda body, kind, context: _guarded("input_fn", lambda: as_tensors(decoded(body, kind), torch)),
-        "predict_fn": lambda data, model, context: _guarded("the model", predicted, data, model, torch),
-        "output_fn": lambda prediction, accept, context: _guarded("output_fn", encoded, prediction, accept),
+        "input_fn": lambda body, kind, context: guarded("input_fn", lambda: as_tensors(decoded(body, kind), torch)),
+        "predict_fn": lambda data, model, context: guarded("the model", predicted, data, model, torch),
+        "output_fn": lambda prediction, accept, context: judged(answers, prediction, encoded, prediction, accept),
     }
     input_fn, predict_fn, output_fn = (calls.get(name, default) for name, default in defaults.items())
     return Script(input_fn, predict_fn, output_fn, calls.get("transform_fn"), frozenset(calls), facts, reads_headers)
 
 
-def _call(function: Callable[..., Any], count: int, where: str) -> Call:
-    """Gives the function a context if it takes one, and turns whatever it raises into ModelFailed."""
-    name = getattr(function, "__name__", "the function")
+def _call(name: str, function: Callable[..., Any], count: int, where: str) -> Call:
+    """Gives the function a context if it takes one, and turns whatever it raises into one of our errors."""
     takes = _takes_context(function, count, f"{where}: {name}")
 
     def call(*arguments: Any, context: Context) -> Any:
         if takes == "position":
-            return _guarded(name, function, *arguments, context)
+            return guarded(name, function, *arguments, context)
         if takes == "name":
-            return _guarded(name, lambda: function(*arguments, context=context))
-        return _guarded(name, function, *arguments)
+            return guarded(name, lambda: function(*arguments, context=context))
+        return guarded(name, function, *arguments)
 
     return call
 
@@ -259,26 +272,6 @@ def _takes_context(function: Callable[..., Any], count: int, where: str) -> str:
     return "name" if any(p.name == "context" and p.kind is p.KEYWORD_ONLY for p in parameters) else ""
 
 
-def _guarded(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return function(*arguments)
-    except EvenkeelError:
-        raise
-    except RAISED as e:
-        code = getattr(e, "status_code", None)
-        if isinstance(code, int) and 400 <= code < 500:  # as the toolkits' own errors and FastAPI's HTTPException have it
-            raise refusal(code, str(getattr(e, "detail", "") or getattr(e, "message", "") or e)) from e
-        raise ModelFailed(f"{name} raised {said(e)}") from e
-
-
-REFUSALS: dict[int, type[EvenkeelError]] = {406: NotAcceptable, 413: BodyTooLarge, 415: UnsupportedMedia}
-
-
-def refusal(code: int, text: str) -> EvenkeelError:
-    """A status that the script chose, as the nearest of our errors."""
-    return REFUSALS.get(code, BadRequest)(text[:MESSAGE_CHARS_MAX]) if code < 500 else ModelFailed(text[:MESSAGE_CHARS_MAX])
-
-
 def _imported(file: Path, folder: Path) -> ModuleType:
     """The script as a module, its folder first on the path so that modules beside it can be imported.
 
@@ -296,19 +289,22 @@ def _imported(file: Path, folder: Path) -> ModuleType:
         sys.modules[file.stem] = module
     try:
         spec.loader.exec_module(module)
-    except SyntaxError as e:
-        at = f"{_relative(Path(e.filename or file), folder)}:{e.lineno}"
-        raise BadModel(f"{at}: SyntaxError: {e.msg}") from e
-    except RAISED as e:
-        advice = "; install it in the image, or set EVENKEEL_INSTALL_REQUIREMENTS=1 for code/requirements.txt at start"
-        hint = advice if isinstance(e, ModuleNotFoundError) else ""
-        raise BadModel(f"{_frame(e, file, folder)}: import failed: {said(e)}{hint}") from e
+    except BaseException as e:
+        raise BadModel(_import_failed(e, file, folder)) from e
     return module
+
+
+def _import_failed(e: BaseException, file: Path, folder: Path) -> str:
+    if issubclass(type(e), SyntaxError) and type(attribute(e, "filename")) is str:
+        at = f"{_relative(Path(attribute(e, 'filename')), folder)}:{text_of(attribute(e, 'lineno'))}"
+        return f"{at}: SyntaxError: {text_of(attribute(e, 'msg'))}"
+    advice = "; install it in the image, or set EVENKEEL_INSTALL_REQUIREMENTS=1 for code/requirements.txt at start"
+    return f"{_frame(e, file, folder)}: import failed: {said(e)}{advice if type(e) is ModuleNotFoundError else ''}"
 
 
 def _frame(e: BaseException, file: Path, folder: Path) -> str:
     """The last line of the user's own files that the exception went through."""
-    frames = [f for f in traceback.extract_tb(e.__traceback__) if Path(f.filename).is_relative_to(folder)]
+    frames = [f for f in frames_of(e) if Path(f.filename).is_relative_to(folder)]
     return f"{_relative(Path(frames[-1].filename), folder)}:{frames[-1].lineno}" if frames else _relative(file, folder)
 
 
@@ -334,58 +330,3 @@ def _wanted(request: RawRequest) -> str:
     """Accept as the client sent it; scripts compare it with ==, so anything goes becomes JSON."""
     accept = request.accept.strip()
     return JSON if accept in ("", "*/*") else accept
-
-
-def _reply(result: Any, accept: str, processor: Processor) -> RawReply | RawStream:
-    """What output_fn or transform_fn may return: str, bytes, (body, content type), a response object as Flask has it,
-    anything that fits into JSON, or an iterator of parts (in any of these places). Raises for a status of 400 or more that
-    the script has set."""
-    content_type = ""
-    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str):
-        result, content_type = result
-    elif hasattr(result, "mimetype") or hasattr(result, "media_type"):
-        content_type = getattr(result, "mimetype", None) or getattr(result, "media_type", None) or ""
-        response, result = result, _guarded("the response", _body_of, result)
-        processor.code = _status_of(response, processor.code)
-    if isinstance(result, AsyncIterator):
-        raise ModelFailed("the handler gave an async generator: handlers are called one after another, write it with def")
-    if isinstance(result, Iterator):
-        return stream(result, accept, lambda otherwise: _head(content_type, otherwise, processor), _guarded)
-    if result is None:
-        raise ModelFailed("the handler returned None: does output_fn or transform_fn lack a return?")
-    otherwise = first_type(accept)
-    if isinstance(result, str):
-        body = result.encode("utf-8", "replace")
-    elif isinstance(result, bytes | bytearray | memoryview):
-        body = bytes(result)
-    else:
-        body, content_type = _guarded("the reply", encoded_json, result).encode("utf-8", "replace"), JSON
-    return RawReply(body, *_head(content_type, otherwise, processor, body))
-
-
-def _head(content_type: str, otherwise: str, processor: Processor, body: bytes = b"") -> tuple[str, str | None]:
-    """Content type and custom attributes: what was returned with the body counts before what was set on the context."""
-    if processor.code >= 400:
-        text = processor.phrase or body.decode("utf-8", "replace")[:MESSAGE_CHARS_MAX]
-        raise refusal(processor.code, text)
-    content_type = content_type or processor.headers.get("content-type") or otherwise
-    attributes = processor.headers.get(ATTRIBUTES)
-    for name, value in (("Content-Type", content_type), ("Custom Attributes", attributes or "")):
-        if len(value) > HEADER_CHARS_MAX or not all(" " <= c <= "~" for c in value):
-            raise ModelFailed(f"the reply's {name} must be at most {HEADER_CHARS_MAX} visible ASCII characters")
-    return content_type, attributes
-
-
-def _status_of(response: Any, otherwise: int) -> int:
-    code = getattr(response, "status_code", otherwise)
-    return code if isinstance(code, int) else otherwise
-
-
-def _body_of(response: Any) -> Any:
-    """The body of a response object: Flask's get_data(), Starlette's body, or the list Werkzeug keeps."""
-    if callable(getattr(response, "get_data", None)):
-        return response.get_data()
-    body = getattr(response, "response", getattr(response, "body", None))
-    if isinstance(body, list | tuple):
-        return b"".join(part.encode("utf-8") if isinstance(part, str) else bytes(part) for part in body)
-    return body

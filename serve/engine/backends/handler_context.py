@@ -11,6 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve.engine.backends.base import RawRequest
+from serve.engine.foreign import kind_of, name_of_header, plain, status_of, text_of, value_of_header
+
+CONTENT_TYPE, ATTRIBUTES = "content-type", "x-amzn-sagemaker-custom-attributes"  # of a reply; no other header passes
+HEADER_CHARS_MAX = 1024  # the platform's limit; both headers together stay below its 4096 bytes for all of them
+
+
+def checked_header(name: str, value: object) -> str:
+    """The value as text that may stand in a head; "" for none. Raises TypeError or ValueError."""
+    if name == CONTENT_TYPE and value is not None and plain(value) is None:
+        raise TypeError(f"a content type must be text, not {kind_of(value)}")
+    text = value_of_header(value)
+    if len(text) > HEADER_CHARS_MAX or not all(" " <= c <= "~" for c in text):
+        shown = ascii(text[:40])
+        raise ValueError(f"the header {name} must be at most {HEADER_CHARS_MAX} visible ASCII characters, not {shown}")
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +60,20 @@ class Context:
     def get_all_request_header(self, idx: int | None = 0) -> Mapping[str, str]:
         return self.request_processor[idx or 0].get_request_properties()
 
-    def set_response_header(self, idx: int | None, key: str, value: str) -> None:
+    def set_response_header(self, idx: int | None, key: object, value: object) -> None:
         """Kept of these: Content-Type and X-Amzn-SageMaker-Custom-Attributes. No other passes SageMaker's router."""
         self.request_processor[idx or 0].add_response_property(key, value)
 
-    def set_response_content_type(self, idx: int | None, value: str) -> None:
-        self.set_response_header(idx, "content-type", value)
+    def set_response_content_type(self, idx: int | None, value: object) -> None:
+        self.set_response_header(idx, CONTENT_TYPE, value)
 
     def get_response_content_type(self, idx: int | None = 0) -> str | None:
-        return self.get_response_headers(idx).get("content-type")
+        return self.get_response_headers(idx).get(CONTENT_TYPE)
 
     def get_response_headers(self, idx: int | None = 0) -> Mapping[str, str]:
         return self.request_processor[idx or 0].headers
 
-    def set_response_status(self, code: int = 200, phrase: str = "", idx: int | None = 0) -> None:
+    def set_response_status(self, code: object = 200, phrase: object = "", idx: int | None = 0) -> None:
         self.request_processor[idx or 0].report_status(code, phrase)
 
 
@@ -69,7 +84,7 @@ class Processor:
         sent = {"content-type": request.content_type, "accept": request.accept}
         self.request_id = request.request_id
         self._properties = Headers({**{k: v for k, v in sent.items() if v}, **request.headers})
-        self.headers: dict[str, str] = {}  # of the reply, by lower-case name
+        self.headers: dict[str, Any] = {}  # of the reply, by lower-case name
         self.code, self.phrase = 200, ""
 
     def get_request_property(self, key: str) -> str | None:
@@ -78,11 +93,14 @@ class Processor:
     def get_request_properties(self) -> Mapping[str, str]:
         return self._properties
 
-    def add_response_property(self, key: str, value: str) -> None:
-        self.headers[key.lower()] = value
+    def add_response_property(self, key: object, value: object) -> None:
+        """Raises in the script's own line when the value cannot be sent."""
+        name = name_of_header(key)
+        self.headers[name] = checked_header(name, value) if name in (CONTENT_TYPE, ATTRIBUTES) else value
 
-    def report_status(self, code: int, reason_phrase: str | None = None) -> None:
-        self.code, self.phrase = code, reason_phrase or ""
+    def report_status(self, code: object, reason_phrase: object = None) -> None:
+        self.code = 200 if code is None else status_of(code)
+        self.phrase = "" if reason_phrase is None else text_of(reason_phrase)
 
 
 class Headers(dict[str, str]):

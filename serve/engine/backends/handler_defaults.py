@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 
 from serve.engine.backends.base import Array
-from serve.errors import BadModel, BadRequest, ModelFailed, NotAcceptable, OutputNotFinite, UnsupportedMedia
+from serve.engine.backends.handler_files import is_file
+from serve.engine.foreign import kind_of, said, text_of
+from serve.engine.guard import Unfit
+from serve.errors import BadModel, BadRequest, NotAcceptable, OutputNotFinite, UnsupportedMedia
 
 JSON, CSV, NPY, NPZ = "application/json", "text/csv", "application/x-npy", "application/x-npz"
 TENSOR = "tensor/pt"  # NPY by another name, as the SageMaker SDK sends it
@@ -27,7 +30,12 @@ UNREADABLE = (ValueError, OSError, EOFError, RecursionError, zipfile.BadZipFile,
 
 def first_type(accept: str) -> str:
     """The type of a reply whose script named none."""
-    return next((kind for kind in _accepted(accept) if "*" not in kind), JSON)
+    return next(iter(concrete_types(accept)), JSON)
+
+
+def concrete_types(accept: str) -> list[str]:
+    """The types that the client asks for by name."""
+    return [kind for kind in _accepted(accept) if "*" not in kind]
 
 
 def _accepted(accept: str) -> list[str]:
@@ -112,7 +120,7 @@ def predicted(data: Any, model: Any, torch: Any) -> Any:
     if hasattr(model, "predict"):
         return model.predict(data)
     if not callable(model):
-        raise TypeError(f"a {type(model).__name__} has no predict(): the handler needs a predict_fn(data, model)")
+        raise TypeError(f"a {kind_of(model)} has no predict(): the handler needs a predict_fn(data, model)")
     if isinstance(data, dict):
         inputs, parameters = data.pop("inputs", data), data.pop("parameters", None) or {}
         return model(inputs, **parameters)
@@ -123,14 +131,15 @@ def predicted(data: Any, model: Any, torch: Any) -> Any:
 
 
 def encoded(prediction: Any, accept: str) -> Any:
-    """The first type of Accept that we can write. An iterator stays one: it is streamed, record by record."""
-    if isinstance(prediction, Iterator):
+    """The first type of Accept that we can write. An iterator stays one: it is streamed, record by record; and a file stays
+    one: it is sent as it is."""
+    if isinstance(prediction, Iterator) or is_file(prediction):
         return prediction
     if isinstance(prediction, bytes | bytearray | memoryview):
         return bytes(prediction), first_type(accept)
     for kind in _accepted(accept):
         if kind in (JSON, "application/*", "*/*"):
-            return encoded_json(prediction).encode("utf-8"), JSON
+            return encoded_json(prediction), JSON
         if kind in (CSV, "text/*"):
             return _encoded_csv(prediction), CSV
         if kind == NPY:
@@ -138,15 +147,22 @@ def encoded(prediction: Any, accept: str) -> Any:
     raise NotAcceptable(f"Accept {accept!r}: without an output_fn the handler writes {JSON}, {CSV} and {NPY}")
 
 
-def encoded_json(value: Any) -> str:
+def encoded_json(value: Any) -> bytes:
     try:
-        return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
+        return _dumped(value, ascii_only=False).encode("utf-8")
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write but UTF-8 cannot
+        return _dumped(value, ascii_only=True).encode("ascii")
+
+
+def _dumped(value: Any, ascii_only: bool) -> str:
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=ascii_only, separators=(",", ":"), default=_plain)
     except ValueError as e:
-        if "not JSON compliant" not in str(e):
-            raise ModelFailed(f"the prediction does not fit into JSON: {e}") from e
-        raise OutputNotFinite("the prediction holds NaN or an infinity, which JSON cannot carry") from e
+        if "not JSON compliant" not in text_of(e):
+            raise Unfit(f"it does not fit into JSON: {said(e)}") from e
+        raise Unfit("it holds NaN or an infinity, which JSON cannot carry", OutputNotFinite) from e
     except (TypeError, RecursionError) as e:
-        raise ModelFailed(f"the prediction does not fit into JSON: {said(e)}") from e
+        raise Unfit(f"it does not fit into JSON: {said(e)}") from e
 
 
 def _plain(value: Any) -> Any:
@@ -156,7 +172,7 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if hasattr(value, "to_dict"):
         return value.to_dict(orient="records")
-    raise TypeError(f"{type(value).__name__} is not JSON")
+    raise TypeError(f"{kind_of(value)} is not JSON")
 
 
 def _untensored(value: Any) -> Any:
@@ -172,8 +188,8 @@ def _encoded_csv(prediction: Any) -> bytes:
     try:
         np.savetxt(text, np.atleast_1d(np.asarray(_untensored(prediction))), delimiter=",", fmt="%s")
     except (ValueError, TypeError) as e:
-        raise ModelFailed(f"the prediction does not fit into CSV: {said(e)}") from e
-    return text.getvalue().encode("utf-8")
+        raise Unfit(f"it does not fit into CSV: {said(e)}") from e
+    return text.getvalue().encode("utf-8", "replace")
 
 
 def _encoded_npy(prediction: Any) -> bytes:
@@ -181,15 +197,5 @@ def _encoded_npy(prediction: Any) -> bytes:
     try:
         np.save(held, np.asarray(_untensored(prediction)), allow_pickle=False)
     except ValueError as e:
-        raise ModelFailed(f"the prediction does not fit into NPY: {said(e)}") from e
+        raise Unfit(f"it does not fit into NPY: {said(e)}") from e
     return held.getvalue()
-
-
-MESSAGE_CHARS_MAX = 1000
-
-
-def said(e: BaseException) -> str:
-    """An exception in one line: its type and its message."""
-    text = " ".join(str(e).split())
-    text = f"{type(e).__name__}: {text}" if text else type(e).__name__
-    return text if len(text) <= MESSAGE_CHARS_MAX else text[:MESSAGE_CHARS_MAX] + "…"

@@ -30,6 +30,7 @@ from serve.engine.backends.onnx_run import ONNX_BFLOAT16, DeviceRun
 from serve.engine.backends.onnx_words import advice, found, refuse_mixture, refuse_unknown, short
 from serve.engine.backends.providers import Provider
 from serve.engine.backends.shapes import Runs, settle
+from serve.engine.foreign import text_of
 from serve.errors import BadModel, ModelFailed
 
 VERSION_UNSAID = (1 << 63) - 1  # what the runtime says of a file without one
@@ -253,7 +254,7 @@ def _session(file: Path, threads: int, wanted: list[Provider], runtime: Any) -> 
         # Its own fallback would tell nobody but the log, and only in part.
         return runtime.InferenceSession(str(file), settings, providers=wanted, enable_fallback=0)
     except Exception as e:  # onnxruntime's errors have no common base class
-        raise BadModel(f"{file}: {short(e)}{advice(str(e), ort.__version__)}") from e
+        raise BadModel(f"{file}: {short(e)}{advice(text_of(e), ort.__version__)}") from e
 
 
 # bfloat16 -------------------------------------------------------------------------------------------------------------

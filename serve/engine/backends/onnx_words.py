@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from serve.engine.backends.shapes import Dim, Found
+from serve.engine.foreign import text_of
 from serve.errors import BadModel
 
 DTYPES = {
@@ -42,7 +43,7 @@ def refuse_mixture(tensors: Sequence[Found], inputs: set[str], file: str) -> Non
 
 def short(e: Exception) -> str:
     """One line without the runtime's source paths and C++ signatures."""
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(e).split()))
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(text_of(e).split()))
     text = re.sub(r"/onnxruntime_src/\S+:\d+ .*?\)>?(?: \[with [^\]]*\])? (?=[A-Z])", "", text)
     text = re.sub(r"Load model from \S+ failed: ?|Exception during \w+: ", "", text).strip()
     return text if len(text) <= MESSAGE_CHARS_MAX else text[:MESSAGE_CHARS_MAX] + "…"

@@ -27,6 +27,7 @@ from serve.engine.backends.graphs import Graphs
 from serve.engine.backends.shapes import ROWS_TRIED, Dim, Found, settle, sizes_tried, trial_inputs
 from serve.engine.backends.torch_device import Driver, OnDevice, chosen
 from serve.engine.backends.torch_graphs import Graph
+from serve.engine.foreign import text_of
 from serve.engine.startup import Ledger
 from serve.errors import BadModel, ModelFailed
 
@@ -79,7 +80,7 @@ class PytorchBackend:
         except Exception as e:  # the compilers behind torch.compile raise whatever they meet
             self._program, self._run = program, plain
             self._compiled = f"no: {_short(e)}"
-            advice = "install g++ in the image" if "compiler" in str(e).lower() else "take compile = true out of model.toml"
+            advice = "install g++ in the image" if "compiler" in text_of(e).lower() else "take compile = true out of model.toml"
             log(
                 "not_compiled",
                 f"compile = true, but torch.compile failed, so the model is served as it is: {_short(e)}; {advice}",
@@ -458,6 +459,6 @@ def _dtype_name(name: str, dtype: torch.dtype, file: Path) -> str:
 
 def _short(e: Exception) -> str:
     """One line: TorchScript puts its own traceback first, everything else the C++ one last."""
-    lines = [line.strip() for line in str(e).splitlines() if line.strip()] or [type(e).__name__]
+    lines = [line.strip() for line in text_of(e).splitlines() if line.strip()] or [type(e).__name__]
     text = lines[-1] if "TorchScript" in lines[0] else lines[0]
     return text if len(text) <= MESSAGE_CHARS_MAX else text[:MESSAGE_CHARS_MAX] + "…"

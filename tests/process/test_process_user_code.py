@@ -1,0 +1,165 @@
+"""What user code returns, sets, raises and leaves behind, in real processes: no engine ends on it, and every stop is quick."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.tree import Tree, eventually, run_command, serving
+from tests.support.wire import Response
+
+ODD = """
+import io, json, os, signal, sys
+ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+
+class ApiError(Exception):
+    def __init__(self, code): self.code = code
+    def __str__(self): return self.code
+
+class Surly:
+    def __getattr__(self, name): raise RuntimeError(name)
+
+def model_fn(model_dir): return 1
+def input_fn(body, content_type): return body
+
+def predict_fn(body, model, context):
+    return eval(body)
+
+def late(signum, frame): raise TimeoutError("late")
+
+def alarm():
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+
+def fail(error): raise error
+
+def fork():
+    child = os.fork()
+    if child == 0: sys.exit(3)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def output_fn(prediction, accept):
+    return prediction if prediction is not None else "well"
+"""
+
+
+def folder_of(to: Path, script: str) -> Path:
+    (to / "code").mkdir(parents=True)
+    (to / "code" / "inference.py").write_text(script)
+    return to
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
+    with serving(folder_of(tmp_path_factory.mktemp("odd"), ODD)) as tree:
+        yield tree
+
+
+def ask(tree: Tree, statement: str) -> Response:
+    with tree.wire() as wire:
+        return wire.post(statement.encode(), "application/json", None)
+
+
+@pytest.mark.parametrize(
+    ("statement", "status", "message"),
+    [
+        ("context.set_response_header(0, ATTRIBUTES, 42)", 200, ""),
+        ("context.set_response_header(0, ATTRIBUTES, b'abc')", 200, ""),
+        (
+            "context.set_response_header(0, ATTRIBUTES, {})",
+            500,
+            "predict_fn raised TypeError: the value of a header must be text",
+        ),
+        ("context.set_response_status('400', 'bad')", 400, "bad"),
+        ("context.set_response_status(None, 'x')", 200, ""),
+        ("context.set_response_status(400, 5)", 400, "5"),
+        ("context.set_response_status(422, {'detail': 'bad'})", 400, "bad"),
+        ("context.set_response_content_type(0, 5)", 500, "predict_fn raised TypeError: a content type must be text, not int"),
+        (
+            "type('R', (), {'mimetype': 5, 'get_data': lambda self: b'x'})()",
+            500,
+            "output_fn returned R: TypeError: a content type",
+        ),
+        ("Surly()", 500, "output_fn returned Surly: RuntimeError: mimetype"),
+        ("fail(ApiError(422))", 500, "predict_fn raised ApiError: (its __str__ raised TypeError)"),
+        ("fail(type('S', (Exception,), {'status_code': property(lambda self: 1 / 0)})('s'))", 500, "predict_fn raised S: s"),
+        ("quit()", 500, "predict_fn raised SystemExit"),
+        ("io.BytesIO(b'a')", 200, ""),
+        ("fork()", 200, ""),
+        ("alarm()", 200, ""),
+        ("signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)) and None", 200, ""),
+    ],
+)
+def test_whatever_a_script_does_concerns_its_own_request(odd: Tree, statement: str, status: int, message: str) -> None:
+    reply = ask(odd, statement)
+    assert reply.status == status, reply.raw
+    assert message in (reply.message if status != 200 else "")
+    assert ask(odd, "'good'").body == b"good"
+    assert odd.status()["restarts"]["engine"] == 0
+
+
+def test_an_alarm_that_comes_late_is_told_and_hits_nobody(odd: Tree) -> None:
+    ask(odd, "alarm()")
+    eventually(lambda: odd.events("signal_handler_failed"), "the alarm came while nothing ran")
+    assert ask(odd, "'good'").status == 200 and odd.status()["restarts"]["engine"] == 0
+
+
+LEFT_BEHIND = """
+import atexit, signal, threading
+wait = threading.Event()
+atexit.register(wait.wait)
+
+def model_fn(model_dir):
+    threading.Thread(target=wait.wait, name="refresher").start()
+
+def transform_fn(model, body, content_type, accept):
+    signal.signal(signal.SIGTERM, lambda *_: print("the script says goodbye"))
+    return body
+"""
+
+
+def test_a_stop_waits_for_nothing_that_a_script_has_left_behind(tmp_path: Path) -> None:
+    with serving(folder_of(tmp_path, LEFT_BEHIND)) as tree:
+        assert ask(tree, "1").status == 200
+        tree.tell(15)
+        assert tree.process.wait(60) == 0
+        (left,) = tree.events("left_behind")
+        assert "thread 'refresher'" in left["message"]
+        assert [r for r in tree.events("user_output") if r["message"] == "the script says goodbye"]
+        assert "still there" not in tree.story()
+
+
+RAISES = "class E(Exception):\n    def __str__(self): return 5\ndef model_fn(d): raise E"
+
+
+def test_a_model_fn_whose_error_has_no_words_ends_the_start_in_one_line(tmp_path: Path) -> None:
+    tree = Tree(folder_of(tmp_path, RAISES))
+    try:
+        assert tree.process.wait(60) != 0
+        (told,) = tree.events("bad_model")
+        assert told["message"].startswith("code/inference.py:3: model_fn raised E")
+    finally:
+        tree.kill()
+
+
+CHECKED = {
+    "a header": ("def transform_fn(m, b, c, a, context):\n    context.set_response_header(0, 'content-type', 5)",
+                 "a content type must be text"),
+    "an error without words": ("class E(Exception):\n    def __str__(self): return 5\n"
+                               "def transform_fn(m, b, c, a): raise E", "raised E"),
+    "a thread": ("import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
+                 "def transform_fn(m, b, c, a): return b", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CHECKED)
+def test_check_ends_with_one_line_and_waits_for_no_thread(tmp_path: Path, case: str) -> None:
+    script, message = CHECKED[case]
+    folder = folder_of(tmp_path, f"def model_fn(d): return 1\n{script}")
+    (folder / "s.json").write_text(json.dumps({"a": 1}))
+    (folder / "model.toml").write_text('[[samples]]\ninput = "s.json"\n')
+    ended = run_command("check", folder)
+    assert (ended.returncode == 0) is (message == ""), ended.stderr
+    assert "Traceback" not in ended.stderr and message in ended.stderr

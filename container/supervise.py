@@ -102,8 +102,8 @@ class Supervisor:
                 self._watch(now_s)
                 self._switch_when_warm()
             self.on_tick()
-            outputs = {c.output.fd: c for c in self._children if c.output is not None}
-            ready, _, _ = select.select([self._wake_r, *outputs], [], [], TICK_S if not self._stop_asked_s else 0.02)
+            outputs, wait_s = self._outputs(TICK_S if not self._stop_asked_s else 0.02)
+            ready, _, _ = select.select([self._wake_r, *outputs], [], [], wait_s)
             self._drain_wakeups()
             for fd in ready:
                 if fd in outputs:
@@ -161,6 +161,13 @@ class Supervisor:
             block.count[cell] = 0
         block.value[Engine.RUN_STARTED_S] = block.value[Engine.BEAT_S] = 0.0
         return block
+
+    def _outputs(self, wait_s: float) -> tuple[dict[int, Child], float]:
+        """The pipes to be read next, and how long to wait for them: less if one is due sooner."""
+        now_s = time.monotonic()
+        due = {c.output.fd: (c, c.output.due_s(now_s)) for c in self._children if c.output is not None}
+        resting = [due_s for _, due_s in due.values() if due_s > 0]
+        return {fd: c for fd, (c, due_s) in due.items() if due_s <= 0}, min([wait_s, *resting])
 
     def _read_output(self, child: Child) -> None:
         if child.output is not None and not child.output.read():

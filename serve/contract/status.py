@@ -66,6 +66,10 @@ class Main(_Cells):
     HEADROOM_RPS = 73  # NaN while nobody can say
     MEASURED_S = 74  # when the two were written; 0: never
     ROLLOUT = 75  # a RolloutCell: what the sidecar's judge says of the rollout that it was told to follow
+    # Log lines that could not be written: by the supervisor, by gunicorn's parent process and by the sidecar, each its own.
+    LINES_LOST = 96
+    WORKERS_LINES_LOST = 97
+    SIDECAR_LINES_LOST = 98
 
 
 class RolloutCell(IntEnum):
@@ -93,6 +97,7 @@ class Front(_Cells):
     FOLLOWS = auto()  # the edition to which it sends requests
     ERRORS = 32
     LATENCY = 64
+    LINES_LOST = 480  # log lines that could not be written
 
 
 class Engine(_Cells):
@@ -128,6 +133,7 @@ class Engine(_Cells):
     BATCH_ROWS = 64
     RUN_TIME = 112
     QUEUE_TIME = 272
+    LINES_LOST = 480  # log lines that could not be written
 
 
 assert len(FAMILIES) <= 32, "ERRORS has room for 32 families"
@@ -138,7 +144,7 @@ assert len(FAMILIES) <= 32, "ERRORS has room for 32 families"
 RUN_EPOCH = 440
 RUN_SPANS = 441
 RUN_SPANS_MAX = 16
-assert RUN_SPANS + 1 + 2 * RUN_SPANS_MAX <= BLOCK_CELLS, "the spans end with the block"
+assert RUN_SPANS + 1 + 2 * RUN_SPANS_MAX <= Engine.LINES_LOST, "the spans end before the next cell"
 
 TALLIES_MAX = 16  # versions that a container counts one by one; all that come later are counted together in the last
 _TALLIES_AT = 1 + FRONTS_MAX + ENGINES_MAX
@@ -292,6 +298,14 @@ def restarts(page: StatusPage) -> dict[tuple[str, str], int]:
     for why in RESTART_REASONS:
         found["front", why] += count[worker_restart_cell(why)]
     return found
+
+
+def lines_lost(page: StatusPage) -> int:
+    """Log lines that no process could write, over all lives of each."""
+    count = page.main.count
+    own = (Main.LINES_LOST, Main.WORKERS_LINES_LOST, Main.SIDECAR_LINES_LOST)
+    fronts = sum(page.front(i).count[Front.LINES_LOST] for i in range(FRONTS_MAX))
+    return sum(count[cell] for cell in own) + fronts + sum(page.engine(i).count[Engine.LINES_LOST] for i in range(ENGINES_MAX))
 
 
 def run_spans(engine: Block) -> list[tuple[int, int]]:

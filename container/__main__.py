@@ -15,10 +15,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from serve.contract.logline import say
+from serve.contract.process import keep_standard_descriptors
 from serve.errors import BadModel, BadSetting
 
 
 def main(argv: list[str] | None = None) -> int:
+    keep_standard_descriptors()
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["judge"]:
         # Another part's command: started like every role, by command and never by import.
@@ -27,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(args)
     except (BadModel, BadSetting) as e:
-        sys.stderr.write(f"evenkeel: {e.message}\n")  # in one write: `podman logs --tail` loses what comes before a lone line end
+        say(f"evenkeel: {e.message}")
         return 1
 
 

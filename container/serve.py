@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from container import environment, install, machine, plan
@@ -24,7 +24,8 @@ from container.versions import Lane, Rules, Versions
 from container.watch import Policy
 from serve import settings as serve_settings
 from serve.contract import versions as versioned
-from serve.contract.logline import log, setup
+from serve.contract.library_lines import capture
+from serve.contract.logline import log, setup, sink
 from serve.contract.status import ENGINES_MAX, Main, StatusPage
 from serve.errors import BadSetting
 from serve.settings import MIB, EngineSettings, FrontSettings
@@ -37,8 +38,9 @@ BACKLOG = 2048  # SageMaker gives a connect 250 ms; what the kernel holds for us
 def run(environ: Mapping[str, str]) -> int:
     """Serve until told to stop. Returns the exit code. Raises BadSetting."""
     env = environment.read(environ)
-    text = env["EVENKEEL_LOG"] == "text" or (env["EVENKEEL_LOG"] == "auto" and sys.stdout.isatty())
+    text = env["EVENKEEL_LOG"] == "text" or (env["EVENKEEL_LOG"] == "auto" and os.isatty(1))
     setup("evenkeel", text=text)
+    capture()
     devices = gpus(env)
     cpus = machine.cpus()
     catalogue = versioned.read(env.model_dir)
@@ -58,6 +60,7 @@ def run(environ: Mapping[str, str]) -> int:
         side = listen_sidecar(env, data.getsockname()[1])
         reserved = reserve_grpc(env.sidecar[0], env["EVENKEEL_GRPC_HEALTH_PORT"])
         page = StatusPage.create()
+        sink().count_in(page.main.count, Main.LINES_LOST)
         page.main.value[Main.STARTED_S] = time.monotonic()
         page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = the_plan.fronts, the_plan.places
         versions = Versions(page, catalogue, version, swap_rules(env), {"fault_injection": env["EVENKEEL_FAULTS"]})
@@ -74,7 +77,7 @@ def run(environ: Mapping[str, str]) -> int:
         sentinel = Sentinel(env["EVENKEEL_LEAK_S"], env["EVENKEEL_MEMORY_MB"] * MIB)
         supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"],
                                 watch_policy(env), sentinel, versions, Door(data))  # fmt: skip
-        supervisor.on_tick = Progress(page, data.getsockname()[1], versions.serving.path, text).look
+        supervisor.on_tick = tick(Progress(page, data.getsockname()[1], versions.serving.path, text))
         code = supervisor.run()
         log("stopped", "every process has ended", code=code)
         return code
@@ -82,6 +85,14 @@ def run(environ: Mapping[str, str]) -> int:
         shutil.rmtree(run_dir, ignore_errors=True)
         if reserved is not None:
             reserved.close()
+
+
+def tick(progress: Progress) -> Callable[[], None]:
+    def look() -> None:
+        progress.look()
+        sink().tell_lost()
+
+    return look
 
 
 def swap_rules(env: Environment) -> Rules:
@@ -198,7 +209,7 @@ def engines(
 ) -> list[Child]:
     """One child per engine place, each with a listening socket that the supervisor keeps open across its restarts."""
     children = []
-    log_fd = os.dup(1)  # an engine's own stdout is read line by line, so that user code cannot break our log
+    log_fd = sink().fd  # an engine's own stdout is read line by line, so that user code cannot break our log
     for place in range(the_plan.places):
         lane = versions.lanes[place // the_plan.engines]
         fd = listen_unix(run_dir / f"engine-{place}.sock")
@@ -227,9 +238,10 @@ def front(env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.
         listen_fd=data.fileno(), status_fd=page.fd, fronts=the_plan.fronts, limits=limits,
         engine_sockets=tuple(str(run_dir / f"engine-{i}.sock") for i in range(the_plan.places)),
         default_accept=env["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"] or None, drain_s=env["EVENKEEL_DRAIN_S"],
-        log_text=text, timeout_s=env["EVENKEEL_FRONT_TIMEOUT_S"]))  # fmt: skip
-    fds = (data.fileno(), page.fd)
-    return Child("front", 0, lambda epoch: _module("serve.front.process", argument), fds, environ=env.without_devices)
+        log_text=text, log_fd=sink().fd, timeout_s=env["EVENKEEL_FRONT_TIMEOUT_S"]))  # fmt: skip
+    fds = (data.fileno(), page.fd, sink().fd)
+    return Child("front", 0, lambda epoch: _module("serve.front.process", argument), fds, environ=env.without_devices,
+                 captured=True)  # fmt: skip
 
 
 def sidecar(env: Environment, page: StatusPage, side: socket.socket, run_dir: Path, text: bool) -> Child:
@@ -238,8 +250,9 @@ def sidecar(env: Environment, page: StatusPage, side: socket.socket, run_dir: Pa
     token_fd = sidecar_settings.hold_token(env["EVENKEEL_ADMIN_TOKEN"])
     argument = sidecar_settings.dump(SidecarSettings(
         listen_fd=side.fileno(), status_fd=page.fd, admin_fd=admin_fd, token_fd=token_fd,
-        run_dir=str(run_dir), log_text=text,
+        run_dir=str(run_dir), log_text=text, log_fd=sink().fd,
         emf_period_s=env.emf_period_s, emf_namespace=env["EVENKEEL_EMF_NAMESPACE"], grpc_host=env.sidecar[0],
         grpc_port=env["EVENKEEL_GRPC_HEALTH_PORT"], shape_log=env["EVENKEEL_SHAPE_LOG"]))  # fmt: skip
-    fds = (side.fileno(), page.fd, admin_fd, token_fd)
-    return Child("sidecar", 0, lambda epoch: _module("sidecar.process", argument), fds, environ=env.without_devices)
+    fds = (side.fileno(), page.fd, admin_fd, token_fd, sink().fd)
+    return Child("sidecar", 0, lambda epoch: _module("sidecar.process", argument), fds, environ=env.without_devices,
+                 captured=True)  # fmt: skip

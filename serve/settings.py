@@ -46,6 +46,7 @@ class FrontSettings:
     drain_s: float
     log_text: bool
     timeout_s: int  # a worker whose event loop stands still this long is replaced by gunicorn
+    log_fd: int = 1
 
 
 @dataclass(frozen=True, slots=True)

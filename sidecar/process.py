@@ -17,10 +17,12 @@ import time
 import traceback
 from pathlib import Path
 
+from serve.contract import logline
+from serve.contract.library_lines import capture
 from serve.contract.lifecycle import readiness
 from serve.contract.logline import log, setup
 from serve.contract.process import die_with_parent
-from serve.contract.status import SIDECAR_TEXT, StatusPage
+from serve.contract.status import SIDECAR_TEXT, Main, StatusPage
 from sidecar import device, observe
 from sidecar.emf import Emf
 from sidecar.observe import Now, Remembered
@@ -37,10 +39,12 @@ LEAVE_S = 1  # for answers that are still being read when the container stops, a
 def main() -> None:
     settings = parse(sys.argv[1])
     die_with_parent(os.getppid())
-    setup("sidecar", text=settings.log_text)
+    setup("sidecar", text=settings.log_text, fd=settings.log_fd)
+    capture()
     leave = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: leave.set())  # until the HTTP server, once it runs, ends on it by itself
     page = StatusPage(settings.status_fd)
+    logline.sink().count_in(page.main.count, Main.SIDECAR_LINES_LOST)
     predecessors = sum(n for key, n in observe.restarts(page).items() if key.startswith("sidecar/"))
     remembered = Remembered(memory=restore(page.read_text(SIDECAR_TEXT), time.time(), predecessors))
     watching = threading.Thread(target=watch_or_end, args=(page, remembered, settings, leave), name="watch", daemon=True)
@@ -49,7 +53,7 @@ def main() -> None:
     serve_http(page, remembered, settings)
     leave.set()
     watching.join(LEAVE_S)
-    os._exit(0)  # no waiting for other threads
+    logline.leave(0)  # no waiting for other threads
 
 
 def watch_or_end(page: StatusPage, remembered: Remembered, settings: SidecarSettings, leave: threading.Event) -> None:
@@ -58,8 +62,8 @@ def watch_or_end(page: StatusPage, remembered: Remembered, settings: SidecarSett
         watch(page, remembered, settings, leave)
     except Exception:
         log("watch_failed", "the sidecar ends on a bug of ours; the supervisor starts another", trace=traceback.format_exc())
-        os._exit(1)
-    os._exit(0)
+        logline.leave(1)
+    logline.leave(0)
 
 
 def watch(page: StatusPage, remembered: Remembered, settings: SidecarSettings, leave: threading.Event) -> None:
@@ -81,6 +85,7 @@ def watch(page: StatusPage, remembered: Remembered, settings: SidecarSettings, l
             emf.tick(page, now_s, time.time(), remembered.measures.headroom_rps)
         if shapes is not None:
             shapes.look(page, now_s)
+        logline.sink().tell_lost()
     if shapes is not None:
         shapes.look(page, time.monotonic(), last=True)
 

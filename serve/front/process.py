@@ -24,6 +24,8 @@ from fastapi import FastAPI
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.base import Worker
 
+from serve.contract import logline
+from serve.contract.library_lines import capture
 from serve.contract.logline import log, setup
 from serve.contract.process import die_with_parent
 from serve.contract.status import FRONTS_MAX, Front, Main, StatusPage, worker_restart_cell
@@ -122,7 +124,8 @@ class FrontWorker(Worker):  # type: ignore[misc]
         place = min(self.place, FRONTS_MAX - 1)
         block = page.front(place)
         block.count[Front.PID] = os.getpid()
-        setup(f"front-{place}", text=settings.log_text)
+        logline.rename(f"front-{place}")
+        logline.sink().count_in(block.count, Front.LINES_LOST)
         invocations = Invocations(page, place, settings.engine_sockets, settings.limits)
         self.wsgi.state.count_error, self.wsgi.state.page = invocations.count_error, page
         self.wsgi.state.execution = invocations.execution
@@ -168,7 +171,7 @@ def leave_on_a_bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
     trace = "".join(traceback.format_exception(error)) if error else ""
     log("front_error", str(context.get("message", "an error in the event loop")), level="error", traceback=trace[-4000:])
     if isinstance(error, AssertionError):
-        os._exit(EXIT_BUG)
+        logline.leave(EXIT_BUG)
 
 
 class Places:
@@ -178,7 +181,7 @@ class Places:
     """
 
     def __init__(self, page: StatusPage) -> None:
-        self._page = page
+        self.page = page
         self._ended: dict[int, str] = {}  # place -> why the last worker there ended
 
     def choose(self, arbiter: Any, worker: FrontWorker) -> None:
@@ -187,7 +190,7 @@ class Places:
         worker.place = next(i for i in range(len(held) + 1) if i not in held)
         reason = self._ended.pop(worker.place, None)
         if reason is not None:
-            self._page.main.count[worker_restart_cell(reason)] += 1
+            self.page.main.count[worker_restart_cell(reason)] += 1
 
     def note_end(self, arbiter: Any, worker: FrontWorker) -> None:
         """child_exit. gunicorn tells why only where it ended the worker itself, for silence."""
@@ -198,6 +201,7 @@ async def keep_sweeping(desk: Desk) -> None:
     while True:
         await asyncio.sleep(BEAT_EVERY_S)
         desk.sweep()
+        logline.sink().tell_lost()
 
 
 async def wait_to_wind_down(desk: Desk) -> None:
@@ -209,9 +213,12 @@ async def wait_to_wind_down(desk: Desk) -> None:
 def main() -> None:
     settings = parse(FrontSettings, sys.argv[1])
     die_with_parent(os.getppid(), signal.SIGTERM)
-    setup("front", text=settings.log_text)
+    setup("front", text=settings.log_text, fd=settings.log_fd)
+    capture()
     sys.argv = ["evenkeel-front"]
-    Application(settings).run()
+    application = Application(settings)
+    logline.sink().count_in(application.places.page.main.count, Main.WORKERS_LINES_LOST)
+    application.run()
 
 
 if __name__ == "__main__":

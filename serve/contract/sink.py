@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import select
 import socket
 import stat
 import threading
@@ -34,6 +35,9 @@ class Writer(Protocol):
 
     def write(self, data: bytes) -> int: ...
 
+    def has_room(self) -> bool:
+        """Whether the reader has taken something since a write failed: a short line may fit where a long one did not."""
+
     def flush(self, limit_s: float) -> None: ...
 
     def close(self) -> None:
@@ -48,6 +52,9 @@ class DescriptorWriter:
 
     def write(self, data: bytes) -> int:
         return os.write(self.fd, data)
+
+    def has_room(self) -> bool:
+        return self.fd >= 0 and _has_room(self.fd)
 
     def flush(self, limit_s: float) -> None:
         """Nothing is kept here."""
@@ -66,6 +73,9 @@ class SocketWriter:
 
     def write(self, data: bytes) -> int:
         return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+    def has_room(self) -> bool:
+        return _has_room(self.fd)
 
     def flush(self, limit_s: float) -> None:
         """Nothing is kept here."""
@@ -101,6 +111,9 @@ class QueueWriter:
             self.start()
         return len(data)
 
+    def has_room(self) -> bool:
+        return self._queue.qsize() <= QUEUE_LINES_MAX // 2
+
     def flush(self, limit_s: float) -> None:
         if self._started:
             written = threading.Event()
@@ -114,16 +127,18 @@ class QueueWriter:
         while (item := self._queue.get()) is not None:
             if isinstance(item, threading.Event):
                 item.set()
-                continue
-            try:
-                while item:
-                    item = item[os.write(self.fd, item) :]
-            except OSError:
-                self._lose()
             else:
-                if self._queue.empty():
-                    self._idle()
+                self._write_out(item)
+            if self._queue.empty():
+                self._idle()
         os.close(self.fd)
+
+    def _write_out(self, line: bytes) -> None:
+        try:
+            while line:
+                line = line[os.write(self.fd, line) :]
+        except OSError:
+            self._lose()
 
 
 class Sink:
@@ -158,7 +173,7 @@ class Sink:
     def tell_lost(self) -> None:
         """Say how many lines were lost, if the reader is back. To be called now and then where no line may come for long."""
         with self._lock:
-            if self._untold and self._put(self._tell(self._untold)):
+            if self._untold and self._writer.has_room() and self._put(self._tell(self._untold)):
                 self._untold = 0
 
     def lose(self, lines: int = 1) -> None:
@@ -222,6 +237,13 @@ class Sink:
 def open_again(fd: int) -> int:
     """The same pipe, terminal or device as an open file description of our own that does not block. Raises OSError."""
     return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def _has_room(fd: int) -> bool:
+    """Of a pipe: a whole page is free, so that any line of ours fits."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 _living: weakref.WeakSet[Sink] = weakref.WeakSet()

@@ -20,7 +20,7 @@ import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,7 +71,9 @@ def run_command(*arguments: str | Path, **settings: str) -> subprocess.Completed
 class Tree:
     """One `evenkeel serve`. Ends with `stop`, which proves that nothing is left, or with `kill`, which only cleans up."""
 
-    def __init__(self, model: str | Path, log_to: str = "", **settings: str) -> None:
+    def __init__(
+        self, model: str | Path, log_to: str = "", command: Sequence[str] = (str(EVENKEEL), "serve"), **settings: str
+    ) -> None:  # fmt: skip
         folder = ARTIFACTS / model if isinstance(model, str) else model
         self.mark = uuid.uuid4().hex
         self.port, self.side = free_port(), free_port()
@@ -87,7 +89,7 @@ class Tree:
         self.out.touch()
         with Path(log_to or self.out).open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
-                [str(EVENKEEL), "serve"], env=clean_environment(self.settings), stdout=out, stderr=err, cwd=ROOT,
+                [*command], env=clean_environment(self.settings), stdout=out, stderr=err, cwd=ROOT,
                 start_new_session=True,
             )  # fmt: skip
         LIVING.append(self)

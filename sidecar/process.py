@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from serve.contract import logline
@@ -57,19 +58,26 @@ def main() -> None:
 
 
 def watch_or_end(page: StatusPage, remembered: Remembered, settings: SidecarSettings, leave: threading.Event) -> None:
+    or_end(watch, page, remembered, settings, leave)
+    logline.leave(0)
+
+
+def or_end(
+    work: Callable[[StatusPage, Remembered, SidecarSettings, threading.Event], None], page: StatusPage, remembered: Remembered,
+    settings: SidecarSettings, leave: threading.Event,
+) -> None:  # fmt: skip
     """A sidecar that has stopped watching must not live on as one that only answers: end, and be replaced."""
     try:
-        watch(page, remembered, settings, leave)
+        work(page, remembered, settings, leave)
     except Exception:
         log("watch_failed", "the sidecar ends on a bug of ours; the supervisor starts another", trace=traceback.format_exc())
         logline.leave(1)
-    logline.leave(0)
 
 
 def watch(page: StatusPage, remembered: Remembered, settings: SidecarSettings, leave: threading.Event) -> None:
     """Observe, decide, apply; then remember and, once a second, measure. When told to leave, the engines have ended."""
-    emf = Emf(settings.emf_period_s, settings.emf_namespace, saved=Path(settings.run_dir) / EMF_SAVED)
-    shapes = ShapeLog(settings.shape_log) if settings.shape_log else None
+    keeping = threading.Thread(target=or_end, args=(keep_files, page, remembered, settings, leave), name="files", daemon=True)
+    keeping.start()
     sample_due_s = 0.0
     while not leave.wait(TICK_S):
         now_s = time.monotonic()
@@ -82,12 +90,21 @@ def watch(page: StatusPage, remembered: Remembered, settings: SidecarSettings, l
             sample_due_s = now_s + SAMPLE_EVERY_S
             remembered.measures.sample(page, now_s)
             remembered.load.sample(page, now_s)
-            emf.tick(page, now_s, time.time(), remembered.measures.headroom_rps)
-        if shapes is not None:
-            shapes.look(page, now_s)
         logline.sink().tell_lost()
-    if shapes is not None:
-        shapes.look(page, time.monotonic(), last=True)
+    keeping.join(LEAVE_S)
+
+
+def keep_files(page: StatusPage, remembered: Remembered, settings: SidecarSettings, leave: threading.Event) -> None:
+    """What is kept in files, in a thread of its own: a disk that does not answer must not delay a verdict."""
+    emf = Emf(settings.emf_period_s, settings.emf_namespace, saved=Path(settings.run_dir) / EMF_SAVED)
+    shapes = ShapeLog(settings.shape_log) if settings.shape_log else None
+    left = False
+    while not left:
+        left = leave.wait(SAMPLE_EVERY_S)
+        if not left:
+            emf.tick(page, time.monotonic(), time.time(), remembered.measures.headroom_rps)
+        if shapes is not None:
+            shapes.look(page, time.monotonic(), last=left)
 
 
 def serve_http(page: StatusPage, remembered: Remembered, settings: SidecarSettings) -> None:

@@ -6,7 +6,8 @@ line that cannot go out now is lost, and counted. How that is had depends on wha
 - a pipe, a terminal or a device is opened once more through /proc/self/fd with O_NONBLOCK. That is an open file description of
   our own; the flag on the given one would also change every other process that has the same pipe or terminal;
 - a socket cannot be opened again, but each send can ask not to wait;
-- the rest (a regular file, a pipe of another user) is written by a thread behind a bounded queue: the thread waits.
+- the rest (a regular file, a pipe of another user) is written by a thread behind a bounded queue: the thread waits. A line for a
+  file is given a moment to get there, so that it is there for whoever looks next, as long as the disk answers.
 
 State belongs to the process: after a fork the child has its own queue and thread.
 """
@@ -25,15 +26,20 @@ from collections.abc import Callable
 from typing import Protocol
 
 QUEUE_LINES_MAX = 1024  # of at most 4 KB, behind a thread that waits for the reader
+SETTLE_S = 0.02  # for a line to get into a file; a disk that is slower is not waited for again until it has caught up
 FLUSH_S = 0.5  # at the end of a process, for what is queued
 
 
 class Writer(Protocol):
     """Writes without waiting. `write` returns how many bytes went out or will; raises OSError when none."""
 
-    fd: int
+    @property
+    def fd(self) -> int: ...
 
     def write(self, data: bytes) -> int: ...
+
+    def settle(self) -> None:
+        """Called after each line, when nothing is locked."""
 
     def has_room(self) -> bool:
         """Whether the reader has taken something since a write failed: a short line may fit where a long one did not."""
@@ -49,6 +55,9 @@ class DescriptorWriter:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+
+    def settle(self) -> None:
+        """The line is where it should be."""
 
     def write(self, data: bytes) -> int:
         return os.write(self.fd, data)
@@ -71,6 +80,9 @@ class SocketWriter:
         self._socket = socket.socket(fileno=os.dup(fd))
         self.fd = self._socket.fileno()
 
+    def settle(self) -> None:
+        """The line is where it should be."""
+
     def write(self, data: bytes) -> int:
         return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
@@ -85,14 +97,24 @@ class SocketWriter:
 
 
 class QueueWriter:
-    """For a descriptor that may block: a thread writes. `lose` is told of each line that fails there."""
+    """For a descriptor that may block: a thread writes. `lose` is told of each line that fails there, `idle` when all is written.
 
-    def __init__(self, fd: int, lose: Callable[[], None], idle: Callable[[], None]) -> None:
-        self.fd = os.dup(fd)
-        self._lose, self._idle = lose, idle
+    `settles`: a line is waited for, as long as that is quick.
+    """
+
+    def __init__(self, fd: int, lose: Callable[[], None], idle: Callable[[], None], *, settles: bool) -> None:
+        self._fd, self._handed_down = fd, -1
+        self._lose, self._idle, self._settles = lose, idle, settles
+        self._behind = False
         self._queue: queue.SimpleQueue[bytes | threading.Event | None] = queue.SimpleQueue()  # signal handlers may put
         self._started = False
         self.start()
+
+    @property
+    def fd(self) -> int:
+        if self._handed_down < 0:
+            self._handed_down = os.dup(self._fd)
+        return self._handed_down
 
     def start(self) -> None:
         """At once, since a first line may come from a signal handler, which must not start threads."""
@@ -114,14 +136,22 @@ class QueueWriter:
     def has_room(self) -> bool:
         return self._queue.qsize() <= QUEUE_LINES_MAX // 2
 
+    def settle(self) -> None:
+        if self._settles and not self._behind:
+            self._behind = not self._written(SETTLE_S)
+
     def flush(self, limit_s: float) -> None:
         if self._started:
-            written = threading.Event()
-            self._queue.put(written)
-            written.wait(limit_s)
+            self._written(limit_s)
 
     def close(self) -> None:
         self._queue.put(None)
+
+    def _written(self, limit_s: float) -> bool:
+        """Whether what is queued now was written within this time."""
+        written = threading.Event()
+        self._queue.put(written)
+        return written.wait(limit_s)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -130,13 +160,13 @@ class QueueWriter:
             else:
                 self._write_out(item)
             if self._queue.empty():
+                self._behind = False
                 self._idle()
-        os.close(self.fd)
 
     def _write_out(self, line: bytes) -> None:
         try:
             while line:
-                line = line[os.write(self.fd, line) :]
+                line = line[os.write(self._fd, line) :]
         except OSError:
             self._lose()
 
@@ -169,6 +199,7 @@ class Sink:
             self.tell_lost()
             if self._untold or not self._put(line):
                 self.lose()
+        self._writer.settle()
 
     def tell_lost(self) -> None:
         """Say how many lines were lost, if the reader is back. To be called now and then where no line may come for long."""
@@ -231,7 +262,7 @@ class Sink:
                     return DescriptorWriter(open_again(fd))
         except OSError:  # closed: the number may come to mean something else, which must not get our lines
             return DescriptorWriter(-1)
-        return QueueWriter(fd, self.lose, self.tell_lost)
+        return QueueWriter(fd, self.lose, self.tell_lost, settles=stat.S_ISREG(mode))
 
 
 def open_again(fd: int) -> int:

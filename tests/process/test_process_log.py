@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from tests.support.handler_model import asking, handler_folder
 from tests.support.scrape import Scrape
 from tests.support.tree import EVENKEEL, STOP_S, Tree, eventually
 
+NOT_AS_ROOT = "-dac_override,-dac_read_search"  # without these root may not open the files of others
 SPAM = """
 import json, subprocess
 
@@ -97,11 +99,19 @@ def test_a_log_that_nobody_reads_stops_no_request_no_restart_and_no_stop(tmp_pat
     ends(tree)
 
 
-def test_a_stop_ends_a_container_whose_log_nobody_reads(tmp_path: Path, reader: Reader) -> None:
-    tree = Tree(handler_folder(tmp_path / "m"), log_to=str(reader.path))
+def test_a_pipe_that_may_not_be_opened_again_and_is_not_read_stops_nothing_either(tmp_path: Path, reader: Reader) -> None:
+    """As in a container whose user is not the one that made its stdout."""
+    command = ("setpriv", f"--bounding-set={NOT_AS_ROOT}", f"--inh-caps={NOT_AS_ROOT}", str(EVENKEEL), "serve")
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("only root can make a pipe of another user")
+    os.chown(reader.path, 65534, 65534)
+    reader.path.chmod(0o600)
+    tree = Tree(handler_folder(tmp_path / "m"), log_to=str(reader.path), command=command)
     wait_ready(tree, reader)
-    for _ in range(40):
-        ask(tree, asking(1, "raise", say="z" * 900))
+    assert len(list(Path(f"/proc/{tree.process.pid}/task").iterdir())) == 2, "the supervisor's log has a thread"
+    for _ in range(100):
+        assert ask(tree, asking(1, "raise", say="z" * 900)) == 500
+    assert tree.ping() == 200
     ends(tree)
 
 

@@ -1,8 +1,9 @@
-"""What a child writes on its own stdout and stderr, below our log: user code, native libraries, a crash's last words.
+"""What a child writes on its stdout and stderr, below our log: user code, native libraries, a crash's last words.
 
-Read here, in the supervisor, because it must also be read when the child has just died. Each line becomes one event. A child may
-print without end: a read takes a bounded amount, lines over the budget of a second are counted and left out, and the pipe then
-rests between reads. It is read all the same, since a full pipe would stop the child.
+Read here, in the supervisor, because it must also be read when the child has just died. Each line becomes one
+event. A child may print without end: a read takes a bounded amount, lines over the budget of a second are
+counted and left out, and the pipe then rests between reads. It is read all the same, since a full pipe would
+stop the child.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from serve.contract.logline import log, log_left_out, sink
 
 READ_BYTES = 65536  # as much as a pipe holds
 LINE_BYTES_MAX = 3000  # of a line without an end; the rest follows as a line of its own
-REST_S = 0.005  # between reads of a child that is over its budget: 13 MB/s are taken off it, at a small part of our CPU
+REST_S = 0.005  # between reads of a child that is over its budget: 13 MB/s are taken off it, for little CPU
 LAST_LINES = 40  # that a child wrote before it ended are logged whatever its budget: they say why
 
 
@@ -73,7 +74,7 @@ class Output:
         return [line[i : i + LINE_BYTES_MAX] for line in lines for i in range(0, len(line), LINE_BYTES_MAX)]
 
     def _leave_out(self, data: bytes) -> None:
-        """Count its lines without looking at them. What follows the last end of a line is kept: maybe a crash's first words."""
+        """Count its lines without looking at them. What follows the last one is kept: maybe a crash's first words."""
         lines = data.count(b"\n")
         if lines:
             self._rest = data[data.rindex(b"\n") + 1 :][-LINE_BYTES_MAX:]

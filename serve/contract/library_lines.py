@@ -1,4 +1,4 @@
-"""What libraries and the interpreter would print in a process of ours becomes log lines: logging, warnings, uncaught errors.
+"""What libraries and the interpreter print in a process of ours becomes log lines: logging, warnings, errors.
 
 Not for engines: there user code may set up `logging` as it likes, and what is printed goes through LogStream.
 """

@@ -1,4 +1,4 @@
-"""How much one source may write into the log in a second, so that a loop that prints cannot drown or slow everybody else."""
+"""How much one source may write into the log in a second: a loop that prints must not drown the others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ BYTES_PER_S = 1 << 20
 
 
 class LineBudget:
-    """Counts by whole seconds of the clock that its callers pass. Owner of what has been spent in this second."""
+    """Counts by whole seconds of the time that callers pass. Owner of what has been spent in this second."""
 
     def __init__(self, lines: int = LINES_PER_S, size: int = BYTES_PER_S) -> None:
         self._lines, self._bytes = lines, size

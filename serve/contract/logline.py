@@ -1,10 +1,12 @@
-"""One event, one line on stdout: JSON for machines, or short text for a person at a terminal. Never a payload.
+"""One event, one line on stdout: JSON for machines, or text for a person at a terminal. Never a payload.
 
-Each process names itself once with `setup`. A line is written in one piece (it is below the 4096 bytes that a pipe takes
-atomically, or is cut), so lines of different processes do not mix. No line waits for its reader, see sink.py.
+Each process names itself once with `setup`. A line is written in one piece (it is below the 4096 bytes that a
+pipe takes atomically, or is cut), so lines of different processes do not mix. No line waits for its reader,
+see sink.py.
 
-Whatever stands in a message or a field came from anybody: a client, a model, a library. So no control character and nothing
-that looks like another line leaves here. JSON escapes it; text shows it as \\x1b and sets off every further line of an event.
+Whatever stands in a message or a field came from anybody: a client, a model, a library. So no control
+character and nothing that looks like another line leaves here. JSON escapes it; text shows it as \\x1b and
+sets off every further line of an event.
 """
 
 from __future__ import annotations
@@ -38,10 +40,13 @@ WARNINGS = frozenset({
     "warmup_unsettled", "woken",
 })  # fmt: skip
 
-# C0 but for tab and line feed, DEL, C1; marks that turn the direction of text; line and paragraph separators; halves of
-# surrogate pairs; invisible tags. JSON escapes the first group by itself.
 _UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls but for tab and line feed; JSON escapes those below \x20 by itself
+    "\u2028-\u202e\u061c\u200e\u200f\u2066-\u2069"  # separators of lines and paragraphs, and what turns text around
+    "\ud800-\udfff"  # halves of surrogate pairs
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # invisible marks and tags
+    "]"
 )
 
 _process = "evenkeel"
@@ -91,7 +96,8 @@ def line(event: str, message: str, fields: dict[str, Any]) -> bytes:
 
 
 def say(text: str, fd: int = 2) -> None:
-    """A plain word to the person who typed a command. One write: `podman logs --tail` loses what comes before a lone line end."""
+    """A plain word to the person who typed a command. In one write, since `podman logs --tail` loses what comes
+    before a lone line end."""
     out = Sink(fd, lines_lost)
     out.write(safe(text).encode() + b"\n")
     out.flush()
@@ -115,8 +121,8 @@ def level_of(event: str) -> str:
 
 
 def safe(text: str) -> str:
-    """The same with everything visible that would move a terminal's cursor, turn its text or begin a line elsewhere."""
-    return text.replace("\t", "    ") if not _UNSAFE.search(text) else _UNSAFE.sub(_visible, text).replace("\t", "    ")
+    """The same with all visible that would move a cursor, turn text around or begin a line elsewhere."""
+    return _UNSAFE.sub(_visible, text).replace("\t", "    ")
 
 
 def _visible(found: re.Match[str]) -> str:
@@ -186,7 +192,7 @@ def lines_lost(lines: int) -> bytes:
 
 
 class LogStream:
-    """Stands in for sys.stdout and sys.stderr: each printed line becomes one event. Prints over the budget are left out."""
+    """Stands in for sys.stdout and sys.stderr: each printed line becomes one event, within the budget of a second."""
 
     encoding = "utf-8"
 

@@ -1,13 +1,16 @@
 """The way out of a process's log lines: it never waits for the reader of the log.
 
-A pipe that nobody reads, a stopped terminal, a full disk or a stalled network file system must cost lines and nothing else. A
-line that cannot go out now is lost, and counted. How that is had depends on what the descriptor is:
+A pipe that nobody reads, a stopped terminal, a full disk or a stalled network file system must cost lines and
+nothing else. A line that cannot go out now is lost, and counted. How that is had depends on what the
+descriptor is:
 
-- a pipe, a terminal or a device is opened once more through /proc/self/fd with O_NONBLOCK. That is an open file description of
-  our own; the flag on the given one would also change every other process that has the same pipe or terminal;
+- a pipe, a terminal or a device is opened once more through /proc/self/fd with O_NONBLOCK. That is an open
+  file description of our own; the flag on the given one would also change every other process that has the
+  same pipe or terminal;
 - a socket cannot be opened again, but each send can ask not to wait;
-- the rest (a regular file, a pipe of another user) is written by a thread behind a bounded queue: the thread waits. A line for a
-  file is given a moment to get there, so that it is there for whoever looks next, as long as the disk answers.
+- the rest (a regular file, a pipe of another user) is written by a thread behind a bounded queue: the thread
+  waits. A line for a file is given a moment to get there, so that it is there for whoever looks next, as long
+  as the disk answers.
 
 State belongs to the process: after a fork the child has its own queue and thread.
 """
@@ -26,7 +29,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 QUEUE_LINES_MAX = 1024  # of at most 4 KB, behind a thread that waits for the reader
-SETTLE_S = 0.02  # for a line to get into a file; a disk that is slower is not waited for again until it has caught up
+# For a line to get into a file. A disk that was slower once is not waited for until it has caught up.
+SETTLE_S = 0.02
 FLUSH_S = 0.5  # at the end of a process, for what is queued
 
 
@@ -42,7 +46,7 @@ class Writer(Protocol):
         """Called after each line, when nothing is locked."""
 
     def has_room(self) -> bool:
-        """Whether the reader has taken something since a write failed: a short line may fit where a long one did not."""
+        """Whether the reader has taken something since a write failed; a short line fits where a long one does not."""
 
     def flush(self, limit_s: float) -> None: ...
 
@@ -97,7 +101,7 @@ class SocketWriter:
 
 
 class QueueWriter:
-    """For a descriptor that may block: a thread writes. `lose` is told of each line that fails there, `idle` when all is written.
+    """For a descriptor that may block: a thread writes. It calls `lose` for each line that fails, `idle` after the last.
 
     `settles`: a line is waited for, as long as that is quick.
     """
@@ -106,7 +110,8 @@ class QueueWriter:
         self._fd, self._handed_down = fd, -1
         self._lose, self._idle, self._settles = lose, idle, settles
         self._behind = False
-        self._queue: queue.SimpleQueue[bytes | threading.Event | None] = queue.SimpleQueue()  # signal handlers may put
+        # A signal handler may put into a SimpleQueue. An event is set when it is reached, None ends the thread.
+        self._queue: queue.SimpleQueue[bytes | threading.Event | None] = queue.SimpleQueue()
         self._started = False
         self.start()
 
@@ -174,7 +179,7 @@ class QueueWriter:
 class Sink:
     """Takes lines, counts those that are lost, and says how many were once a line goes out again.
 
-    `tell` makes that line. The count may be shown in a cell of the status page, of which this process is the writer.
+    `tell` makes that line. The count may be shown in a cell of the status page that is this process's to write.
     """
 
     def __init__(self, fd: int, tell: Callable[[int], bytes]) -> None:
@@ -189,8 +194,8 @@ class Sink:
 
     @property
     def fd(self) -> int:
-        """For another process of ours, which makes a sink of its own of it. Never the number that was given: that may be 1, which
-        such a process has for other things."""
+        """For another process of ours, which makes a sink of its own of it. Never the number that was given: it may
+        be 1, which such a process has for other things."""
         return self._writer.fd
 
     def write(self, line: bytes) -> None:
@@ -202,7 +207,7 @@ class Sink:
         self._writer.settle()
 
     def tell_lost(self) -> None:
-        """Say how many lines were lost, if the reader is back. To be called now and then where no line may come for long."""
+        """Say how many lines were lost, if the reader is back. Call it now and then: the next line may be far off."""
         with self._lock:
             if self._untold and self._writer.has_room() and self._put(self._tell(self._untold)):
                 self._untold = 0
@@ -220,7 +225,7 @@ class Sink:
                 self._cells[self._cell] += lines
 
     def count_in(self, cells: memoryview, cell: int) -> None:
-        """From now on the count goes on in this cell, with what has been lost so far if this is the first one."""
+        """The count goes on in this cell; the first one also gets what has been lost so far."""
         with self._lock:
             if self._cells is None:
                 cells[cell] += self.lost
@@ -266,7 +271,7 @@ class Sink:
 
 
 def open_again(fd: int) -> int:
-    """The same pipe, terminal or device as an open file description of our own that does not block. Raises OSError."""
+    """The same pipe, terminal or device by a description of our own that does not block. Raises OSError."""
     return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
 
 

@@ -1,4 +1,5 @@
-"""What children write below our log: read in bounded pieces, limited a second, and never without their last words."""
+"""What children write below our log: read in bounded pieces, limited a second, and never without their last
+words."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from benchmarks import procs
@@ -226,7 +227,7 @@ def until_injected(event: str, times: int, within_s: float) -> Callable[[Stage],
         eventually(lambda: stage.tree.status()["ready"], "it serves", 60)
         offset_s = time.monotonic() - time.time()
         for told, name in (("fault_injected", "injected"), ("restart", "ended")):
-            times_s = [e["time"] + offset_s for e in stage.tree.events(told)]
+            times_s = [datetime.fromisoformat(e["time"]).timestamp() + offset_s for e in stage.tree.events(told)]
             if name == "injected":
                 stage.injected_s = times_s
             elif event == "hang":

@@ -15,11 +15,13 @@ if os.getpid() == 1:
 import argparse
 from pathlib import Path
 
+from serve.contract import logline
+from serve.contract.process import keep_standard_descriptors
 from serve.errors import BadModel, BadSetting
 
 
 def main(argv: list[str] | None = None) -> int:
-    open_missing_standard_files()
+    keep_standard_descriptors()
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["judge"]:
         # Another part's command: started like every role, by command and never by import.
@@ -28,27 +30,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(args)
     except (BadModel, BadSetting) as e:
-        say(e.message, as_json=args.command == "serve" and not serve_writes_text())
+        tell_why(e.message, as_json=args.command == "serve" and not serve_writes_text())
         return 1
 
 
-def open_missing_standard_files() -> None:
-    """Started with one of them closed, our next socket would take its number, and get what is meant for the log."""
-    for fd, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
-            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115  for as long as we live
-
-
-def say(message: str, *, as_json: bool) -> None:
+def tell_why(message: str, *, as_json: bool) -> None:
     """Why it ends, in one line, as the log has lines; on stderr, where errors of a command are looked for."""
     if as_json:
-        from serve.contract import logline
-
         logline.setup("evenkeel", text=False, fd=2)
         logline.log("cannot_start", message, level="error")
     else:
-        sys.stderr.write(f"evenkeel: {message}\n")  # in one write: `podman logs --tail` loses what comes before a lone line end
+        logline.say(f"evenkeel: {message}")
 
 
 def serve_writes_text() -> bool:

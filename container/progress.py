@@ -7,7 +7,7 @@ from pathlib import Path
 
 from serve.contract import manifest
 from serve.contract.lifecycle import State
-from serve.contract.logline import log
+from serve.contract.logline import log, say, sink
 from serve.contract.status import Main, StatusPage, places, read_engine
 from serve.errors import BadModel
 
@@ -29,7 +29,7 @@ class Progress:
             self._done = True
             log("serving", f"ready on port {self._port}")
             if self._text:
-                print(f"\nTry it:\n  {curl_line(self._model_dir, self._port)}\n", flush=True)
+                say(f"\nTry it:\n  {curl_line(self._model_dir, self._port)}\n", sink().fd)
             return
         engines = [read_engine(self._page, i) for i in places(self._page)]
         slowest = min(engines, key=lambda e: (e.state, e.warm_done))
@@ -50,7 +50,7 @@ def curl_line(model_dir: Path, port: int) -> str:
         return f"curl -s {url} -H 'Content-Type: application/json' -d '{{\"instances\": [...]}}'"
     sample = min(samples, key=lambda s: (s.content_type != "application/json", s.input.stat().st_size))
     body = sample.input.read_bytes()
-    if len(body) <= INLINE_BYTES_MAX and body.isascii() and b"\n" not in body.strip() and b"'" not in body:
+    if len(body) <= INLINE_BYTES_MAX and body.isascii() and body.strip().decode().isprintable() and b"'" not in body:
         data = f"-d {shlex.quote(body.decode().strip())}"
     else:
         data = f"--data-binary @{shlex.quote(str(sample.input))}"

@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,8 @@ from container.watch import Policy
 from serve import settings as serve_settings
 from serve.contract import cgroup, fingerprint
 from serve.contract import versions as versioned
-from serve.contract.logline import log, setup
+from serve.contract.library_lines import capture
+from serve.contract.logline import log, setup, sink
 from serve.contract.process import role_command
 from serve.contract.status import ENGINES_MAX, Main, StatusPage
 from serve.errors import BadSetting
@@ -41,6 +41,7 @@ def run(environ: Mapping[str, str]) -> int:
     env = environment.read(environ)
     text = writes_text(env["EVENKEEL_LOG"])
     setup("evenkeel", text=text)
+    capture()
     require_files()
     devices = gpus(env)
     cpus = machine.cpus()
@@ -63,6 +64,7 @@ def run(environ: Mapping[str, str]) -> int:
         side = listeners.listen_sidecar(env, data.getsockname()[1])
         reserved = listeners.reserve_grpc(env.sidecar[0], env["EVENKEEL_GRPC_HEALTH_PORT"])
         page = StatusPage.create()
+        sink().count_in(page.main.count, Main.LINES_LOST)
         page.main.value[Main.STARTED_S] = time.monotonic()
         page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = the_plan.fronts, the_plan.places
         versions = Versions(page, catalogue, version, swap_rules(env), {"fault_injection": env["EVENKEEL_FAULTS"]})
@@ -86,6 +88,7 @@ def run(environ: Mapping[str, str]) -> int:
         def look() -> None:
             progress.look()
             observer.mend_socket()
+            sink().tell_lost()
 
         supervisor.on_tick = look
         code = supervisor.run()
@@ -99,7 +102,7 @@ def run(environ: Mapping[str, str]) -> int:
 
 def writes_text(log_setting: str) -> bool:
     """Whether log lines are text for a person, and not JSON."""
-    return log_setting == "text" or (log_setting == "auto" and sys.stdout.isatty())
+    return log_setting == "text" or (log_setting == "auto" and os.isatty(1))
 
 
 def files_bytes(folder: Path) -> int:
@@ -161,7 +164,7 @@ def engines(
 ) -> list[Child]:  # fmt: skip
     """One child per engine place, each with a listening socket that the supervisor keeps open across its restarts."""
     children = []
-    log_fd = os.dup(1)  # an engine's own stdout is read line by line, so that user code cannot break our log
+    log_fd = sink().fd  # an engine's own stdout is read line by line, so that user code cannot break our log
     for place in range(the_plan.places):
         lane = versions.lanes[place // the_plan.engines]
         fd = sockets[place].fd
@@ -199,9 +202,11 @@ def front(
         listen_fd=data.fileno(), status_fd=page.fd, fronts=the_plan.fronts, limits=limits,
         engine_sockets=tuple(s.address for s in sockets),
         default_accept=env["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"] or None, drain_s=env["EVENKEEL_DRAIN_S"],
-        log_text=text, timeout_s=env["EVENKEEL_FRONT_TIMEOUT_S"], self_check_s=env["EVENKEEL_SELF_CHECK_S"]))  # fmt: skip
-    fds = (data.fileno(), page.fd, *(s.node_fd for s in sockets))
-    return Child("front", 0, lambda epoch: role_command("serve.front.process", argument), fds, environ=env.without_devices)
+        log_text=text, log_fd=sink().fd, timeout_s=env["EVENKEEL_FRONT_TIMEOUT_S"],
+        self_check_s=env["EVENKEEL_SELF_CHECK_S"]))  # fmt: skip
+    fds = (data.fileno(), page.fd, sink().fd, *(s.node_fd for s in sockets))
+    return Child("front", 0, lambda epoch: role_command("serve.front.process", argument), fds, environ=env.without_devices,
+                 captured=True)  # fmt: skip
 
 
 class Sidecar:
@@ -212,17 +217,17 @@ class Sidecar:
         # Goes down in a memfd: arguments can be read by everybody on the machine.
         self._token_fd = sidecar_settings.hold_token(env["EVENKEEL_ADMIN_TOKEN"])
         self._admin = run_dir.listen(ADMIN_SOCKET)
-        self.child = Child("sidecar", 0, self._command, self._fds, environ=env.without_devices)
+        self.child = Child("sidecar", 0, self._command, self._fds, environ=env.without_devices, captured=True)
 
     @property
     def _fds(self) -> tuple[int, ...]:
-        return (self._side.fileno(), self._page.fd, self._admin.fd, self._token_fd)
+        return (self._side.fileno(), self._page.fd, self._admin.fd, self._token_fd, sink().fd)
 
     def _command(self, epoch: int) -> list[str]:
         env = self._env
         return role_command("sidecar.process", sidecar_settings.dump(SidecarSettings(
             listen_fd=self._side.fileno(), status_fd=self._page.fd, admin_fd=self._admin.fd, token_fd=self._token_fd,
-            run_dir=str(self._run_dir.path), log_text=self._text,
+            run_dir=str(self._run_dir.path), log_text=self._text, log_fd=sink().fd,
             emf_period_s=env.emf_period_s, emf_namespace=env["EVENKEEL_EMF_NAMESPACE"], grpc_host=env.sidecar[0],
             grpc_port=env["EVENKEEL_GRPC_HEALTH_PORT"], shape_log=env["EVENKEEL_SHAPE_LOG"])))  # fmt: skip
 

@@ -88,9 +88,8 @@ class Supervisor:
 
     def _sleep(self) -> None:
         """Until a child ends or says something, a signal comes, or it is time to look again."""
-        outputs = {c.output.fd: c for c in self._children if c.output is not None}
-        tick_s = LEAVING_TICK_S if self._departure.begun else TICK_S
-        ready, _, _ = select.select([self._wake_r, *outputs], [], [], tick_s)
+        outputs, wait_s = self._outputs(LEAVING_TICK_S if self._departure.begun else TICK_S)
+        ready, _, _ = select.select([self._wake_r, *outputs], [], [], wait_s)
         self._drain_wakeups()
         for fd in ready:
             if fd in outputs:
@@ -106,6 +105,13 @@ class Supervisor:
                 except OSError as e:  # no file descriptor, process or memory is left: those that run go on
                     log("start_failed", f"{child.label} cannot be started: {e.strerror}; it is tried again", level="warning")
                     child.due_s = now_s + START_AGAIN_S
+
+    def _outputs(self, wait_s: float) -> tuple[dict[int, Child], float]:
+        """The pipes to be read next, and how long to wait for them: less if one is due sooner."""
+        now_s = time.monotonic()
+        due = {c.output.fd: (c, c.output.due_s(now_s)) for c in self._children if c.output is not None}
+        resting = [due_s for _, due_s in due.values() if due_s > 0]
+        return {fd: c for fd, (c, due_s) in due.items() if due_s <= 0}, min([wait_s, *resting])
 
     def _read_output(self, child: Child) -> None:
         if child.output is not None and not child.output.read():

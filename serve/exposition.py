@@ -36,6 +36,7 @@ from serve.contract.status import (
     Main,
     RolloutCell,
     StatusPage,
+    lines_lost,
     places,
     restarts,
     tallies,
@@ -141,6 +142,8 @@ FAMILIES: tuple[Family, ...] = (
            "Requests refused for load: rows, bytes or connections held at their limit, or a wait beyond the deadline."),
     Family("evenkeel_retries", "counter", (), "Requests run again because the engine that had them ended."),
     Family("evenkeel_restarts", "counter", ("process", "reason"), "Processes that ended and were replaced."),
+    Family("evenkeel_log_lines_lost", "counter", (),
+           "Lines that are missing in the log: nobody read it, or their source wrote more than it may in a second."),
     Family("evenkeel_ready", "gauge", (), "1 while /ping says 200, else 0."),
     Family("evenkeel_rollout_rollback_wanted", "gauge", (),
            "1 while the judge in the sidecar says that the candidate must go back, else 0; absent while it follows no rollout."),
@@ -293,6 +296,7 @@ def _of_container(page: StatusPage) -> Iterator[Sample]:
     value = page.main.value
     for (role, reason), count in restarts(page).items():
         yield Sample("evenkeel_restarts", (role, reason), count)
+    yield Sample("evenkeel_log_lines_lost", (), lines_lost(page))
     yield Sample("evenkeel_ready", (), page.verdict().ready)
     says = page.main.count[Main.ROLLOUT]
     if says != RolloutCell.NONE:

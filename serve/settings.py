@@ -47,6 +47,7 @@ class FrontSettings:
     log_text: bool
     timeout_s: int  # a worker whose event loop stands still this long is replaced by gunicorn
     self_check_s: float = 0.0  # an engine that has said nothing for so long is asked something; 0: never
+    log_fd: int = 1
 
 
 @dataclass(frozen=True, slots=True)

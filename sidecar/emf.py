@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from serve.contract import logline
 from serve.contract.logline import log
+from serve.contract.sink import Sink
 from serve.contract.status import PLAN_TEXT, Main, RolloutCell, StatusPage
 from sidecar.measure import Totals, between, read
 
@@ -81,10 +83,12 @@ def _dimension(text: str) -> str:
 class Emf:
     """Keeps the totals of the last line, in `saved` too: when this sidecar is replaced, its successor's first line goes on
     from there, so that every request is in exactly one line. The last part of a period before the container's end is in none.
+    Lines go where the log goes, or to `fd`.
     """
 
-    def __init__(self, period_s: float, namespace: str, fd: int = 1, saved: Path | None = None) -> None:
-        self._period_s, self._namespace, self._fd, self._saved = period_s, namespace, fd, saved
+    def __init__(self, period_s: float, namespace: str, fd: int | None = None, saved: Path | None = None) -> None:
+        self._period_s, self._namespace, self._saved = period_s, namespace, saved
+        self._sink = logline.sink() if fd is None else Sink(fd, logline.lines_lost)
         self._before: Totals | None = self._load() if period_s else None
 
     def tick(self, page: StatusPage, now_s: float, wall_s: float, headroom_rps: float | None) -> None:
@@ -104,10 +108,7 @@ class Emf:
         text = line(values, model.get("name", ""), model.get("version", ""), self._namespace, wall_s)
         data = text.encode() + b"\n"
         assert len(data) <= LINE_BYTES_MAX, "fourteen metrics and three bounded names"
-        try:
-            os.write(self._fd, data)
-        except OSError:
-            pass  # as with the log: a full or closed pipe must not stop the watch
+        self._sink.write(data)
 
     def _go_on_from(self, totals: Totals) -> None:
         self._before = totals

@@ -8,19 +8,20 @@ is even imported, so that neither a slow import nor a slow reader of /status del
 from __future__ import annotations
 
 import functools
-import os
 import signal
 import socket
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
-from serve.contract import reach
+from serve.contract import logline, reach
+from serve.contract.library_lines import capture
 from serve.contract.lifecycle import readiness
 from serve.contract.logline import log, setup
 from serve.contract.process import begin_role
-from serve.contract.status import SIDECAR_TEXT, StatusPage
+from serve.contract.status import SIDECAR_TEXT, Main, StatusPage
 from sidecar import device, observe
 from sidecar.emf import Emf
 from sidecar.observe import Now, Remembered
@@ -36,10 +37,12 @@ LEAVE_S = 1  # for answers that are still being read when the container stops, a
 
 def main() -> None:
     settings = parse(begin_role())
-    setup("sidecar", text=settings.log_text)
+    setup("sidecar", text=settings.log_text, fd=settings.log_fd)
+    capture()
     leave = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: leave.set())  # until the HTTP server, once it runs, ends on it by itself
     page = StatusPage(settings.status_fd)
+    logline.sink().count_in(page.main.count, Main.SIDECAR_LINES_LOST)
     predecessors = sum(n for key, n in observe.restarts(page).items() if key.startswith("sidecar/"))
     remembered = Remembered(memory=restore(page.read_text(SIDECAR_TEXT), time.time(), predecessors))
     watching = threading.Thread(target=watch_or_end, args=(page, remembered, settings, leave), name="watch", daemon=True)
@@ -48,23 +51,30 @@ def main() -> None:
     serve_http(page, remembered, settings)
     leave.set()
     watching.join(LEAVE_S)
-    os._exit(0)  # no waiting for other threads
+    logline.leave(0)  # no waiting for other threads
 
 
 def watch_or_end(page: StatusPage, remembered: Remembered, settings: SidecarSettings, leave: threading.Event) -> None:
+    or_end(watch, page, remembered, settings, leave)
+    logline.leave(0)
+
+
+def or_end(
+    work: Callable[[StatusPage, Remembered, SidecarSettings, threading.Event], None], page: StatusPage, remembered: Remembered,
+    settings: SidecarSettings, leave: threading.Event,
+) -> None:  # fmt: skip
     """A sidecar that has stopped watching must not live on as one that only answers: end, and be replaced."""
     try:
-        watch(page, remembered, settings, leave)
+        work(page, remembered, settings, leave)
     except Exception:
         log("watch_failed", "the sidecar ends on a bug of ours; the supervisor starts another", trace=traceback.format_exc())
-        os._exit(1)
-    os._exit(0)
+        logline.leave(1)
 
 
 def watch(page: StatusPage, remembered: Remembered, settings: SidecarSettings, leave: threading.Event) -> None:
     """Observe, decide, apply; then remember and, once a second, measure. When told to leave, the engines have ended."""
-    emf = Emf(settings.emf_period_s, settings.emf_namespace, saved=Path(settings.run_dir) / EMF_SAVED)
-    shapes = ShapeLog(settings.shape_log) if settings.shape_log else None
+    keeping = threading.Thread(target=or_end, args=(keep_files, page, remembered, settings, leave), name="files", daemon=True)
+    keeping.start()
     sample_due_s = 0.0
     while not leave.wait(TICK_S):
         now_s = time.monotonic()
@@ -77,11 +87,21 @@ def watch(page: StatusPage, remembered: Remembered, settings: SidecarSettings, l
             sample_due_s = now_s + SAMPLE_EVERY_S
             remembered.measures.sample(page, now_s)
             remembered.load.sample(page, now_s)
-            emf.tick(page, now_s, time.time(), remembered.measures.headroom_rps)
+        logline.sink().tell_lost()
+    keeping.join(LEAVE_S)
+
+
+def keep_files(page: StatusPage, remembered: Remembered, settings: SidecarSettings, leave: threading.Event) -> None:
+    """What is kept in files, in a thread of its own: a disk that does not answer must not delay a verdict."""
+    emf = Emf(settings.emf_period_s, settings.emf_namespace, saved=Path(settings.run_dir) / EMF_SAVED)
+    shapes = ShapeLog(settings.shape_log) if settings.shape_log else None
+    left = False
+    while not left:
+        left = leave.wait(SAMPLE_EVERY_S)
+        if not left:
+            emf.tick(page, time.monotonic(), time.time(), remembered.measures.headroom_rps)
         if shapes is not None:
-            shapes.look(page, now_s)
-    if shapes is not None:
-        shapes.look(page, time.monotonic(), last=True)
+            shapes.look(page, time.monotonic(), last=left)
 
 
 def serve_http(page: StatusPage, remembered: Remembered, settings: SidecarSettings) -> None:

@@ -22,6 +22,7 @@ class SidecarSettings:
     token_fd: int
     run_dir: str  # private to our user: where a rollout in progress is saved
     log_text: bool
+    log_fd: int = 1
     emf_period_s: float = 0.0  # 0: no metrics on stdout
     emf_namespace: str = "evenkeel"
     grpc_host: str = ""

@@ -10,6 +10,13 @@ import sys
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
+def keep_standard_descriptors() -> None:
+    """Where 0, 1 or 2 are closed /dev/null is opened: otherwise the next file to be opened would get our output."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
 def die_with_parent(parent: int) -> None:
     """Ask the kernel to end this process when its parent ends; if it has ended already, end now.
 

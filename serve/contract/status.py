@@ -67,6 +67,10 @@ class Main(_Cells):
     MEASURED_S = 74  # when the two were written; 0: never
     ROLLOUT = 75  # a RolloutCell: what the sidecar's judge says of the rollout that it was told to follow
     OOM_KILLS = 76  # by the kernel in this cgroup, as far as they are explained: see container/memory.py
+    # Log lines that could not be written: by the supervisor, by gunicorn's parent process and by the sidecar, each its own.
+    LINES_LOST = 96
+    WORKERS_LINES_LOST = 97
+    SIDECAR_LINES_LOST = 98
 
 
 class RolloutCell(IntEnum):
@@ -96,6 +100,7 @@ class Front(_Cells):
     LATENCY = 64
     GREETED = 224  # by engine place: the epoch of the engine there that has greeted this worker; 0: none
     REHEARSED = 256  # the same: that has answered a request of this worker's own, or gave it none to ask
+    LINES_LOST = 480  # log lines that could not be written
 
 
 class Engine(_Cells):
@@ -138,6 +143,7 @@ class Engine(_Cells):
     RUN_TIME = 112
     QUEUE_TIME = 272
     READY_ROWS = 480  # ROWS when it became ready: what it ran before then were rehearsals
+    LINES_LOST = 481  # log lines that could not be written
 
 
 assert Front.LATENCY + TIME_CELLS <= Front.GREETED and Front.REHEARSED + ENGINES_MAX <= BLOCK_CELLS, "they follow each other"
@@ -310,6 +316,14 @@ def restarts(page: StatusPage) -> dict[tuple[str, str], int]:
     for why in RESTART_REASONS:
         found["front", why] += count[worker_restart_cell(why)]
     return found
+
+
+def lines_lost(page: StatusPage) -> int:
+    """Log lines that no process could write, over all lives of each."""
+    count = page.main.count
+    own = (Main.LINES_LOST, Main.WORKERS_LINES_LOST, Main.SIDECAR_LINES_LOST)
+    fronts = sum(page.front(i).count[Front.LINES_LOST] for i in range(FRONTS_MAX))
+    return sum(count[cell] for cell in own) + fronts + sum(page.engine(i).count[Engine.LINES_LOST] for i in range(ENGINES_MAX))
 
 
 def run_spans(engine: Block) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from serve.batching.cost import Curve, best_rows
 from serve.contract import shapes
+from serve.contract.logline import sink
 from serve.contract.shapes import ShapeUse
 from serve.contract.status import TEXT_BYTES, Engine, StatusPage
 from serve.engine.replica import Replica
@@ -111,6 +112,7 @@ def fitting(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def publish_shapes(explanation: Explanation, replica: Replica, stop: threading.Event) -> None:
-    """A thread's work: tell what shapes are in use, when there is news."""
+    """A thread's work: tell what shapes are in use, when there is news, and of log lines that were lost."""
     while not stop.wait(PUBLISH_EVERY_S):
         explanation.shapes(replica)
+        sink().tell_lost()

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from serve.contract.logline import log
+from serve.contract.logline import leave, log
 from serve.engine.foreign import text_of
 
 LEAVE_S_MAX = 1.0  # for threads, executors and atexit functions of the script; a stop should take some two seconds
@@ -66,7 +66,7 @@ class Leaving:
             with suppress(Exception):
                 stream.flush()
         end_children()
-        os._exit(self._code)
+        leave(self._code)
 
 
 def left_behind() -> list[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from serve.contract import fingerprint, reach
+from serve.contract import fingerprint, logline, reach
 from serve.contract.lifecycle import State
 from serve.contract.logline import LogStream, log, setup
 from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE, begin_role
@@ -56,19 +56,20 @@ def main() -> None:
     faulthandler.enable(2)  # the stacks of a crash in native code, below our log: the supervisor reads it
     faulthandler.register(DUMP_SIGNAL, 2)
     page = StatusPage(settings.status_fd)
+    logline.sink().count_in(page.engine(first_place(settings)).count, Engine.LINES_LOST)
     life = Life(page.engine(first_place(settings)))
     try:
         run(settings, page, life, ledger, signals)
     except BadModel as e:
         life.become(State.FAILED)
         log("bad_model", e.message)
-        os._exit(EXIT_BAD_MODEL)
+        logline.leave(EXIT_BAD_MODEL)
     except DeviceLost as e:
         log("device_lost", f"the device is in a state that only a new process can leave: {e}")
-        os._exit(EXIT_DEVICE)
+        logline.leave(EXIT_DEVICE)
     except BaseException as e:
         log("engine_failed", "the engine ends on a bug of ours; the supervisor starts another", trace=trace_of(e))
-        os._exit(1)
+        logline.leave(1)
     leaving.begin(first=lambda: signals.pass_on(signal.SIGTERM))
 
 
@@ -84,6 +85,7 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger, 
         explanation.warmed(replica, report)
         log("standing_by", f"{replica.manifest.name} is warm and waits for the place of its predecessor")
         standby.stand_by(page, settings, life, explanation)
+        logline.sink().count_in(life.block.count, Engine.LINES_LOST)
     block = life.block
     block.value[Engine.ROW_COST_S] = replica.cost.default.cheapest_row(replica.rows_max)
     block.value[Engine.RUN_LIMIT_S] = replica.manifest.run_s_max or 0.0

@@ -107,7 +107,7 @@ class Places:
     """
 
     def __init__(self, page: StatusPage) -> None:
-        self._page = page
+        self.page = page
         self._ended: dict[int, str] = {}  # place -> why the last worker there ended
 
     def choose(self, arbiter: Any, worker: FrontWorker) -> None:
@@ -116,10 +116,10 @@ class Places:
         worker.place = next(i for i in range(len(held) + 1) if i not in held)
         reason = self._ended.pop(worker.place, None)
         if reason is not None:
-            self._page.main.count[worker_restart_cell(reason)] += 1
+            self.page.main.count[worker_restart_cell(reason)] += 1
 
     def note_end(self, arbiter: Any, worker: FrontWorker) -> None:
         """child_exit. gunicorn tells why only where it ended the worker itself, for silence. A kill by the kernel that the
         supervisor has not found the victim of was this one."""
-        unexplained = oom_kills() > self._page.main.count[Main.OOM_KILLS]
+        unexplained = oom_kills() > self.page.main.count[Main.OOM_KILLS]
         self._ended[worker.place] = "stuck" if worker.aborted else "out_of_memory" if unexplained else "exit"

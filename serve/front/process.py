@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import sys
 
+from serve.contract import logline
+from serve.contract.library_lines import capture
 from serve.contract.logline import setup
 from serve.contract.process import begin_role
+from serve.contract.status import Main
 from serve.settings import FrontSettings, parse
 
 
 def main() -> None:
     settings = parse(FrontSettings, begin_role())
-    setup("front", text=settings.log_text)
+    setup("front", text=settings.log_text, fd=settings.log_fd)
+    capture()
     from serve.front.arbiter import Application  # it takes a second, and the supervisor may end meanwhile
 
     sys.argv = ["evenkeel-front"]
-    Application(settings).run()
+    application = Application(settings)
+    logline.sink().count_in(application.places.page.main.count, Main.WORKERS_LINES_LOST)
+    application.run()
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ Owner of how long each link has been silent.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from serve.contract.lifecycle import State
-from serve.contract.logline import log
+from serve.contract.logline import leave, log
 from serve.contract.status import Block, Engine, Main
 from serve.front.ownline import Connect, ask_one
 from serve.front.rehearsal import smallest
@@ -80,7 +79,7 @@ class SelfCheck:
         silence.own = silence.own + 1 if silence.asking is not None and not waits else 0
         if silence.own >= OWN_LOOKS:
             log("front_error", "this worker does not answer itself; it ends, and another takes its place", level="error")
-            os._exit(EXIT_BUG)
+            leave(EXIT_BUG)
         if silence.asking is None and self._is_quiet(link, silence, now_s):
             silence.asking = asyncio.get_running_loop().create_task(self._ask(place, link, silence))
 

@@ -17,7 +17,8 @@ import uvloop
 from anyio import to_thread
 from gunicorn.workers.base import Worker
 
-from serve.contract.logline import log, setup
+from serve.contract import logline
+from serve.contract.logline import log
 from serve.contract.process import die_with_parent
 from serve.contract.status import FRONTS_MAX, Front, Main, StatusPage
 from serve.front.acceptor import Server
@@ -68,7 +69,8 @@ class FrontWorker(Worker):  # type: ignore[misc]
         page = StatusPage(settings.status_fd)
         place = min(self.place, FRONTS_MAX - 1)
         block = page.front(place)
-        setup(f"front-{place}", text=settings.log_text)
+        logline.rename(f"front-{place}")
+        logline.sink().count_in(block.count, Front.LINES_LOST)
         invocations = Invocations(page, place, settings.engine_sockets, settings.limits)
         block.count[Front.PID] = os.getpid()  # what the worker before it knew of engines is cleared by now
         self.wsgi.state.count_error, self.wsgi.state.page = invocations.count_error, page
@@ -109,7 +111,7 @@ def leave_on_a_bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
     trace = "".join(traceback.format_exception(error)) if error else ""
     log("front_error", str(context.get("message", "an error in the event loop")), level="error", traceback=trace[-4000:])
     if isinstance(error, AssertionError):
-        os._exit(EXIT_BUG)
+        logline.leave(EXIT_BUG)
 
 
 async def keep_sweeping(desk: Desk) -> None:
@@ -122,6 +124,7 @@ async def keep_sweeping(desk: Desk) -> None:
         if away_s > AWAY_S:  # the container was paused, or we were: clients could say what they liked
             desk.excuse(away_s)
         desk.sweep()
+        logline.sink().tell_lost()
 
 
 async def wait_to_wind_down(desk: Desk) -> None:

@@ -73,7 +73,10 @@ def run_command(*arguments: str | Path, **settings: str) -> subprocess.Completed
 class Tree:
     """One `evenkeel serve`. Ends with `stop`, which proves that nothing is left, or with `kill`, which only cleans up."""
 
-    def __init__(self, model: str | Path, log_to: str = "", under: Sequence[str] = (), **settings: str) -> None:
+    def __init__(
+        self, model: str | Path, log_to: str = "", under: Sequence[str] = (),
+        command: Sequence[str] = (str(EVENKEEL), "serve"), **settings: str,
+    ) -> None:  # fmt: skip
         """`under`: a command that starts it, such as NO_CAPABILITIES."""
         folder = ARTIFACTS / model if isinstance(model, str) else model
         self.mark = uuid.uuid4().hex
@@ -90,7 +93,7 @@ class Tree:
         self.out.touch()
         with Path(log_to or self.out).open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
-                [*under, str(EVENKEEL), "serve"], env=clean_environment(self.settings), stdout=out, stderr=err, cwd=ROOT,
+                [*under, *command], env=clean_environment(self.settings), stdout=out, stderr=err, cwd=ROOT,
                 start_new_session=True,
             )  # fmt: skip
         LIVING.append(self)

@@ -24,8 +24,8 @@ from sidecar.observe import Remembered
 from sidecar.rollout import judge, replay, saved, scrape
 from sidecar.rollout.counters import Key
 from sidecar.rollout.evidence import Evidence
+from sidecar.rollout.fetch import fetch
 from sidecar.rollout.order import Order, from_json
-from sidecar.rollout.poll import fetch
 from sidecar.rollout.rule import Arm
 from sidecar.rollout.trail import POINTS_MAX, Trail
 from sidecar.rollout.trouble import BadMetrics, CannotJudge

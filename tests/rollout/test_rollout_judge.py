@@ -174,7 +174,8 @@ def test_a_number_that_makes_no_sense_is_no_verdict(option: str, capsys: pytest.
 def test_an_error_of_ours_is_no_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(judge, "judge", lambda *_: 1 / 0)
     assert judge.main([]) == 3
-    assert "ZeroDivisionError" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("evenkeel judge: an error of ours: ZeroDivisionError in ") and said.count("\n") == 1
 
 
 def test_a_reader_that_leaves_is_no_verdict(judged: Judged, serve: Callable[[Instance], str]) -> None:

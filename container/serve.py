@@ -239,7 +239,7 @@ def sidecar(env: Environment, page: StatusPage, side: socket.socket, run_dir: Pa
     argument = sidecar_settings.dump(SidecarSettings(
         listen_fd=side.fileno(), status_fd=page.fd, admin_fd=admin_fd, token_fd=token_fd,
         run_dir=str(run_dir), log_text=text,
-        emf_period_s=env.emf_period_s, emf_namespace=env["EVENKEEL_EMF_NAMESPACE"], grpc_host=env.sidecar[0],
+        emf_period_s=env.emf_period_s, emf_namespace=env["EVENKEEL_EMF_NAMESPACE"], host=env.sidecar[0],
         grpc_port=env["EVENKEEL_GRPC_HEALTH_PORT"], shape_log=env["EVENKEEL_SHAPE_LOG"]))  # fmt: skip
     fds = (side.fileno(), page.fd, admin_fd, token_fd)
     return Child("sidecar", 0, lambda epoch: _module("sidecar.process", argument), fds, environ=env.without_devices)

@@ -23,6 +23,7 @@ from serve.contract.process import die_with_parent
 from serve.contract.status import SIDECAR_TEXT, StatusPage
 from sidecar import device, observe
 from sidecar.emf import Emf
+from sidecar.hosts import Hosts
 from sidecar.observe import Now, Remembered
 from sidecar.settings import SidecarSettings, parse, read_token
 from sidecar.shapes import ShapeLog
@@ -92,13 +93,19 @@ def serve_http(page: StatusPage, remembered: Remembered, settings: SidecarSettin
 
     judging = Judging(page, Path(settings.run_dir))
     judging.start()
-    app = build(Shown(page, remembered, judging, read_token(settings.token_fd)))
+    app = build(Shown(page, remembered, judging, read_token(settings.token_fd), called(settings)))
     threading.Thread(target=run_server, args=(trusted(app), settings.admin_fd), name="admin", daemon=True).start()
     if settings.grpc_port:
         from sidecar import grpc_health
 
-        grpc_health.start(page, settings.grpc_host, settings.grpc_port)
+        grpc_health.start(page, settings.host, settings.grpc_port)
     run_server(app, settings.listen_fd)
+
+
+def called(settings: SidecarSettings) -> Hosts:
+    """What the TCP port may be called: its own descriptor stays open for whoever listens on it."""
+    with socket.socket(fileno=os.dup(settings.listen_fd)) as listener:
+        return Hosts.of(listener.getsockname()[0], [settings.host])
 
 
 def run_server(app: object, listen_fd: int) -> None:

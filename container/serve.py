@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from container import environment, install, machine, plan
+from container import environment, install, machine, plan, secret
 from container.child import Child
 from container.door import Door
 from container.environment import Environment
@@ -25,6 +25,7 @@ from container.watch import Policy
 from serve import settings as serve_settings
 from serve.contract import versions as versioned
 from serve.contract.logline import log, setup
+from serve.contract.process import hide_memory
 from serve.contract.status import ENGINES_MAX, Main, StatusPage
 from serve.errors import BadSetting
 from serve.settings import MIB, EngineSettings, FrontSettings
@@ -39,6 +40,7 @@ def run(environ: Mapping[str, str]) -> int:
     env = environment.read(environ)
     text = env["EVENKEEL_LOG"] == "text" or (env["EVENKEEL_LOG"] == "auto" and sys.stdout.isatty())
     setup("evenkeel", text=text)
+    protect_token(env)
     devices = gpus(env)
     cpus = machine.cpus()
     catalogue = versioned.read(env.model_dir)
@@ -230,6 +232,17 @@ def front(env: Environment, the_plan: plan.Plan, page: StatusPage, data: socket.
         log_text=text, timeout_s=env["EVENKEEL_FRONT_TIMEOUT_S"]))  # fmt: skip
     fds = (data.fileno(), page.fd)
     return Child("front", 0, lambda epoch: _module("serve.front.process", argument), fds, environ=env.without_devices)
+
+
+def protect_token(env: Environment) -> None:
+    """This process holds it, in its memory and perhaps in its first environment, and the model's code runs as the same user."""
+    if not env["EVENKEEL_ADMIN_TOKEN"]:
+        return
+    hide_memory()
+    file = env["EVENKEEL_ADMIN_TOKEN_FILE"]
+    if file and secret.is_open_to_others(Path(file)):
+        log("admin_token_open", "every user here may read the file of EVENKEEL_ADMIN_TOKEN_FILE: mount it with mode 0440 or 0400",
+            level="warning", file=file)  # fmt: skip
 
 
 def sidecar(env: Environment, page: StatusPage, side: socket.socket, run_dir: Path, text: bool) -> Child:

@@ -75,5 +75,5 @@ class WrongTokens:
         self._timer = None
         if told := self._guesses.told(time.monotonic()):
             count, peer = told
-            log("wrong_admin_token", f"{count} changing calls with a wrong token since the last such line, the newest from {peer}",
-                level="warning", count=count, peer=peer)  # fmt: skip
+            message = f"{count} changing calls with a wrong token since the last such line, the newest from {peer}"
+            log("wrong_admin_token", message, level="warning", count=count, peer=peer)

@@ -41,7 +41,7 @@ class Hosts:
     def of(bound: str, configured: Iterable[str] = ()) -> Hosts:
         """Of a listener bound to the address `bound`, which was configured by these names."""
         if not _loops(bound):
-            return Hosts(None)
+            return ANY
         return Hosts(frozenset({"localhost", _name(bound), *map(_name, configured), _name(socket.gethostname())} - {""}))
 
     def allow(self, host: str) -> bool:
@@ -50,6 +50,9 @@ class Hosts:
             return True
         name = _name(host)
         return name in self.names or _loops(name)
+
+
+ANY = Hosts(None)
 
 
 def check(method: str, headers: Sequence[tuple[bytes, bytes]], hosts: Hosts) -> None:

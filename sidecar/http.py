@@ -26,7 +26,7 @@ from serve.errors import BadRequest, EvenkeelError, MethodNotAllowed, NotFound
 from sidecar import authority, models_http, observe, page_html, probes, rollout_http
 from sidecar.authority import WrongToken
 from sidecar.guard import NO_STORE, TRUSTED, HostGuard, WrongTokens, refusal
-from sidecar.hosts import Hosts
+from sidecar.hosts import ANY, Hosts
 from sidecar.judging import Judging
 from sidecar.observe import Now, Remembered
 from sidecar.probes import Probe
@@ -42,7 +42,7 @@ class Shown:
     remembered: Remembered
     judging: Judging
     token: str = ""
-    hosts: Hosts = Hosts(None)  # what the TCP port may be called
+    hosts: Hosts = ANY  # what the TCP port may be called
 
 
 def build(shown: Shown) -> FastAPI:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from serve.contract.lifecycle import readiness
 from serve.contract.logline import log, setup
-from serve.contract.process import die_with_parent
+from serve.contract.process import die_with_parent, hide_memory
 from serve.contract.status import SIDECAR_TEXT, StatusPage
 from sidecar import device, observe
 from sidecar.emf import Emf
@@ -38,6 +38,8 @@ LEAVE_S = 1  # for answers that are still being read when the container stops, a
 def main() -> None:
     settings = parse(sys.argv[1])
     die_with_parent(os.getppid())
+    if read_token(settings.token_fd):
+        hide_memory()
     setup("sidecar", text=settings.log_text)
     leave = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: leave.set())  # until the HTTP server, once it runs, ends on it by itself

@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4  # prctl(2)
 
 
 def die_with_parent(parent: int, sig: int = signal.SIGKILL) -> None:
@@ -15,6 +15,13 @@ def die_with_parent(parent: int, sig: int = signal.SIGKILL) -> None:
     libc.prctl(_PR_SET_PDEATHSIG, sig, 0, 0, 0)
     if os.getppid() != parent:
         os.kill(os.getpid(), sig)
+
+
+def hide_memory() -> None:
+    """Keep this process's memory, descriptors and first environment from every process without CAP_SYS_PTRACE, those of our own
+    user too. Nothing of it is dumped either; a process that we start is as any other again. What it still has of its own /proc
+    is all but `environ` and writing to `oom_score_adj`, where we are not root."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 # Exit codes by which a role tells the supervisor that starting it again cannot help.

@@ -34,7 +34,8 @@ def app(page: StatusPage, tmp_path: Path) -> Iterator[App]:
 
 @pytest.mark.parametrize(
     "host",
-    ["localhost", "LOCALHOST:9090", "localhost.", "localhost.:1", "127.0.0.1", "127.0.0.1:80", "127.9.9.9:9090", "[::1]", "[::1]:9090",
+    ["localhost", "LOCALHOST:9090", "localhost.", "localhost.:1", "127.0.0.1", "127.0.0.1:80", "127.9.9.9:9090",
+     "[::1]", "[::1]:9090",
      "[0:0:0:0:0:0:0:1]:9090", "[::ffff:127.0.0.1]:9090", " localhost:9090 "],
 )  # fmt: skip
 def test_a_listener_on_loopback_is_called_by_any_name_of_this_machine(host: str) -> None:
@@ -43,8 +44,8 @@ def test_a_listener_on_loopback_is_called_by_any_name_of_this_machine(host: str)
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "evil.example:9090", "localhost.evil.example", "127.0.0.1.evil.example", "evil.example.", "10.0.0.1", "[::2]:9090",
-     "localhost:9090:1", "[localhost", "user@localhost", "127.0.0.1, evil.example", "xlocalhost", "\xe9"],
+    ["evil.example", "evil.example:9090", "localhost.evil.example", "127.0.0.1.evil.example", "evil.example.", "10.0.0.1",
+     "[::2]:9090", "localhost:9090:1", "[localhost", "user@localhost", "127.0.0.1, evil.example", "xlocalhost", "\xe9"],
 )  # fmt: skip
 def test_a_listener_on_loopback_refuses_names_that_somebody_else_leads_to_it(host: str) -> None:
     assert not LOOPBACK.allow(host)

@@ -155,6 +155,14 @@ def test_a_candidate_that_starts_late_is_judged_from_then_on(judged: Judged, ser
     assert "waiting for the candidate" in judged.text and "gap" not in judged.text
 
 
+def test_the_time_allowed_bounds_the_wait_for_a_candidate_too(judged: Judged, serve: Callable[[Instance], str]) -> None:
+    arms = ["--baseline", serve(Instance(judged.clock)), "--candidate", f"http://127.0.0.1:{free_port()}"]
+    began_s = judged.clock.now_s()
+    with pytest.raises(CannotJudge, match="no instance served a single request"):
+        judged.run(*arms, "--max-minutes", "2")
+    assert judged.clock.now_s() - began_s == pytest.approx(120, abs=11)
+
+
 def test_without_a_reference_nothing_can_be_judged(judged: Judged, serve: Callable[[Instance], str]) -> None:
     arms = ["--baseline", serve(Instance(judged.clock, broken="")), "--candidate", serve(Instance(judged.clock))]
     with pytest.raises(CannotJudge, match="http://"):

@@ -1,6 +1,6 @@
 """`make fuzz`: odd bytes for every codec and parser, for as long as it is told to; prints what it found, and how to see it again.
 
-Round by round each target gets a few hundred examples from a seed of its own. The seed and the smallest input that shows a finding
+Round by round each target gets a few hundred examples from a seed of its own. The seed and the smallest input of a finding
 are printed; `--seed` begins there again. Exit code 1: something was found.
 """
 

@@ -59,8 +59,10 @@ SIGNATURES = (
     model(x("float32", 3)), model(x("float32", "n")), model(x("string", 3)), model(x("uint8", 3)), model(x("bool", 3)),
     model(x("bfloat16", 3)), model(x("float64", 2, 3), rows_axis=False), model(x()),
 )  # fmt: skip
-BODY_JOINTS = (b"[", b"]", b"{", b"}", b'"', b",", b":", b"\n", b"\r", b"\x00", b"\xff\xff\xff\xff", b"NaN", b"1e999", b"-0", b"9" * 40,
-               b"PK\x03\x04", b"PK\x05\x06", b"\x93NUMPY", b"'shape': (", b"\xef\xbb\xbf", b'"instances":', b'"data":', b"\\u0000")  # fmt: skip
+BODY_JOINTS = (
+    b"[", b"]", b"{", b"}", b'"', b",", b":", b"\n", b"\r", b"\x00", b"\xff\xff\xff\xff", b"NaN", b"1e999", b"-0", b"9" * 40,
+    b"PK\x03\x04", b"PK\x05\x06", b"\x93NUMPY", b"'shape': (", b"\xef\xbb\xbf", b'"instances":', b'"data":', b"\\u0000",
+)  # fmt: skip
 
 
 def decoding(mime: str) -> Target:
@@ -91,9 +93,12 @@ GOOD = (
     b"GET http://a/ping HTTP/1.1\r\nHost: a\r\n\r\n",
     HEAD + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n[[1]]",
 )
-HEAD_JOINTS = (b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b";", b"\x00", b"\r\n\r\n", b"0\r\n\r\n", b"ffffffffffffffff\r\n", b"HTTP/1.1",
-               b"HTTP/1.0", b"Content-Length: 5\r\n", b"Content-Length: -1\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n",
-               b"Upgrade: h2c\r\n", b"Host: b\r\n", b"Expect: 100-continue\r\n", b"x" * 5000)  # fmt: skip
+HEAD_JOINTS = (
+    b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b";", b"\x00", b"\r\n\r\n", b"0\r\n\r\n", b"ffffffffffffffff\r\n",
+    b"HTTP/1.1", b"HTTP/1.0",
+    b"Content-Length: 5\r\n", b"Content-Length: -1\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n",
+    b"Upgrade: h2c\r\n", b"Host: b\r\n", b"Expect: 100-continue\r\n", b"x" * 5000,
+)  # fmt: skip
 
 
 @cache

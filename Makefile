@@ -22,7 +22,7 @@ BUILD = BUILDX_NO_DEFAULT_ATTESTATIONS=1 BUILDAH_FORMAT=docker $(DOCKER) build -
 	--label org.opencontainers.image.version=$(VERSION) --label org.opencontainers.image.revision=$(REVISION)
 
 .PHONY: image image-gpu run-image test-image push
-.PHONY: help serve test check audit load bench bench-ping chaos overload soak lock clean
+.PHONY: help serve test check audit load bench bench-ping chaos overload soak fuzz lock clean
 
 help:
 	@echo "make serve [MODEL=folder] [PORT=8080]   serve a model; Ctrl-C stops it"
@@ -38,6 +38,7 @@ help:
 	@echo "make bench-ping                         /ping and connects under load, two minutes"
 	@echo "make chaos [MINUTES=12]                 kill, hold and stop real trees under load; count every request"
 	@echo "make overload                           what ten times the capacity does; a minute"
+	@echo "make fuzz [MINUTES=10]                  odd bytes for every codec and parser; prints what it found"
 	@echo "make soak [MINUTES=75]                  does anything grow? four fifths at 80 % load, one fifth at 150 %"
 
 serve: $(VENV)/.serve
@@ -100,6 +101,9 @@ chaos: $(VENV)/.dev
 
 overload: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.overload $(ARGS)
+
+fuzz: $(VENV)/.dev
+	@$(BIN)/python -m tests.fuzz.run --minutes $(or $(MINUTES),10) $(ARGS)
 
 soak: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),75) $(ARGS)

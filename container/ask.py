@@ -84,7 +84,7 @@ def _call(
         found = json.loads(answer.read(REPLY_BYTES_MAX))
     except (OSError, http.client.HTTPException) as e:
         raise NoAnswer(f"nothing answers at {where}: {getattr(e, 'strerror', None) or e}") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise NoAnswer(f"what answers at {where} is no evenkeel sidecar") from e
     finally:
         connection.close()

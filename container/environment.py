@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from container import secret
 from container.plan import QUEUE_BYTES_MAX
 from serve.contract import faults
 from serve.contract.status import ENGINES_MAX, FRONTS_MAX
@@ -110,6 +111,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_ADMIN_TOKEN", _token, "", 0, 0,
              "secret for changing calls (POST /drain, /rollout …) to the sidecar over HTTP; empty: only over its Unix socket",
              secret=True),
+    Variable("EVENKEEL_ADMIN_TOKEN_FILE", _text, "", 0, 0,
+             "file that holds that secret, in place of the variable, which code of the same user may read; empty: none"),
     Variable("EVENKEEL_GRPC_HEALTH_PORT", int, 0, 0, 65535,
              "gRPC health checking at the sidecar's host; 0: off. Needs the extra `grpc`"),
     Variable("EVENKEEL_FRONTS", int, 0, 0, FRONTS_MAX, "HTTP workers; 0: one for every 4 CPUs"),
@@ -275,6 +278,7 @@ class Environment:
 def read(environ: Mapping[str, str]) -> Environment:
     """Validate every variable. Raises BadSetting, naming the variable, its value and what is allowed."""
     found = {v.name: _one(v, environ) for v in VARIABLES}
+    found["EVENKEEL_ADMIN_TOKEN"] = _admin_token(found["EVENKEEL_ADMIN_TOKEN"], found["EVENKEEL_ADMIN_TOKEN_FILE"])
     secrets = {v.name for v in VARIABLES if v.secret}
     environment = Environment(found, {k: v for k, v in environ.items() if k not in secrets})
     _check_ports(environment)
@@ -298,6 +302,18 @@ def _one(variable: Variable, environ: Mapping[str, str]) -> Setting:
             raise BadSetting(f"{name}={raw} must be between {variable.low:g} and {variable.high:g}")
         return Setting(value, name)
     return Setting(variable.default, "default")
+
+
+def _admin_token(token: Setting, file: Setting) -> Setting:
+    """From the variable or from the file, which count as one setting."""
+    if not file.value:
+        return token
+    if token.value:
+        raise BadSetting("EVENKEEL_ADMIN_TOKEN and EVENKEEL_ADMIN_TOKEN_FILE are both set: choose one")
+    try:
+        return Setting(_token(secret.read(Path(file.value))), file.origin)
+    except ValueError as e:
+        raise BadSetting(f"EVENKEEL_ADMIN_TOKEN_FILE={file.value!r} {e}") from None
 
 
 def _check_ports(environment: Environment) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from container import environment, install, listeners, machine, plan, threads
+from container import environment, install, listeners, machine, plan, secret, threads
 from container.child import Child, tell
 from container.door import Door
 from container.environment import Environment
@@ -26,7 +26,7 @@ from serve.contract import cgroup, fingerprint
 from serve.contract import versions as versioned
 from serve.contract.library_lines import capture
 from serve.contract.logline import log, setup, sink
-from serve.contract.process import role_command
+from serve.contract.process import hide_memory, role_command
 from serve.contract.status import ENGINES_MAX, Main, StatusPage
 from serve.errors import BadSetting
 from serve.settings import MIB, EngineSettings, FrontSettings
@@ -42,6 +42,7 @@ def run(environ: Mapping[str, str]) -> int:
     text = writes_text(env["EVENKEEL_LOG"])
     setup("evenkeel", text=text)
     capture()
+    protect_token(env)
     require_files()
     devices = gpus(env)
     cpus = machine.cpus()
@@ -209,6 +210,17 @@ def front(
                  captured=True)  # fmt: skip
 
 
+def protect_token(env: Environment) -> None:
+    """This process holds it, in its memory and perhaps in its first environment, and the model's code runs as the same user."""
+    if not env["EVENKEEL_ADMIN_TOKEN"]:
+        return
+    hide_memory()
+    file = env["EVENKEEL_ADMIN_TOKEN_FILE"]
+    if file and secret.is_open_to_others(Path(file)):
+        log("admin_token_open", "every user here may read the file of EVENKEEL_ADMIN_TOKEN_FILE: mount it with mode 0440 or 0400",
+            level="warning", file=file)  # fmt: skip
+
+
 class Sidecar:
     """The sidecar's child, and the Unix socket for changing calls, which is made anew with the run directory."""
 
@@ -228,7 +240,7 @@ class Sidecar:
         return role_command("sidecar.process", sidecar_settings.dump(SidecarSettings(
             listen_fd=self._side.fileno(), status_fd=self._page.fd, admin_fd=self._admin.fd, token_fd=self._token_fd,
             run_dir=str(self._run_dir.path), log_text=self._text, log_fd=sink().fd,
-            emf_period_s=env.emf_period_s, emf_namespace=env["EVENKEEL_EMF_NAMESPACE"], grpc_host=env.sidecar[0],
+            emf_period_s=env.emf_period_s, emf_namespace=env["EVENKEEL_EMF_NAMESPACE"], host=env.sidecar[0],
             grpc_port=env["EVENKEEL_GRPC_HEALTH_PORT"], shape_log=env["EVENKEEL_SHAPE_LOG"])))  # fmt: skip
 
     def mend_socket(self) -> None:

@@ -24,13 +24,14 @@ from serve.contract.logline import log
 from serve.contract.status import Main, StatusPage
 from serve.errors import BadRequest, EvenkeelError, MethodNotAllowed, NotFound
 from sidecar import authority, models_http, observe, page_html, probes, rollout_http
+from sidecar.authority import WrongToken
+from sidecar.guard import NO_STORE, TRUSTED, HostGuard, WrongTokens, refusal
+from sidecar.hosts import ANY, Hosts
 from sidecar.judging import Judging
 from sidecar.observe import Now, Remembered
 from sidecar.probes import Probe
 
 GET = ["GET", "HEAD"]
-TRUSTED = "evenkeel.trusted"  # a key of the ASGI scope, which no client can set
-NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,12 @@ class Shown:
     remembered: Remembered
     judging: Judging
     token: str = ""
+    hosts: Hosts = ANY  # what the TCP port may be called
 
 
 def build(shown: Shown) -> FastAPI:
     app = FastAPI(title="evenkeel sidecar", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.add_middleware(HostGuard, allowed=shown.hosts)
     _add_errors(app)
     _add_people(app, shown)
     _add_metrics(app, shown.page)
@@ -176,30 +179,28 @@ def _require_authority(request: Request, token: str) -> None:
 
 
 def _add_errors(app: FastAPI) -> None:
+    app.add_exception_handler(WrongToken, WrongTokens().refuse)
+
     @app.exception_handler(EvenkeelError)
     async def ours(request: Request, e: EvenkeelError) -> JSONResponse:
-        return _error(e, {"WWW-Authenticate": "Bearer"} if e.status == 401 else {})
+        return refusal(e, {"WWW-Authenticate": "Bearer"} if e.status == 401 else {})
 
     @app.exception_handler(HTTPException)
     async def routing(request: Request, e: HTTPException) -> JSONResponse:
         path = request.url.path[:200]
         if e.status_code == 405:
             allowed = ", ".join(sorted((e.headers or {}).get("Allow", "").split(", ")))
-            return _error(MethodNotAllowed(f"{request.method} is not possible on {path}: use {allowed}"), {"Allow": allowed})
+            return refusal(MethodNotAllowed(f"{request.method} is not possible on {path}: use {allowed}"), {"Allow": allowed})
         if e.status_code == 404:
-            return _error(NotFound(f"no such path: {path}; there are {', '.join(paths(app))}"), {})
-        return _error(BadRequest(str(e.detail)[:200]), {})
+            return refusal(NotFound(f"no such path: {path}; there are {', '.join(paths(app))}"))
+        return refusal(BadRequest(str(e.detail)[:200]))
 
     @app.exception_handler(Exception)
     async def bug(request: Request, e: Exception) -> JSONResponse:
         log("sidecar_error", f"{request.method} {request.url.path[:200]}: {e!r}")
-        return _error(EvenkeelError("an error of ours; the log has the details"), {})
+        return refusal(EvenkeelError("an error of ours; the log has the details"))
 
 
 def paths(app: FastAPI) -> list[str]:
     """Every path there is, for the message about one that is not."""
     return sorted({str(getattr(route, "path", "")) for route in app.routes})
-
-
-def _error(error: EvenkeelError, headers: dict[str, str]) -> JSONResponse:
-    return JSONResponse(health.error_body(error), error.status, {**NO_STORE, **headers})

@@ -23,6 +23,7 @@ from sidecar.rollout import replay, saved
 from sidecar.rollout.counters import Window
 from sidecar.rollout.order import STAGES_MAX, Order, Split, check_split
 from sidecar.rollout.poll import Direct, Round, Source, targets
+from sidecar.rollout.reasons import Reason
 from sidecar.rollout.record import holding, lost
 from sidecar.rollout.rollout import Rollout
 from sidecar.rollout.rule import Arm
@@ -60,21 +61,22 @@ class Case:
     splits: list[Split] = field(default_factory=list)  # of stages that the thread has not begun yet
     stages: int = 0
     done: bool = False
-    lost: str = ""  # why the judge cannot go on
+    failed: str = ""  # what became of the last look, when it ended in an error of ours
     saving: bool = True
 
     @property
     def phase(self) -> str:
-        if self.lost:
-            return "lost"
-        return "ended" if self.done else "waiting" if self.start_s is None else "judging"
+        if self.done or self.failed:
+            return "ended" if self.done else "failed"
+        return "waiting" if self.start_s is None else "judging"
 
     def is_due(self, now_s: float) -> bool:
-        return not (self.done or self.lost) and (now_s >= self.due_s or bool(self.splits))
+        asked = bool(self.splits) and not self.failed  # a look that failed is tried again at its time, not at once
+        return not self.done and (now_s >= self.due_s or asked)
 
     def shown(self) -> dict[str, Any]:
         judge = {"phase": self.phase, "missing": dict(self.missing)}
-        changed = holding(self.lost) if self.lost else {}
+        changed = holding(Reason.JUDGE_FAILED, self.failed, final=self.done) if self.failed else {}
         return {**self.record, **changed, "judge": judge}
 
 
@@ -110,7 +112,7 @@ class Judging:
             if self._lost:
                 raise RolloutEnded(f"{self._lost}; POST /rollout names it again")
             case = self._named()
-            if case.done or case.lost:
+            if case.done:
                 raise RolloutEnded("this rollout has ended; POST /rollout names another")
             if case.stages >= STAGES_MAX:
                 raise RolloutEnded(f"this rollout has had {STAGES_MAX} stages; POST /rollout names another")
@@ -180,19 +182,31 @@ class Judging:
         try:
             self._look(case)
         except Exception as e:
-            log("rollout_lost", f"{case.order.id}: an error of ours: {e!r}", level="error", trace=traceback.format_exc())
-            with self._changed:
-                case.decided_s = self._now_s()
-                case.lost = f"an error of ours in the judge, {type(e).__name__}; the log has the details"
-                if self._case is case:
-                    self._publish(case)
+            self._fail(case, e)
         return True
+
+    def _fail(self, case: Case, e: Exception) -> None:
+        """Hold until a look succeeds, at the latest until the time allowed has passed. Of the error its kind and place are told:
+        its words may be an instance's."""
+        place = "".join(traceback.format_tb(e.__traceback__))
+        with self._changed:
+            now_s = self._now_s()
+            if not case.failed:
+                case.decided_s = now_s
+            case.failed = f"an error of ours in the judge, {type(e).__name__}; the log has the details"
+            since_s = case.named_s if case.start_s is None else case.start_s
+            case.done = case.done or now_s - since_s >= case.rollout.rule.max_s
+            case.due_s = self._next_due_s(case)
+            log("rollout_failed", f"{case.order.id}: an error of ours: {type(e).__name__}", level="error", trace=place,
+                final=case.done)  # fmt: skip
+            if self._case is case:
+                self._publish(case)
 
     def _sleep(self) -> None:
         with self._changed:
             case, now_s = self._case, self._now_s()
             if case is None or not case.is_due(now_s):
-                self._changed.wait(None if case is None or case.done or case.lost else case.due_s - now_s)
+                self._changed.wait(None if case is None or case.done else case.due_s - now_s)
 
     def _look(self, case: Case) -> None:
         began_s = self._now_s()
@@ -201,15 +215,15 @@ class Judging:
             splits = tuple(case.splits)  # asked for before this look, which ends the windows of the stage before
         found = case.source.look(at_s)
         window = self._take(case, found, at_s, began_s)
-        for split in splits:
-            case.rollout.next_stage(split)
         decision = case.rollout.decision()
         with self._changed:
             if self._case is not case:
                 return  # another one was named meanwhile, or none
+            for split in splits:
+                case.rollout.next_stage(split)
             del case.splits[: len(splits)]
-            before = case.record["decision"]
-            case.record, case.done = decision.to_json(), decision.final
+            before = case.shown()["decision"]
+            case.record, case.done, case.failed = decision.to_json(), decision.final, ""
             case.windows, case.trail = tuple(case.rollout.windows), case.rollout.trail.to_json()
             case.decided_s = _decided_s(case.rollout, case.named_s, case.start_s, began_s)
             case.missing = {str(key): why[:WHY_CHARS_MAX] for key, why in found.missing.items()}
@@ -229,8 +243,8 @@ class Judging:
         if case.start_s is None and found.missing and waited_s < wait_s_max:
             return None
         if case.start_s is None:
-            case.start_s = began_s
             case.rollout.observe(0.0, found.scrapes, tuple(found.missing))
+            case.start_s = began_s
             return case.rollout.observe(round(waited_s, 3), found.scrapes, tuple(found.missing)) if found.missing else None
         return case.rollout.observe(at_s, found.scrapes, tuple(found.missing))
 

@@ -8,6 +8,7 @@ is even imported, so that neither a slow import nor a slow reader of /status del
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import socket
 import threading
@@ -20,10 +21,11 @@ from serve.contract import logline, reach
 from serve.contract.library_lines import capture
 from serve.contract.lifecycle import readiness
 from serve.contract.logline import log, setup
-from serve.contract.process import begin_role
+from serve.contract.process import begin_role, hide_memory
 from serve.contract.status import SIDECAR_TEXT, Main, StatusPage
 from sidecar import device, observe
 from sidecar.emf import Emf
+from sidecar.hosts import Hosts
 from sidecar.observe import Now, Remembered
 from sidecar.settings import SidecarSettings, parse, read_token
 from sidecar.shapes import ShapeLog
@@ -37,6 +39,8 @@ LEAVE_S = 1  # for answers that are still being read when the container stops, a
 
 def main() -> None:
     settings = parse(begin_role())
+    if read_token(settings.token_fd):
+        hide_memory()
     setup("sidecar", text=settings.log_text, fd=settings.log_fd)
     capture()
     leave = threading.Event()
@@ -111,13 +115,19 @@ def serve_http(page: StatusPage, remembered: Remembered, settings: SidecarSettin
 
     judging = Judging(page, Path(settings.run_dir))
     judging.start()
-    app = build(Shown(page, remembered, judging, read_token(settings.token_fd)))
+    app = build(Shown(page, remembered, judging, read_token(settings.token_fd), called(settings)))
     threading.Thread(target=run_server, args=(trusted(app), settings.admin_fd), name="admin", daemon=True).start()
     if settings.grpc_port:
         from sidecar import grpc_health
 
-        grpc_health.start(page, settings.grpc_host, settings.grpc_port)
+        grpc_health.start(page, settings.host, settings.grpc_port)
     run_server(app, settings.listen_fd)
+
+
+def called(settings: SidecarSettings) -> Hosts:
+    """What the TCP port may be called: its own descriptor stays open for whoever listens on it."""
+    with socket.socket(fileno=os.dup(settings.listen_fd)) as listener:
+        return Hosts.of(listener.getsockname()[0], [settings.host])
 
 
 def run_server(app: object, listen_fd: int) -> None:

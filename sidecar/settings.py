@@ -25,7 +25,7 @@ class SidecarSettings:
     log_fd: int = 1
     emf_period_s: float = 0.0  # 0: no metrics on stdout
     emf_namespace: str = "evenkeel"
-    grpc_host: str = ""
+    host: str = ""  # as it was configured: of the TCP port and of gRPC health
     grpc_port: int = 0  # 0: no gRPC health
     shape_log: str = ""  # file to keep the shapes in use in; empty: none
 

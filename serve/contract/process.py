@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4  # prctl(2)
 
 
 def keep_standard_descriptors() -> None:
@@ -39,6 +39,13 @@ def begin_role() -> str:
     _, supervisor, settings = sys.argv
     die_with_parent(int(supervisor))
     return settings
+
+
+def hide_memory() -> None:
+    """Keep this process's memory, descriptors and first environment from every process without CAP_SYS_PTRACE, those of our own
+    user too. Nothing of it is dumped either; a process that we start is as any other again. What it still has of its own /proc
+    is all but `environ` and writing to `oom_score_adj`, where we are not root."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 # Exit codes by which a role tells the supervisor that starting it again cannot help.

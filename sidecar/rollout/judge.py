@@ -23,7 +23,7 @@ from sidecar.rollout.order import UNCHECKED, Order, check_numbers
 from sidecar.rollout.poll import Direct, Prometheus, Round, Source, targets
 from sidecar.rollout.reasons import Verdict
 from sidecar.rollout.rollout import Record, Rollout
-from sidecar.rollout.rule import Arm
+from sidecar.rollout.rule import Arm, Rule
 from sidecar.rollout.trouble import BadLog, BadRule, CannotJudge
 
 EXIT = {Verdict.PROMOTE: 0, Verdict.ROLLBACK: 1, Verdict.HOLD: 2}
@@ -172,7 +172,7 @@ def watch(rollout: Rollout, source: Source, window_s: float, clock: Clock, show:
     rollout.observe(0.0, first.scrapes, tuple(first.missing))
     looks = 0
     if first.missing:  # for the last time allowed
-        waited_s = round(rollout.rule.ready_s_max, 3)
+        waited_s = round(wait_s_max(rollout.rule), 3)
         rollout.observe(waited_s, first.scrapes, tuple(first.missing))
         record = rollout.decision()
         show.look(record, tuple(first.missing.values()))
@@ -189,6 +189,11 @@ def watch(rollout: Rollout, source: Source, window_s: float, clock: Clock, show:
         yield record
 
 
+def wait_s_max(rule: Rule) -> float:
+    """How long a candidate may take to answer at all."""
+    return min(rule.ready_s_max, rule.max_s)
+
+
 def _first(rollout: Rollout, source: Source, window_s: float, clock: Clock, show: Output) -> tuple[float, Round]:
     """The first round, and when it was: one that all have answered, or, when the candidate had time enough to start, the last
     one without it."""
@@ -199,10 +204,10 @@ def _first(rollout: Rollout, source: Source, window_s: float, clock: Clock, show
         for key, why in found.missing.items():
             if key.arm != Arm.CANDIDATE or key not in found.unreachable:
                 raise CannotJudge(why)
-        if not found.missing or start_s - began_s >= rollout.rule.ready_s_max:
+        if not found.missing or start_s - began_s >= wait_s_max(rollout.rule):
             return start_s, found
         show.waiting(start_s - began_s, tuple(found.missing.values()))
-        clock.sleep(min(window_s, max(0.0, began_s + rollout.rule.ready_s_max - clock.now_s())))
+        clock.sleep(min(window_s, max(0.0, began_s + wait_s_max(rollout.rule) - clock.now_s())))
 
 
 def had_data(record: Record) -> bool:
@@ -289,9 +294,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"evenkeel judge: {e.message}", file=sys.stderr)
     except BrokenPipeError:  # nobody reads the evidence any more; Python would complain once more when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception:  # a bug of ours must not look like a verdict
-        traceback.print_exc()
-        print("evenkeel judge: an error of ours, see above", file=sys.stderr)
+    except KeyboardInterrupt:  # once more, or before there was a verdict to give
+        print("evenkeel judge: interrupted before there was a verdict", file=sys.stderr)
+    except Exception as e:  # a bug of ours must not look like a verdict; its words may be an instance's, so they are not shown
+        place = traceback.extract_tb(e.__traceback__)[-1]
+        print(f"evenkeel judge: an error of ours: {type(e).__name__} in {place.filename}:{place.lineno}", file=sys.stderr)
     return COULD_NOT_JUDGE
 
 

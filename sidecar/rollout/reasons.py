@@ -39,6 +39,7 @@ class Reason(StrEnum):
     CLIENT_ERRORS_DIFFER = "client_errors_differ"
     ENVIRONMENT_UNSTABLE = "environment_unstable"
     LATENCY_NOT_MEASURED = "latency_not_measured"
+    JUDGE_FAILED = "judge_failed"
     JUDGE_LOST = "judge_lost"
 
 
@@ -142,9 +143,12 @@ TABLE: dict[Reason, Entry] = {
     Reason.LATENCY_NOT_MEASURED: Entry(
         _H, "the reference has too few latency observations to choose edges from", "wait, or give `--edge`, or `--no-latency`"
     ),
+    Reason.JUDGE_FAILED: Entry(
+        _H, "the judge hit an error of ours at its last look; what it knew before still holds, and it looks again",
+        "wait for the next look; if it stays, report what the log says",
+    ),
     Reason.JUDGE_LOST: Entry(
-        _H, "the sidecar that judged was replaced and what it had saved cannot be read, or it hit an error of ours",
-        "name the rollout again",
+        _H, "the sidecar that judged was replaced and what it had saved cannot be read", "name the rollout again"
     ),
 }  # fmt: skip
 

@@ -34,13 +34,13 @@ def record(rule: Rule, state: State, decision: Decision) -> dict[str, Any]:
 def lost(about: str, why: str) -> dict[str, Any]:
     """The record of a rollout of which nothing is known any more: hold, and say so."""
     nothing: dict[str, Any] = {"metrics": {}, "same_version": {}, "sample_ratio": None, "signals": {}, "flags": [], "rule": None}
-    head = {"rollout": about, **holding(why), "stage": 0, "windows": 0, "elapsed_s": 0.0}
+    head = {"rollout": about, **holding(Reason.JUDGE_LOST, why, final=True), "stage": 0, "windows": 0, "elapsed_s": 0.0}
     return {**head, **nothing}
 
 
-def holding(why: str) -> dict[str, Any]:
-    """The part of a record that changes when its judge is lost."""
-    return {"decision": Verdict.HOLD.value, "final": True, "reasons": [Finding(Reason.JUDGE_LOST, "judge", why).to_json()]}
+def holding(reason: Reason, why: str, *, final: bool) -> dict[str, Any]:
+    """The part of a record that changes when its judge cannot judge."""
+    return {"decision": Verdict.HOLD.value, "final": final, "reasons": [Finding(reason, "judge", why).to_json()]}
 
 
 def _witnesses(rule: Rule, e: Evidence) -> dict[str, Any]:

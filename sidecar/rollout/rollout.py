@@ -72,7 +72,8 @@ class Rollout:
     def observe(self, at_s: float, scrapes: Sequence[Scrape], missing: Sequence[Key] = ()) -> Window | None:
         """One round of scrapes of all instances at about one time. Returns the window that it closed, None for the first.
 
-        Whoever was there in the last round and is not here now is missing, as are those named in `missing`.
+        Whoever was there in the last round and is not here now is missing, as are those named in `missing`. A round is taken in
+        as a whole: when this raises, nothing has changed, and the next round's window covers its time too.
         """
         assert self._last_s is None or at_s >= self._last_s, "rounds come in order of time"
         found = {s.key: s for s in scrapes if self._is_plausible(s)}
@@ -81,18 +82,21 @@ class Rollout:
         window = None
         if self._last_s is not None:
             window = self._window(self._last_s, at_s, found, gone)
-            self.windows.append(window)
+            answers = self._answers_after(found, complete=not gone)
+            chosen = self._edges_after(answers)
             self._step(window)
-            self._choose_edges(found, complete=not gone)
+            self._answers, self._edges = answers, chosen
         # The last scrape of a missing instance is kept, so that its restart is seen when it comes back.
         self._last = {**self._last, **found}
         self._last_s = at_s
         return window
 
     def _step(self, window: Window) -> None:
-        self.state = decide.step(self.rule, self.state, window)
-        self.trail.add(self.rule, self.state.metrics, self.state.elapsed_s)
-        verdict = decide.decide(self.rule, self.state).verdict
+        state = decide.step(self.rule, self.state, window)
+        verdict = decide.decide(self.rule, state).verdict
+        self.trail.add(self.rule, state.metrics, state.elapsed_s)
+        self.state = state
+        self.windows.append(window)
         if verdict != self.verdict:
             self.verdict, self.verdict_since_s = verdict, self.state.elapsed_s
 
@@ -120,16 +124,22 @@ class Rollout:
         nothing = (0,) * len(self._edges)
         return Delta(s.key.arm, s.key.name, slower=nothing, ready=s.ready, state=s.state, faults=s.faults, joined=True)
 
-    def _choose_edges(self, found: Mapping[Key, Scrape], complete: bool) -> None:
+    def _answers_after(self, found: Mapping[Key, Scrape], complete: bool) -> dict[float, int]:
+        """Those to choose edges from, with this round's; as they are once edges have been chosen."""
         if self._edges or not self.rule.latency or not complete:
-            return
+            return self._answers
+        answers = dict(self._answers)
         arm = Arm.PRODUCTION if any(k.arm == Arm.PRODUCTION for k in found) else self.rule.reference
         for key, scrape in found.items():
             if key.arm == arm and key in self._last:
                 for edge, n in _answers(self._last[key], scrape).items():
-                    self._answers[edge] = self._answers.get(edge, 0) + n
-        if sum(self._answers.values()) >= self.rule.edge_requests_min:
-            self._edges = edges.choose(self._answers, self.rule.objective_s)
+                    answers[edge] = answers.get(edge, 0) + n
+        return answers
+
+    def _edges_after(self, answers: Mapping[float, int]) -> tuple[float, ...]:
+        enough = sum(answers.values()) >= self.rule.edge_requests_min
+        choosing = enough and not self._edges and self.rule.latency
+        return edges.choose(answers, self.rule.objective_s) if choosing else self._edges
 
     # ---- going on in another process -----------------------------------------------------------------------------------
 
@@ -148,7 +158,6 @@ class Rollout:
         if head["windows"] != len(windows):
             raise ValueError(f"{len(windows)} windows, {head['windows']} expected")
         rollout = Rollout(rule, {Arm(arm): float(weight) for arm, weight in head["split"].items()})
-        rollout.windows = list(windows)
         for window in windows:
             rollout._step(window)
         rollout._stage, rollout._edges = int(head["stage"]), tuple(map(float, head["edges"]))

@@ -1,18 +1,21 @@
-"""From Prometheus text or a Prometheus server's JSON to a Scrape. The only file here that knows metric names.
+"""From samples to a Scrape, or BadMetrics. The only file here that knows metric names. Pure.
 
 What it needs: `evenkeel_requests_total{code}`; what it uses when there: `evenkeel_request_seconds`, `evenkeel_shed_total`,
-`evenkeel_restarts_total{reason}`, `evenkeel_ready`, `evenkeel_state{state}`.
+`evenkeel_restarts_total{reason}`, `evenkeel_ready`, `evenkeel_state{state}`. What no process of ours could say is refused, so
+that the rule behind it meets whole numbers, and edges in order that end with an infinite one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+import re
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
+from math import inf, isinf
+from typing import TypeVar
 
-from prometheus_client.parser import text_string_to_metric_families
-
+from sidecar.rollout import metrics_text
 from sidecar.rollout.counters import Key, Scrape
+from sidecar.rollout.metrics_text import Sample
 from sidecar.rollout.trouble import BadMetrics
 
 NAMES = (
@@ -25,66 +28,56 @@ NAMES = (
 )
 REQUESTS, SECONDS, SHED, RESTARTS, READY, STATE = NAMES
 
-# The gauge counts engines in each state. A FAILED one is news whatever the others do; one READY engine serves.
+# The gauge counts engines in each state. A FAILED one is news whatever the others do; one READY engine serves. A state that is
+# not among these is passed over: it would be shown.
 TOLD_FIRST = ("FAILED", "READY", "WARMING", "LOADING", "NEW", "DRAINING", "CLOSED")
 
 COUNT_MAX = 2**53  # from there on a float counts no further
-LINE_CHARS_MAX = 4096  # a name and its labels; the work of reading a line may grow with its square
+CODE = re.compile(r"[1-9][0-9][0-9]", re.ASCII)
 
 K = TypeVar("K", str, float)
+Series = frozenset[tuple[str, str]]  # the labels of one
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    name: str
-    labels: Mapping[str, str]
-    value: float
-
-
-def from_text(text: str) -> list[Sample]:
+def from_text(page: str) -> list[Sample]:
     """The samples of /metrics that matter here. Raises BadMetrics."""
-    if max(map(len, text.splitlines()), default=0) > LINE_CHARS_MAX:
-        raise BadMetrics(f"this is not Prometheus text: a line of more than {LINE_CHARS_MAX} characters")
-    try:
-        found = [Sample(s.name, s.labels, s.value) for s in _samples(text) if s.name in NAMES]
-    except (ValueError, KeyError, IndexError) as e:
-        raise BadMetrics(f"this is not Prometheus text: {str(e) or type(e).__name__}") from e
+    found = metrics_text.samples(page, NAMES)
     if not found:
         raise BadMetrics("there are no evenkeel metrics in it")
     return found
 
 
-def _samples(text: str) -> Iterator[Any]:
-    for family in text_string_to_metric_families(text):
-        yield from family.samples
-
-
 def build(samples: Iterable[Sample], key: Key, at_s: float, model: str = "") -> Scrape:
-    """One instance's scrape. Series of several models and versions are added up, or only those of `model`."""
+    """One instance's scrape. Series of several models and versions are added up, or only those of `model`. Raises BadMetrics."""
     codes: dict[str, int] = {}
-    seconds: dict[float, int] = {}
     restarts: dict[str, int] = {}
+    histograms: dict[Series, dict[float, int]] = {}
+    seen: set[tuple[str, Series]] = set()
     shed, ready, state = 0, None, ""
     for s in samples:
         if model and s.labels.get("model", model) != model:
             continue
+        _only_once(seen, s)
         if s.name == REQUESTS:
-            _add(codes, s.labels.get("code", ""), s)
+            _add(codes, _code(s), s)
         elif s.name == SECONDS:
-            _add(seconds, _edge(s), s)
+            _add_bucket(histograms, s)
         elif s.name == RESTARTS:
             _add(restarts, f"{s.labels.get('process', '')} {s.labels.get('reason', '')}".strip(), s)
         elif s.name == SHED:
             shed += _count(s)
         elif s.name == READY:
-            ready = s.value == 1 and ready is not False
-        elif s.name == STATE and s.value >= 1:
-            state = min(state or "CLOSED", s.labels.get("state", "").upper(), key=_telling)
-    return Scrape(key, at_s, codes, tuple(sorted(seconds.items())), restarts, shed, ready, state)
+            ready = _yes(s) and ready is not False
+        elif s.name == STATE and _count(s) and (told := s.labels.get("state", "").upper()) in TOLD_FIRST:
+            state = min(state or "CLOSED", told, key=TOLD_FIRST.index)
+    return Scrape(key, at_s, codes, _cumulative(histograms.values()), restarts, shed, ready, state)
 
 
-def _telling(state: str) -> int:
-    return TOLD_FIRST.index(state) if state in TOLD_FIRST else len(TOLD_FIRST)
+def _only_once(seen: set[tuple[str, Series]], s: Sample) -> None:
+    series = (s.name, frozenset(s.labels.items()))
+    if series in seen:
+        raise BadMetrics(f"{s.name} has a series twice")
+    seen.add(series)
 
 
 def _add(counts: dict[K, int], name: K, sample: Sample) -> None:
@@ -92,14 +85,56 @@ def _add(counts: dict[K, int], name: K, sample: Sample) -> None:
 
 
 def _count(s: Sample) -> int:
-    if not 0 <= s.value <= COUNT_MAX:  # NaN is not either; an int beyond the range of floats can be compared, not converted
-        raise BadMetrics(f"{s.name} is {str(s.value)[:30]}, which no counter can be")
+    if not 0 <= s.value <= COUNT_MAX:  # NaN is not either
+        raise BadMetrics(f"{s.name} is negative, not finite or beyond {COUNT_MAX}, which no counter can be")
     return round(s.value)
 
 
+def _yes(s: Sample) -> bool:
+    if s.value not in (0, 1):
+        raise BadMetrics(f"{s.name} is neither 0 nor 1")
+    return s.value == 1
+
+
+def _code(s: Sample) -> str:
+    code = s.labels.get("code", "")
+    if not CODE.fullmatch(code):
+        raise BadMetrics(f"{s.name} has a series whose code is no HTTP status")
+    return code
+
+
+# ---- the latency histogram -----------------------------------------------------------------------------------------------
+
+
+def _add_bucket(histograms: dict[Series, dict[float, int]], s: Sample) -> None:
+    series = frozenset((name, value) for name, value in s.labels.items() if name != "le")
+    buckets, edge = histograms.setdefault(series, {}), _edge(s)
+    if edge in buckets:
+        raise BadMetrics(f"{SECONDS} has an edge twice")
+    buckets[edge] = _count(s)
+
+
 def _edge(s: Sample) -> float:
-    try:
-        edge = float(s.labels["le"])
-    except (KeyError, ValueError) as e:
-        raise BadMetrics(f"{s.name} has a bucket without a readable edge") from e
+    """Seconds are positive, and only the last edge is infinite. NaN has no place in any order."""
+    le = s.labels.get("le", "")
+    edge = float(le) if len(le) <= metrics_text.NUMBER_CHARS_MAX and metrics_text.NUMBER.fullmatch(le) else 0.0
+    if not edge > 0:
+        raise BadMetrics(f"{SECONDS} has a bucket without a readable edge, which is a positive number")
     return edge
+
+
+def _cumulative(histograms: Iterable[Mapping[float, int]]) -> tuple[tuple[float, int], ...]:
+    """The sum of all series by edge. Each is taken apart first: they need not have the same edges."""
+    plain: dict[float, int] = {}
+    for buckets in histograms:
+        below = 0
+        for edge, n in sorted(buckets.items()):
+            if n < below:
+                raise BadMetrics(f"{SECONDS} falls from one edge to the next")
+            plain[edge] = plain.get(edge, 0) + n - below
+            below = n
+        if inf not in buckets:
+            raise BadMetrics(f"{SECONDS} has no infinite edge")
+    edges = sorted(plain)
+    assert not edges or isinf(edges[-1]), "checked of every series"
+    return tuple(zip(edges, accumulate(plain[e] for e in edges), strict=True))

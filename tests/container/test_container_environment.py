@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from container import environment
+from container import environment, secret
 from container.environment import VARIABLES, Setting
 from serve.errors import BadSetting
 from serve.settings import MIB
@@ -164,6 +165,44 @@ def test_a_token_that_cannot_travel_in_a_header_is_refused_without_being_shown(t
     with pytest.raises(BadSetting, match="EVENKEEL_ADMIN_TOKEN must be") as e:
         environment.read({"EVENKEEL_ADMIN_TOKEN": token})
     assert token not in e.value.message
+
+
+def test_the_token_may_lie_in_a_file_and_its_last_newline_is_not_part_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("  a-token-of-some-length\r\n")
+    env = environment.read({"EVENKEEL_ADMIN_TOKEN_FILE": str(file)})
+    assert env["EVENKEEL_ADMIN_TOKEN"] == "a-token-of-some-length"
+    assert env.set_by_hand() == {"EVENKEEL_ADMIN_TOKEN": "(secret)", "EVENKEEL_ADMIN_TOKEN_FILE": str(file)}
+    file.chmod(0o440)
+    assert not secret.is_open_to_others(file)
+    file.chmod(0o444)
+    assert secret.is_open_to_others(file)
+
+
+def test_a_token_in_two_places_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="are both set: choose one"):
+        environment.read({"EVENKEEL_ADMIN_TOKEN_FILE": str(tmp_path / "x"), "EVENKEEL_ADMIN_TOKEN": "a-token-of-some-length"})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "must be 16 to 1024"), (b" \n", "must be 16 to 1024"), (b"too-short", "must be 16 to 1024"), (b"two words", "must be"),
+     (b"x" * 5000, "at most 4096 bytes"), (b"\xff" * 20, "must be 16 to 1024"), (None, "cannot be read: No such file")],
+)  # fmt: skip
+def test_a_file_that_holds_no_token_is_named_and_not_shown(tmp_path: Path, content: bytes | None, words: str) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(BadSetting, match="EVENKEEL_ADMIN_TOKEN_FILE=") as e:
+        environment.read({"EVENKEEL_ADMIN_TOKEN_FILE": str(file)})
+    assert words in e.value.message and "words" not in e.value.message and "short" not in e.value.message
+
+
+def test_a_pipe_in_place_of_the_tokens_file_does_not_hold_the_start(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(BadSetting, match="must be a file"):
+            environment.read({"EVENKEEL_ADMIN_TOKEN_FILE": str(path)})
 
 
 def test_the_port_of_grpc_health_must_be_inside_the_safe_range_when_it_is_on() -> None:

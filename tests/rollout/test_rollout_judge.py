@@ -20,7 +20,8 @@ import pytest
 
 from sidecar.rollout import adapters, judge, scrape
 from sidecar.rollout.counters import Key
-from sidecar.rollout.poll import Prometheus, fetch, metrics_url, targets
+from sidecar.rollout.fetch import fetch
+from sidecar.rollout.poll import Prometheus, metrics_url, targets
 from sidecar.rollout.rule import Arm
 from sidecar.rollout.trouble import BadMetrics, CannotJudge
 from tests.rollout.fleet import Instance, StepClock, prometheus, serving
@@ -154,6 +155,14 @@ def test_a_candidate_that_starts_late_is_judged_from_then_on(judged: Judged, ser
     assert "waiting for the candidate" in judged.text and "gap" not in judged.text
 
 
+def test_the_time_allowed_bounds_the_wait_for_a_candidate_too(judged: Judged, serve: Callable[[Instance], str]) -> None:
+    arms = ["--baseline", serve(Instance(judged.clock)), "--candidate", f"http://127.0.0.1:{free_port()}"]
+    began_s = judged.clock.now_s()
+    with pytest.raises(CannotJudge, match="no instance served a single request"):
+        judged.run(*arms, "--max-minutes", "2")
+    assert judged.clock.now_s() - began_s == pytest.approx(120, abs=11)
+
+
 def test_without_a_reference_nothing_can_be_judged(judged: Judged, serve: Callable[[Instance], str]) -> None:
     arms = ["--baseline", serve(Instance(judged.clock, broken="")), "--candidate", serve(Instance(judged.clock))]
     with pytest.raises(CannotJudge, match="http://"):
@@ -173,7 +182,8 @@ def test_a_number_that_makes_no_sense_is_no_verdict(option: str, capsys: pytest.
 def test_an_error_of_ours_is_no_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(judge, "judge", lambda *_: 1 / 0)
     assert judge.main([]) == 3
-    assert "ZeroDivisionError" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("evenkeel judge: an error of ours: ZeroDivisionError in ") and said.count("\n") == 1
 
 
 def test_a_reader_that_leaves_is_no_verdict(judged: Judged, serve: Callable[[Instance], str]) -> None:
@@ -361,8 +371,8 @@ def test_the_command_line_starts_the_judge(tmp_path: Path) -> None:
         ("<html>hello</html>", "this is not Prometheus text"),
         ("", "there are no evenkeel metrics in it"),
         ("# TYPE x counter\nx_total 1\n", "there are no evenkeel metrics in it"),
-        ('evenkeel_requests_total{code="200"} NaN\n', "is nan, which no counter can be"),
-        ('evenkeel_requests_total{code="200"} -1\n', "is -1, which no counter can be"),
+        ('evenkeel_requests_total{code="200"} NaN\n', "not finite or beyond 9007199254740992, which no counter can be"),
+        ('evenkeel_requests_total{code="200"} -1\n', "is negative, not finite"),
         ('evenkeel_request_seconds_bucket{le="soon"} 1\n', "without a readable edge"),
         ('evenkeel_requests_total{code="200" 1\n', "this is not Prometheus text"),
     ],
@@ -374,7 +384,7 @@ def test_garbage_instead_of_metrics_is_named(judged: Judged, serve: Callable[[In
 
 
 def test_an_error_status_is_no_data(judged: Judged) -> None:
-    with serving(lambda path: (503, "not now")) as url, pytest.raises(CannotJudge, match="HTTP Error 503"):
+    with serving(lambda path: (503, "not now")) as url, pytest.raises(CannotJudge, match="it answers with status 503"):
         judged.run("--baseline", url, "--candidate", url.replace("127.0.0.1", "localhost"))
 
 

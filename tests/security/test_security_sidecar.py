@@ -15,7 +15,7 @@ from tests.security.cases import REFUSED
 from tests.support import sidecar_app
 from tests.support.sidecar_app import CONNECTIONS_MAX, App, ask
 
-HEAD = b"POST /rollout HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a-token-of-the-tests\r\n"
+HEAD = b"POST /rollout HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer a-token-of-the-tests\r\n"
 
 
 @pytest.fixture

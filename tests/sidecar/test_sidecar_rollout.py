@@ -21,11 +21,11 @@ from serve.errors import NotFound
 from sidecar import process
 from sidecar.judging import BODY_BYTES_MAX, Judging
 from sidecar.observe import Remembered
-from sidecar.rollout import judge, replay, saved, scrape
+from sidecar.rollout import decide, judge, replay, saved, scrape
 from sidecar.rollout.counters import Key
 from sidecar.rollout.evidence import Evidence
+from sidecar.rollout.fetch import fetch
 from sidecar.rollout.order import Order, from_json
-from sidecar.rollout.poll import fetch
 from sidecar.rollout.rule import Arm
 from sidecar.rollout.trail import POINTS_MAX, Trail
 from sidecar.rollout.trouble import BadMetrics, CannotJudge
@@ -555,6 +555,74 @@ def test_a_folder_that_cannot_be_written_is_said_and_the_judge_goes_on(bench: Be
     assert bench.run(600)["decision"] == "promote"
     again = saved.load(bench.folder)
     assert kept is not None and again is not None and again.rollout.memory() == kept.rollout.memory(), "what was saved holds"
+
+
+# ---- an error of ours ------------------------------------------------------------------------------------------------------
+
+
+def breaking(monkeypatch: pytest.MonkeyPatch, words: str = "x") -> Callable[[], None]:
+    """The rule raises from now on, until what this gives is called."""
+    rule = decide.step
+
+    def broken(*args: Any) -> Any:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(decide, "step", broken)
+    return lambda: monkeypatch.setattr(decide, "step", rule)
+
+
+def test_a_judge_that_failed_says_so_and_holds_and_goes_on_with_the_next_look(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bench.name(bench.instance(), bench.instance())
+    assert bench.run(600)["decision"] == "promote"
+    mend = breaking(monkeypatch, "ASIAVERYSECRET of an instance")
+    record = bench.run(20)
+    assert (record["decision"], record["final"], record["judge"]["phase"]) == ("hold", False, "failed")
+    assert codes(record) == ["judge_failed"] and "RuntimeError" in record["reasons"][0]["words"]
+    assert record["windows"] == 60 and bench.gauges() == (0, 1) and bench.hooks()["confirm-promotion"] == 403
+    assert shown(bench)["for_s"] == 10
+    said = capfd.readouterr().out
+    assert said.count("rollout_failed") == 2 and "ASIAVERYSECRET" not in said + json.dumps(record)
+    mend()
+    record = bench.run(10)
+    assert (record["decision"], record["judge"]["phase"], record["windows"]) == ("promote", "judging", 61)
+    found = replay.read(ask(bench.app.port, "/rollout/log").text.splitlines())
+    assert found.agrees and found.windows[-1].seconds == 30, "the window covers the looks that failed, and is no gap"
+
+
+def test_a_judge_that_goes_on_failing_ends_in_a_hold_when_time_is_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.name(bench.instance(), bench.instance(), max_minutes=2, at_end="rollback")
+    breaking(monkeypatch)
+    record = bench.run(100)
+    assert (record["final"], record["judge"]["phase"]) == (False, "failed")
+    record = bench.run(30)
+    assert (record["decision"], record["final"], record["judge"]["phase"]) == ("hold", True, "ended")
+    assert codes(record) == ["judge_failed"] and not bench.judging.turn()
+    assert bench.app.ask("/rollout/stage", "POST", {"split": "unchecked"}).code == "rollout_ended"
+
+
+def test_a_stage_that_is_asked_for_while_the_judge_fails_begins_when_it_is_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.name(bench.instance(), bench.instance())
+    bench.run(30)
+    mend = breaking(monkeypatch)
+    assert bench.app.ask("/rollout/stage", "POST", {"split": "unchecked"}).status == 202
+    assert bench.judging.turn() and not bench.judging.turn(), "it does not look without end"
+    mend()
+    assert bench.run(20)["stage"] == 1
+
+
+def test_a_reference_with_an_edge_that_is_no_number_is_a_gap_of_that_instance(bench: Bench) -> None:
+    old = bench.instance()
+    bench.name(old, bench.instance())
+    bench.run(30)
+    old.broken = old.text() + 'evenkeel_request_seconds_bucket{model="digits",version="1",le="nan"} 5\n'
+    record = bench.run(30)
+    assert (record["decision"], record["judge"]["phase"]) == ("hold", "judging") and codes(record)[0] == "data_gap"
+    (why,) = record["judge"]["missing"].values()
+    assert "without a readable edge" in why
 
 
 # ---- instances that hang or answer garbage ---------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import uvicorn
 
 from serve.contract.status import StatusPage
 from sidecar.door import Door, DoorProtocol
+from sidecar.hosts import Hosts
 from sidecar.http import Shown, build, trusted
 from sidecar.judging import Judging
 from sidecar.observe import Remembered
@@ -78,7 +79,7 @@ class App:
 
 @contextlib.contextmanager
 def serving_sidecar(page: StatusPage, judging: Judging, folder: Path, token: str = TOKEN) -> Iterator[App]:
-    app = build(Shown(page, Remembered(memory=Memory()), judging, token))
+    app = build(Shown(page, Remembered(memory=Memory()), judging, token, Hosts.of("127.0.0.1")))
     tcp = socket.create_server(("127.0.0.1", 0))
     unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     unix.bind(str(folder / "admin.sock"))

@@ -32,8 +32,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "serve.transport": ("serve.contract", "serve.errors"),
     "serve.batching": (),
     "serve.engine": ("serve.contract", "serve.errors", "serve.settings", "serve.codec", "serve.transport", "serve.batching"),
-    "serve.front": ("serve.contract", "serve.errors", "serve.settings", "serve.codec", "serve.transport", "serve.exposition",
-                    "serve.http"),
+    "serve.front": (
+        "serve.contract",
+        "serve.errors",
+        "serve.settings",
+        "serve.codec",
+        "serve.transport",
+        "serve.exposition",
+        "serve.http",
+    ),
 }
 # parts that use nothing but the standard library
 STANDARD_ONLY = ("container", "serve.settings", "serve.errors", "serve.contract", "serve.batching")

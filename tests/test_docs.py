@@ -24,6 +24,12 @@ def test_the_diagrams_of_the_states_are_drawn_from_their_tables() -> None:
     assert connection_state.diagram() in (DOCS / "ARCHITECTURE.md").read_text()
 
 
+def test_every_fault_that_is_listed_names_a_test_that_exists() -> None:
+    named = re.findall(r"\| `(test_\w+)` \|$", (DOCS / "faults.md").read_text(), re.M)
+    written = "\n".join(path.read_text() for path in (DOCS.parent / "tests").rglob("test_*.py"))
+    assert len(named) > 40 and [name for name in named if f"def {name}(" not in written] == []
+
+
 def sections(page: str, heading: str) -> dict[str, str]:
     """What stands under each third-level heading that is a code, in the section with that heading."""
     (section,) = re.findall(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", (DOCS / page).read_text(), re.M | re.S)

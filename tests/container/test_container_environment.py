@@ -11,6 +11,7 @@ from container import environment, secret
 from container.environment import VARIABLES, Setting
 from serve.errors import BadSetting
 from serve.settings import MIB
+from serve.transport.slots import SLOT_BYTES_MAX
 
 NUMBERS = [v for v in VARIABLES if v.kind in (int, float)]
 TEXTS = [v for v in VARIABLES if v.kind not in (int, float)]
@@ -218,3 +219,9 @@ def test_faults_on_purpose_are_off_and_a_wrong_one_stops_the_start_with_one_line
     with pytest.raises(BadSetting, match="EVENKEEL_FAULTS='crash' must say one of every=N") as e:
         environment.read({"EVENKEEL_FAULTS": "crash"})
     assert "\n" not in e.value.message
+
+
+def test_no_body_may_be_larger_than_the_slot_that_it_has_to_fit() -> None:
+    with pytest.raises(BadSetting, match="EVENKEEL_MAX_BODY_MB"):
+        environment.read({"EVENKEEL_MAX_BODY_MB": "256"})
+    assert environment.read({"EVENKEEL_MAX_BODY_MB": "255"}).limits().body_bytes_max < SLOT_BYTES_MAX

@@ -127,7 +127,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("EVENKEEL_STREAM_TIMEOUT_S", float, 480.0, 0.01, 86400,
              "a streamed answer from its first part to its end; the platform allows 8 minutes"),
     Variable("EVENKEEL_MAX_BODY_MB", float, 100.0, 0.001, 255,
-             "largest request body in MiB, 413 beyond it, before it is read where its length is told. What it becomes may take 256"),
+             "largest request body in MiB, 413 beyond it, before it is read where its length is told. What it becomes may "
+             "take 256"),
     Variable("EVENKEEL_BODY_TIMEOUT_S", float, 30.0, 0.1, 3600, "silence allowed in the middle of a request, 408 beyond it"),
     Variable("EVENKEEL_HEADER_TIMEOUT_S", float, 10.0, 0.1, 3600,
              "from the first byte of a request to the end of its head, 408 beyond it"),

@@ -9,10 +9,10 @@ import ipaddress
 import socket
 
 from container.environment import Environment
+from serve.contract.listener import BACKLOG
 from serve.contract.logline import log
 from serve.errors import BadSetting
 
-BACKLOG = 2048  # SageMaker gives a connect 250 ms; what the kernel holds for us is never refused
 WRONG_PORT = (errno.EADDRINUSE, errno.EACCES)
 
 

@@ -18,7 +18,7 @@ MEMORY = (  # by cgroup v2 and v1: the limit, what is used, and what of it are f
 
 def cpus() -> int:
     """Whole CPUs this container may use, at least 1. A quota of 1.5 counts as 1: half a CPU cannot be pinned to."""
-    quota = cpu_quota(Path("/sys/fs/cgroup"))
+    quota = cpu_quota(ROOT)
     available = len(os.sched_getaffinity(0))
     return max(1, min(available, int(quota) if quota else available))
 

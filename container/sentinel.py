@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from pathlib import Path
 
 from container import machine
 from container.leak import SAMPLES_MAX, Sample, leak
-from serve.contract.cgroup import small_file
+from serve.contract.cgroup import ROOT, small_file
 
 SAMPLE_S = 1.0
 
@@ -54,7 +53,7 @@ class Sentinel:
     def left_bytes(self) -> float:
         if self._budget_bytes:
             return self._budget_bytes - sum(s[-1].bytes for s in self._samples.values() if s)
-        return machine.memory_left(Path("/sys/fs/cgroup"))
+        return machine.memory_left(ROOT)
 
     def leave_alone(self, pid: int) -> None:
         """Nothing can take this process's place."""

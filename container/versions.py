@@ -22,6 +22,7 @@ from container.room import Measured, Room, room
 from container.sentinel import anonymous_bytes
 from container.swap import PHASE_AFTER, Do, Phase, View
 from serve.contract import fingerprint, manifest, reach, versions
+from serve.contract.cgroup import ROOT
 from serve.contract.lifecycle import State
 from serve.contract.logline import log
 from serve.contract.process import EXIT_BAD_MODEL
@@ -221,10 +222,7 @@ class Versions:
             return Room(beside, f"{'beside' if beside else 'in place of'} the old one, as EVENKEEL_SWAP={self._rules.swap} says")
         old = [self._bytes(c) for c in self.lanes[self._serving].children]
         freed = sum(self._bytes(c) for c in self._other.children)
-        if self._rules.memory_bytes:
-            left = self._rules.memory_bytes - sum(old)
-        else:
-            left = machine.memory_left(Path("/sys/fs/cgroup")) + freed
+        left = self._rules.memory_bytes - sum(old) if self._rules.memory_bytes else machine.memory_left(ROOT) + freed
         files = [sum(p.stat().st_size for _, p in fingerprint.files(path)) for path in
                  (self.serving.path, self._catalogue.path(version))]  # fmt: skip
         found = room(Measured(left, max(old, default=0), len(old), *files))

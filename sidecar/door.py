@@ -113,7 +113,7 @@ class DoorProtocol(Connection):
 
     def turn_away(self, error: EvenkeelError) -> None:
         """Its place is needed."""
-        if not self.busy:
+        if self.state is State.IDLE or self.state in RECEIVING:
             self.transport.write(self.refusal(error))
         self.close()
 

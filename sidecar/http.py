@@ -113,12 +113,14 @@ def _add_metrics(app: FastAPI, page: StatusPage) -> None:
 
 
 def _add_probes(app: FastAPI, page: StatusPage) -> None:
+    """Coroutines, since they only read the page: threads may all wait for a disk."""
+
     @app.api_route("/livez", methods=GET)
-    def livez(request: Request) -> PlainTextResponse:
+    async def livez(request: Request) -> PlainTextResponse:
         return _probe(probes.live(time.monotonic() - page.main.value[Main.VERDICT_BEAT_S]), request)
 
     @app.api_route("/readyz", methods=GET)
-    def readyz(request: Request) -> PlainTextResponse:
+    async def readyz(request: Request) -> PlainTextResponse:
         verdict = page.verdict()
         fronts = reach.front_views(page, time.monotonic())
         found = conditions(observe.replica_views(page), observe.leaving(page), fronts)

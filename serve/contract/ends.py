@@ -20,7 +20,7 @@ class Ended(IntEnum):
     STUCK = 2  # we ended it, because what it ran did not end
     OUT_OF_MEMORY = 3  # the kernel did, for the container's limit
     ASKED = 4  # it left for a successor
-    KILLED = 5  # by a signal that nobody we know of has sent
+    KILLED = 5  # by a signal from outside, or by us for a reason that no request gave
 
 
 def how(code: int, reason: str) -> Ended:
@@ -28,7 +28,7 @@ def how(code: int, reason: str) -> Ended:
     known = {"stuck": Ended.STUCK, "out_of_memory": Ended.OUT_OF_MEMORY, "leak": Ended.ASKED}.get(reason)
     if known is not None:
         return known
-    return Ended.KILLED if code in _KILLED and reason == "signal" else Ended.BY_ITSELF
+    return Ended.KILLED if code in _KILLED else Ended.BY_ITSELF
 
 
 def write(block: Block, epoch: int, ended: Ended) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 
+BACKLOG = 2048  # SageMaker gives a connect 250 ms; what the kernel holds for us is never refused
 _ACCEPT_QUEUE_AT = 24  # of tcpi_unacked in struct tcp_info; for a listening socket it is the length of its accept queue
 
 

@@ -50,7 +50,7 @@ def hide_memory() -> None:
 
 # Exit codes by which a role tells the supervisor that starting it again cannot help.
 EXIT_BAD_MODEL = 64
-EXIT_BAD_SETTING = 65
+EXIT_BUG = 70  # of a front worker that cannot be trusted any more; EX_SOFTWARE of sysexits.h
 # Of an engine whose device is in a state that only a new process can leave.
 EXIT_DEVICE = 66
 

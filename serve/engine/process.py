@@ -109,16 +109,18 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger, 
         faults.apply(replica, settings.faults)
     explanation.update(facts=replica.backend.describe())  # warm-up may have added to it
     explanation.warmed(replica, report)
-    tell(replica, report, ledger)
     block.count[Engine.READY_ROWS] = block.count[Engine.ROWS]
-    if life.state is not State.READY:
-        life.become(State.READY)
+    if not cycle.closing:  # else it was stopped before any front had an answer from it
+        tell(replica, report, ledger)
+        if life.state is not State.READY:
+            life.become(State.READY)
     cycle.serve()
     cycle.close()  # now, and not when the interpreter has been taken apart: fronts wait for whoever comes next
     stop.set()
     if standby.holds_place(page, settings):
         explanation.shapes(replica)
-        life.become(State.DRAINING)
+        if life.state is State.READY:
+            life.become(State.DRAINING)
         life.become(State.CLOSED)
 
 

@@ -136,7 +136,7 @@ def row_cost(learned_s: float, running: Running) -> float:
 
 
 def overrun(running: Running) -> float:
-    """Seconds by which the running batch is late: whoever comes now has waited them already, so to speak."""
+    """Seconds by which the running batch is late. The predicted wait does not include them."""
     return max(0.0, running.for_s - running.predicted_s) if running.predicted_s > 0 else 0.0
 
 

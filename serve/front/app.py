@@ -1,7 +1,7 @@
-"""Everything on the data port that is not the hot path, as a FastAPI application: /metrics, health, errors of routing.
+"""Everything on the data port that is not the hot path, as a FastAPI application: /metrics, health, the schema.
 
-The hot routes never arrive here, but for methods that they do not take; the schema (/openapi.json) describes them too, see
-schema.py.
+The hot routes never arrive here, nor does a path or a method that nobody serves, see routes.py; the schema (/openapi.json)
+describes them too, see schema.py.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 
 from serve.contract.status import StatusPage
-from serve.errors import MethodNotAllowed, NotFound, NotReady
+from serve.errors import NotReady
 from serve.front import health, schema
 
 if TYPE_CHECKING:
     from serve.exposition import Scrapes
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # as serve.exposition says, which only a scrape imports
-ALLOWED = {"/invocations": "POST", "/ping": "GET, POST, HEAD", "/metrics": "GET", "/execution-parameters": "GET"}
 
 
 def build() -> FastAPI:
@@ -42,24 +40,6 @@ def build() -> FastAPI:
         except NotReady as e:
             request.app.state.count_error(e)
             return _error(e.status, e.code, e.message, {"Retry-After": "1"})
-
-    @app.exception_handler(HTTPException)
-    async def refuse(request: Request, e: HTTPException) -> JSONResponse:
-        path = request.url.path
-        if e.status_code in (404, 405) and path in ALLOWED:
-            request.app.state.count_error(MethodNotAllowed(path))
-            message = f"{request.method} is not possible on {path}: use {ALLOWED[path]}"
-            return _error(MethodNotAllowed.status, MethodNotAllowed.code, message, {"Allow": ALLOWED[path]})
-        if e.status_code == 404:
-            request.app.state.count_error(NotFound(path))
-            return _error(404, NotFound.code, f"no such path: {path}; there are {', '.join((*ALLOWED, *health.PATHS))}")
-        if e.status_code == 405:
-            allowed = (e.headers or {}).get("Allow", "")
-            request.app.state.count_error(MethodNotAllowed(path))
-            return _error(
-                405, MethodNotAllowed.code, f"{request.method} is not possible on {path}: use {allowed}", {"Allow": allowed}
-            )
-        return _error(e.status_code, "http_error", str(e.detail))
 
     app.openapi = lambda: schema.described(app)  # type: ignore[method-assign]
     described = orjson.dumps(app.openapi())

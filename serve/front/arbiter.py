@@ -15,10 +15,11 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
 from serve.contract.cgroup import oom_kills
+from serve.contract.listener import BACKLOG
 from serve.contract.logline import log
 from serve.contract.status import Main, StatusPage, worker_restart_cell
 from serve.front.app import build
-from serve.front.worker import BACKLOG, FrontWorker
+from serve.front.worker import FrontWorker
 from serve.settings import FrontSettings
 
 AWAY_S = 3.0  # gunicorn looks once a second: with so much between two looks it did not run itself

@@ -71,7 +71,7 @@ class Desk:
         idle = self._idle.choose(connection, waiting, _monotonic())
         if idle is not None:
             self.forget(idle)
-            idle.close()
+            idle.make_room()
             return
         connection.restrict()
         self.reserve[connection] = None

@@ -112,7 +112,9 @@ class Engines:
         """For a request whose inputs lie in its slot as that model wanted them: one that serves and takes them, or else one of
         its own version, which once served."""
         fitting = [link for link in self.up if link.model is not None and link.model.takes(wanted)]
-        fitting = fitting or [o for o in self.links if o.model is not None and o.model.edition == wanted.edition]
+        if not fitting:
+            own = [link for link in self.links if link.model is not None and link.model.edition == wanted.edition]
+            fitting = [link for link in own if not link.mistrusted]
         return min(fitting, key=_rows_of) if fitting else None
 
     def choose_for_suspect(self, wanted: Model) -> EngineLink | None:

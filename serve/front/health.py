@@ -13,7 +13,6 @@ from serve.contract import health
 from serve.contract.health import Answer
 from serve.errors import NotFound
 
-PATHS = ("/v2/health/live", "/v2/health/ready", "/v2/models/{name}/ready", "/v2/models/{name}/versions/{version}/ready")
 METHODS = ["GET", "HEAD"]
 
 router = APIRouter()

@@ -19,7 +19,7 @@ from serve.contract import ends
 from serve.contract.ends import Ended
 from serve.contract.lifecycle import Reason
 from serve.contract.logline import log
-from serve.contract.status import Block, Engine, Front, Main, StatusPage, time_bucket
+from serve.contract.status import Block, Front, Main, StatusPage, time_bucket
 from serve.errors import (
     FAMILIES,
     NUMBER,
@@ -55,16 +55,12 @@ if TYPE_CHECKING:
 
 SWEEP_S = 0.05  # how late a deadline may be noticed
 OFFLOADED_FROM = 1 << 20  # bytes of body that are decoded in the thread without a look at what they are
-LINES = ("text/csv", "application/jsonlines")
 EARLY_MAX = 256  # requests held by a worker that has not met an engine yet
 
 _ANSWER, _PART = int(descriptor.ANSWER), int(descriptor.PART)
 _OK, _LATENCY, _ERRORS = int(Front.OK), int(Front.LATENCY), int(Front.ERRORS)
 _LATENCY_SUM = int(Front.LATENCY_SUM_S)
 _IN_FLIGHT, _QUEUE_ROWS, _SLOT_BYTES = int(Front.IN_FLIGHT), int(Front.QUEUE_ROWS), int(Front.SLOT_BYTES)
-_SERVING = int(Main.SERVING)
-_ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
-_RUN_STARTED, _RUN_ROWS = int(Engine.RUN_STARTED_S), int(Engine.RUN_ROWS)
 
 
 class Invocations:
@@ -376,10 +372,9 @@ class Invocations:
     def _cancel(self, invocation: Invocation) -> None:
         link = invocation.link
         if link is None:  # no engine has it: it is over at once
-            if self._flight.pending.pop(invocation.id, None) is not None and invocation in self._held:
+            if invocation.id in self._flight.pending:
                 self._held.remove(invocation)
-                self._uncount(invocation)
-                self._intake.release(invocation)
+                self._drop(invocation, None)
         elif link.model is not None:
             link.submit(REQUEST.pack(descriptor.CANCEL, 0, 0, 0, invocation.id, 0, 0, 0, link.epoch, 0.0, 0.0))
             if self._flight.rows_left < self._rows_max:  # who comes and leaves for ever does not fill the engine's queue
@@ -408,13 +403,15 @@ class Invocations:
             what = "this answer was not complete" if invocation.stream is not None else "this request was not done in time"
             self._refuse(invocation, NotReady(f"the container stops; {what}", retry_after_s=1))
             self._cancel(invocation)
+        for invocation in self._offload.waiting:
+            self._refuse(invocation, NotReady("the container stops; this request was not done in time", retry_after_s=1))
         for invocation, _ in self._early:
             self._refuse(invocation, NotReady("the container stops before an engine was ready", retry_after_s=1))
 
     def _give_up_held(self) -> None:
         """No engine comes back: the container gives up, and those who wait for one need not wait for its end."""
         for invocation in list(self._held):
-            self._refuse(invocation, EngineLost("the container gives up, because its processes ended too often", retry_after_s=1))
+            self._refuse(invocation, EngineLost("the container gives up; its log says why", retry_after_s=1))
             self._cancel(invocation)
 
     def sweep(self) -> None:

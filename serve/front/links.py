@@ -174,7 +174,10 @@ class EngineLink:
             records = self._greet(records)
         if records:
             self.heard = True
-            self._on_replies(self, records)
+            try:
+                self._on_replies(self, records)
+            except Exception as e:  # whose answers were behind it nobody knows: this worker cannot go on
+                raise AssertionError("replies of an engine could not be handled") from e
 
     def look_again(self) -> None:
         """Called now and then. When an engine ends with records unread on its side, the kernel reports an error, and uvloop

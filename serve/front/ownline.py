@@ -93,10 +93,17 @@ class Directed:
         return getattr(self._invocations, name)
 
 
+def apart(desk: Desk) -> Desk:
+    """The same for a connection of our own, which takes no client's place and is kept out by no limit of theirs."""
+    own = copy.copy(desk)
+    own.connections, own.reserve = set(), {}
+    return own
+
+
 async def ask_one(connect: Connect, desk: Desk, link: EngineLink, data: bytes) -> bool:
     """Ask that engine one thing. Whether it answered: a refusal of the worker's own is no answer."""
     assert link.model is not None, "it has greeted"
-    own = copy.copy(desk)
+    own = apart(desk)
     own.invocations = Directed(desk.invocations, link, link.model)  # type: ignore[assignment]
     async with own_line(connect, own) as line:
         return await line.ask(data) not in OURS

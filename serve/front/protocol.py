@@ -191,6 +191,13 @@ class FrontProtocol(Answering):
         held = self.request.body if isinstance(self.request, Invocation) else None
         return held is not None and self.state in (State.BODY, State.DIRECT)
 
+    def make_room(self) -> None:
+        """It is idle, and its place is needed now: a client that has not read its last answer is not waited for."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.close()
+
     def restrict(self) -> None:
         """Beyond the limit of connections: the first answer is the last, and only /ping gets one."""
         self._leaving = True

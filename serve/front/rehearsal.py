@@ -19,7 +19,7 @@ from serve.contract.status import BLOCK_CELLS, TIME_CELLS, Block, Engine, Front
 from serve.errors import FAMILIES
 from serve.front.desk import Desk
 from serve.front.links import EngineLink, Model
-from serve.front.ownline import OURS, Connect, ask_one, own_line, request
+from serve.front.ownline import OURS, Connect, apart, ask_one, own_line, request
 
 RUNS = 50  # of each body: Python specialises code within about 50 calls
 SECONDS_MAX = 0.4  # of the rehearsal with one engine, for a model that answers sooner
@@ -88,7 +88,7 @@ class Rehearsal:
     async def _send(self, bodies: tuple[Mapping[str, str], ...], link: EngineLink, bound: asyncio.Timeout) -> bool:
         """All bodies, one after the other, again and again. Whether the engine has answered any."""
         end_s, proven = time.monotonic() + SECONDS_MAX, False
-        async with own_line(self._connect, self._desk) as line:
+        async with own_line(self._connect, apart(self._desk)) as line:
             requests = [request(body) for body in bodies]
             for _ in range(RUNS):
                 for data in requests:

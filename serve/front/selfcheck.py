@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from serve.contract.lifecycle import State
 from serve.contract.logline import leave, log
+from serve.contract.process import EXIT_BUG
 from serve.contract.status import Block, Engine, Main
 from serve.front.ownline import Connect, ask_one
 from serve.front.rehearsal import smallest
@@ -30,7 +31,6 @@ LOOK_S = 1.0
 LOST_LOOKS = 6  # in a row; an engine with nothing to do takes what has come within milliseconds
 OWN_LOOKS = 15
 BEAT_S = 2.0  # an engine that is idle stamps twice as often and more; what stands still is the supervisor's to judge
-EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class SelfCheck:
             log("unanswered", f"engine {place} has nothing to do and does not answer what was sent there; it is sent no more",
                 level="error", place=place)  # fmt: skip
             self._engines.mistrust(link)
-        silence.own = silence.own + 1 if silence.asking is not None and not waits else 0
+        silence.own = silence.own + 1 if silence.asking is not None and self._desk.invocations.idle else 0
         if silence.own >= OWN_LOOKS:
             log("front_error", "this worker does not answer itself; it ends, and another takes its place", level="error")
             leave(EXIT_BUG)

@@ -8,6 +8,7 @@ import functools
 import gc
 import os
 import signal
+import sys
 import time
 import traceback
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from gunicorn.workers.base import Worker
 
 from serve.contract import logline
 from serve.contract.logline import log
-from serve.contract.process import die_with_parent
+from serve.contract.process import EXIT_BUG, die_with_parent
 from serve.contract.status import FRONTS_MAX, Front, Main, StatusPage
 from serve.front.acceptor import Server
 from serve.front.desk import Desk
@@ -34,8 +35,7 @@ from serve.settings import FrontSettings
 BEAT_EVERY_S = 1.0
 LEAVING_LOOK_S = 0.05
 AWAY_S = 1.0  # beyond the time for a look: who was away for so long blames no client for it
-EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
-BACKLOG = 2048  # connections the kernel accepts for us: SageMaker gives a connect 250 ms
+SWITCH_S = 0.001  # after which a thread that decodes gives way to the event loop; Python's own 5 ms is one turn's delay
 
 
 class Configured(Protocol):
@@ -64,6 +64,7 @@ class FrontWorker(Worker):  # type: ignore[misc]
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
+        sys.setswitchinterval(SWITCH_S)
         to_thread.current_default_thread_limiter().total_tokens = 1  # each competes with the event loop for the interpreter
         settings = self.app.settings
         page = StatusPage(settings.status_fd)
@@ -85,6 +86,8 @@ class FrontWorker(Worker):  # type: ignore[misc]
         check = SelfCheck(desk, connect, settings.self_check_s)
         sweeps = [asyncio.create_task(work) for work in (
             invocations.keep_sweeping(), keep_sweeping(desk), wait_to_wind_down(desk), check.keep_looking())]  # fmt: skip
+        for task in sweeps:
+            task.add_done_callback(leave_if_it_broke)
         await server.serve(sockets=[listener.sock for listener in self.sockets])  # gunicorn has wrapped them
         for task in sweeps:
             task.cancel()
@@ -95,8 +98,8 @@ class FrontWorker(Worker):  # type: ignore[misc]
         config = uvicorn.Config(
             Paced(self.wsgi), http=functools.partial(FrontProtocol, desk),  # type: ignore[arg-type]
             log_config=None, access_log=False, lifespan="off", ws="none", server_header=False, date_header=False,
-            proxy_headers=False, callback_notify=self._beat, timeout_notify=1, backlog=BACKLOG,
-            timeout_keep_alive=round(settings.limits.keep_alive_s), timeout_graceful_shutdown=round(settings.drain_s),
+            proxy_headers=False, callback_notify=self._beat, timeout_notify=1,
+            timeout_graceful_shutdown=round(settings.drain_s),
         )  # fmt: skip
         config.load()
         return config
@@ -111,6 +114,16 @@ def leave_on_a_bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
     trace = "".join(traceback.format_exception(error)) if error else ""
     log("front_error", str(context.get("message", "an error in the event loop")), level="error", traceback=trace[-4000:])
     if isinstance(error, AssertionError):
+        logline.leave(EXIT_BUG)
+
+
+def leave_if_it_broke(sweep: asyncio.Task[None]) -> None:
+    """Without it deadlines would pass unseen, while the worker seems to live."""
+    error = None if sweep.cancelled() else sweep.exception()
+    if error is not None:
+        trace = "".join(traceback.format_exception(error))
+        log("front_error", "a loop of the worker has ended on a bug of ours; it ends, and another takes its place", level="error",
+            traceback=trace[-4000:])  # fmt: skip
         logline.leave(EXIT_BUG)
 
 

@@ -16,6 +16,8 @@ from serve.contract.strict import RequestHead
 from serve.errors import BodyTooLarge
 
 if TYPE_CHECKING:
+    from uvicorn.protocols.http.flow_control import FlowControl
+
     from serve.http.connection import Connection
 
 
@@ -43,7 +45,7 @@ class ApplicationRequest:
         """Give it to the application."""
         scope = scope_of(self.head, connection)
         self._cycle = cycle = RequestResponseCycle(
-            scope=scope, transport=connection.transport, flow=connection.flow, logger=connection.logger,  # type: ignore[arg-type]
+            scope=scope, transport=connection.transport, flow=Writing(connection.flow), logger=connection.logger,  # type: ignore[arg-type]
             access_logger=connection.logger, access_log=False, default_headers=connection.server_state.default_headers,
             message_event=asyncio.Event(), expect_100_continue=False, keep_alive=self.keep_alive,
             on_response=lambda: connection.answered(self._keeps()),
@@ -69,6 +71,23 @@ class ApplicationRequest:
         if self._cycle is not None:
             self._cycle.disconnected = True
             self._cycle.message_event.set()
+
+
+class Writing:
+    """Of a connection's flow control what an answer needs. The cycle would also begin to read again, ahead of its turn."""
+
+    def __init__(self, flow: FlowControl) -> None:
+        self._flow = flow
+
+    @property
+    def write_paused(self) -> bool:
+        return self._flow.write_paused
+
+    async def drain(self) -> None:
+        await self._flow.drain()
+
+    def resume_reading(self) -> None:
+        """The whole request has been read, and the next has its turn when this one is answered."""
 
 
 def scope_of(head: RequestHead, connection: Connection) -> dict[str, Any]:

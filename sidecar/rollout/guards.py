@@ -6,7 +6,7 @@ their surroundings, and then the rollout holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sidecar.rollout.counters import Delta, Key, Window
@@ -113,7 +113,3 @@ def waiting(healths: Healths) -> tuple[Finding, ...]:
     """Candidates that say that they are not ready now."""
     unready = [k for k, h in healths.items() if k.arm == Arm.CANDIDATE and h.ready is False]
     return tuple(Finding(Reason.CANDIDATE_NOT_READY, str(k), "not ready") for k in sorted(unready))
-
-
-def restarts_of(deltas: Iterable[Delta]) -> int:
-    return sum(d.restarts for d in deltas)

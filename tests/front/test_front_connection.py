@@ -239,6 +239,25 @@ def test_at_the_limit_the_longest_idle_connection_makes_room_and_a_busy_one_does
                 ended(each)
 
 
+def test_an_idle_connection_whose_client_reads_nothing_is_not_waited_for_when_its_place_is_needed(bench: FrontBench) -> None:
+    first = Line(bench)
+    others = [Line(bench, first.desk)]
+    try:
+        for each in (first, others[0]):
+            each.send(PING)
+            said(each, GOOD)
+        first.transport.write(bytes(1 << 16) * 40)  # more than the sockets hold
+        first.front.state = State.IDLE  # as it is below the mark from which writing pauses
+        first.front.silence.quiet_since_s = time.monotonic() - 9.0
+        others.append(Line(bench, first.desk))
+        others[0].until(lambda: first.front.state is State.CLOSED)
+        assert first.front not in first.desk.connections
+    finally:
+        for each in (first, *others):
+            each.client.close()
+            ended(each)
+
+
 def test_with_nobody_idle_for_long_a_newcomer_is_good_for_a_ping(bench: FrontBench) -> None:
     first = Line(bench)
     others = [Line(bench, first.desk) for _ in range(2)]

@@ -90,6 +90,19 @@ def test_slow_heads_slow_bodies_and_silence_end(app: App, door_number: int) -> N
 
 
 @pytest.mark.parametrize("door_number", [0, 1])
+def test_who_was_refused_and_lingers_gives_its_place_without_another_word(app: App, door_number: int) -> None:
+    where = both(app)[door_number]
+    crowd = [connect(where) for _ in range(CONNECTIONS_MAX)]
+    for sock in crowd:
+        sock.sendall(b"garbage\r\n\r\n")
+        assert b" 400 " in sock.recv(65536)
+    for _ in range(5):
+        assert ask(where, "/livez").status in (200, 503)
+    for sock in crowd:
+        sock.close()
+
+
+@pytest.mark.parametrize("door_number", [0, 1])
 def test_probes_are_answered_however_many_are_connected(app: App, door_number: int) -> None:
     where = both(app)[door_number]
     crowd = [connect(where) for _ in range(3 * CONNECTIONS_MAX)]
@@ -103,14 +116,14 @@ def test_probes_are_answered_however_many_are_connected(app: App, door_number: i
 
 @pytest.mark.parametrize("door_number", [0, 1])
 def test_a_body_behind_an_offer_to_upgrade_is_not_the_next_request(app: App, door_number: int) -> None:
-    behind = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
-    offer = b"Host: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(behind)
+    behind = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    offer = b"Host: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(behind)
     answer = sent(both(app)[door_number], b"POST /livez HTTP/1.1\r\n" + offer + behind)
     assert answer.startswith(b"HTTP/1.1 405 ") and answer.count(b"HTTP/1.1 ") == 1, answer
 
 
 def test_a_request_behind_an_offer_to_upgrade_is_answered_and_so_is_connection_close(app: App) -> None:
-    offer = b"Host: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    offer = b"Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     last = b"GET /livez HTTP/1.1\r\n" + offer + b"Connection: close\r\n\r\n"
     answer = sent(app.port, b"GET /livez HTTP/1.1\r\n" + offer + b"\r\n" + last)
     assert answer.count(b"HTTP/1.1 ") == 2 and answer.count(b"connection: close") == 1, answer
@@ -119,13 +132,13 @@ def test_a_request_behind_an_offer_to_upgrade_is_answered_and_so_is_connection_c
 @pytest.mark.parametrize("door_number", [0, 1])
 def test_a_client_that_ends_its_half_after_its_request_gets_its_answer(app: App, door_number: int) -> None:
     sock = connect(both(app)[door_number])
-    sock.sendall(b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n")
+    sock.sendall(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")
     sock.shutdown(socket.SHUT_WR)
     assert said(sock).startswith(b"HTTP/1.1 200 ")
 
 
 def test_nobody_writes_a_line_of_the_log_by_a_bad_request(app: App, caplog: pytest.LogCaptureFixture) -> None:
-    offer = b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    offer = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     for data in (b"x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", offer, b"GET / RTSP/1.0\r\n\r\n", b"GET /livez HTTP/1.1\r\n\r\n"):
         sent(app.port, data)
     assert [record.getMessage() for record in caplog.records if record.name.startswith("uvicorn")] == []
@@ -135,7 +148,7 @@ def test_nobody_writes_a_line_of_the_log_by_a_bad_request(app: App, caplog: pyte
     ("data", "words"),
     [
         (b"\x16\x03\x01\x02\x00\x01\x00", b"TLS"),
-        (b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", b"PROXY protocol"),
+        (b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\nGET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"PROXY protocol"),
         (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", b"PROXY protocol"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"HTTP/2"),
     ],

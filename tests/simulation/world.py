@@ -7,6 +7,7 @@ whole process down). Replies are checked against the request that was really sen
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -33,7 +34,7 @@ from serve.front.suspects import KILLS_MAX
 from serve.settings import Limits
 from tests.simulation import handling
 from tests.simulation.lanes import Lanes
-from tests.support.front_bench import Caller, FrontBench, head
+from tests.support.front_bench import Caller, EnginePlace, FrontBench, head
 from tests.support.models import Array, ScriptedBackend, raw_replica, replica, signature, spec
 
 PLAIN, RAISES, GIVES_NAN, CRASHES = 0.0, 0.25, 0.5, 0.75  # marks: the fraction of a row's number
@@ -149,6 +150,8 @@ class World:
     requests: list[Request] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
     crashes: int = 0
+    turning: EnginePlace | None = None  # whose turn it is
+    fallen: bool = False  # it has crashed in it
     calm: bool = False
     killed: bool = False  # whether engines die by another's hand too, and not only of what they run
     poisoned: Counter[int] = field(default_factory=Counter)  # by request: crashes of engines that ran it
@@ -192,6 +195,9 @@ class World:
     def _maybe_crash(self, numbers: list[int]) -> None:
         if not self.calm and self.random.random() < 0.5:
             self.poisoned.update({*numbers, *self.beside})
+            assert self.turning is not None, "models run while their engine has its turn"
+            self.turning.fall_silent()  # a process that has ended sends nothing more, whatever would catch what is raised
+            self.fallen = True
             raise Crash
 
     def _run(self, edition: int, inputs: Sequence[Array]) -> list[Array]:
@@ -272,10 +278,12 @@ class World:
         self.bench.step_front()
 
     def engine_turns(self) -> None:
-        engine = self.random.choice(self.bench.engines)
-        try:
+        engine = self.turning = self.random.choice(self.bench.engines)
+        with contextlib.suppress(Crash):
             engine.turn()
-        except Crash:
+        self.turning = None
+        if self.fallen:
+            self.fallen = False
             self.crashes += 1
             engine.crash()
 

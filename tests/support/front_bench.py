@@ -102,6 +102,12 @@ class EnginePlace:
         cycle._peers.close()
         cycle._peers._listener.close()
 
+    def fall_silent(self) -> None:
+        """From this moment on nothing more is said, though the turn goes on to its end."""
+        assert self.cycle is not None, "only a living engine crashes"
+        for peer in self.cycle._peers._by_fd.values():
+            peer.channel.sock.shutdown(socket.SHUT_WR)
+
     def tell(self, ended: Ended) -> None:
         """As the supervisor does it before it starts the next engine."""
         ends.write(self.bench.page.engine(self.number), self.epoch, ended)

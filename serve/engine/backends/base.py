@@ -34,21 +34,6 @@ class TensorBackend(Protocol):
         """Facts worth showing: framework version, provider, threads, device."""
 
 
-class PreparingBackend(TensorBackend, Protocol):
-    """A tensor backend that can make itself ready for batches of a shape and size. Whoever has `prepare` is one."""
-
-    def prepare(self, inputs: Sequence[Array]) -> None:
-        """Batches like this one will come. Called in warm-up only; what cannot be made ready is run as any other."""
-
-
-class BindingBackend(TensorBackend, Protocol):
-    """A tensor backend that can run from the same memory into the same memory, time after time. Whoever has `bind` is one."""
-
-    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], None] | None:
-        """A run of what lies in `inputs` at that time, into `outputs`, both of which the caller keeps for as long as it runs.
-        It raises as `run` does, also where the model gives something of another shape or type. None: not of these types."""
-
-
 class LaunchingBackend(TensorBackend, Protocol):
     """A tensor backend that can begin a batch while another runs: see serve/engine/flying.py. Whoever has `launch` is one."""
 

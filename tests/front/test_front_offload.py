@@ -160,3 +160,11 @@ def test_an_error_that_nobody_expected_is_answered_all_the_same(
         caller = bench.ask(body)
         _until(bench, answered(caller))
         assert caller.code == ("out_of_memory" if isinstance(error, MemoryError) else "internal")
+
+
+def test_who_waits_for_the_thread_when_the_worker_stops_is_told(bench: FrontBench) -> None:
+    with busy_thread(bench):
+        caller = bench.ask(LARGE)
+        bench.front.end_all()
+        assert caller.code == "not_ready"
+    _until(bench, lambda: bench.front.idle)

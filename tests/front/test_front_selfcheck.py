@@ -11,7 +11,7 @@ import pytest
 from serve.contract.lifecycle import State
 from serve.contract.status import Engine, Front
 from serve.engine.replica import Replica
-from serve.front.selfcheck import LOST_LOOKS, SelfCheck
+from serve.front.selfcheck import LOST_LOOKS, OWN_LOOKS, SelfCheck
 from tests.support.front_bench import FrontBench
 from tests.support.models import replica, signature, spec
 
@@ -107,3 +107,38 @@ def test_an_engine_that_stands_still_is_left_to_the_supervisor() -> None:
             bench.clock.advance(1.0)
             looking.check.look(bench.clock())
         assert looking.reached == [0]
+
+
+def test_what_a_lost_engine_had_is_held_rather_than_given_to_one_that_does_not_answer() -> None:
+    with FrontBench(twice, twice) as bench:
+        looking = Looking(bench)
+        first, second = bench.ask(BODY), bench.ask(BODY)
+        bench.step_front()
+        silent, lost = bench.engines
+        for _ in range(LOST_LOOKS + 1):
+            looking.look(1)
+            lost.turn()
+            bench.step_front()
+        assert bench.front.engines.up == [bench.front.engines.links[1]]
+        third = bench.ask(BODY)
+        lost.crash()
+        bench.step_front()
+        bench.step_front()
+        assert third.code == "waits" and bench.front.engines.links[0].rows == 1, "the silent one was given nothing more"
+        lost.start()
+        bench.settle()
+        assert {first.code, second.code, third.code} == {"ok"} and silent.cycle is not None
+        bench.assert_clean()
+
+
+def test_a_worker_whose_question_is_still_being_worked_on_does_not_end_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.front.selfcheck.leave", lambda code: pytest.fail("it ended itself"))
+    with FrontBench(twice) as bench:
+        looking = Looking(bench)
+        looking.look(1)
+        bench.ask(BODY)
+        silence = looking.check._silences[0]
+        silence.asking = SimpleNamespace()  # type: ignore[assignment]
+        monkeypatch.setattr(bench.front, "waits_at", lambda link: False)  # as while its answer is a stream, or is encoded
+        looking.look(2 * OWN_LOOKS)
+        bench.settle()

@@ -16,7 +16,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from container.serve import reserve_grpc
+from container.listeners import reserve_grpc
 from serve.errors import BadSetting
 from tests.support.tree import ARTIFACTS, Tree, eventually, free_port, run_command, serving
 

@@ -113,7 +113,7 @@ def _read_params(params: Mapping[str, str]) -> tuple[str, bool]:
 
 def _quick(body: Body, plan: Plan, columns: int | None) -> Decoded | None:
     """Lines of plain JSON numbers; None for all else, and for everything that is wrong."""
-    if any(spec.dtype in ("bool", "string") for spec in plan.inputs):
+    if columns == 0 or any(spec.dtype in ("bool", "string") for spec in plan.inputs):
         return None
     parts: list[list[Array]] = []
     for n, piece in enumerate(whole_lines(body)):

@@ -24,9 +24,8 @@ from serve.codec.room import (
     QUICK_NUMBERS_BYTES,
     QUICK_OBJECTS_BYTES,
     QUICK_TEXT_OUTPUT_BYTES,
-    check_room,
+    check_json,
     count,
-    json_objects,
 )
 from serve.contract.signature import Signature, TensorSpec
 from serve.errors import BadRequest, BadShape, ModelFailed, UnsupportedMedia
@@ -37,6 +36,7 @@ NOT_NUMBERS = re.compile(b"NaN|Infinity")  # Python's json writes them
 U_OR_L = re.compile(b"[ul]")
 INSTANCES, BARE, COLUMNS = Form  # a look-up of an enum's member costs as much as a search of the body
 NUMBERS_AT_ONCE = 1 << 16  # of a large array: while orjson writes, no other thread of this process runs
+ONE_ROW_UNCOUNTED = 1024  # bytes of a body in which not many lists can be
 IGNORED_KEYS = frozenset({"configuration", "signature_name"})  # built-in algorithms and TensorFlow Serving send them
 
 
@@ -50,11 +50,11 @@ class JsonDocument:
             check_charset(params)
         if len(body) > LARGE_BYTES:
             if plan.has_texts:  # they stay objects, whichever way they are read
-                check_room(json_objects(body), room, "the document")
+                check_json(body, room, "the document")
             found = decode_large(body, plan)
             if found is not None:
                 return found
-            check_room(json_objects(body), room, "the document")
+            check_json(body, room, "the document")
         document = parse(body)
         return _quick(document, body, plan) or decode_document(document, plan)
 
@@ -64,6 +64,8 @@ class JsonDocument:
     def decode_row(self, body: Body, plan: Plan) -> Body | None:
         pack = plan.pack_flat_row
         if pack is None or isinstance(body, memoryview) or U in body or L in body:  # as in _quick
+            return None
+        if len(body) > ONE_ROW_UNCOUNTED and body.count(b"[") != 2:  # what has many lists takes long to read, and is no one row
             return None
         try:
             document = orjson.loads(body)
@@ -132,7 +134,7 @@ def _quick(document: Any, body: Body, plan: Plan) -> Decoded | None:
         return None
     # pack takes true for 1. The literals true and false cannot be spelled without a u or an l, so a body that has
     # neither byte holds no bool; "instances" has neither. All else that is no number, pack refuses itself.
-    if _may_hold_bools(body):
+    if _may_hold_bools(body) or set(map(type, rows)) != {list}:  # a text would be taken for a list of its letters
         return None
     try:
         packed = pack(*rows[0]) if len(rows) == 1 else b"".join([pack(*row) for row in rows])

@@ -15,7 +15,7 @@ from serve.codec.json_large import LARGE_BYTES
 from serve.codec.json_records import Noun, from_records
 from serve.codec.pieces import PIECE_BYTES, filled, whole_lines
 from serve.codec.plan import Plan, plan_of
-from serve.codec.room import OBJECT_BYTES, QUICK_TEXT_OUTPUT_BYTES, check_room, count, json_objects
+from serve.codec.room import OBJECT_BYTES, QUICK_TEXT_OUTPUT_BYTES, check_json, check_room, count
 from serve.contract.signature import Signature
 from serve.errors import BadRequest, BadShape
 
@@ -33,7 +33,7 @@ class JsonLines:
         if params:
             check_charset(params)
         if len(body) > LARGE_BYTES and plan.has_texts:  # they stay objects, whichever way they are read
-            check_room(json_objects(body), room, "the lines")
+            check_json(body, room, "the lines")
         found = _quick(body, plan) if signature.rows_axis else None
         if found is not None:
             return found
@@ -42,7 +42,8 @@ class JsonLines:
             if arrays is not None:
                 return finish(arrays, plan, Form.INSTANCES)
         if len(body) > LARGE_BYTES:
-            check_room(json_objects(body) + OBJECT_BYTES * count(body, b"\n") + len(body), room, "the lines")
+            check_json(body, room, "the lines")
+            check_room(OBJECT_BYTES * count(body, b"\n") + len(body), room, "the lines")
         records = _records(bytes(body))
         if not signature.rows_axis:
             return _whole(records, plan)
@@ -91,11 +92,18 @@ def _quick(body: Body, plan: Plan) -> Decoded | None:
             return None
         lines = (piece if n else piece.removeprefix(BOM)).removesuffix(b"\n").split(b"\n")
         try:
-            packed.append(b"".join([pack(*orjson.loads(line)) for line in lines]))
+            packed.append(b"".join([pack(*_row(orjson.loads(line))) for line in lines]))
         except (struct.error, TypeError, OverflowError, orjson.JSONDecodeError):
             return None
         rows += len(lines)
     return Decoded(rows, None, Form.INSTANCES, b"".join(packed), plan.row_dtype) if rows else None
+
+
+def _row(record: Any) -> list[Any]:
+    """A text would be taken for a list of its letters, and an object for one of its names."""
+    if type(record) is not list:
+        raise TypeError("a row is a list")
+    return record
 
 
 def _by_pieces(body: Body, plan: Plan) -> list[Array] | None:

@@ -61,7 +61,10 @@ class Npy:
                 return Decoded(shape[0], None, Form.INSTANCES, body[layout.offset :], plan.row_dtype)
             return Decoded(shape[0], (np.ndarray(shape, layout.dtype, body, layout.offset),), Form.INSTANCES)
         check_room(becomes(layout, plan.single), room, "the array")
-        return decode_array(as_array(body, layout), plan)
+        try:
+            return decode_array(as_array(body, layout), plan)
+        except ValueError as e:  # an empty array whose other sizes are absurd
+            raise BadRequest(f"the NPY header holds an impossible shape: {str(shape)[:80]}") from e
 
     def is_quick(self, body: Body, signature: Signature) -> bool:
         spec = plan_of(signature).single
@@ -149,7 +152,7 @@ def _parse(header: bytes) -> Layout:
         raise BadShape(f"arrays of dtype {dtype} are not accepted: send numbers, bools or fixed-width strings")
     fortran = order == "True"
     end = len(header) + math.prod(shape) * dtype.itemsize
-    return Layout(dtype, shape, fortran, len(header), end, plain=not fortran and len(shape) > 0 and shape[0] > 0)
+    return Layout(dtype, shape, fortran, len(header), end, plain=not fortran and len(shape) > 0 and 0 not in shape)
 
 
 def becomes(layout: Layout, spec: TensorSpec) -> int:

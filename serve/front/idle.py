@@ -2,13 +2,16 @@
 
 The rule: a newcomer takes the place of the longest idle connection of its own address. Where its address has none, the address
 with the most idle connections gives its longest idle one. Only those count that have been idle for over a second, so that a
-client that is between two requests keeps its connection. If there are none, the newcomer gets no place.
+client that is between two requests keeps its connection. If there are none, and one address holds over half of all places, any
+of its connections that waits for a request makes room for a newcomer of another address: who asks a little all the time must not
+shut everybody else out. Else the newcomer gets no place.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
 IDLE_FOR_S = 1.0
@@ -20,7 +23,10 @@ class Connection(Protocol):
     def address(self) -> str: ...
 
     @property
-    def idle_since_s(self) -> float | None: ...  # None: it is not idle
+    def idle_since_s(self) -> float | None: ...  # None: it is not idle, or was not yet when somebody last looked
+
+    @property
+    def is_idle(self) -> bool: ...
 
 
 C = TypeVar("C", bound=Connection)
@@ -31,6 +37,7 @@ class IdleConnections(Generic[C]):
 
     def __init__(self) -> None:
         self._by_address: dict[str, list[C]] = {}
+        self._greedy: list[C] = []  # of the address that holds over half of all places
         self._looked_s = float("-inf")
 
     def choose(self, newcomer: C, connections: Iterable[C], now_s: float) -> C | None:
@@ -45,6 +52,10 @@ class IdleConnections(Generic[C]):
                 del self._by_address[address]
             if _idle_long(chosen, now_s):  # it may have asked something since
                 return chosen
+        while self._greedy and self._greedy[-1].address != newcomer.address:
+            chosen = self._greedy.pop()
+            if chosen.is_idle:
+                return chosen
         return None
 
     def _most(self) -> str:
@@ -53,11 +64,14 @@ class IdleConnections(Generic[C]):
     def _look(self, connections: Iterable[C], now_s: float) -> None:
         self._looked_s = now_s
         found: defaultdict[str, list[tuple[float, int, C]]] = defaultdict(list)
-        for number, connection in enumerate(connections):
+        everybody = list(connections)
+        for number, connection in enumerate(everybody):
             since_s = connection.idle_since_s
             if since_s is not None and now_s - since_s > IDLE_FOR_S:
                 found[connection.address].append((-since_s, number, connection))
         self._by_address = {address: [c for *_, c in sorted(each)] for address, each in found.items()}
+        address, most = max(Counter(c.address for c in everybody).items(), key=itemgetter(1), default=("", 0))
+        self._greedy = [c for c in everybody if c.address == address] if 2 * most > len(everybody) else []
 
 
 def _idle_long(connection: Connection, now_s: float) -> bool:

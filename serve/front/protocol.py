@@ -186,6 +186,10 @@ class FrontProtocol(Answering):
         return self.silence.quiet_since_s or None if self.state is State.IDLE else None
 
     @property
+    def is_idle(self) -> bool:
+        return self.state is State.IDLE
+
+    @property
     def is_receiving(self) -> bool:
         """Whether it holds memory for a body that is not complete yet."""
         held = self.request.body if isinstance(self.request, Invocation) else None

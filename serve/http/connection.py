@@ -117,14 +117,19 @@ class Connection(asyncio.Protocol):
         finished = self._finished
         try:
             while data and self.state in READING and self._finished == finished:
-                data = self._read_body(data) if self.state is State.BODY else self._read_head(data)
+                if self.state is not State.BODY:
+                    data = self._read_head(data)
+                    continue
+                data = self._read_body(data)
+                if self.state is State.BODY:
+                    break  # what is left is for another turn
             if self.state is State.BODY and not data:
                 self.wait_for_body()
         except EvenkeelError as e:
             self.refuse(e)
         if data and self.state < State.LINGERING:
             self._hold(data)
-            if self.state is State.IDLE:
+            if self.state in (State.IDLE, State.BODY):
                 self.loop.call_soon(self._go_on)
 
     def _read_head(self, data: bytes) -> bytes:
@@ -159,7 +164,7 @@ class Connection(asyncio.Protocol):
         self._held, self._looked_at = data, len(data)
 
     def _read_body(self, data: bytes) -> bytes:
-        """Returns what follows the body, if it is whole."""
+        """Returns what follows the body, if it is whole, or what of it is left for another turn."""
         chunks, rest = self._chunks, b""
         if chunks is None:
             rest = data[self.body_bytes_left :]
@@ -168,9 +173,9 @@ class Connection(asyncio.Protocol):
             self.take_body(piece)
             whole = not self.body_bytes_left
         else:
-            for piece in chunks.feed(data):
-                if self.state is State.BODY:  # not refused meanwhile
-                    self.take_body(piece)
+            pieces = chunks.feed(data)
+            if pieces:
+                self.take_body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
             rest, whole = chunks.rest, chunks.part is Part.DONE
         if whole and self.state is State.BODY:
             self._whole()
@@ -208,13 +213,14 @@ class Connection(asyncio.Protocol):
             self.loop.call_soon(self._go_on)  # not now: a long pipeline would answer itself ever deeper in the stack
 
     def _go_on(self) -> None:
-        """With what waits here, once the request before it is answered and the client takes its answers."""
-        if self.state is not State.IDLE:
+        """With what waits here: the rest of a body, or what follows a request that is answered, once the client takes its
+        answers."""
+        if self.state not in (State.IDLE, State.BODY):
             return
         held, self._held = self._held, b""
         if held:
             self._read(held)
-        if self.state in RECEIVING or (self.state is State.IDLE and not self._held):
+        if self.state in (State.HEAD, State.DIRECT) or (self.state in (State.IDLE, State.BODY) and not self._held):
             self.flow.resume_reading()
 
     def pause_writing(self) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from serve.codec import npz, room
+from serve.codec import json_document, npz, room
+from serve.codec.plan import plan_of
 from serve.codec.registry import CODECS
 from serve.contract.signature import Signature
 from serve.errors import BadRequest, BadShape, BodyTooLarge, EvenkeelError
@@ -206,3 +207,46 @@ def test_deep_nesting_is_no_crash() -> None:
     for body in (b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000, b'{"instances":' + b"[" * 5000 + b"]" * 5000 + b"}"):
         with pytest.raises(EvenkeelError):
             decode("application/json", body, NUMBERS)
+
+
+@pytest.mark.parametrize("mime", ["application/json", "application/jsonlines"])
+@pytest.mark.parametrize("row", [b'"ab"', b'{"a": 1, "b": 2}', '"中文"'.encode()])
+def test_a_text_is_no_list_of_its_letters_and_an_object_none_of_its_names(mime: str, row: bytes) -> None:
+    for dtype in ("float32", "int64"):
+        body = row + b"\n" if mime == "application/jsonlines" else b'{"instances": [' + row + b"]}"
+        with pytest.raises(BadShape):
+            decode(mime, body, model(x(dtype, 2)))
+
+
+@pytest.mark.parametrize("mime", ["application/json", "application/jsonlines"])
+def test_a_long_text_is_charged_by_its_widest_character(mime: str) -> None:
+    body = b'["' + "中".encode() * (MIB // 2) + b'"]\n'
+    with pytest.raises(BodyTooLarge, match="would take up to 7 MiB to decode"):
+        CODECS[mime].decode(body, NUMBERS, {}, room=4 * MIB)
+
+
+def test_a_document_of_very_many_lists_is_refused_before_it_is_read() -> None:
+    body = b"[" + b"[]," * room.CONTAINERS_MAX + b"[]]"
+    with pytest.raises(BodyTooLarge, match="lists and objects"):
+        decode("application/json", body, model(x("float32", 2)))
+
+
+def test_one_row_of_many_lists_is_not_read_on_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(model(x("float32", 2)))
+    codec = CODECS["application/json"]
+    monkeypatch.setattr(json_document.orjson, "loads", lambda body: pytest.fail("it was read"))
+    assert codec.decode_row(b'{"instances":[' + b"[]," * 1000 + b"[]]}", plan) is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("shape", "descr"), [("(4611686018427387904, 0)", "|b1"), ("(4611686018427387904, 0)", "|S1"),
+                                              ("(4294967296, 0)", "<f4")])  # fmt: skip
+@pytest.mark.parametrize("signature", [NUMBERS, model(x("string", "n")), model(x("float32", 0))])
+def test_absurd_empty_shapes_are_refused_as_bad_requests(shape: str, descr: str, signature: Signature) -> None:
+    with pytest.raises(BadRequest):
+        decode("application/x-npy", header(shape, descr), signature)
+
+
+@pytest.mark.parametrize("body", [b"1,2\n", b"\n", b'""\n'])
+def test_cells_for_a_model_that_takes_none_are_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        decode("text/csv", body, model(x("float32", 0)))

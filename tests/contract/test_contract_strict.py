@@ -245,3 +245,12 @@ def test_llhttp_agrees_with_every_head_that_is_accepted(line: bytes, fields: lis
     if not upgraded:
         assert seen.complete and len(seen.body) == (5 if ours.length is None else ours.length)
         assert parser.should_keep_alive() >= ours.keep_alive
+
+
+@settings(max_examples=2000, deadline=None)
+@given(data=st.text("ab\r\n\t\0\x7f é:", max_size=12).map(lambda text: text.encode("latin-1")), start=st.integers(0, 12))
+def test_the_quick_look_finds_what_the_search_finds(data: bytes, start: int) -> None:
+    """From the middle of a line end on, too: the byte before it was looked at then."""
+    if data[start - 1 : start + 1] == b"\r\n":
+        start -= 1
+    assert strict.is_unfit(data, start) is (strict.NEVER_IN_A_HEAD.search(data, start) is not None)

@@ -19,6 +19,7 @@ NOW_S = 100.0
 class Held:
     address: str
     idle_since_s: float | None
+    is_idle: bool = True
 
 
 def chosen(newcomer: str, *held: Held) -> Held | None:
@@ -37,6 +38,14 @@ def test_of_other_addresses_the_one_with_the_most_idle_connections_gives_its_lon
 
 def test_who_asked_within_the_last_second_or_waits_for_an_answer_keeps_its_place() -> None:
     assert chosen("a", Held("a", NOW_S - 0.9), Held("a", None), Held("b", NOW_S)) is None
+
+
+def test_an_address_that_holds_most_places_and_never_rests_makes_room_for_others_but_not_for_its_own() -> None:
+    held = [Held("a", None, is_idle=False), Held("a", None), Held("a", NOW_S), Held("b", NOW_S)]
+    assert chosen("c", *held) is held[2]
+    assert chosen("a", *held) is None
+    assert chosen("c", *(Held("a", None, is_idle=False) for _ in range(3))) is None, "all of them wait for an answer"
+    assert chosen("c", Held("a", NOW_S), Held("b", NOW_S)) is None, "nobody holds most of them"
 
 
 def test_nobody_is_chosen_twice_and_who_has_asked_since_is_passed_over() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.errors import BadRequest, EvenkeelError, HeadersTooLarge
-from serve.http.chunks import FRAMING_BYTES_MAX, ChunkedBody, Part
+from serve.http.chunks import FRAMING_BYTES_MAX, SIZE_LINE_BYTES_MAX, STEPS_A_TURN, TRAILERS_MAX, ChunkedBody, Part
 
 BEHIND = b"GET /ping HTTP/1.1\r\n\r\n"
 GOOD = {
@@ -34,8 +34,10 @@ def read(pieces: list[bytes]) -> tuple[bytes, bytes, Part]:
         if body.part is Part.DONE:
             rest += piece
             continue
-        found += b"".join(body.feed(piece))
-        rest += body.rest if body.part is Part.DONE else b""
+        while piece and body.part is not Part.DONE:
+            found += b"".join(body.feed(piece))
+            piece = body.rest
+        rest += piece
     return found, rest, body.part
 
 
@@ -61,6 +63,23 @@ def test_what_is_around_the_bytes_is_bounded() -> None:
     with pytest.raises(HeadersTooLarge):
         read([b"0\r\n", *[b"X: " + b"a" * 1000 + b"\r\n"] * 100])
     assert read([b"1\r\nx\r\n"] * 100_000 + [b"0\r\n\r\n"])[0] == b"x" * 100_000, "small chunks alone are no crime"
+
+
+def test_a_turn_takes_only_so_many_chunks_however_many_have_come() -> None:
+    body, left, turns = ChunkedBody(65536), b"1\r\nx\r\n" * 10_000 + b"0\r\n\r\n" + BEHIND, 0
+    found = b""
+    while body.part is not Part.DONE:
+        pieces = body.feed(left)
+        assert len(pieces) <= STEPS_A_TURN
+        found, left, turns = found + b"".join(pieces), body.rest, turns + 1
+    assert (found, left) == (b"x" * 10_000, BEHIND) and turns >= 30_000 // STEPS_A_TURN
+
+
+def test_lines_around_a_body_are_bounded_in_length_and_in_number() -> None:
+    with pytest.raises(BadRequest, match="too much around"):
+        read([b"1;" + b"a" * SIZE_LINE_BYTES_MAX])
+    with pytest.raises(HeadersTooLarge, match="lines"):
+        read([b"0\r\n" + b"a:\r\n" * (TRAILERS_MAX + 1)])
 
 
 class Seen:

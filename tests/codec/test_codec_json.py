@@ -223,9 +223,9 @@ def test_a_small_sparse_record_cannot_unfold_to_all_memory() -> None:
 @pytest.mark.parametrize("prefix", [b"", b'{"instances":', b'{"inputs":{"x":'])
 def test_a_million_brackets_are_refused_at_once(prefix: bytes) -> None:
     started_s = time.monotonic()
-    with pytest.raises(BodyTooLarge):
+    with pytest.raises((BadRequest, BodyTooLarge)):
         decode(JSON, prefix + b"[" * 1_000_000, THREE)
-    with pytest.raises(BodyTooLarge):
+    with pytest.raises((BadRequest, BodyTooLarge)):
         decode(JSON, prefix + b"[" * 500_000 + b"]" * 500_000, THREE)
     assert time.monotonic() - started_s < 2
 

@@ -22,6 +22,7 @@ from serve.codec.plan import Plan, plan_of
 from serve.codec.room import (
     QUICK_BYTES,
     QUICK_NUMBERS_BYTES,
+    QUICK_LISTS,
     QUICK_OBJECTS_BYTES,
     QUICK_TEXT_OUTPUT_BYTES,
     check_json,
@@ -100,8 +101,8 @@ def is_quick(body: Body, plan: Plan) -> bool:
     """Of one document, or of lines."""
     if len(body) > QUICK_NUMBERS_BYTES:
         return False
-    plain = len(body) <= QUICK_OBJECTS_BYTES or (count(body, b"{") <= 2 and count(body, b'"') <= 4)
-    return plain and sparse_bytes(body, plan) <= QUICK_BYTES
+    plain = count(body, b"{") <= 2 and count(body, b'"') <= 4 and count(body, b"[") <= QUICK_LISTS
+    return (plain or len(body) <= QUICK_OBJECTS_BYTES) and sparse_bytes(body, plan) <= QUICK_BYTES
 
 
 def parse(body: Body) -> Any:

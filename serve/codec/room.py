@@ -20,7 +20,7 @@ CONTAINERS_MAX = 1 << 19
 # What an event loop decodes itself. Measured on 2 cores of an AMD EPYC, where each of these takes 2 ms or less.
 QUICK_BYTES = 256 << 10  # of an archive or a sparse record, unpacked
 QUICK_CAST_BYTES, QUICK_TEXTS = 4 << 20, 16 << 10  # of an array whose dtype is another; texts of an array
-QUICK_NUMBERS_BYTES = 96 << 10  # of text that is all plain numbers
+QUICK_NUMBERS_BYTES, QUICK_LISTS = 96 << 10, 1500  # of text that is all plain numbers, and the lists that it may have
 QUICK_OBJECTS_BYTES = 20 << 10  # of text with names, texts or quotes, and of cells read one by one
 QUICK_TEXT_OUTPUT_BYTES, QUICK_OUTPUT_BYTES = 256 << 10, 4 << 20  # of outputs that become text, or stay bytes
 COUNT_BYTES = 1 << 20  # a view is counted in such pieces, so that no whole copy is made

@@ -161,6 +161,7 @@ def test_rows_that_hold_nothing_are_bounded_by_number(shape: str) -> None:
         ("application/json", b'{"instances": [[1, 2]]}', NUMBERS, True),
         ("application/json", b'{"instances": [[' + b"1," * 30_000 + b"1]]}", NUMBERS, True),
         ("application/json", b'{"instances": [[' + b"1," * 60_000 + b"1]]}", NUMBERS, False),
+        ("application/json", b"[" + b"[]," * 20_000 + b"[]]", NUMBERS, False),
         ("application/json", b'{"instances": [' + b'"ab",' * 8_000 + b'""]}', TEXTS, False),
         ("application/json", b'{"instances":[{"keys":[],"shape":[784],"values":[]}]}', NUMBERS, True),
         ("application/json", b'{"instances":[{"keys":[],"shape" : [ 60000000],"values":[]}]}', NUMBERS, False),

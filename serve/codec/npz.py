@@ -7,6 +7,7 @@ as an NPY body. SciPy itself is not needed.
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zipfile
 import zlib
@@ -123,7 +124,9 @@ def _check_layout(layout: Layout, spec: TensorSpec | None, plan: Plan) -> None:
         check_array(layout.end, "a part of the sparse matrix")
         return
     place(np.broadcast_to(np.empty((), layout.dtype), layout.shape), spec, plan.signature.rows_axis)
-    check_array(becomes(layout, spec), f"input {spec.name!r}")
+    items = math.prod(layout.shape)
+    size = becomes(layout, spec) if spec.dtype == "string" else items * STORED[spec.dtype].itemsize
+    check_array(size, f"input {spec.name!r}")
 
 
 def _inflated(

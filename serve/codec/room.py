@@ -33,9 +33,9 @@ def check_room(needed: int, room: int, what: str) -> None:
 
 
 def check_array(size: int, what: str) -> None:
-    """Raises BodyTooLarge for an array that no slot could take."""
+    """Raises BodyTooLarge for an array that no slot could take, at no time."""
     if size > ARRAY_BYTES_MAX:
-        raise BodyTooLarge(f"{what} takes {_mib(size)} MiB, over the limit of {_mib(ARRAY_BYTES_MAX)} MiB", size)
+        raise BodyTooLarge(f"{what} takes {_mib(size)} MiB, over the limit of {_mib(ARRAY_BYTES_MAX)} MiB")
 
 
 def count(body: Body, byte: bytes) -> int:

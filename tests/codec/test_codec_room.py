@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import time
 import zipfile
 import zlib
@@ -82,6 +83,23 @@ def test_an_archive_that_promises_more_than_there_is_room_for_is_not_opened(infl
     with pytest.raises(BodyTooLarge, match="would take up to 17 MiB to decode, over the limit of 8 MiB"):
         CODECS[NPZ].decode(bomb("(1, 4194304)", 16 * MIB), NUMBERS, {}, room=8 * MIB)
     assert inflated == []
+
+
+def claiming(size: int, archive: bytes) -> bytes:
+    """The archive's one member is said to unpack to so many bytes, in both places."""
+    body = bytearray(archive)
+    for magic, at in ((b"PK\3\4", 22), (b"PK\1\2", 24)):
+        struct.pack_into("<I", body, body.index(magic) + at, size)
+    return bytes(body)
+
+
+def test_an_array_that_no_slot_takes_is_refused_by_its_header_and_at_every_time(inflated: list[int]) -> None:
+    head = header("(1, 134217728)")
+    body = claiming(len(head) + 512 * MIB, bomb("(1, 134217728)", MIB))
+    with pytest.raises(BodyTooLarge, match="takes 512 MiB, over the limit of 256 MiB") as caught:
+        decode(NPZ, body, NUMBERS)
+    assert sum(inflated) <= 4096
+    assert caught.value.needed == 0, "no memory that others give back would help"
 
 
 def test_what_fits_is_inflated_once_into_memory_of_its_size() -> None:

@@ -92,7 +92,8 @@ class Load:
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def tell(self, **command: Any) -> None:
-        """`interval=NAME` begins another one; `rate=N` changes the rate; `quiet=True`: send nothing new."""
+        """`interval=NAME` begins another one; `rate=N` changes the rate; `quiet=True`: send nothing new; `burst=N`: so many new
+        connections at once, for one request each."""
         assert self._process.stdin is not None, "the client reads commands"
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()

@@ -85,7 +85,7 @@ class Client:
         for caller in self.callers:
             caller.connect()
         swept_s = 0.0
-        while not (self.stopping and all(c.payload is None for c in self.callers)):
+        while not (self.stopping and not any(c.is_owed for c in self.callers)):
             now_s = time.monotonic()
             if now_s - swept_s > SWEEP_S:
                 swept_s = now_s
@@ -118,10 +118,19 @@ class Client:
         self.stopping = self.stopping or bool(command.get("stop"))
         if "rate" in command:
             self._rate, self._rate_since_s, self._due_sent = command["rate"], time.monotonic(), 0
+        if not self.quiet:
+            self._burst(command.get("burst", 0))
         if "interval" in command:
             self._end_interval()
             tell(asdict(self.interval))
             self._begin(command["interval"])
+
+    def _burst(self, connections: int) -> None:
+        self.callers = [c for c in self.callers if not c.is_done]
+        newcomers = [Caller(self, once=True) for _ in range(connections)]
+        self.callers += newcomers
+        for caller in newcomers:
+            caller.connect()
 
     # ---- what is noted -------------------------------------------------------------------------------------------
 
@@ -167,15 +176,21 @@ class Client:
 
 
 class Caller(asyncio.Protocol):
-    """One connection after the other, with at most one request at a time."""
+    """One connection after the other, with at most one request at a time; or, `once`, one of each."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, once: bool = False) -> None:
+        self._client, self._once = client, once
+        self.is_done = False
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._opened_s = self._sent_s = 0.0
         self._pause: asyncio.TimerHandle | None = None
         self.payload: Payload | None = None
+
+    @property
+    def is_owed(self) -> bool:
+        """An answer is still to come."""
+        return self.payload is not None or (self._once and not self.is_done)
 
     # ---- asking --------------------------------------------------------------------------------------------------
 
@@ -188,15 +203,20 @@ class Caller(asyncio.Protocol):
         try:
             await loop.create_connection(lambda: self, "127.0.0.1", self._client.plan.port)
         except OSError as e:
-            if not self._client.quiet:
+            if self._once or not self._client.quiet:
                 self._client.tally.sent += 1  # somebody wanted to ask
                 self._client.note_failed(Failure("no connection", began_s, began_s, time.monotonic(), str(e)[:100]))
-            loop.call_later(RECONNECT_S, self.connect)
+            self.is_done = self._once
+            if not self._once:
+                loop.call_later(RECONNECT_S, self.connect)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport, self._opened_s = cast(asyncio.Transport, transport), time.monotonic()
         self._buffer.clear()
-        self._rest()
+        if self._once:
+            self.ask()
+        else:
+            self._rest()
 
     def _rest(self, least_s: float = 0.0) -> None:
         """Until it is due again: in the open loop when somebody calls, in the closed loop after a pause."""
@@ -209,7 +229,7 @@ class Caller(asyncio.Protocol):
 
     def ask(self) -> None:
         client = self._client
-        if client.quiet or self._transport is None or self._transport.is_closing():
+        if (client.quiet and not self._once) or self._transport is None or self._transport.is_closing():
             return
         assert self.payload is None, "one request at a time: an answer is told by its place on the connection"
         client.number += 1
@@ -240,7 +260,7 @@ class Caller(asyncio.Protocol):
         extra = bytes(self._buffer[end + 4 + size :])
         self._buffer.clear()
         self._answered(int(head.split(" ", 2)[1]), body, extra)
-        if "connection: close" in head:
+        if self._once or "connection: close" in head:
             assert self._transport is not None, "an answer came over it"
             self._transport.close()  # connection_lost makes another
         else:
@@ -271,7 +291,9 @@ class Caller(asyncio.Protocol):
             self._client.free.remove(self)
         if self.payload is not None:
             self._fail("closed", repr(exc) if exc else "")
-        self.connect()
+        self.is_done = self._once
+        if not self._once:
+            self.connect()
 
     def _fail(self, kind: str, detail: str) -> None:
         self.payload = None

@@ -40,7 +40,7 @@ class Stage:
     load: Load | None
     rng: random.Random
     injected_s: list[float] = field(default_factory=list)  # CLOCK_MONOTONIC
-    noticed_s: list[float] = field(default_factory=list)  # how long each hang went unnoticed
+    noticed_s: list[float] = field(default_factory=list)  # how long each hang went unnoticed, or what else has a bound
 
     def pause(self) -> None:
         time.sleep(self.rng.uniform(*SETTLE_S))
@@ -92,13 +92,14 @@ class Case:
     act: Callable[[Stage], None]
     explains: Explains = nothing
     settings: Mapping[str, str] = field(default_factory=dict)
-    model: str = "tensors"  # or "slow start" or "versions"
+    model: str = "tensors"  # or another of chaos.py's MODELS
     share: float = 1.0  # of the time, relative to the others
     target: int = 0  # injections after which it is enough
     loaded: bool = True  # whether the load begins when the tree is ready, and not with the tree
     ends: bool = False
     least_minutes: float = 0.0  # of the whole run, for those that take long
-    bound_s: float | None = None  # within which a hang must be noticed
+    bound_s: float | None = None  # for what the stage times
+    log_unread: bool = False  # its stdout is a pipe that nobody reads
 
 
 # ---- who is who ----------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from benchmarks.chaos_cases import (
     stop_and_route_away,
     until_injected,
 )  # fmt: skip
+from benchmarks.chaos_hostile import DEFAULTS, connect_by_the_hundred, poison_and_retry
 from benchmarks.load import Failure, Tally
 from tests.support.tree import Tree
 
@@ -43,6 +44,8 @@ SHORT = (
     Case("front worker", kill(first_front, 2, fronts_serve), cut_connections, TWO_FRONTS),
     Case("stop", stop_and_route_away, settings=QUIET, ends=True),
     Case("crash on purpose", until_injected("crash", 2, 0), settings=CRASHES),
+    Case("burst of connections", connect_by_the_hundred(2), settings=DEFAULTS),
+    Case("poison, and retries", poison_and_retry(1), settings=DEFAULTS, model="handler"),
 )
 
 

@@ -27,10 +27,13 @@ FORWARDED = (
 )
 
 
-def ask(box: Box, body: bytes, content_type: str = "application/json", *more: str, timeout_s: float = 60.0) -> Wire:
+def ask(
+    box: Box, body: bytes, content_type: str = "application/json", *more: str, timeout_s: float = 60.0, length: bool = True
+) -> Wire:
     """A connection on which an invocation has been sent as the platform sends it; the reply is still to be read."""
     w = Wire(box.port, timeout_s, box.host)
-    w.send(_named(request(body, None, headers=(*HEADERS[:1], f"CONTENT-TYPE: {content_type}", *FORWARDED, *more))))
+    headers = (*HEADERS[:1], f"CONTENT-TYPE: {content_type}", *FORWARDED, *more)
+    w.send(_named(request(body, None, headers=headers, length=length)))
     return w
 
 

@@ -45,11 +45,16 @@ def test_a_large_body_comes_back_to_the_bit(echo_box: Box, mib: int, how: str) -
 def test_headers_in_any_case_and_unknown_ones_change_nothing_and_the_reply_s_are_small(digits_box: Box) -> None:
     with ask(digits_box, model.to_json(ROWS), "application/json", "EXPECT: 100-Continue", "aCCept: application/json") as w:
         reply = w.read()
-    assert (reply.status, reply.interim) == (200, 1)
+    assert reply.status == 200 and reply.interim <= 1, "a body that came with its head need not be asked for"
     assert model.close(model.decode("application/json", reply.body), model.answers(ROWS))
     head = reply.raw[: reply.raw.index(b"\r\n\r\n")]
     assert len(head) < 4096
     assert reply.headers["content-length"] == str(len(reply.body))
+    body = model.to_json(ROWS)
+    with ask(digits_box, b"", "application/json", f"Content-Length: {len(body)}", "Expect: 100-continue", length=False) as w:
+        assert w.begin()[0] == 100
+        w.send(body)
+        assert w.read().status == 200
 
 
 @pytest.mark.contract("12.16", "12.17", "12.18")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from tests.conftest import Start
 from tests.sagemaker.box import Box, Room, ping, wait_ready, wire
 from tests.sagemaker.image_box import ImageBox, docker
 from tests.support.handler_model import asking, handler_folder
+from tests.support.stream_model import ask_for, stream_folder
 from tests.support.tree import eventually
-from tests.support.wire import Closed
+from tests.support.wire import Closed, request
 
 pytestmark = pytest.mark.image
 LARGE_BYTES = 40 << 20
 RUN_DIR = "/tmp/run"
+PAUSE_S = 35.0  # beyond every patience of the default settings but the deadlines of requests
 
 
 def together(count: int, work: Callable[[int], None]) -> None:
@@ -136,6 +139,34 @@ def test_stops_under_load_lose_nothing_as_any_user_without_capabilities(start_im
         visitors.join(60)
         assert set(seen) == {"200"}, seen
     assert not events(box, "no_door")
+
+
+def test_after_a_pause_requests_a_stream_and_an_upload_go_on_and_nobody_was_ended(start_image: Start, tmp_path: Path) -> None:
+    folder, _ = stream_folder(tmp_path, "/tmp/notes")
+    box = start_image(folder)
+    assert isinstance(box, ImageBox)
+    before = docker("top", box.name, "pid").stdout
+    whole = request(b'{"whole": "' + b"x" * 200_000 + b'"}')
+    with wire(box, 60.0) as stream, wire(box, 60.0) as upload, wire(box, 60.0) as head, wire(box, 60.0) as visitor:
+        kept = [wire(box, 60.0) for _ in range(4)]
+        stream.send(request(ask_for(20, s=0.1)))
+        assert stream.begin()[0] == 200
+        upload.send(whole[: len(whole) // 2])
+        head.send(whole[:20])
+        for n, w in enumerate(kept):
+            w.send(request(b'{"whole": %d}' % n))
+        docker("pause", box.name)
+        time.sleep(PAUSE_S)
+        visitor.send(request(b'{"whole": "in the pause"}'))
+        docker("unpause", box.name)
+        time.sleep(1.5)  # a look at silent clients comes before they go on
+        upload.send(whole[len(whole) // 2 :])
+        head.send(whole[20:])
+        assert [w.read().json() for w in (*kept, visitor)] == [0, 1, 2, 3, "in the pause"]
+        assert [w.read().status for w in (upload, head)] == [200, 200]
+        assert sum(1 for _ in iter(stream.chunk, b"")) >= 20
+    assert ping(box) == 200 and docker("top", box.name, "pid").stdout == before
+    assert not events(box, "restart") and not events(box, "stuck") and not events(box, "gunicorn")
 
 
 def test_a_cleared_run_directory_costs_no_request(start_image: Start) -> None:

@@ -52,12 +52,12 @@ def records(ask, context):
 """
 
 
-def stream_folder(to: Path) -> tuple[Path, Path]:
-    """The folder, and the file in which the handler takes its notes."""
+def stream_folder(to: Path, notes_at: str = "") -> tuple[Path, Path]:
+    """The folder, and the file in which the handler takes its notes. `notes_at`: where the handler finds it, in a container."""
     (to / "model" / "code").mkdir(parents=True)
     notes = to / "notes.txt"
     notes.touch()
-    (to / "model" / "code" / "inference.py").write_text(INFERENCE.replace("@notes@", str(notes)))
+    (to / "model" / "code" / "inference.py").write_text(INFERENCE.replace("@notes@", notes_at or str(notes)))
     return to / "model", notes
 
 

@@ -28,6 +28,7 @@ class Room:
     cpus: float = 0.0  # 0: all
     memory_mb: int = 0  # 0: all
     pids: int = 0  # processes and threads; 0: any number
+    files: int = 0  # that one process may have open; 0: many
     command: tuple[str, ...] = ("serve",)
     mounts_model: bool = True
     beside: str = ""  # the container whose network namespace it shares, as those of a pipeline do

@@ -88,6 +88,7 @@ class ImageBox:
         walls += ["--cpus", f"{room.cpus:g}"] if room.cpus else []
         walls += ["--memory", f"{room.memory_mb}m"] if room.memory_mb else []
         walls += ["--pids-limit", str(room.pids)] if room.pids else []
+        walls += ["--ulimit", f"nofile={room.files}:{room.files}"] if room.files else []
         for name, value in room.settings.items():
             walls += ["--env", f"{name}={value}"]
         return walls

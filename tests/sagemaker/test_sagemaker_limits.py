@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import collections
 import json
+import os
+import re
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Start
-from tests.sagemaker.box import Box, Room, ping, wait_ready, wire
+from tests.sagemaker.box import GRACE_S, Box, Room, ping, wait_ready, wire
 from tests.sagemaker.image_box import ImageBox, docker
 from tests.support.handler_model import asking, handler_folder
 from tests.support.stream_model import ask_for, stream_folder
@@ -94,10 +98,49 @@ def test_less_memory_than_the_model_needs_ends_it_with_words(start_image: Start)
     assert box.exit_code() != 0 and [m for m in events(box, "giving_up") if "the memory limit is" in m], box.story()
 
 
-def test_too_few_processes_end_the_start_with_one_line(start_image: Start) -> None:
-    box = start_image("echo", Room(pids=8), ready=False)
+def ends_with_one_line(box: Box, words: str) -> None:
     eventually(lambda: box.exit_code() is not None, "it ends", 30.0)
-    assert box.exit_code() != 0 and "processes and threads are needed" in box.story()
+    # The container tool may say that it has ended a moment before it has written down what was said.
+    eventually(lambda: words in box.story(), words)
+    assert box.exit_code() != 0 and box.story().count("cannot_start") == 1 and "Traceback" not in box.story()
+
+
+def test_too_few_processes_end_the_start_with_one_line(start_image: Start) -> None:
+    ends_with_one_line(start_image("echo", Room(pids=8), ready=False), "processes and threads are needed")
+
+
+def test_too_few_files_end_the_start_with_one_line(start_image: Start) -> None:
+    ends_with_one_line(start_image("echo", Room(files=64), ready=False), "64 open files are allowed (ulimit -n)")
+
+
+def test_an_address_of_another_machine_ends_the_start_with_one_line(start_image: Start) -> None:
+    ends_with_one_line(start_image("echo", ready=False, EVENKEEL_HOST="192.0.2.1"), "cannot listen on 192.0.2.1:8080")
+
+
+@pytest.mark.parametrize("files", [128, 512])
+def test_where_few_files_may_be_open_two_thirds_of_them_are_for_connections(start_image: Start, files: int) -> None:
+    box = start_image("echo", Room(files=files))
+    assert [m for m in events(box, "few_files") if m.endswith(f"limited to {files - files // 3}")]
+    seen: collections.Counter[int] = collections.Counter()
+
+    def ask_on_one_connection(n: int) -> None:
+        with wire(box) as w:
+            for _ in range(20):
+                seen[w.post(b"[[1.0]]").status] += 1
+
+    together(40, ask_on_one_connection)
+    assert seen == {200: 800}
+
+
+def test_a_folder_of_somebody_else_ends_the_start_with_one_line(start_image: Start, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    folder = handler_folder(tmp_path / "model")
+    folder.chmod(0o700)
+    ends_with_one_line(start_image(folder, ready=False), "model folder /opt/ml/model cannot be read")
+
+
+def test_all_addresses_may_be_written_as_in_a_url(start_image: Start) -> None:
+    assert ping(start_image("echo", EVENKEEL_HOST="[::]")) == 200
 
 
 @pytest.mark.parametrize("user", ["0:0", "54321:54321"])
@@ -167,6 +210,38 @@ def test_after_a_pause_requests_a_stream_and_an_upload_go_on_and_nobody_was_ende
         assert sum(1 for _ in iter(stream.chunk, b"")) >= 20
     assert ping(box) == 200 and docker("top", box.name, "pid").stdout == before
     assert not events(box, "restart") and not events(box, "stuck") and not events(box, "gunicorn")
+
+
+def test_a_reader_of_the_log_that_stops_holds_up_neither_requests_nor_the_end(start_image: Start, tmp_path: Path) -> None:
+    box = start_image(handler_folder(tmp_path / "model"))
+    assert isinstance(box, ImageBox)
+    found = docker("inspect", "--format", "{{.State.Pid}} {{.State.ConmonPid}}", box.name, check=False).stdout.split()
+    if len(found) != 2:
+        pytest.skip("only podman says which process reads the log")
+    first, reader = map(int, found)
+    os.kill(reader, signal.SIGSTOP)
+    try:
+        with wire(box) as w:
+            for n in range(300):
+                assert w.post(asking(n, "raise", say="y" * 500)).status == 500
+                assert w.post(asking(n, "print", say="z" * 500)).json() == {"x": 2 * n}
+            assert re.search(r"\nevenkeel_log_lines_lost_total [1-9]", w.get("/metrics").body.decode())
+        assert ping(box) == 200
+        begun_s = time.monotonic()
+        stopping = subprocess.Popen(["docker", "stop", "-t", str(GRACE_S), box.name])
+        eventually(lambda: not runs(first), "the first process ends", GRACE_S)
+        assert time.monotonic() - begun_s < GRACE_S - 5
+    finally:
+        os.kill(reader, signal.SIGCONT)
+    assert stopping.wait(60) == 0 and box.exit_code() == 0
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there, and no zombie that nobody has looked at."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_cleared_run_directory_costs_no_request(start_image: Start) -> None:

@@ -42,7 +42,7 @@ def starting(kind: str) -> Iterator[Start]:
     try:
         yield start
     finally:
-        for box in boxes:
+        for box in reversed(boxes):  # one may have borrowed the network of one before it
             box.remove()
 
 

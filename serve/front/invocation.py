@@ -485,9 +485,10 @@ class Invocations:
                 return False
             ended = Ended.UNKNOWN
         was = Record(invocation.submits, invocation.crashes, invocation.kills)
-        now = was.after(ended, end.answered)
+        only = end.held_only(invocation.id)
+        now = was.after(ended, end.answered, only)
         invocation.end, invocation.crashes, invocation.kills = None, now.crashes, now.kills
-        alone = end.held_only(invocation.id) and now.crashes > was.crashes
+        alone = only and now.crashes > was.crashes
         error = no_more(now, alone)
         if isinstance(error, PoisonedRequest):
             self._poisons.remember(invocation, self._clock())

@@ -46,17 +46,18 @@ class Record:
     crashes: int = 0
     kills: int = 0
 
-    def after(self, ended: Ended, answered: bool) -> Record:
+    def after(self, ended: Ended, answered: bool, alone: bool) -> Record:
         """It was running, or may have been, at another end."""
-        if blames(ended, answered):
+        if blames(ended, answered, alone):
             return Record(self.submits, self.crashes + 1, self.kills)
         return Record(self.submits, self.crashes, self.kills + 1)
 
 
-def blames(ended: Ended, answered: bool) -> bool:
-    """Whether what ran may be the cause of such an end. `answered`: the engine had answered other batches."""
+def blames(ended: Ended, answered: bool, alone: bool) -> bool:
+    """Whether what ran may be the cause of such an end. `answered`: the engine had answered other batches. `alone`: only one
+    request ran. Memory that ran short over many batches may be anybody's; a request that meets it alone has another try."""
     if ended is Ended.OUT_OF_MEMORY:
-        return not answered
+        return alone or not answered
     return ended in (Ended.BY_ITSELF, Ended.STUCK)
 
 

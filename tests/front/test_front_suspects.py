@@ -39,8 +39,10 @@ def test_a_signal_that_nobody_we_know_sent_is_told_from_what_an_engine_did_itsel
 
 @pytest.mark.parametrize("ended", Ended)
 def test_only_ends_that_what_ran_can_have_caused_blame_it(ended: Ended) -> None:
-    assert blames(ended, answered=False) is (ended in (Ended.BY_ITSELF, Ended.STUCK, Ended.OUT_OF_MEMORY))
-    assert blames(ended, answered=True) is (ended in (Ended.BY_ITSELF, Ended.STUCK)), "memory ran short over many batches"
+    its_own, with_memory = (Ended.BY_ITSELF, Ended.STUCK), (Ended.BY_ITSELF, Ended.STUCK, Ended.OUT_OF_MEMORY)
+    assert blames(ended, answered=False, alone=False) is (ended in with_memory)
+    assert blames(ended, answered=True, alone=False) is (ended in its_own), "memory ran short over many batches"
+    assert blames(ended, answered=True, alone=True) is (ended in with_memory), "twice in a row it is the request"
 
 
 def test_how_an_engine_ended_is_not_known_until_it_is_said_and_not_any_more_when_the_next_has_ended() -> None:
@@ -103,6 +105,17 @@ def test_after_too_many_of_them_it_is_told_to_come_back() -> None:
             dies_while_it_runs(bench, 0, Ended.KILLED)
             bench.engines[0].start()
         assert caller.error is not None and (caller.code, caller.error.retry_after_s) == ("engine_lost", 1.0)
+        bench.assert_clean()
+
+
+def test_a_request_that_twice_takes_more_memory_than_there_is_ends_no_third_engine() -> None:
+    with FrontBench(plain) as bench:
+        caller = bench.ask(body([1, 2]))
+        for _ in range(2):
+            assert caller.code == "waits"
+            dies_while_it_runs(bench, 0, Ended.OUT_OF_MEMORY)
+            bench.engines[0].start()
+        assert caller.code == "poisoned_request"
         bench.assert_clean()
 
 

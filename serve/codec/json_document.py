@@ -21,8 +21,8 @@ from serve.codec.json_records import Noun, from_records, sparse_bytes
 from serve.codec.plan import Plan, plan_of
 from serve.codec.room import (
     QUICK_BYTES,
-    QUICK_NUMBERS_BYTES,
     QUICK_LISTS,
+    QUICK_NUMBERS_BYTES,
     QUICK_OBJECTS_BYTES,
     QUICK_TEXT_OUTPUT_BYTES,
     check_json,

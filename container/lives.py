@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from container.restart import Life
 from serve.contract.lifecycle import State
-from serve.contract.status import Engine, Front, Main, StatusPage, tallies
+from serve.contract.status import Engine, Front, Main, StatusPage, places, tallies
 
 STEADY_S = 10.0  # a sidecar whose verdicts go on for so long has done its work
 
@@ -42,7 +42,8 @@ def life(page: StatusPage, role: str, place: int, began: Mark, now_s: float) -> 
 
 def _engine(page: StatusPage, place: int, began: Mark, now_s: float) -> Life:
     """Another replica's answers are no evidence, nor are its own to rehearsals: so both must have grown, what fronts answered
-    and what this engine has run since it was ready."""
+    and what this engine has run since it was ready. Where no other is ready, every answer was its own: requests that waited
+    for it are answered before it has proven itself to every front."""
     block = page.engine(place)
     count, value = block.count, block.value
     was_ready = State(count[Engine.STATE]) in (State.READY, State.DRAINING, State.CLOSED)
@@ -50,7 +51,11 @@ def _engine(page: StatusPage, place: int, began: Mark, now_s: float) -> Life:
     running = value[Engine.RUN_STARTED_S] > 0
     return Life(
         ready_s=max(0.001, now_s - value[Engine.STATE_SINCE_S]) if was_ready else 0.0,
-        answered=ran and answers(page) > began.answers,
+        answered=(ran or not _another_is_ready(page, place)) and answers(page) > began.answers,
         suspect=running and bool(count[Engine.RUN_AGAIN]),
         batch_rows=count[Engine.RUN_ROWS] if running else 0,
     )
+
+
+def _another_is_ready(page: StatusPage, place: int) -> bool:
+    return any(page.engine(other).count[Engine.STATE] == State.READY for other in places(page) if other != place)

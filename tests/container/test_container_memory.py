@@ -66,8 +66,9 @@ def test_the_next_engine_is_told_how_many_rows_fit() -> None:
 
 def test_only_answers_to_requests_that_this_engine_ran_are_progress() -> None:
     page = StatusPage.create()
-    page.main.count[Main.FRONTS] = 1
-    count = page.engine(0).count
+    page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = 1, 2
+    count, other = page.engine(0).count, page.engine(1).count
+    other[Engine.STATE] = State.READY
     began = lives.mark(page, 1.0)
     count[Engine.STATE], count[Engine.ROWS], count[Engine.READY_ROWS] = State.READY, 5, 5
 
@@ -80,6 +81,10 @@ def test_only_answers_to_requests_that_this_engine_ran_are_progress() -> None:
     count[Engine.ROWS] += 1
     assert answered()
     count[Engine.STATE] = State.LOADING
+    assert not answered(), "another replica did that, while this one had not become ready"
+    other[Engine.STATE] = State.LOADING
+    assert answered(), "no other was there to do it: it answered those who waited, before it was ready for all"
+    began = lives.mark(page, 2.0)
     assert not answered(), "those were of the life before"
 
 

@@ -56,7 +56,7 @@ class Npz:
             raise BadRequest("the body is empty")
         try:
             with zipfile.ZipFile(io.BufferedReader(_Reader(body))) as archive:
-                return _decode(archive, _members(archive, room), body, plan, room)
+                return _decode(archive, members_of(archive, room), body, plan, room)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as e:
             raise BadRequest(f"not a readable NPZ file: {str(e)[:120]}") from e
 
@@ -86,7 +86,7 @@ def _decode(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], body:
     return finish([fitted(arrays[spec.name], spec, rows_axis) for spec in plan.inputs], plan, Form.INSTANCES)
 
 
-def _members(archive: zipfile.ZipFile, room: int) -> dict[str, zipfile.ZipInfo]:
+def members_of(archive: zipfile.ZipFile, room: int) -> dict[str, zipfile.ZipInfo]:
     """By array name, once the directory has been found to be in order and to promise no more than there is room for."""
     listed = archive.infolist()
     if len(listed) > MEMBERS_MAX:

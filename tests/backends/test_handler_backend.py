@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from serve.engine.backends.handler import HandlerBackend, load
 from serve.errors import (
     BadModel,
     BadRequest,
+    BodyTooLarge,
     ModelFailed,
     NotAcceptable,
     OutputNotFinite,
@@ -386,6 +388,47 @@ def test_a_body_the_defaults_cannot_read_is_the_clients_fault(
     folder: Folder, body: bytes, content_type: str, kind: type[Exception]
 ) -> None:
     assert type(failed(handler(folder, READ_ONLY), request(body, content_type))) is kind
+
+
+def npy_that_claims(shape: tuple[int, ...], descr: str = "<f4") -> bytes:
+    held = io.BytesIO()
+    np.lib.format.write_array_header_1_0(held, {"descr": descr, "fortran_order": False, "shape": shape})
+    return held.getvalue() + bytes(64)
+
+
+@pytest.mark.parametrize("body", [
+    npy_that_claims((10**10,)), npy_that_claims((10**18,)), npy_that_claims((10**30,)), npy_that_claims((0, 10**30)),
+    npy_that_claims((10**18,), "<U0"), npy_that_claims((17,)), npy_that_claims((-1,)),
+])  # fmt: skip
+def test_npy_that_claims_more_than_it_brings_is_the_clients_fault(folder: Folder, body: bytes) -> None:
+    assert type(failed(handler(folder, READ_ONLY), request(body, "application/x-npy"))) is BadRequest
+
+
+def test_a_small_archive_that_unpacks_to_very_much_is_refused_before_it_is(folder: Folder) -> None:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as member:
+        member.write(npy_that_claims((300 << 20,), "|u1"))
+        for _ in range(300):
+            member.write(bytes(1 << 20))
+    assert len(held.getvalue()) < 1 << 20
+    error = failed(handler(folder, READ_ONLY), request(held.getvalue(), "application/x-npz"))
+    assert type(error) is BodyTooLarge and "256 MiB" in str(error)
+
+
+@pytest.mark.parametrize("body", [
+    json.dumps(["a" * 100_000] + ["b"] * 1000).encode(),
+    json.dumps([["a"], ["b" * 70_000_000]]).encode(),
+    json.dumps([1] * 3_000_000 + ["b"]).encode(),
+], ids=["one long among short", "one very long", "numbers with a text"])  # fmt: skip
+def test_texts_that_would_fill_the_memory_as_an_array_are_refused(folder: Folder, body: bytes) -> None:
+    error = failed(handler(folder, READ_ONLY), request(body, "application/json"))
+    assert type(error) is BodyTooLarge and "as long as the longest" in str(error)
+
+
+def test_one_text_that_becomes_no_array_may_be_long(folder: Folder) -> None:
+    text = json.dumps("a" * 70_000_000)
+    backend = handler(folder, "def model_fn(d): return 1\ndef predict_fn(data, model): return len(data)")
+    assert one(backend, request(text, "application/json")).body == b"70000000"
 
 
 def test_a_pickle_inside_npy_is_never_loaded(folder: Folder) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 import zipfile
 import zlib
@@ -17,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from serve.codec.npz import members_of
+from serve.codec.room import ARRAY_BYTES_MAX, check_array
 from serve.engine.backends.base import Array
 from serve.engine.backends.handler_files import is_file
 from serve.engine.foreign import kind_of, said, text_of
@@ -25,7 +28,9 @@ from serve.errors import BadModel, BadRequest, NotAcceptable, OutputNotFinite, U
 
 JSON, CSV, NPY, NPZ = "application/json", "text/csv", "application/x-npy", "application/x-npz"
 TENSOR = "tensor/pt"  # NPY by another name, as the SageMaker SDK sends it
-UNREADABLE = (ValueError, OSError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error)
+# RuntimeError: too deep, or a zip with a password. OverflowError: a size that no machine has.
+UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, OverflowError, zipfile.BadZipFile, zlib.error)
+CHAR_BYTES, NUMBER_CHARS = 4, 32  # of numpy's texts; of a number that stands among texts
 
 
 def first_type(accept: str) -> str:
@@ -71,7 +76,10 @@ def decoded(body: str | bytes, content_type: str) -> Any:
         raise BadRequest("the body is empty")
     try:
         if kind == JSON:
-            data = json.loads(body, parse_constant=_no_constant)
+            text = body if isinstance(body, str) else body.decode("utf-8")
+            data = json.loads(text, parse_constant=_no_constant)
+            if '"' in text and isinstance(data, list):
+                _check_texts(data)
             return _floats(np.array(data)) if isinstance(data, list | int | float) else data
         if kind == CSV:
             text = body if isinstance(body, str) else body.decode("utf-8")
@@ -90,9 +98,39 @@ def _floats(array: Array) -> Array:
     return array.astype(np.float32) if array.dtype.kind in "iuf" else array
 
 
+def _check_texts(data: Any) -> None:
+    """In an array of numpy each text takes what the longest takes: one long among many short ones would fill the memory."""
+    leaves = texts = longest = 0
+    left = [data]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+            continue
+        leaves += 1
+        if isinstance(value, str):
+            texts, longest = texts + 1, max(longest, len(value))
+    chars = longest if texts == leaves else max(longest, NUMBER_CHARS)
+    if texts:
+        check_array(leaves * chars * CHAR_BYTES, "the array of texts, each as long as the longest,")
+
+
 def _loaded(body: bytes) -> Any:
-    loaded = np.load(io.BytesIO(body), allow_pickle=False)
-    return {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else loaded
+    if body[:2] != b"PK":
+        return _array(body)
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        return {name: _array(archive.read(member)) for name, member in members_of(archive, ARRAY_BYTES_MAX).items()}
+
+
+def _array(body: bytes) -> Array:
+    """numpy makes room for all that a header names before it reads on, so the header is held against what is there."""
+    file, form = io.BytesIO(body), np.lib.format
+    read_header = form.read_array_header_1_0 if form.read_magic(file) == (1, 0) else form.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    if not dtype.hasobject and math.prod(shape) * max(dtype.itemsize, 1) > len(body) - file.tell():
+        raise ValueError("the array is longer than the body")
+    file.seek(0)
+    return np.asarray(form.read_array(file, allow_pickle=False))
 
 
 # Predicting -----------------------------------------------------------------------------------------------------------

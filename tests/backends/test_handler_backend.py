@@ -375,6 +375,8 @@ READ_ONLY = "class M:\n    def predict(self, x): return x\ndef model_fn(model_di
 @pytest.mark.parametrize(("body", "content_type", "kind"), [
     (b"[[1, 2], [3]]", "application/json", BadRequest),
     (b"[NaN]", "application/json", BadRequest),
+    (b"[1e39]", "application/json", BadRequest),  # no float32
+    (b"[-1e999]", "application/json", BadRequest),
     (b"{", "application/json", BadRequest),
     (b"\xff", "application/json", BadRequest),
     (b"", "text/csv", BadRequest),
@@ -388,6 +390,16 @@ def test_a_body_the_defaults_cannot_read_is_the_clients_fault(
     folder: Folder, body: bytes, content_type: str, kind: type[Exception]
 ) -> None:
     assert type(failed(handler(folder, READ_ONLY), request(body, content_type))) is kind
+
+
+@pytest.mark.parametrize(("body", "content_type", "answer"), [
+    (b"\xef\xbb\xbf[1, 2]", "application/json", b"[1.0,2.0]"),
+    (b"\xef\xbb\xbf1,2\n", "text/csv", b"[[1.0,2.0]]"),
+])  # fmt: skip
+def test_the_defaults_skip_a_byte_order_mark_as_the_tensors_codecs_do(
+    folder: Folder, body: bytes, content_type: str, answer: bytes
+) -> None:
+    assert one(handler(folder, READ_ONLY), request(body, content_type)).body == answer
 
 
 def npy_that_claims(shape: tuple[int, ...], descr: str = "<f4") -> bytes:

@@ -27,6 +27,7 @@ from serve.engine.guard import Unfit
 from serve.errors import BadModel, BadRequest, NotAcceptable, OutputNotFinite, UnsupportedMedia
 
 JSON, CSV, NPY, NPZ = "application/json", "text/csv", "application/x-npy", "application/x-npz"
+BOM = "\ufeff"  # editors of Windows write it before a text; it is no part of it
 TENSOR = "tensor/pt"  # NPY by another name, as the SageMaker SDK sends it
 # RuntimeError: too deep, or a zip with a password. OverflowError: a size that no machine has.
 UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, OverflowError, zipfile.BadZipFile, zlib.error)
@@ -77,13 +78,13 @@ def decoded(body: str | bytes, content_type: str) -> Any:
     try:
         if kind == JSON:
             text = body if isinstance(body, str) else body.decode("utf-8")
-            data = json.loads(text, parse_constant=_no_constant)
+            data = json.loads(text.removeprefix(BOM), parse_constant=_no_constant)
             if '"' in text and isinstance(data, list):
                 _check_texts(data)
             return _floats(np.array(data)) if isinstance(data, list | int | float) else data
         if kind == CSV:
             text = body if isinstance(body, str) else body.decode("utf-8")
-            return np.loadtxt(io.StringIO(text), dtype=np.float32, delimiter=",", comments=None, ndmin=2)
+            return np.loadtxt(io.StringIO(text.removeprefix(BOM)), dtype=np.float32, delimiter=",", comments=None, ndmin=2)
         return _loaded(body if isinstance(body, bytes) else body.encode("latin-1"))
     except UNREADABLE as e:
         raise BadRequest(f"the body is not {kind} that becomes an array: {said(e)}") from e
@@ -95,7 +96,13 @@ def _no_constant(name: str) -> float:
 
 def _floats(array: Array) -> Array:
     """Numbers as float32, as in the AWS containers; anything else (strings, true and false) as it is."""
-    return array.astype(np.float32) if array.dtype.kind in "iuf" else array
+    if array.dtype.kind not in "iuf":
+        return array
+    with np.errstate(over="ignore"):  # told below, where it concerns one request
+        floats = array.astype(np.float32)
+    if not np.isfinite(floats).all():  # JSON has no infinity, so this was a number
+        raise BadRequest("a number is out of the range of float32")
+    return floats
 
 
 def _check_texts(data: Any) -> None:

@@ -168,8 +168,8 @@ def test_requirements_are_not_installed_unasked_and_the_missing_module_says_what
 def test_requirements_that_cannot_be_installed_stop_the_start_with_what_pip_said(tmp_path: Path, line: str, said: str) -> None:
     tree = Tree(needing(tmp_path, f"--no-index\n{line}\n"), EVENKEEL_INSTALL_REQUIREMENTS="1")
     assert tree.process.wait(60) == 1
-    last = tree.err.read_text().strip().splitlines()[-1]
-    assert last.startswith("evenkeel: code/requirements.txt cannot be installed:") and tree.events("not_installed")
+    last = json.loads(tree.err.read_text().strip().splitlines()[-1])
+    assert last["message"].startswith("code/requirements.txt cannot be installed:") and tree.events("not_installed")
     assert said in json.dumps(tree.events("not_installed")[0]["pip"])
     tree.assert_nothing_left()
 

@@ -235,7 +235,7 @@ def test_requests_that_wait_for_a_version_in_place_are_answered_though_sigterm_c
         ask(tree, "2")
         wait_for(lambda: versions(tree)["phase"] == "loading", "version 2 loads")
         with tree.wire() as wire:
-            wire.send(request(b"waits", headers=("Content-Type: text/plain",)))
+            wire.send(request(b"waits", "text/plain"))
             eventually(lambda: tree.status()["fronts"][0]["queue_rows"] == 1, "it waits in its front")
             tree.tell(signal.SIGTERM)
             reply = wire.read()

@@ -242,8 +242,10 @@ class Invocations:
             raise
 
     def _wait_for_model(self, invocation: Invocation, body: Body) -> None:
-        """No engine has greeted this worker. If the container is ready, one soon will: this worker is new."""
-        if not self._page.verdict().ready or len(self._early) >= EARLY_MAX:
+        """No engine has greeted this worker. If the container is ready, or would be but for that, one soon will."""
+        verdict = self._page.verdict()
+        expected = verdict.ready or verdict.reason is Reason.NOT_CONNECTED
+        if not expected or len(self._early) >= EARLY_MAX:
             raise NotReady("the model is still loading or warming; /ping turns 200 when it is ready", retry_after_s=1)
         self._early.append((invocation, body))
 

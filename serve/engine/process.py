@@ -100,13 +100,13 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger, 
     settle()
     stop = threading.Event()
     threading.Thread(target=explain.publish_shapes, args=(explanation, replica, stop), name="shapes", daemon=True).start()
+    if settings.epoch > 1:  # requests of the life before wait, and are run while fronts ask their first questions
+        inject_faults(replica, settings)
     if settings.standby < 0:  # who takes over at once has no time for it, and its fronts are warm
         with ledger.phase("warm"):
             rehearse(cycle, page, settings)
-    if settings.faults:
-        from serve.engine import faults
-
-        faults.apply(replica, settings.faults)
+    if settings.epoch == 1:
+        inject_faults(replica, settings)
     explanation.update(facts=replica.backend.describe())  # warm-up may have added to it
     explanation.warmed(replica, report)
     block.count[Engine.READY_ROWS] = block.count[Engine.ROWS]
@@ -122,6 +122,13 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger, 
         if life.state is State.READY:
             life.become(State.DRAINING)
         life.become(State.CLOSED)
+
+
+def inject_faults(replica: Replica, settings: EngineSettings) -> None:
+    if settings.faults:
+        from serve.engine import faults
+
+        faults.apply(replica, settings.faults)
 
 
 def first_place(settings: EngineSettings) -> int:

@@ -54,13 +54,13 @@ class Served:
         self.process.wait(60)
 
 
-def load(served: Served, body: Path, kind: str, arguments: argparse.Namespace, seconds: float) -> tuple[float, float]:
+def load(served: Served, body: Path, kind: str, arguments: argparse.Namespace, seconds: int) -> tuple[float, float]:
     """CPU in microseconds a request, and requests a second."""
     environ = os.environ | {"BODY": str(body), "CTYPE": kind, "VARY": "1" if arguments.own_heads else "0"}
     before_s = served.cpu_s()
     done = subprocess.run(
         ["taskset", "--cpu-list", str(LOAD_CORE), "wrk", "--threads", "1", "--connections", str(arguments.connections),
-         "--duration", f"{seconds:g}s", "--latency", "--script", str(OWN_HEADS), f"http://127.0.0.1:{served.port}/invocations"],
+         "--duration", f"{seconds}s", "--latency", "--script", str(OWN_HEADS), f"http://127.0.0.1:{served.port}/invocations"],
         env=environ, capture_output=True, text=True, check=True)  # fmt: skip
     cpu_s = served.cpu_s() - before_s
     result = json.loads(done.stdout.rpartition("RESULT ")[2].splitlines()[0])
@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path)
     parser.add_argument("--pairs", type=int, default=11)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--own-heads", action="store_true", help="a trace id and an inference id of its own in each request")
     parser.add_argument("--npy", action="store_true")
@@ -89,7 +89,7 @@ def main() -> None:
         sides = {"this": Served(HERE.parent, model, folder), "other": Served(arguments.other.resolve(), model, folder)}
         try:
             for side in sides.values():
-                load(side, body, kind, arguments, 1.0)
+                load(side, body, kind, arguments, 1)
             found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
             for pair in range(arguments.pairs):
                 for name in sorted(sides, reverse=bool(pair % 2)):

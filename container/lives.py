@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from container.restart import Life
+from container.restart import LifeRecord
 from serve.contract.lifecycle import State
 from serve.contract.status import Engine, Front, Main, StatusPage, places, tallies
 
@@ -31,16 +31,16 @@ def answers(page: StatusPage) -> int:
     return sum(block.count[Front.OK] for i in fronts for block in tallies(page, i))
 
 
-def life(page: StatusPage, role: str, place: int, began: Mark, now_s: float) -> Life:
+def life(page: StatusPage, role: str, place: int, began: Mark, now_s: float) -> LifeRecord:
     """Of the process that has just ended there."""
     if role == "engine":
         return _engine(page, place, began, now_s)
     if role == "front":
-        return Life(answered=answers(page) > began.answers)
-    return Life(answered=page.main.value[Main.VERDICT_BEAT_S] - began.at_s >= STEADY_S)
+        return LifeRecord(answered=answers(page) > began.answers)
+    return LifeRecord(answered=page.main.value[Main.VERDICT_BEAT_S] - began.at_s >= STEADY_S)
 
 
-def _engine(page: StatusPage, place: int, began: Mark, now_s: float) -> Life:
+def _engine(page: StatusPage, place: int, began: Mark, now_s: float) -> LifeRecord:
     """Another replica's answers are no evidence, nor are its own to rehearsals: so both must have grown, what fronts answered
     and what this engine has run since it was ready. Where no other is ready, every answer was its own: requests that waited
     for it are answered before it has proven itself to every front."""
@@ -49,7 +49,7 @@ def _engine(page: StatusPage, place: int, began: Mark, now_s: float) -> Life:
     was_ready = State(count[Engine.STATE]) in (State.READY, State.DRAINING, State.CLOSED)
     ran = was_ready and count[Engine.ROWS] > count[Engine.READY_ROWS]
     running = value[Engine.RUN_STARTED_S] > 0
-    return Life(
+    return LifeRecord(
         ready_s=max(0.001, now_s - value[Engine.STATE_SINCE_S]) if was_ready else 0.0,
         answered=(ran or not _another_is_ready(page, place)) and answers(page) > began.answers,
         suspect=running and bool(count[Engine.RUN_AGAIN]),

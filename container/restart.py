@@ -31,7 +31,7 @@ class Post(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class LifeRecord:
     """What a process did between its start and its end, as the status page tells.
 
     `suspect`: it ended while it ran one request alone that had been in a crash before. `batch_rows`: of the batch that ran when
@@ -57,7 +57,7 @@ class End:
     code: int
     reason: str
     how: str
-    life: Life
+    life: LifeRecord
     post: Post = Post.OWN
 
 
@@ -86,7 +86,7 @@ class Situation:
     predecessor_serves: bool = True  # of a successor that ended: the one that it was to replace goes on
 
 
-class Do(Enum):
+class RestartAction(Enum):
     START = "start another"
     TAKE_OVER = "its successor takes its place"
     GIVE_UP = "end the container"
@@ -99,7 +99,7 @@ class Do(Enum):
 class Step:
     """`history`: what is known from now on. `lowered`: batches are smaller from now on."""
 
-    do: Do
+    do: RestartAction
     history: History
     after_s: float = 0.0
     why: str = ""
@@ -111,35 +111,35 @@ def after(end: End, history: History, now: Situation) -> Step:
     if now.leaving:
         return _leaving(end, history, now)
     if end.post is Post.PREDECESSOR:
-        return Step(Do.NOTHING, history)
+        return Step(RestartAction.NOTHING, history)
     if end.post is Post.SUCCESSOR:
         return Step(_without_successor(end, now), history)
     if end.code == EXIT_BAD_MODEL:
         why = "the model cannot be served, see the line above; starting it again cannot help"
-        return Step(Do.GIVE_UP, history, why=why)
+        return Step(RestartAction.GIVE_UP, history, why=why)
     known = remember(end, history)
     counted = len(known.idle_ends) > len(history.idle_ends)
     if counted and len(known.idle_ends) > now.limit and not (end.role == "sidecar" and now.was_ready):
-        return Step(Do.GIVE_UP, known, why=gave_up(end, known.idle_ends))
+        return Step(RestartAction.GIVE_UP, known, why=gave_up(end, known.idle_ends))
     lowered = known.rows_max != history.rows_max
     if now.successor:
-        return Step(Do.TAKE_OVER, known, lowered=lowered)
+        return Step(RestartAction.TAKE_OVER, known, lowered=lowered)
     after_s = min(known.backoff_s, OBSERVER_BACKOFF_S) if end.role == "sidecar" else known.backoff_s
-    return Step(Do.START, known, 0.0 if end.reason == "leak" else after_s, lowered=lowered)
+    return Step(RestartAction.START, known, 0.0 if end.reason == "leak" else after_s, lowered=lowered)
 
 
 def _leaving(end: End, history: History, now: Situation) -> Step:
     """An engine may come back while requests wait for it; nobody else is missed."""
     if end.role != "engine" or end.post is not Post.OWN or end.code == EXIT_BAD_MODEL or not now.fronts_live:
-        return Step(Do.NOTHING, history)
+        return Step(RestartAction.NOTHING, history)
     known = remember(end, history)
-    return Step(Do.START, known, known.backoff_s)
+    return Step(RestartAction.START, known, known.backoff_s)
 
 
-def _without_successor(end: End, now: Situation) -> Do:
+def _without_successor(end: End, now: Situation) -> RestartAction:
     if not now.predecessor_serves:
-        return Do.NOTHING
-    return Do.KEEP_PREDECESSOR if end.code == EXIT_BAD_MODEL else Do.REPLACE_IN_PLACE
+        return RestartAction.NOTHING
+    return RestartAction.KEEP_PREDECESSOR if end.code == EXIT_BAD_MODEL else RestartAction.REPLACE_IN_PLACE
 
 
 def remember(end: End, history: History) -> History:

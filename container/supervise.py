@@ -17,7 +17,7 @@ from container.child import Child, how_it_ended, tell
 from container.departure import Departure
 from container.door import Door
 from container.memory import MemoryUse, OomKills
-from container.restart import Do, End, Situation, Step
+from container.restart import End, RestartAction, Situation, Step
 from container.sentinel import Sentinel
 from container.spawn import clear, spawn
 from container.successors import Successors
@@ -180,28 +180,28 @@ class Supervisor:
 
     def _act(self, child: Child, end: End, step: Step, now_s: float) -> None:
         match step.do:
-            case Do.START if self._departure.begun:
+            case RestartAction.START if self._departure.begun:
                 child.ending, child.due_s = "", now_s + step.after_s
-            case Do.START | Do.TAKE_OVER:
+            case RestartAction.START | RestartAction.TAKE_OVER:
                 self._replace(child, end, step, now_s)
-            case Do.GIVE_UP:
+            case RestartAction.GIVE_UP:
                 if end.code != EXIT_BAD_MODEL:
                     self._count(child, end)
                 self._departure.begin(1, step.why + self._memory.words(step.history.idle_ends))
-            case Do.KEEP_PREDECESSOR:
+            case RestartAction.KEEP_PREDECESSOR:
                 assert child.beside is not None, "it stood beside another"
                 self._successors.keep(child.beside)
-            case Do.REPLACE_IN_PLACE:
+            case RestartAction.REPLACE_IN_PLACE:
                 assert child.beside is not None, "it stood beside another"
                 self._successors.replace_in_place(child.beside, end.code, self._moment)
-            case Do.NOTHING if end.post is restart.Post.PREDECESSOR and end.code:
+            case RestartAction.NOTHING if end.post is restart.Post.PREDECESSOR and end.code:
                 # Cut off in a batch, which is not its successor's.
                 self._page.engine(child.place).value[Engine.RUN_STARTED_S] = 0.0
 
     def _replace(self, child: Child, end: End, step: Step, now_s: float) -> None:
         self._count(child, end)
         child.ending = ""
-        successor = self._successors.of(child) if step.do is Do.TAKE_OVER else None
+        successor = self._successors.of(child) if step.do is RestartAction.TAKE_OVER else None
         how = "starting another" if successor is None else "the one that was being made beside it takes its place"
         if step.lowered:
             how += f", with at most {step.history.rows_max} rows in a batch"

@@ -16,7 +16,7 @@ from typing import Any
 from serve.contract.logline import log
 from serve.transport import descriptor
 from serve.transport.arena import Arena, spill
-from serve.transport.channel import NO_FD, RETRY_S, Channel, ChannelClosed, OnWaits, Waits
+from serve.transport.channel import NO_FD, RETRY_S, Channel, ChannelClosed, OnWaits, SendWaits
 from serve.transport.descriptor import PROTOCOL, REPLY
 from serve.transport.rows import SharedRows
 
@@ -106,10 +106,10 @@ class Peers:
             if peer.outbox:
                 peer.send()
 
-    def _watch(self, channel: Channel, waits: Waits) -> None:
+    def _watch(self, channel: Channel, waits: SendWaits) -> None:
         """See to it that what waits in this channel goes out."""
-        self._poll.modify(channel.sock.fileno(), select.EPOLLIN | (select.EPOLLOUT if waits is Waits.PEER else 0))
-        if waits is Waits.MACHINE:
+        self._poll.modify(channel.sock.fileno(), select.EPOLLIN | (select.EPOLLOUT if waits is SendWaits.PEER else 0))
+        if waits is SendWaits.MACHINE:
             self._again.add(channel)
         else:
             self._again.discard(channel)

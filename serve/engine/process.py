@@ -28,7 +28,7 @@ from serve.engine.failures import DeviceLost
 from serve.engine.foreign import trace_of
 from serve.engine.leaving import Leaving
 from serve.engine.life import Life
-from serve.engine.signals import Signals
+from serve.engine.signals import ScriptSignals
 from serve.engine.startup import Ledger, process_began_s
 from serve.engine.waiting import Waiting
 from serve.errors import BadModel
@@ -51,7 +51,7 @@ def main() -> None:
     settings = parse(EngineSettings, begin_role())
     setup(f"engine-{settings.place}", text=settings.log_text, fd=settings.log_fd)
     sys.stdout, sys.stderr = LogStream("stdout"), LogStream("stderr")
-    leaving, signals = Leaving(), Signals()
+    leaving, signals = Leaving(), ScriptSignals()
     signals.install()
     faulthandler.enable(2)  # the stacks of a crash in native code, below our log: the supervisor reads it
     faulthandler.register(DUMP_SIGNAL, 2)
@@ -73,7 +73,7 @@ def main() -> None:
     leaving.begin(first=lambda: signals.pass_on(signal.SIGTERM))
 
 
-def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger, signals: Signals) -> None:
+def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger, signals: ScriptSignals) -> None:
     life.become(State.LOADING)
     from serve.engine import explain, standby  # NumPy comes with it and the framework with the backend, so only from here on
     from serve.engine.flying import cycle_for

@@ -1,6 +1,6 @@
 """Signals of a process that also runs user code: ours stay ours, and a script's own handlers raise only into the script.
 
-How it works. Handlers are set with `signal.signal`, so `Signals` takes its place. Of a signal that is ours (SIGTERM) the
+How it works. Handlers are set with `signal.signal`, so `ScriptSignals` takes its place. Of a signal that is ours (SIGTERM) the
 script's handler is only remembered, and called at the end, when everything is answered: one that calls sys.exit() would else
 end the engine in the middle of a request. Any other handler runs when its signal comes, but what it raises goes on only when
 the script is at work (a call in guard.py is on the stack): an alarm that comes too late must not hit the engine's own code.
@@ -24,7 +24,7 @@ from serve.engine.guard import blamed, guarded, judged
 Handler = Any  # a function of (signum, frame), SIG_DFL, SIG_IGN or None
 
 
-class Signals:
+class ScriptSignals:
     """`_ours`: who owns which signal, None while it has no handler yet. `_theirs`: what the script set for one of those."""
 
     def __init__(self) -> None:

@@ -72,7 +72,7 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
+class AcceptedWaits:
     """What may be waited where few requests wait, and where many do; and when the queue was last empty, or nearly so."""
 
     few: Accepted
@@ -81,9 +81,9 @@ class Waits:
     empty_s: float
 
     @staticmethod
-    def start(timeout_s: float, now_s: float, many_s: float) -> Waits:
+    def start(timeout_s: float, now_s: float, many_s: float) -> AcceptedWaits:
         """`many_s`: EVENKEEL_QUEUE_WAIT_S."""
-        return Waits(Accepted.start(timeout_s, now_s), Accepted.start(timeout_s, now_s, many_s), many_s, now_s)
+        return AcceptedWaits(Accepted.start(timeout_s, now_s), Accepted.start(timeout_s, now_s, many_s), many_s, now_s)
 
     @property
     def least_s(self) -> float:
@@ -97,14 +97,14 @@ class Waits:
     def limit_s(self, crowded: bool) -> float:
         return self.many.limit_s if crowded else self.few.limit_s
 
-    def refused(self, crowded: bool, now_s: float, wait_s: float) -> Waits:
+    def refused(self, crowded: bool, now_s: float, wait_s: float) -> AcceptedWaits:
         if crowded:
             return replace(self, many=self.many.refused(now_s, wait_s))
         return replace(self, few=self.few.refused(now_s, wait_s))
 
-    def later(self, now_s: float, batch_s: float, empty: bool) -> Waits:
+    def later(self, now_s: float, batch_s: float, empty: bool) -> AcceptedWaits:
         few, many = self.few.later(now_s, batch_s), self.many.later(now_s, batch_s)
-        return Waits(few, many, self.burst_s, now_s if empty else self.empty_s)
+        return AcceptedWaits(few, many, self.burst_s, now_s if empty else self.empty_s)
 
 
 def is_empty(waiting: int, engines: int) -> bool:
@@ -152,7 +152,7 @@ class Asked(NamedTuple):
     waiting: int
 
 
-class Load(NamedTuple):
+class EngineLoad(NamedTuple):
     """The least loaded engine, at one moment. `row_s` 0: nobody knows what a row costs."""
 
     engines: int  # that are up
@@ -180,7 +180,7 @@ class Refuse(NamedTuple):
     own_rows: bool = False  # for them, and not for the wait
 
 
-def decide(asked: Asked, load: Load | None, waits: Waits, now_s: float) -> Accept | Hold | Refuse:
+def decide(asked: Asked, load: EngineLoad | None, waits: AcceptedWaits, now_s: float) -> Accept | Hold | Refuse:
     """Nothing is refused on a prediction where the cost of a row is unknown, and nothing for its own rows that fits one batch:
     what a batch costs could not be learned anew otherwise."""
     if load is None:
@@ -201,7 +201,7 @@ def decide(asked: Asked, load: Load | None, waits: Waits, now_s: float) -> Accep
     return Accept()
 
 
-def _decide_large(asked: Asked, load: Load, late_s: float) -> Accept | Refuse:
+def _decide_large(asked: Asked, load: EngineLoad, late_s: float) -> Accept | Refuse:
     """By the time until its last row is done: its own rows, and the turns of others meanwhile."""
     in_time_s = WAIT_SHARE_MAX * asked.timeout_s - (asked.timeout_s - asked.left_s)
     room = int(max(0.0, in_time_s - late_s) / load.row_s)

@@ -16,12 +16,12 @@ from serve.errors import Overloaded
 from serve.front import execution
 from serve.front.admission import (
     Accept,
+    AcceptedWaits,
     Asked,
+    EngineLoad,
     Hold,
-    Load,
     Refuse,
     Running,
-    Waits,
     decide,
     is_empty,
     overrun,
@@ -56,7 +56,7 @@ class Engines:
         self._page, self._clock, self._limits = page, clock, limits
         self._count = page.front(place).count
         self._on_lost, self._on_serving = on_lost, on_serving
-        self._waits = Waits.start(limits.request_timeout_s, clock(), limits.queue_wait_s)
+        self._waits = AcceptedWaits.start(limits.request_timeout_s, clock(), limits.queue_wait_s)
         # Where requests were refused for their own rows: since when, and the number of batches then, while none has run.
         self._untried: dict[EngineLink, tuple[float, int]] = {}
         self.model: Model | None = None  # set from the first HELLO of an engine that serves on
@@ -98,12 +98,12 @@ class Engines:
                     self._waits = self._waits.refused(crowded, now_s, wait_s)
                 raise error
 
-    def _load(self, link: EngineLink, now_s: float) -> Load:
+    def _load(self, link: EngineLink, now_s: float) -> EngineLoad:
         count, model = link.block.count, link.model
         assert model is not None, "those that are up have one"
         rows, beyond = count[_ENGINE_ROWS], count[_BEYOND]
         untried_s = now_s - self._untried[link][0] if link in self._untried else 0.0
-        return Load(
+        return EngineLoad(
             engines=len(self.up), ahead=max(link.rows - link.beyond, rows - beyond), rows=max(link.rows, rows),
             large=max(link.large, count[_LARGE]), turn_rows=model.rows_max, row_s=link.block.value[_ROW_COST],
             running=_running(link, now_s), untried_s=untried_s)  # fmt: skip

@@ -18,7 +18,7 @@ IDLE_FOR_S = 1.0
 LOOK_S = 0.25  # between two looks at all connections, however many come: one costs a millisecond
 
 
-class Connection(Protocol):
+class IdleCandidate(Protocol):
     @property
     def address(self) -> str: ...
 
@@ -29,7 +29,7 @@ class Connection(Protocol):
     def is_idle(self) -> bool: ...
 
 
-C = TypeVar("C", bound=Connection)
+C = TypeVar("C", bound=IdleCandidate)
 
 
 class IdleConnections(Generic[C]):
@@ -74,6 +74,6 @@ class IdleConnections(Generic[C]):
         self._greedy = [c for c in everybody if c.address == address] if 2 * most > len(everybody) else []
 
 
-def _idle_long(connection: Connection, now_s: float) -> bool:
+def _idle_long(connection: IdleCandidate, now_s: float) -> bool:
     since_s = connection.idle_since_s
     return since_s is not None and now_s - since_s > IDLE_FOR_S

@@ -41,7 +41,7 @@ from serve.front.offload import Offload, Work, translated
 from serve.front.poison import Poisons
 from serve.front.request import Flight, Invocation, model_of
 from serve.front.streams import Streams
-from serve.front.suspects import JUDGED_WITHIN_S, LastRun, Record, no_more, poisoned_again
+from serve.front.suspects import JUDGED_WITHIN_S, LastRun, SuspectRecord, no_more, poisoned_again
 from serve.settings import Limits
 from serve.transport import descriptor
 from serve.transport.arena import read_spill
@@ -486,7 +486,7 @@ class Invocations:
                 self._held.append(invocation)
                 return False
             ended = Ended.UNKNOWN
-        was = Record(invocation.submits, invocation.crashes, invocation.kills)
+        was = SuspectRecord(invocation.submits, invocation.crashes, invocation.kills)
         only = end.held_only(invocation.id)
         now = was.after(ended, end.answered, only)
         invocation.end, invocation.crashes, invocation.kills = None, now.crashes, now.kills
@@ -563,4 +563,4 @@ def _cannot_run_again(invocation: Invocation) -> EvenkeelError | None:
     """Whatever ended its engine."""
     if invocation.stream is not None:
         return EngineLost("the engine ended in the middle of the answer; what has been sent of it cannot be taken back")
-    return no_more(Record(invocation.submits, invocation.crashes, invocation.kills)) if invocation.end is None else None
+    return no_more(SuspectRecord(invocation.submits, invocation.crashes, invocation.kills)) if invocation.end is None else None

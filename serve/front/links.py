@@ -22,7 +22,7 @@ from serve.front.named import Starts
 from serve.front.suspects import LastRun
 from serve.transport import descriptor
 from serve.transport.arena import Arena, read_spill
-from serve.transport.channel import NO_FD, RETRY_S, Channel, ChannelClosed, Waits
+from serve.transport.channel import NO_FD, RETRY_S, Channel, ChannelClosed, SendWaits
 from serve.transport.descriptor import PROTOCOL, RECORD_BYTES, REPLY, REQUEST
 from serve.transport.layout import Layout
 
@@ -131,19 +131,19 @@ class EngineLink:
         if self._channel is not None:
             self._channel.send(records)
 
-    def _watch(self, channel: Channel, waits: Waits) -> None:
+    def _watch(self, channel: Channel, waits: SendWaits) -> None:
         """See to it that what waits in this channel goes out."""
-        if waits is Waits.PEER:
+        if waits is SendWaits.PEER:
             self._loop.add_writer(channel.sock.fileno(), channel.flush)
             return
         self._loop.remove_writer(channel.sock.fileno())
-        if waits is Waits.MACHINE:
+        if waits is SendWaits.MACHINE:
             self._loop.call_later(RETRY_S, self._again, channel)
 
     def _again(self, channel: Channel) -> None:
         if channel is self._channel:
             channel.flush()
-            if channel.waits is Waits.MACHINE:
+            if channel.waits is SendWaits.MACHINE:
                 self._loop.call_later(RETRY_S, self._again, channel)
 
     def _connect(self) -> None:

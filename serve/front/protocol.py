@@ -24,7 +24,7 @@ from serve.front.body import Bodies
 from serve.front.desk import Desk
 from serve.front.heads import HEAD_BYTES_REMEMBERED, Route, Usual, build
 from serve.front.request import Invocation
-from serve.front.silence import Action, Seen, Silence
+from serve.front.silence import Action, ConnectionView, Silence
 from serve.http.application import ApplicationRequest
 from serve.http.connection import CONTINUE
 from serve.http.connection_state import RECEIVING, State, step
@@ -170,7 +170,7 @@ class FrontProtocol(Answering):
         request, hurried = self.request, self._leaving and (self.state in RECEIVING or self in self.desk.reserve)
         unanswered = isinstance(request, Invocation) and request.stream is None and request.delimited
         unread = self.transport.get_write_buffer_size()
-        action = self.silence.look(now_s, Seen(self.state, self.began_s, hurried, unread, request, unanswered))
+        action = self.silence.look(now_s, ConnectionView(self.state, self.began_s, hurried, unread, request, unanswered))
         if isinstance(action, EvenkeelError):
             self.refuse(action)
         elif action is Action.ABORT:

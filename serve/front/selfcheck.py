@@ -34,7 +34,7 @@ BEAT_S = 2.0  # an engine that is idle stamps twice as often and more; what stan
 
 
 @dataclass(slots=True)
-class Silence:
+class LinkSilence:
     """Of one link."""
 
     heard_s: float
@@ -48,7 +48,7 @@ class SelfCheck:
         """`quiet_s` 0: nothing is asked."""
         self._desk, self._connect, self._quiet_s = desk, connect, quiet_s
         self._engines, self._main = desk.invocations.engines, desk.page.main
-        self._silences: dict[int, Silence] = {}
+        self._silences: dict[int, LinkSilence] = {}
 
     async def keep_looking(self) -> None:
         while True:
@@ -60,7 +60,7 @@ class SelfCheck:
             if link.model is None:
                 self._silences.pop(place, None)
                 continue
-            silence = self._silences.setdefault(place, Silence(now_s))
+            silence = self._silences.setdefault(place, LinkSilence(now_s))
             if link.heard:
                 link.heard, silence.heard_s, silence.lost, silence.own = False, now_s, 0, 0
                 if link.mistrusted:
@@ -69,7 +69,7 @@ class SelfCheck:
                 continue
             self._weigh(place, link, silence, now_s)
 
-    def _weigh(self, place: int, link: EngineLink, silence: Silence, now_s: float) -> None:
+    def _weigh(self, place: int, link: EngineLink, silence: LinkSilence, now_s: float) -> None:
         waits = self._desk.invocations.waits_at(link)
         silence.lost = silence.lost + 1 if waits and has_nothing_to_do(link.block, now_s) else 0
         if silence.lost >= LOST_LOOKS and not link.mistrusted:
@@ -83,12 +83,12 @@ class SelfCheck:
         if silence.asking is None and self._is_quiet(link, silence, now_s):
             silence.asking = asyncio.get_running_loop().create_task(self._ask(place, link, silence))
 
-    def _is_quiet(self, link: EngineLink, silence: Silence, now_s: float) -> bool:
+    def _is_quiet(self, link: EngineLink, silence: LinkSilence, now_s: float) -> bool:
         asks = self._quiet_s > 0 and link in self._engines.up and link.model is not None and bool(link.model.rehearsals)
         ready = link.block.count[Engine.STATE] == State.READY and not self._main.count[Main.LEAVING]
         return asks and ready and now_s - silence.heard_s >= self._quiet_s
 
-    async def _ask(self, place: int, link: EngineLink, silence: Silence) -> None:
+    async def _ask(self, place: int, link: EngineLink, silence: LinkSilence) -> None:
         assert link.model is not None, "looked at just now"
         try:
             await ask_one(self._connect, self._desk, link, smallest(link.model))

@@ -30,7 +30,7 @@ class Action(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ConnectionView:
     """A connection at one look."""
 
     state: State
@@ -65,7 +65,7 @@ class Silence:
         self._sending.excuse(away_s)
         self.taking.excuse(away_s)
 
-    def look(self, now_s: float, seen: Seen) -> Action | EvenkeelError:
+    def look(self, now_s: float, seen: ConnectionView) -> Action | EvenkeelError:
         """What to do now; an error is to be told to the client, as the last answer."""
         if self.taking.too_slow(now_s, seen.unread, seen.of):
             return Action.ABORT

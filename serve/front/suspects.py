@@ -39,18 +39,18 @@ class LastRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class SuspectRecord:
     """Of one request: how often it was given to an engine, and ended there."""
 
     submits: int = 0
     crashes: int = 0
     kills: int = 0
 
-    def after(self, ended: Ended, answered: bool, alone: bool) -> Record:
+    def after(self, ended: Ended, answered: bool, alone: bool) -> SuspectRecord:
         """It was running, or may have been, at another end."""
         if blames(ended, answered, alone):
-            return Record(self.submits, self.crashes + 1, self.kills)
-        return Record(self.submits, self.crashes, self.kills + 1)
+            return SuspectRecord(self.submits, self.crashes + 1, self.kills)
+        return SuspectRecord(self.submits, self.crashes, self.kills + 1)
 
 
 def blames(ended: Ended, answered: bool, alone: bool) -> bool:
@@ -61,7 +61,7 @@ def blames(ended: Ended, answered: bool, alone: bool) -> bool:
     return ended in (Ended.BY_ITSELF, Ended.STUCK)
 
 
-def no_more(record: Record, alone: bool = False) -> EvenkeelError | None:
+def no_more(record: SuspectRecord, alone: bool = False) -> EvenkeelError | None:
     """Why a request whose engine has ended is not run again; None: it is. `alone`: only it ran, and it is blamed."""
     if alone and record.crashes >= CRASHES_MAX:
         return PoisonedRequest("the engine ended twice while it ran this request, the second time alone; it is not tried again")

@@ -30,7 +30,7 @@ _FDS_SPACE = socket.CMSG_SPACE(4 * FDS_MAX)
 _CUT = int(socket.MSG_CTRUNC)  # plain, because `&` with a member of an enum takes 2 us, every time something is received
 
 
-class Waits(Enum):
+class SendWaits(Enum):
     """For what the records in a channel wait."""
 
     NOTHING = "nothing"  # all are out; or the peer is gone: `receive` will say so, and its slots come back then
@@ -39,28 +39,28 @@ class Waits(Enum):
 
 
 # What an error of the socket says of the records, none of which has gone out. See unix(7), send(2) and recv(2).
-MEANING: dict[int, Waits] = {
-    errno.EAGAIN: Waits.PEER,
-    errno.EINTR: Waits.MACHINE,
-    errno.ENOBUFS: Waits.MACHINE,
-    errno.ENOMEM: Waits.MACHINE,
-    errno.EMFILE: Waits.MACHINE,
-    errno.ENFILE: Waits.MACHINE,
-    errno.ETOOMANYREFS: Waits.MACHINE,  # too many descriptors of this user are under way in sockets
-    errno.EPIPE: Waits.NOTHING,
-    errno.ECONNRESET: Waits.NOTHING,
-    errno.ENOTCONN: Waits.NOTHING,
-    errno.EBADF: Waits.NOTHING,
+MEANING: dict[int, SendWaits] = {
+    errno.EAGAIN: SendWaits.PEER,
+    errno.EINTR: SendWaits.MACHINE,
+    errno.ENOBUFS: SendWaits.MACHINE,
+    errno.ENOMEM: SendWaits.MACHINE,
+    errno.EMFILE: SendWaits.MACHINE,
+    errno.ENFILE: SendWaits.MACHINE,
+    errno.ETOOMANYREFS: SendWaits.MACHINE,  # too many descriptors of this user are under way in sockets
+    errno.EPIPE: SendWaits.NOTHING,
+    errno.ECONNRESET: SendWaits.NOTHING,
+    errno.ENOTCONN: SendWaits.NOTHING,
+    errno.EBADF: SendWaits.NOTHING,
 }
 
 
-def meaning(error: OSError) -> Waits:
+def meaning(error: OSError) -> SendWaits:
     found = MEANING.get(error.errno or 0)
     assert found is not None, f"the socket says what no table of ours knows: {error!r}"
     return found
 
 
-OnWaits = Callable[["Channel", Waits], None]
+OnWaits = Callable[["Channel", SendWaits], None]
 
 
 class ChannelClosed(Exception):
@@ -76,7 +76,7 @@ class Channel:
     def __init__(self, sock: socket.socket, on_waits: OnWaits) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self.waits = Waits.NOTHING
+        self.waits = SendWaits.NOTHING
         self.fds: deque[int] = deque()
         self.takes_fds = True  # False: nothing more will come with a descriptor, and receiving costs 2 us less
         self._on_waits = on_waits
@@ -90,7 +90,7 @@ class Channel:
         try:
             data = self._receive_with_fds() if self.takes_fds else self.sock.recv(RECEIVE_BYTES)
         except OSError as e:
-            if meaning(e) is Waits.NOTHING:
+            if meaning(e) is SendWaits.NOTHING:
                 raise ChannelClosed(str(e)) from e
             return b""
         if not data:
@@ -125,7 +125,7 @@ class Channel:
             self._keep(meaning(e), bytes(records))
             return
         if sent < len(records):
-            self._keep(Waits.PEER, bytes(records[sent:]))
+            self._keep(SendWaits.PEER, bytes(records[sent:]))
 
     def send_with(self, records: bytes, fd: int, gives: bool) -> None:
         """The same with a descriptor, which travels with the first byte. `gives`: it is the channel's from now on, and is closed
@@ -136,14 +136,14 @@ class Channel:
 
     def flush(self) -> None:
         """Try again to send what waits."""
-        waits = Waits.NOTHING
-        while self._unsent and waits is Waits.NOTHING:
+        waits = SendWaits.NOTHING
+        while self._unsent and waits is SendWaits.NOTHING:
             records, fd, ours = self._unsent.popleft()
             try:
                 sent = self._send(records, fd)
             except OSError as e:
                 waits = meaning(e)
-                if waits is not Waits.NOTHING:
+                if waits is not SendWaits.NOTHING:
                     self._unsent.appendleft((records, fd, ours))
                     break
                 sent = len(records)
@@ -151,7 +151,7 @@ class Channel:
                 os.close(fd)
             if sent < len(records):
                 self._unsent.appendleft((records[sent:], NO_FD, False))
-                waits = Waits.PEER
+                waits = SendWaits.PEER
         self._tell(waits)
 
     def _send(self, records: bytes, fd: int) -> int:
@@ -159,12 +159,12 @@ class Channel:
             return self.sock.send(records)
         return self.sock.sendmsg([records], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
 
-    def _keep(self, waits: Waits, records: bytes) -> None:
-        if waits is not Waits.NOTHING:
+    def _keep(self, waits: SendWaits, records: bytes) -> None:
+        if waits is not SendWaits.NOTHING:
             self._unsent.append((records, NO_FD, False))
             self._tell(waits)
 
-    def _tell(self, waits: Waits) -> None:
+    def _tell(self, waits: SendWaits) -> None:
         if waits is not self.waits:
             self.waits = waits
             self._on_waits(self, waits)

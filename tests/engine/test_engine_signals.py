@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 
 from serve.engine.guard import guarded
-from serve.engine.signals import Signals, runs_script
+from serve.engine.signals import ScriptSignals, runs_script
 from serve.errors import ModelFailed
 
 
 @pytest.fixture
-def signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[Signals]:
+def signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptSignals]:
     """Installed here, and taken out again with everything that it has set."""
     monkeypatch.setattr(os, "register_at_fork", lambda **_: None)
     kept = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGUSR2)}
     functions = signal.signal, signal.getsignal
-    made = Signals()
+    made = ScriptSignals()
     made.install()
     yield made
     signal.signal, signal.getsignal = functions
@@ -35,7 +35,7 @@ def late(*_: Any) -> None:
     raise TimeoutError("too late")
 
 
-def test_a_scripts_handler_of_our_signal_is_called_at_the_end_and_not_before(signals: Signals) -> None:
+def test_a_scripts_handler_of_our_signal_is_called_at_the_end_and_not_before(signals: ScriptSignals) -> None:
     seen: list[str] = []
     signals.own(signal.SIGTERM, lambda *_: seen.append("ours"))
     signal.signal(signal.SIGTERM, lambda signum, frame: seen.append("theirs"))
@@ -46,7 +46,7 @@ def test_a_scripts_handler_of_our_signal_is_called_at_the_end_and_not_before(sig
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL, lambda *_: sys.exit(3), late])
-def test_whatever_a_script_sets_the_end_is_reached(signals: Signals, handler: Any) -> None:
+def test_whatever_a_script_sets_the_end_is_reached(signals: ScriptSignals, handler: Any) -> None:
     seen: list[str] = []
     signal.signal(signal.SIGTERM, handler)  # before ours, as a model_fn does
     signals.own(signal.SIGTERM, lambda *_: seen.append("ours"))
@@ -56,7 +56,7 @@ def test_whatever_a_script_sets_the_end_is_reached(signals: Signals, handler: An
     assert seen == ["ours"]
 
 
-def test_a_script_gets_back_what_it_has_set(signals: Signals) -> None:
+def test_a_script_gets_back_what_it_has_set(signals: ScriptSignals) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     for signum in (signal.SIGTERM, signal.SIGUSR2):
         before = signal.getsignal(signum)
@@ -66,7 +66,7 @@ def test_a_script_gets_back_what_it_has_set(signals: Signals) -> None:
         assert signal.getsignal(signum) is signal.SIG_DFL
 
 
-def test_a_thread_may_set_no_handler_as_always(signals: Signals) -> None:
+def test_a_thread_may_set_no_handler_as_always(signals: ScriptSignals) -> None:
     found: list[str] = []
 
     def attempt() -> None:
@@ -82,7 +82,7 @@ def test_a_thread_may_set_no_handler_as_always(signals: Signals) -> None:
     assert len(found) == 2 and "main thread" in found[0]
 
 
-def test_an_alarm_ends_the_call_of_the_script_that_set_it(signals: Signals) -> None:
+def test_an_alarm_ends_the_call_of_the_script_that_set_it(signals: ScriptSignals) -> None:
     signal.signal(signal.SIGALRM, late)
 
     def predict() -> None:
@@ -92,12 +92,12 @@ def test_an_alarm_ends_the_call_of_the_script_that_set_it(signals: Signals) -> N
         guarded("predict_fn", predict)
 
 
-def test_an_alarm_that_comes_after_the_call_hits_nobody(signals: Signals, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_alarm_that_comes_after_the_call_hits_nobody(signals: ScriptSignals, capsys: pytest.CaptureFixture[str]) -> None:
     signal.signal(signal.SIGALRM, late)
     signal.raise_signal(signal.SIGALRM)  # this is the engine's own code
 
 
-def test_an_interrupt_reaches_the_script_only(signals: Signals) -> None:
+def test_an_interrupt_reaches_the_script_only(signals: ScriptSignals) -> None:
     def predict() -> None:
         signal.raise_signal(signal.SIGINT)
 
@@ -113,8 +113,8 @@ def test_what_runs_is_told_by_the_stack() -> None:
 
 FORKED = """
 import os, signal, sys
-from serve.engine.signals import Signals
-signals = Signals()
+from serve.engine.signals import ScriptSignals
+signals = ScriptSignals()
 signals.install()
 signals.own(signal.SIGTERM, lambda *_: None)
 child = os.fork()

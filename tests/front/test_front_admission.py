@@ -19,12 +19,12 @@ from serve.front.admission import (
     WAIT_SHARE_MAX,
     Accept,
     Accepted,
+    AcceptedWaits,
     Asked,
+    EngineLoad,
     Hold,
-    Load,
     Refuse,
     Running,
-    Waits,
     decide,
     is_empty,
     overrun,
@@ -33,9 +33,9 @@ from serve.front.admission import (
 )
 
 STEP_S = 0.05
-IDLE = Load(engines=1, ahead=0, rows=0, large=0, turn_rows=64, row_s=0.001, running=Running(), untried_s=0.0)
+IDLE = EngineLoad(engines=1, ahead=0, rows=0, large=0, turn_rows=64, row_s=0.001, running=Running(), untried_s=0.0)
 ONE = Asked(rows=1, left_s=60.0, timeout_s=60.0, waiting=0)
-WAITS = Waits.start(60.0, 0.0, 2.0)
+WAITS = AcceptedWaits.start(60.0, 0.0, 2.0)
 
 
 def under(accepted: Accepted, seconds: float, refusing: bool, batch_s: float = 0.01) -> Accepted:
@@ -134,7 +134,7 @@ def test_who_comes_while_a_batch_is_late_waits_for_that_too() -> None:
 # ---- the decision ----------------------------------------------------------------------------------------------------
 
 
-def refusal(asked: Asked, load: Load, waits: Waits = WAITS, now_s: float = 0.0) -> Refuse:
+def refusal(asked: Asked, load: EngineLoad, waits: AcceptedWaits = WAITS, now_s: float = 0.0) -> Refuse:
     found = decide(asked, load, waits, now_s)
     assert isinstance(found, Refuse)
     return found
@@ -163,7 +163,7 @@ def test_a_queue_counts_as_empty_while_fewer_wait_than_an_overload_ever_leaves()
     assert QUIET < FEW
 
 
-def large(rows: int, load: Load = IDLE, left_s: float = 60.0) -> Accept | Hold | Refuse:
+def large(rows: int, load: EngineLoad = IDLE, left_s: float = 60.0) -> Accept | Hold | Refuse:
     return decide(ONE._replace(rows=rows, left_s=left_s), load, WAITS, 0.0)
 
 
@@ -175,7 +175,7 @@ def fitting(found: Accept | Hold | Refuse) -> int:
 @pytest.mark.parametrize(
     "load", [IDLE, IDLE._replace(ahead=64, rows=20_000, large=1), IDLE._replace(ahead=300, rows=300)]
 )  # fmt: skip
-def test_the_number_of_rows_that_would_fit_does_fit_and_not_many_more_do(load: Load) -> None:
+def test_the_number_of_rows_that_would_fit_does_fit_and_not_many_more_do(load: EngineLoad) -> None:
     fits = fitting(large(400_000, load))
     assert isinstance(large(fits, load), Accept)
     assert isinstance(large(fits + 2, load), Refuse)

@@ -8,7 +8,7 @@ import pytest
 
 from serve.errors import BodyTimeout, HeaderTimeout
 from serve.front.idle import IdleConnections
-from serve.front.silence import HALF_CLOSED_S, JUST_NOW, LINGER_S, Action, Seen, Silence
+from serve.front.silence import HALF_CLOSED_S, JUST_NOW, LINGER_S, Action, ConnectionView, Silence
 from serve.http.connection_state import State
 from serve.settings import Limits
 
@@ -63,8 +63,10 @@ def test_nobody_is_chosen_twice_and_who_has_asked_since_is_passed_over() -> None
 LIMITS = Limits(keep_alive_s=10.0, header_timeout_s=3.0, body_timeout_s=5.0)
 
 
-def seen(state: State, began_s: float = 0.0, hurried: bool = False, unread: int = 0, silent_request: bool = True) -> Seen:
-    return Seen(state, began_s, hurried, unread, None, silent_request)
+def seen(
+    state: State, began_s: float = 0.0, hurried: bool = False, unread: int = 0, silent_request: bool = True
+) -> ConnectionView:
+    return ConnectionView(state, began_s, hurried, unread, None, silent_request)
 
 
 def test_idle_time_counts_from_the_first_look_after_the_answer() -> None:

@@ -11,7 +11,7 @@ from serve.contract import ends
 from serve.contract.ends import Ended
 from serve.contract.status import StatusPage
 from serve.errors import FAMILIES, EvenkeelError
-from serve.front.suspects import CRASHES_MAX, JUDGED_WITHIN_S, KILLS_MAX, SUBMITS_MAX, Record, blames, no_more
+from serve.front.suspects import CRASHES_MAX, JUDGED_WITHIN_S, KILLS_MAX, SUBMITS_MAX, SuspectRecord, blames, no_more
 from serve.settings import Limits
 from tests.front.test_front_invocation import Dead, body, live_through, mortal, plain
 from tests.support.front_bench import Caller, FrontBench, codes
@@ -55,10 +55,10 @@ def test_how_an_engine_ended_is_not_known_until_it_is_said_and_not_any_more_when
 
 
 def test_only_the_second_blame_alone_is_poison_and_too_many_ends_of_any_kind_are_a_503_with_a_hint() -> None:
-    assert no_more(Record(2, CRASHES_MAX), alone=False) is None
-    poison = no_more(Record(2, CRASHES_MAX), alone=True)
+    assert no_more(SuspectRecord(2, CRASHES_MAX), alone=False) is None
+    poison = no_more(SuspectRecord(2, CRASHES_MAX), alone=True)
     assert poison is not None and (poison.status, poison.retry_after_s) == (500, None)
-    for lost in (no_more(Record(1, 0, KILLS_MAX)), no_more(Record(SUBMITS_MAX))):
+    for lost in (no_more(SuspectRecord(1, 0, KILLS_MAX)), no_more(SuspectRecord(SUBMITS_MAX))):
         assert lost is not None and (lost.code, lost.status, lost.retry_after_s) == ("engine_lost", 503, 1.0)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from serve.transport.arena import Arena, read_spill, spill
-from serve.transport.channel import MEANING, Channel, ChannelClosed, Waits
+from serve.transport.channel import MEANING, Channel, ChannelClosed, SendWaits
 from serve.transport.descriptor import RECORD_BYTES
 from serve.transport.slots import RETURN_PAGES_FROM, Slots
 from tests.support.stubborn import receives_fail, sends_fail
@@ -20,7 +20,7 @@ ONE = bytes(range(64))
 TWO = b"\x7f" * RECORD_BYTES
 
 
-def nobody(channel: Channel, waits: Waits) -> None:
+def nobody(channel: Channel, waits: SendWaits) -> None:
     """The test looks for itself."""
 
 
@@ -87,7 +87,7 @@ def test_sending_to_a_peer_that_is_gone_raises_nothing_and_keeps_nothing(ends: t
     left, right = ends
     right.close()
     left.send(ONE)
-    assert not left.unsent and left.waits is Waits.NOTHING
+    assert not left.unsent and left.waits is SendWaits.NOTHING
 
 
 def test_what_a_full_socket_does_not_take_is_sent_later_without_loss(ends: tuple[Channel, Channel]) -> None:
@@ -107,7 +107,7 @@ def test_what_a_full_socket_does_not_take_is_sent_later_without_loss(ends: tuple
 
 
 def test_whoever_owns_a_channel_is_told_when_records_wait_and_when_all_are_out() -> None:
-    told: list[Waits] = []
+    told: list[SendWaits] = []
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     left, right = Channel(ours, lambda channel, waits: told.append(waits)), Channel(theirs, nobody)
     small_buffers(left)
@@ -116,12 +116,12 @@ def test_whoever_owns_a_channel_is_told_when_records_wait_and_when_all_are_out()
     left.send(TWO * 2000)
     left.send(ONE)
     left.flush()
-    assert told == [Waits.PEER]
+    assert told == [SendWaits.PEER]
     while left.unsent:
         right.receive()
         left.flush()
     left.send(ONE)
-    assert told == [Waits.PEER, Waits.NOTHING]
+    assert told == [SendWaits.PEER, SendWaits.NOTHING]
     left.close()
     right.close()
 
@@ -176,8 +176,8 @@ def test_a_record_with_a_file_waits_for_the_records_before_it(ends: tuple[Channe
     assert len(got) % RECORD_BYTES == 0 and len(right.fds) == 1
 
 
-LATER = [n for n, waits in MEANING.items() if waits is not Waits.NOTHING]
-GONE = [n for n, waits in MEANING.items() if waits is Waits.NOTHING]
+LATER = [n for n, waits in MEANING.items() if waits is not SendWaits.NOTHING]
+GONE = [n for n, waits in MEANING.items() if waits is SendWaits.NOTHING]
 named = pytest.mark.parametrize("with_file", [False, True], ids=["a record", "a record with a file"])
 
 
@@ -206,7 +206,7 @@ def test_what_could_not_go_out_just_now_goes_out_later_once_and_in_order(
     left.flush()
     assert left.waits is MEANING[number] and right.receive() == b""
     left.flush()
-    assert left.waits is Waits.NOTHING and not left.unsent
+    assert left.waits is SendWaits.NOTHING and not left.unsent
     assert right.receive() + right.receive() == ONE + TWO
     assert [read_spill(fd, 7) for fd in right.fds] == [b"with it"] * with_file
 
@@ -224,7 +224,7 @@ def test_what_nobody_will_read_waits_for_nothing_and_its_file_is_closed(
     else:
         left.send(ONE)
         os.close(write_end)
-    assert left.waits is Waits.NOTHING and not left.unsent
+    assert left.waits is SendWaits.NOTHING and not left.unsent
     assert os.read(read_end, 1) == b"", "the other end is open still"
     os.close(read_end)
 
@@ -252,7 +252,7 @@ def test_a_file_goes_out_once_though_its_record_goes_out_in_pieces(ends: tuple[C
     left, right = ends
     small_buffers(left)
     left.send_with(TWO * 2000, spill(b"once"), gives=True)
-    assert left.waits is Waits.PEER
+    assert left.waits is SendWaits.PEER
     got = b""
     while len(got) < 2000 * RECORD_BYTES:
         got += right.receive()

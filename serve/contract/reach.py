@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serve.contract.lifecycle import FrontView, State
-from serve.contract.status import ENGINES_MAX, EngineView, Front, Main, StatusPage, places, read_engine, serves
+from serve.contract.status import EngineView, Front, Main, StatusPage, places, read_engine, serves
 
 GRACE_S = 1.0  # to find an engine, for a worker that is new or has just lost its own: a connect takes milliseconds
 DEAD_S = 2.0  # for gunicorn to replace a worker; its last beat may have been a second before its end
@@ -37,14 +37,14 @@ class Worker:
 
 
 def workers(page: StatusPage) -> list[Worker]:
-    found = []
+    found, engines = [], page.main.count[Main.ENGINES]  # twenty times a second: only of places that there are
     for place in range(page.main.count[Main.FRONTS]):
         block = page.front(place)
         pid = block.count[Front.PID]
         found.append(Worker(
             place, pid, alive(pid), block.value[Front.BEAT_S], block.value[Front.APART_S],
-            block.count[Front.GREETED : Front.GREETED + ENGINES_MAX].tolist(),
-            block.count[Front.REHEARSED : Front.REHEARSED + ENGINES_MAX].tolist()))  # fmt: skip
+            block.count[Front.GREETED : Front.GREETED + engines].tolist(),
+            block.count[Front.REHEARSED : Front.REHEARSED + engines].tolist()))  # fmt: skip
     return found
 
 

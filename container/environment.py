@@ -146,7 +146,7 @@ VARIABLES: tuple[Variable, ...] = (
              "of the deadline; 429 beyond it. In a batch job no limit unless set"),
     Variable("EVENKEEL_QUEUE_MB", float, 0.0, 0, 4096,
              "MiB of requests held, per HTTP worker, 429 beyond it, and 413 for a body that is larger; and of answers not read "
-             "yet. 0: up to 1024, and all workers together no more than a third of the memory that is left"),
+             "yet. 0: up to 1024, and all workers together no more than a quarter of the memory that is left"),
     Variable("EVENKEEL_DRAIN_S", float, 25.0, 0.1, 3600, "from SIGTERM to exit at most; the platform kills after 30"),
     Variable("EVENKEEL_QUIET_S", float, 0.5, 0, 60, "from SIGTERM on: serve on this long while /ping already says 503"),
     Variable("EVENKEEL_RESTART_LIMIT", int, 5, 0, 1000, 

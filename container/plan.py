@@ -10,8 +10,9 @@ CPUS_PER_FRONT = 4  # one front feeds about 30,000 small requests/s; models need
 MIB = 1 << 20
 QUEUE_BYTES_MAX = 1024 * MIB
 QUEUE_BYTES_MIN = 16 * MIB
-# Of what is left, a front may hold requests that come, the same again in slots, and answers that nobody has read yet.
-QUEUE_SHARE = 3
+# Of what is left, a front may hold requests that come, the same again in slots, and answers that nobody has read yet. As much is
+# for what an engine makes of the one that it runs: a handler that reads JSON takes three times the body.
+QUEUE_SHARE = 4
 # What our processes take without a request, measured with small models on a machine of 2 CPUs: gunicorn and the sidecar together,
 # each front, each engine with ONNX Runtime; and of a model's files the copy that is read and the one that is unpacked.
 IDLE_BYTES, FRONT_BYTES, ENGINE_BYTES, FILE_COPIES = 50 * MIB, 15 * MIB, 50 * MIB, 2

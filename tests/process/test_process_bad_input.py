@@ -79,9 +79,12 @@ JSON = {
     "larger than float32": typed(instances("1e39"), "application/json", "bad_shape"),
     "unknown input": typed(b'{"inputs": {"no_such_input": [[1]]}}', "application/json", "bad_shape"),
     "two kinds of input": typed(b'{"inputs": [1], "instances": [1]}', "application/json"),
-    "a million open brackets": typed(b"[" * 10**6, "application/json"),
-    "a million nested brackets": typed(b"[" * 10**6 + b"]" * 10**6, "application/json"),
-    "a million nested objects": typed(b'{"a":' * 10**6 + b"1" + b"}" * 10**6, "application/json"),
+    "many open brackets": typed(b"[" * 500_000, "application/json"),
+    "many nested brackets": typed(b"[" * 500_000 + b"]" * 500_000, "application/json"),
+    "many nested objects": typed(b'{"a":' * 500_000 + b"1" + b"}" * 500_000, "application/json"),
+    "a million open brackets": typed(b"[" * 10**6, "application/json", "body_too_large", 413),
+    "a million nested brackets": typed(b"[" * 10**6 + b"]" * 10**6, "application/json", "body_too_large", 413),
+    "a million nested objects": typed(b'{"a":' * 10**6 + b"1" + b"}" * 10**6, "application/json", "body_too_large", 413),
     "deep instances": typed(b'{"instances":' + b"[" * 900 + b"]" * 900 + b"}", "application/json", "bad_shape"),
 }
 LINES = {
@@ -89,7 +92,8 @@ LINES = {
     "a broken line": typed(model.to_lines(ROWS[:1]) + b"\n[[1,2", "application/jsonlines"),
     "a blank line": typed(model.to_lines(ROWS).replace(b"\n", b"\n\n"), "application/jsonlines"),
     "wrong shape": typed(b"[[1,2],[3,4]]\n", "application/jsonlines", "bad_shape"),
-    "a million nested brackets": typed(b"[" * 10**6 + b"]" * 10**6, "application/jsonlines"),
+    "many nested brackets": typed(b"[" * 500_000 + b"]" * 500_000, "application/jsonlines"),
+    "a million nested brackets": typed(b"[" * 10**6 + b"]" * 10**6, "application/jsonlines", "body_too_large", 413),
 }
 CSVS = {
     "empty": typed(b"", "text/csv"),

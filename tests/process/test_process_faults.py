@@ -367,10 +367,14 @@ def test_a_front_without_file_descriptors_serves_those_who_are_there_and_recover
 
 @contextlib.contextmanager
 def no_more_descriptors(pid: int) -> Iterator[None]:
-    """None beyond those that the process has now."""
+    """None beyond those that the process keeps open: what it opens for a moment is closed in one of some looks."""
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    used = [int(fd) for fd in os.listdir(f"/proc/{pid}/fd")]
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (next(i for i in range(len(used) + 1) if i not in used), before[1]))
+    first_free = []
+    for _ in range(20):
+        used = [int(fd) for fd in os.listdir(f"/proc/{pid}/fd")]
+        first_free.append(next(i for i in range(len(used) + 1) if i not in used))
+        time.sleep(0.01)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(first_free), before[1]))
     try:
         yield
     finally:

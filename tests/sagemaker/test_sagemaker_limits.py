@@ -64,7 +64,7 @@ def test_large_bodies_in_a_small_container_are_answered_or_refused_and_nobody_is
 
     together(12, ask_three_times)
     assert set(seen) <= {200, 429} and seen[200] > 0, seen
-    assert oom_kills(box) == 0
+    assert oom_kills(box) == 0, box.story()
     with wire(box) as w:
         assert w.post(asking(4)).json() == {"x": 8}
 

@@ -28,9 +28,10 @@ class Route(IntEnum):
     NOWHERE = 3  # the request is refused
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Head:
-    """A parsed head. `wrong` is what the codecs refuse; it is raised only if the model needs them."""
+    """A parsed head, which nobody changes: frozen it would take three times as long to make, and callers that send a trace id
+    have a new one made with each request. `wrong` is what the codecs refuse; it is raised only if the model needs them."""
 
     route: Route
     is_head: bool  # the method is HEAD: an answer has no body
@@ -114,7 +115,7 @@ class Heads:
         self._known[raw] = head
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usual:
     """The last request of a connection, which most clients repeat: its head as bytes, how long the whole was, and what
     the head says."""

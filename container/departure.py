@@ -44,6 +44,8 @@ class Departure:
             signal.signal(signal.SIGHUP, self._on_signal)
 
     def _on_signal(self, signum: int, frame: object) -> None:
+        if signum == signal.SIGHUP and self.begun:  # it comes along with others, or twice, and says nothing of impatience
+            return
         self._signals += 1
         if not self.begun:
             self.begin(0, f"{signal.Signals(signum).name}: finishing what has been accepted")

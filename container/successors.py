@@ -56,7 +56,7 @@ class Successors:
             return ""
         there = sum(c.device == child.device and self._is_up(c) for c in self._children)
         card = cards.OnCard(child.device, engines=there, leaving=0, added=1)
-        found = cards.fit(self._page.read_text(DEVICE_TEXT).get("devices") or [], [card])
+        found = cards.fit(self._page.read_text(DEVICE_TEXT, looks=3).get("devices") or [], [card])
         return "" if found.fits else found.why
 
     def _is_up(self, child: Child) -> bool:

@@ -1,11 +1,13 @@
-"""Engines that are ready and that a living front cannot reach: after a while they are started again. Owner of since when.
+"""Engines that are ready and that a living front cannot reach: after a while they are started again. Owner of for how long.
 
-Time in which the engine ran a batch, or in which we did not look, does not count: it greets nobody then, and is not to blame.
+Only time counts in which the engine had nothing else to do than to greet, and in which we looked. Beside the traffic of other
+fronts it adds up, from one batch to the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from container.watch import Moment
 from serve.contract import reach
@@ -14,17 +16,41 @@ from serve.contract.status import StatusPage, read_engine
 UNREACHED_S = 20.0  # a connect takes milliseconds, and the next try follows at once
 
 
+@dataclass(slots=True)
+class Apart:
+    """Of one engine that a front does not reach. `looked_s`: when it was last seen with time to greet; 0: it was busy then."""
+
+    epoch: int
+    fronts: list[int]
+    free_s: float = 0.0
+    looked_s: float = 0.0
+
+    def look(self, free: bool, moment: Moment) -> None:
+        if free and self.looked_s:
+            self.free_s += max(0.0, moment.since(self.looked_s))
+        self.looked_s = moment.now_s if free else 0.0
+
+
 class Unreached:
     def __init__(self) -> None:
-        self._since_s: dict[int, float] = {}
+        self._apart: dict[int, Apart] = {}
 
     def look(self, page: StatusPage, engines: Iterable[int], moment: Moment) -> dict[int, str]:
         """Of these engine places: why those that are to be ended are out of reach."""
-        known = reach.workers(page)
-        apart = {i: fronts for i in engines if (fronts := reach.out_of_reach(read_engine(page, i), known, moment.now_s))}
-        self._since_s = {i: self._since_s.get(i, moment.now_s) for i in apart}
+        known, before, self._apart = reach.workers(page), self._apart, {}
+        for place in engines:
+            engine = read_engine(page, place)
+            fronts = reach.apart(engine, known, moment.now_s)
+            if not fronts:
+                continue
+            apart = before.get(place)
+            if apart is None or apart.epoch != engine.epoch:
+                apart = Apart(engine.epoch, fronts)
+            apart.fronts = fronts
+            apart.look(reach.is_free(engine), moment)
+            self._apart[place] = apart
         return {
-            i: f"has been out of reach of front worker {', '.join(map(str, apart[i]))} for {moment.since(at_s):.0f} s"
-            for i, at_s in self._since_s.items()
-            if moment.since(at_s) > UNREACHED_S
+            place: f"has been out of reach of front worker {', '.join(map(str, apart.fronts))} for {apart.free_s:.0f} s"
+            for place, apart in self._apart.items()
+            if apart.free_s > UNREACHED_S
         }

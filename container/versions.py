@@ -237,7 +237,7 @@ class Versions:
             cards.OnCard(device, _running_on(device, old), _running_on(device, other), sum(c.device == device for c in other))
             for device in dict.fromkeys(c.device for c in old)
         ]
-        fits, why = cards.fit(self._page.read_text(DEVICE_TEXT).get("devices") or [], there, grown_bytes)
+        fits, why = cards.fit(self._page.read_text(DEVICE_TEXT, looks=3).get("devices") or [], there, grown_bytes)
         return Room(fits, f"{'beside' if fits else 'in place of'} the old one: {why}")
 
     # ---- what is seen ------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class Watcher:
         One that starts on a device which is gone for good fails, and the container with it."""
         if self._page.main.count[Main.DEVICE_FAULTS] == self._device_faults:
             return
-        told = self._page.read_text(DEVICE_TEXT).get("devices") or []
+        told = self._page.read_text(DEVICE_TEXT, looks=1).get("devices") or []
         lost = watch.lost_devices(told, self._lost_devices)
         if not told:
             return  # being written just now

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve.contract import health
 from serve.contract.logline import log
 from serve.errors import EvenkeelError
+from serve.http.application import ABORT
 from sidecar import hosts
 from sidecar.authority import Guesses
 from sidecar.hosts import Hosts
@@ -56,7 +57,8 @@ class WrongTokens:
         assert isinstance(error, EvenkeelError), "registered for WrongToken"
         self._count(request.client.host if request.client else "")
         if self._waiting >= WAITING_MAX:
-            return refusal(error, {"Connection": "close"})
+            request.scope[ABORT]()
+            return refusal(error)  # which nobody gets
         self._waiting += 1
         try:
             await sleep(WRONG_TOKEN_S)

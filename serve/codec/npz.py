@@ -31,15 +31,12 @@ from serve.codec.npy import (
 )
 from serve.codec.plan import STORED, Plan, plan_of
 from serve.codec.room import QUICK_BYTES, QUICK_OUTPUT_BYTES, check_array, check_room
+from serve.codec.zip_directory import read_directory
 from serve.contract.signature import Signature, TensorSpec
 from serve.errors import BadRequest, BadShape
 
-MEMBERS_MAX = 256
 START_BYTES = 128  # as numpy writes the header of a plain array
 PIECE_BYTES = 1 << 20
-# Of a zip file: the end of its directory, and an entry as far as it says method, sizes and lengths; APPNOTE.TXT 4.3.12, 4.3.16.
-END, END_MAGIC = struct.Struct("<4s4H2LH"), b"PK\5\6"
-ENTRY, ENTRY_MAGIC, ENTRY_BYTES = struct.Struct("<4s6xH8xLLHHH"), b"PK\1\2", 46
 SPARSE_NAMES = (b"shape.npy", b"shape")  # of a matrix that may unfold to anything
 LOCAL_HEADER_BYTES = 30  # of a member, before its name; APPNOTE.TXT 4.3.7
 INDEX_BYTES = 32  # of each value, while the matrix is unfolded
@@ -55,13 +52,19 @@ class Npz:
         if not body:
             raise BadRequest("the body is empty")
         try:
-            with zipfile.ZipFile(io.BufferedReader(_Reader(body))) as archive:
+            with opened(body) as archive:
                 return _decode(archive, members_of(archive, room), body, plan, room)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as e:
             raise BadRequest(f"not a readable NPZ file: {str(e)[:120]}") from e
 
     def is_quick(self, body: Body, signature: Signature) -> bool:
-        return unpacked_bytes(body) <= QUICK_BYTES
+        """Also for what is refused at its directory. Texts become Python objects, however they are packed."""
+        try:
+            directory = read_directory(body)
+        except BadRequest:
+            return True
+        texts = any(spec.dtype == "string" for spec in signature.inputs)
+        return directory.unpacked <= QUICK_BYTES and not texts and not any(name in SPARSE_NAMES for name in directory.names)
 
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
         file = io.BytesIO()
@@ -86,11 +89,15 @@ def _decode(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], body:
     return finish([fitted(arrays[spec.name], spec, rows_axis) for spec in plan.inputs], plan, Form.INSTANCES)
 
 
+def opened(body: Body) -> zipfile.ZipFile:
+    """Only an archive whose directory is in order: zipfile makes an object of each entry before anybody can count them."""
+    read_directory(body)
+    return zipfile.ZipFile(io.BufferedReader(_Reader(body)))
+
+
 def members_of(archive: zipfile.ZipFile, room: int) -> dict[str, zipfile.ZipInfo]:
-    """By array name, once the directory has been found to be in order and to promise no more than there is room for."""
+    """By array name, once the directory promises no more than there is room for."""
     listed = archive.infolist()
-    if len(listed) > MEMBERS_MAX:
-        raise BadRequest(f"the NPZ file has over {MEMBERS_MAX} members")
     check_room(sum(member.file_size for member in listed), room, "the NPZ file")
     members: dict[str, zipfile.ZipInfo] = {}
     for member in listed:
@@ -160,26 +167,6 @@ def _stored(archive: zipfile.ZipFile, member: zipfile.ZipInfo, body: Body) -> Bo
     if len(content) != member.file_size or member.compress_size != member.file_size or zlib.crc32(content) != member.CRC:
         raise BadRequest("it is damaged")
     return content
-
-
-def unpacked_bytes(body: Body) -> int:
-    """What the compressed members of a small archive unpack to, by its directory; more than anything where there is doubt."""
-    try:
-        end, _, _, _, entries, _, at, comment = END.unpack_from(body, len(body) - END.size)
-        if end != END_MAGIC or comment or entries > MEMBERS_MAX:
-            return ROOM_BYTES
-        total = 0
-        for _ in range(entries):
-            magic, method, packed, unpacked, name, extra, remark = ENTRY.unpack_from(body, at)
-            if magic != ENTRY_MAGIC:
-                return ROOM_BYTES
-            total += unpacked if method or unpacked != packed else 0
-            if bytes(body[at + ENTRY_BYTES : at + ENTRY_BYTES + name]) in SPARSE_NAMES:
-                return ROOM_BYTES
-            at += ENTRY_BYTES + name + extra + remark
-    except struct.error:
-        return ROOM_BYTES
-    return int(total)
 
 
 class _Reader(io.RawIOBase):

@@ -90,8 +90,10 @@ def line(event: str, message: str, fields: dict[str, Any]) -> bytes:
     data = shape(event, level, message[:MESSAGE_CHARS_MAX], fields)
     while len(data) > LINE_BYTES_MAX and _shorten(fields):
         data = shape(event, level, message[: LINE_BYTES_MAX // 4], fields)
-    if len(data) > LINE_BYTES_MAX:
-        data = shape(event, level, message[: LINE_BYTES_MAX // 8], {})
+    shown = LINE_BYTES_MAX // 8
+    while len(data) > LINE_BYTES_MAX:  # a character may be written as twelve
+        data = shape(event, level, message[:shown], {})
+        shown //= 2
     return data + b"\n"
 
 

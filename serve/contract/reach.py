@@ -63,10 +63,8 @@ def unproven(known: Sequence[Worker], place: int, epoch: int) -> list[int]:
     return [w.place for w in known if w.rehearsed[place] != epoch]
 
 
-def out_of_reach(engine: EngineView, known: Sequence[Worker], now_s: float) -> list[int]:
-    """Workers that live and move, and are not connected to an engine that has nothing else to do than to greet them."""
-    if not is_free(engine):
-        return []
+def apart(engine: EngineView, known: Sequence[Worker], now_s: float) -> list[int]:
+    """Workers that live and move, and are not connected to this engine, which may be too busy to greet them, see is_free."""
     return [w.place for w in known if w.alive and now_s - w.beat_s < MOVES_S and not w.reaches(engine)]
 
 

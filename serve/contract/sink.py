@@ -123,8 +123,11 @@ class QueueWriter:
 
     def start(self) -> None:
         """At once, since a first line may come from a signal handler, which must not start threads."""
-        self._started = True
-        threading.Thread(target=self._run, name="log", daemon=True).start()
+        with contextlib.suppress(
+            RuntimeError
+        ):  # no thread is left; each line tries again, and what the queue cannot hold is lost
+            threading.Thread(target=self._run, name="log", daemon=True).start()
+            self._started = True
 
     def forked(self) -> None:
         """In the child: what is queued is the parent's to write, and its thread is not here."""
@@ -142,7 +145,7 @@ class QueueWriter:
         return self._queue.qsize() <= QUEUE_LINES_MAX // 2
 
     def settle(self) -> None:
-        if self._settles and not self._behind:
+        if self._started and self._settles and not self._behind:
             self._behind = not self._written(SETTLE_S)
 
     def flush(self, limit_s: float) -> None:

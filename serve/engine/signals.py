@@ -45,6 +45,8 @@ class ScriptSignals:
 
     def set(self, signalnum: int, handler: Handler) -> Handler:
         """`signal.signal` as the script sees it."""
+        if not callable(handler) and handler not in (signal.SIG_DFL, signal.SIG_IGN):  # None is not taken either
+            return self._set(signalnum, handler)  # which says so
         if signalnum in self._ours:
             before = self.get(signalnum)
             self._set(signalnum, self._ours[signalnum] or signal.SIG_DFL)  # raises as Python does outside the main thread
@@ -65,7 +67,7 @@ class ScriptSignals:
 
     def _leave_child_alone(self) -> None:
         signal.signal, signal.getsignal = self._set, self._get
-        with suppress(ValueError):
+        with suppress(ValueError):  # forked outside of the main thread
             for signum in self._ours:
                 self._set(signum, self._theirs.get(signum, signal.SIG_DFL))
 

@@ -247,6 +247,8 @@ class Invocations:
         expected = verdict.ready or verdict.reason is Reason.NOT_CONNECTED
         if not expected or len(self._early) >= EARLY_MAX:
             raise NotReady("the model is still loading or warming; /ping turns 200 when it is ready", retry_after_s=1)
+        if len(body) + sum(len(waiting) for _, waiting in self._early) > self._bytes_max:
+            raise TooManyBytes("many requests wait for an engine already (EVENKEEL_QUEUE_MB)", retry_after_s=1)
         self._early.append((invocation, body))
 
     def _submit(self, invocation: Invocation, now: bool = False) -> None:

@@ -7,6 +7,7 @@ works at once and HELLO is answered as soon as an engine is READY: nothing is po
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -28,6 +29,7 @@ from serve.transport.layout import Layout
 
 _BATCHES = int(Engine.BATCHES)
 FULL_S = 0.5  # between two greetings when there was no file descriptor to take one
+FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # to make a socket
 RECONNECT_S = 0.05  # only when the supervisor's own socket refuses: its backlog is full, or it is stopping
 
 
@@ -149,13 +151,10 @@ class EngineLink:
     def _connect(self) -> None:
         if self._closing:
             return
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.setblocking(False)
         try:
-            sock.connect(self.path)
-        except OSError:
-            sock.close()
-            self._loop.call_later(RECONNECT_S, self._connect)
+            sock = connected(self.path)
+        except OSError as e:  # nobody listens there; or no descriptor is left, for which a look now and then is enough
+            self._loop.call_later(FULL_S if e.errno in FULL else RECONNECT_S, self._connect)
             return
         self._channel = Channel(sock, self._watch)
         self._loop.add_reader(sock.fileno(), self._readable)
@@ -239,3 +238,15 @@ class EngineLink:
     def close(self) -> None:
         self._closing = True
         self._drop_channel()
+
+
+def connected(path: str) -> socket.socket:
+    """A socket that does not block. Raises OSError, and leaves none open then."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock

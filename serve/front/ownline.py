@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from serve.codec import Body
 from serve.contract.status import BLOCK_CELLS, Block
+from serve.errors import NotReady
 from serve.front.desk import Desk
 from serve.front.links import EngineLink, Model
 
@@ -86,6 +87,10 @@ class Directed:
         self.begin(invocation, body)
 
     def begin(self, invocation: Invocation, body: Body) -> None:
+        if self._link.model is None:  # gone since, and it would wait there for its deadline
+            if invocation.caller is not None:
+                invocation.caller.answer_error(invocation, NotReady("the engine has gone"))
+            return
         with self._invocations.engines.only(self._link, self._model):
             self._invocations.begin(invocation, body)
 
@@ -100,11 +105,10 @@ def apart(desk: Desk) -> Desk:
     return own
 
 
-async def ask_one(connect: Connect, desk: Desk, link: EngineLink, data: bytes) -> bool:
-    """Ask that engine one thing. Whether it answered: a refusal of the worker's own is no answer."""
-    assert link.model is not None, "it has greeted"
+async def ask_one(connect: Connect, desk: Desk, link: EngineLink, model: Model, data: bytes) -> bool:
+    """Ask that engine one thing of its model. Whether it answered: a refusal of the worker's own is no answer."""
     own = apart(desk)
-    own.invocations = Directed(desk.invocations, link, link.model)  # type: ignore[assignment]
+    own.invocations = Directed(desk.invocations, link, model)  # type: ignore[assignment]
     async with own_line(connect, own) as line:
         return await line.ask(data) not in OURS
 

@@ -54,7 +54,7 @@ class Rehearsal:
         data = smallest(model)
         while link.model is model:
             try:
-                if await ask_one(self._connect, self._desk, link, data):
+                if await ask_one(self._connect, self._desk, link, model, data):
                     break
             except OSError as e:
                 log("no_rehearsal", f"the way to engine {place} is not proven yet: {e!r}")

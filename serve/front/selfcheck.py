@@ -25,7 +25,7 @@ from serve.front.rehearsal import smallest
 
 if TYPE_CHECKING:
     from serve.front.desk import Desk
-    from serve.front.links import EngineLink
+    from serve.front.links import EngineLink, Model
 
 LOOK_S = 1.0
 LOST_LOOKS = 6  # in a row; an engine with nothing to do takes what has come within milliseconds
@@ -38,7 +38,7 @@ class LinkSilence:
     """Of one link."""
 
     heard_s: float
-    lost: int = 0  # looks at which requests of ours waited there and the engine had nothing to do
+    lost: int = 0  # looks, since it was heard, at which requests of ours waited there and the engine had nothing to do
     own: int = 0  # looks at which our question waited and no engine had it
     asking: asyncio.Task[None] | None = None
 
@@ -49,6 +49,7 @@ class SelfCheck:
         self._desk, self._connect, self._quiet_s = desk, connect, quiet_s
         self._engines, self._main = desk.invocations.engines, desk.page.main
         self._silences: dict[int, LinkSilence] = {}
+        self._asking: set[asyncio.Task[None]] = set()  # kept: the loop itself holds tasks only weakly
 
     async def keep_looking(self) -> None:
         while True:
@@ -71,7 +72,10 @@ class SelfCheck:
 
     def _weigh(self, place: int, link: EngineLink, silence: LinkSilence, now_s: float) -> None:
         waits = self._desk.invocations.waits_at(link)
-        silence.lost = silence.lost + 1 if waits and has_nothing_to_do(link.block, now_s) else 0
+        if not waits:
+            silence.lost = 0
+        elif has_nothing_to_do(link.block, now_s):  # while it is busy, with what other fronts sent, nothing can be said
+            silence.lost += 1
         if silence.lost >= LOST_LOOKS and not link.mistrusted:
             log("unanswered", f"engine {place} has nothing to do and does not answer what was sent there; it is sent no more",
                 level="error", place=place)  # fmt: skip
@@ -80,18 +84,20 @@ class SelfCheck:
         if silence.own >= OWN_LOOKS:
             log("front_error", "this worker does not answer itself; it ends, and another takes its place", level="error")
             leave(EXIT_BUG)
-        if silence.asking is None and self._is_quiet(link, silence, now_s):
-            silence.asking = asyncio.get_running_loop().create_task(self._ask(place, link, silence))
+        model = link.model
+        if model is not None and silence.asking is None and self._is_quiet(link, model, silence, now_s):
+            silence.asking = asyncio.get_running_loop().create_task(self._ask(place, link, model, silence))
+            self._asking.add(silence.asking)
+            silence.asking.add_done_callback(self._asking.discard)
 
-    def _is_quiet(self, link: EngineLink, silence: LinkSilence, now_s: float) -> bool:
-        asks = self._quiet_s > 0 and link in self._engines.up and link.model is not None and bool(link.model.rehearsals)
+    def _is_quiet(self, link: EngineLink, model: Model, silence: LinkSilence, now_s: float) -> bool:
+        asks = self._quiet_s > 0 and link in self._engines.up and bool(model.rehearsals)
         ready = link.block.count[Engine.STATE] == State.READY and not self._main.count[Main.LEAVING]
         return asks and ready and now_s - silence.heard_s >= self._quiet_s
 
-    async def _ask(self, place: int, link: EngineLink, silence: LinkSilence) -> None:
-        assert link.model is not None, "looked at just now"
+    async def _ask(self, place: int, link: EngineLink, model: Model, silence: LinkSilence) -> None:
         try:
-            await ask_one(self._connect, self._desk, link, smallest(link.model))
+            await ask_one(self._connect, self._desk, link, model, smallest(model))
         except OSError as e:
             log("self_check", f"engine {place} could not be asked: {e!r}", level="warning")
         finally:

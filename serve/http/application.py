@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from serve.http.connection import Connection
 
 
+ABORT = "evenkeel.abort"  # a key of the ASGI scope, which no client can set: ends the connection without an answer
+
+
 class ApplicationRequest:
     """From its head to its answer."""
 
@@ -97,7 +100,7 @@ def scope_of(head: RequestHead, connection: Connection) -> dict[str, Any]:
         "server": get_local_addr(connection.transport), "client": get_remote_addr(connection.transport), "scheme": "http",
         "root_path": "", "headers": list(head.headers), "state": connection.app_state.copy(),
         "method": head.method.decode("ascii"), "path": target.path.decode("utf-8", "replace"),
-        "raw_path": target.raw_path, "query_string": target.query,
+        "raw_path": target.raw_path, "query_string": target.query, ABORT: connection.transport.abort,
     }  # fmt: skip
 
 

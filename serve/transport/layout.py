@@ -73,11 +73,11 @@ class Layout:
             skip = 1 if self.rows_axis else 0
             table = [n for a in arrays for n in (*a.shape[skip:], _array_bytes(a))]
             self._table.pack_into(memory, offset, *table)
-            at += aligned(self._table.size)
+            at = _end_span(memory, at, self._table.size)
         for array in arrays:
             raw = _string_bytes(array) if array.dtype.hasobject else array.reshape(-1).view(np.uint8).data
             memory[at : at + len(raw)] = raw
-            at += aligned(len(raw))
+            at = _end_span(memory, at, len(raw))
         return at - offset
 
     def unpack(self, memory: memoryview, offset: int, rows: int) -> list[Array]:
@@ -119,6 +119,13 @@ class Layout:
         if self.fixed:
             return self.dims
         return tuple(dims for dims, _ in self._read_table(memory, offset))
+
+
+def _end_span(memory: memoryview, at: int, size: int) -> int:
+    """The gap behind a span is cleared: the same request is the same bytes, whatever lay in the slot before."""
+    end = at + aligned(size)
+    memory[at + size : end] = bytes(end - at - size)
+    return end
 
 
 def _array_bytes(array: Array) -> int:

@@ -50,8 +50,8 @@ class Lookups:
         wrong: Exception | None = None
         try:
             found = self._resolve(host, port)
-        except (OSError, ValueError) as e:  # ValueError: what IDNA cannot write
-            wrong = e
+        except Exception as e:  # ValueError: what IDNA cannot write. Whatever it is, nobody may wait for this one for ever
+            wrong = e if isinstance(e, OSError | ValueError) else OSError(f"the look-up failed: {e!r}")
         with self._lock:
             del self._running[host, port]
         if wrong is None and found:

@@ -18,12 +18,13 @@ def page() -> StatusPage:
     return made
 
 
-def looks(made: StatusPage, unreached: Unreached, begin_s: float, seconds: float) -> list[float]:
+def looks(made: StatusPage, unreached: Unreached, begin_s: float, seconds: float, busy_every: int = 0) -> list[float]:
     """At which seconds the engine was said to be out of reach, looked at every half second."""
     found, moment = [], Moment(begin_s)
     for i in range(int(2 * seconds)):
         moment = moment.later(begin_s + i / 2)
         made.front(0).value[Front.BEAT_S] = moment.now_s
+        made.engine(0).value[Engine.RUN_STARTED_S] = moment.now_s if busy_every and i % busy_every == 0 else 0.0
         if unreached.look(made, [0], moment):
             found.append(i / 2)
     return found
@@ -47,3 +48,16 @@ def test_time_that_nobody_watched_counts_for_nothing() -> None:
     made, unreached = page(), Unreached()
     assert looks(made, unreached, 100.0, UNREACHED_S - 1) == []
     assert unreached.look(made, [0], Moment(100.0 + UNREACHED_S).later(100.0 + 10 * UNREACHED_S)) == {}
+
+
+def test_time_between_the_batches_of_other_fronts_adds_up() -> None:
+    found = looks(page(), Unreached(), 100.0, 2 * UNREACHED_S, busy_every=5)
+    assert found and UNREACHED_S < found[0] < 1.8 * UNREACHED_S
+
+
+def test_an_engine_that_is_always_busy_is_left_alone_and_another_in_its_place_begins_anew() -> None:
+    made, unreached = page(), Unreached()
+    assert looks(made, unreached, 100.0, 10 * UNREACHED_S, busy_every=1) == []
+    assert looks(made, unreached, 1000.0, UNREACHED_S - 1) == []
+    made.engine(0).count[Engine.EPOCH] = 2
+    assert looks(made, unreached, 1000.0 + UNREACHED_S - 1, UNREACHED_S - 1) == []

@@ -74,7 +74,7 @@ def test_a_line_with_long_fields_is_still_json_and_short_enough_to_be_atomic(out
     assert json.loads(raw)["event"] == "model_error"
 
 
-@pytest.mark.parametrize("message", ["é" * 5000, "日" * 5000, "\x00" * 3000, "x" * 100_000])
+@pytest.mark.parametrize("message", ["é" * 5000, "日" * 5000, "\x00" * 3000, "x" * 100_000, "\U000e0001" * 3000])
 def test_a_long_message_is_cut_and_the_line_is_still_json(output: Output, message: str) -> None:
     log("model_error", message)
     raw = output.raw

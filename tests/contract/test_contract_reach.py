@@ -51,17 +51,21 @@ def test_a_worker_that_is_gone_or_stands_still_holds_up_nobody_while_others_move
     assert reach.counting([gone, still], NOW) == [gone, still]
 
 
-@pytest.mark.parametrize(("engine", "apart"), [
-    (READY, [1]),
-    (replace(READY, state=State.WARMING, awaits_s=NOW - 5), [1]),
-    (replace(READY, state=State.WARMING), []),  # it warms, and greets nobody yet
-    (replace(READY, run_started_s=NOW - 60), []),  # a long batch: it greets whoever came when that is done
-    (replace(READY, stuck=True), []),
-    (replace(READY, state=State.LOADING), []),
+@pytest.mark.parametrize(("engine", "free"), [
+    (READY, True),
+    (replace(READY, state=State.WARMING, awaits_s=NOW - 5), True),
+    (replace(READY, state=State.WARMING), False),  # it warms, and greets nobody yet
+    (replace(READY, run_started_s=NOW - 60), False),  # a long batch: it greets whoever came when that is done
+    (replace(READY, stuck=True), False),
+    (replace(READY, state=State.LOADING), False),
 ])  # fmt: skip
-def test_only_an_engine_with_nothing_else_to_do_is_out_of_reach(engine: EngineView, apart: list[int]) -> None:
+def test_only_an_engine_with_nothing_else_to_do_has_time_to_greet(engine: EngineView, free: bool) -> None:
+    assert reach.is_free(engine) is free
+
+
+def test_a_worker_that_lives_and_moves_and_is_not_greeted_is_apart() -> None:
     still, gone = replace(APART, place=2, beat_s=NOW - 10), replace(APART, place=3, alive=False)
-    assert reach.out_of_reach(engine, [HERE, APART, still, gone], NOW) == apart
+    assert reach.apart(READY, [HERE, APART, still, gone], NOW) == [1]
 
 
 def test_what_is_on_the_page_is_read() -> None:

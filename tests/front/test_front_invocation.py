@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serve.contract.lifecycle import Reason, Verdict
 from serve.contract.status import RUN_EPOCH, Engine, Front
 from serve.engine.backends.base import RawReply, RawRequest
 from serve.engine.replica import Replica
@@ -51,6 +52,17 @@ def test_a_request_before_any_engine_was_ready_is_not_ready() -> None:
     with FrontBench(plain, started=False) as bench:
         caller = bench.ask(body([1, 2]))
         assert caller.code == "not_ready" and caller.error is not None and caller.error.retry_after_s == 1
+        bench.assert_clean()
+
+
+def test_requests_that_wait_for_the_first_engine_are_bounded_in_bytes() -> None:
+    with FrontBench(plain, started=False, limits=Limits(queue_bytes_max=1000)) as bench:
+        bench.page.write_verdict(Verdict(False, Reason.NOT_CONNECTED), 1.0)
+        asked = [bench.ask(body([1, 2]).ljust(300)) for _ in range(5)]
+        assert codes(asked) == ["waits"] * 3 + ["overloaded"] * 2
+        bench.engines[0].start()
+        bench.settle()
+        assert codes(asked) == ["ok"] * 3 + ["overloaded"] * 2
         bench.assert_clean()
 
 

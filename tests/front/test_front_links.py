@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ import uvloop
 
 from serve.contract.status import StatusPage
 from serve.engine.replica import Replica
+from serve.front import links
 from serve.front.links import FULL_S, EngineLink
 from serve.transport import descriptor
 from serve.transport.arena import Arena, spill
@@ -109,5 +111,33 @@ def test_a_front_without_a_free_descriptor_is_greeted_when_it_has_one(tmp_path: 
                 await asyncio.sleep(wait_s)
             assert seen == ["up"]
             link.close()
+
+    uvloop.run(story())
+
+
+def test_a_want_of_descriptors_costs_a_moment_and_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*args: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    async def story() -> None:
+        with greeting_engine(tmp_path) as (listener, hello):
+            seen: list[str] = []
+            block = StatusPage.create().engine(0)
+            with monkeypatch.context() as patched:
+                patched.setattr(links, "FULL_S", 0.01)
+                patched.setattr(links.socket, "socket", none_left)
+                link = EngineLink(
+                    str(tmp_path / "engine"), block, Arena.create(1 << 20), lambda tally: block, lambda link, records: None,
+                    lambda link: seen.append("up"), lambda link: seen.append("lost"),
+                )  # fmt: skip
+                await asyncio.sleep(0.1)
+            listener.settimeout(5.0)
+            engine, _ = await asyncio.get_running_loop().run_in_executor(None, listener.accept)
+            engine.recv(RECORD_BYTES)
+            hello(engine)
+            await asyncio.sleep(0.1)
+            assert seen == ["up"]
+            link.close()
+            engine.close()
 
     uvloop.run(story())

@@ -99,6 +99,17 @@ def test_an_engine_that_is_busy_is_never_mistrusted(busy: dict[str, Any]) -> Non
         assert looking.reached == [0]
 
 
+def test_what_vanished_is_noticed_beside_the_traffic_of_another_front() -> None:
+    with FrontBench(twice) as bench:
+        looking = Looking(bench)
+        looking.look(1)
+        bench.ask(BODY)
+        for look in range(3 * LOST_LOOKS):
+            bench.page.engine(0).value[Engine.RUN_STARTED_S] = bench.clock() if look % 2 else 0.0
+            looking.look(1)
+        assert looking.reached == []
+
+
 def test_an_engine_that_stands_still_is_left_to_the_supervisor() -> None:
     with FrontBench(twice) as bench:
         looking = Looking(bench)

@@ -125,3 +125,16 @@ def test_what_is_no_text_is_refused_before_anything_is_written(bad: object) -> N
     with pytest.raises(BadShape):
         layout.bytes_of([array], 1)
         layout.pack([array], memoryview(bytearray(1024)), 0)
+
+
+@given(tensors())
+def test_the_same_arrays_are_the_same_bytes_whatever_lay_there_before(
+    made: tuple[list[TensorSpec], bool, int, list[Array]],
+) -> None:
+    specs, rows_axis, rows, arrays = made
+    layout, packed = Layout(specs, rows_axis), []
+    for before in (0, 255):
+        memory = memoryview(bytearray([before]) * (AT + layout.bytes_of(arrays, rows)))
+        used = layout.pack(arrays, memory, AT)
+        packed.append(bytes(memory[AT : AT + used]))
+    assert packed[0] == packed[1]

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from serve.codec.npz import members_of
+from serve.codec.npz import members_of, opened
 from serve.codec.room import ARRAY_BYTES_MAX, check_array
 from serve.engine.backends.base import Array
 from serve.engine.backends.handler_files import is_file
@@ -125,7 +125,7 @@ def _check_texts(data: Any) -> None:
 def _loaded(body: bytes) -> Any:
     if body[:2] != b"PK":
         return _array(body)
-    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+    with opened(body) as archive:
         return {name: _array(archive.read(member)) for name, member in members_of(archive, ARRAY_BYTES_MAX).items()}
 
 

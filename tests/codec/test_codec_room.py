@@ -222,7 +222,7 @@ def lies(whole: bytes) -> dict[str, bytes]:
     _, _, _, _, entries, size, offset, _ = zip_directory.END.unpack_from(whole, len(whole) - 22)
     content, directory, small = whole[:offset], whole[offset:-22], zipped({"x.npy": npy(np.zeros((1, 2)))})
     decoy = small[:-22]
-    _, _, _, _, _, decoy_size, decoy_at, _ = zip_directory.END.unpack_from(small, len(small) - 22)
+    *_, decoy_at, _ = zip_directory.END.unpack_from(small, len(small) - 22)
     many = directory * 300
     return {
         "counts none": content + directory + end_of(0, size, offset),

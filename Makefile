@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PORT ?= 8080
 MODEL ?= model_artifacts/digits
-SIDECAR ?= 127.0.0.1:9090
+SIDECAR ?= $(or $(EVENKEEL_SIDECAR_ADDRESS),127.0.0.1:9090)
 VENV := .venv
 SCRIPTS := .ci/run deploy/push-image benchmarks/peers/install.sh
 BIN := $(VENV)/bin

@@ -16,16 +16,17 @@ import argparse
 from pathlib import Path
 
 from serve.contract import logline
-from serve.contract.process import keep_standard_descriptors
+from serve.contract.process import begin_anywhere, keep_standard_descriptors
 from serve.errors import BadModel, BadSetting
 
 
 def main(argv: list[str] | None = None) -> int:
+    begin_anywhere()
     keep_standard_descriptors()
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["judge"]:
         # Another part's command: started like every role, by command and never by import.
-        os.execv(sys.executable, [sys.executable, "-m", "sidecar.rollout.judge", *words[1:]])
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "sidecar.rollout.judge", *words[1:]])
     args = parser().parse_args(words)
     try:
         return run(args)

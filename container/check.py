@@ -23,7 +23,8 @@ def run(model_dir: Path, environ: Mapping[str, str]) -> int:
     if version:
         print(f"version {version} of {', '.join(found.versions)}", flush=True)
     device = the_plan.device(0)
-    command = [sys.executable, "-m", "serve.engine.check", str(found.path(version).resolve()), str(the_plan.threads), device,
+    model_dir = str(found.path(version).resolve())
+    command = [sys.executable, "-P", "-m", "serve.engine.check", model_dir, str(the_plan.threads), device,
                env["EVENKEEL_REQUIRE_GPU"]]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="evenkeel-") as scratch:
         return subprocess.run(command, check=False, env=env.on_device(env.for_engines(Path(scratch)), device)).returncode

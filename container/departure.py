@@ -18,6 +18,7 @@ from serve.contract.logline import log
 from serve.contract.status import Front, Main, StatusPage, read_engine
 
 ORDER = ("front", "engine", "sidecar")  # the observer goes last
+ABANDONED_S = 3.0  # for an engine without fronts: what a script leaves behind has one second of it, see engine/leaving.py
 
 
 class Departure:
@@ -28,6 +29,8 @@ class Departure:
         self._drain_s, self._quiet_s = drain_s, quiet_s
         self.exit_code = 0
         self._asked_s = 0.0
+        self._hurried = False  # asked a second time
+        self._alone_s = 0.0  # since when engines have no front any more
         self._signals = 0  # that asked us to stop
         self._told = -1  # index into ORDER of the last role that was told to end; -1: none yet
 
@@ -50,7 +53,7 @@ class Departure:
         if not self.begun:
             self.begin(0, f"{signal.Signals(signum).name}: finishing what has been accepted")
         elif self._signals > 1:  # no more patience; but the first one after a drain is the platform, not an impatient person
-            self._asked_s -= self._drain_s
+            self._hurried = True
 
     def begin(self, code: int, why: str) -> None:
         """/ping turns 503 now, everything else follows in order."""
@@ -69,8 +72,9 @@ class Departure:
         if not alive:
             return True
         waited_s = now_s - self._asked_s
-        if waited_s > self._drain_s:
-            self._kill(alive)
+        if self._hurried or waited_s > self._drain_s:
+            why = "asked to end at once" if self._hurried else f"still there after {self._drain_s:g} s"
+            self._kill(alive, why)
             return True
         quiet_s = self._quiet_s if self.exit_code == 0 else 0.0
         if waited_s < quiet_s and self.was_ready:
@@ -82,10 +86,24 @@ class Departure:
             for child in alive:
                 if child.role == ORDER[self._told]:
                     tell(child, signal.SIGTERM)
+        self._end_abandoned(alive, now_s)
         return False
 
-    def _kill(self, alive: Sequence[Child]) -> None:
-        log("killed", f"still there after {self._drain_s:g} s: {', '.join(c.label for c in alive)}")
+    def _end_abandoned(self, alive: Sequence[Child], now_s: float) -> None:
+        """Engines that were told to end and have no front any more: what they still run was given up by everybody."""
+        engines = [c for c in alive if c.role == "engine"]
+        if self._told < ORDER.index("engine") or not engines or any(c.role == "front" for c in alive):
+            return
+        self._alone_s = self._alone_s or now_s
+        if now_s - self._alone_s < ABANDONED_S:
+            return
+        self._alone_s = now_s  # a process in the kernel's hands may need to be told again
+        log("abandoned", f"nobody waits for what {', '.join(c.label for c in engines)} still runs: ended", level="warning")
+        for child in engines:
+            tell(child, signal.SIGKILL)
+
+    def _kill(self, alive: Sequence[Child], why: str) -> None:
+        log("killed", f"{why}: {', '.join(c.label for c in alive)}")
         self.exit_code = self.exit_code or 1
         for child in alive:
             tell(child, signal.SIGKILL)

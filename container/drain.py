@@ -20,14 +20,16 @@ def run(socket_path: Path | None, url: str | None, environ: Mapping[str, str]) -
     """Returns 0 when the container drains."""
     env = environment.read(environ)
     try:
-        reply = _over_http(env, url) if url else ask.over_socket("POST", socket_path or ask.only_socket(env), PATH)
+        where = url or socket_path or ask.only_socket(env)
+        reply = _over_http(env, where) if isinstance(where, str) else ask.over_socket("POST", where, PATH)
     except NoAnswer as e:
         print(f"evenkeel: {e}", file=sys.stderr)
         return 1
     if reply.status != 202:
         print(f"evenkeel: refused with {reply.status}: {reply.error}", file=sys.stderr)
         return 1
-    print("it was draining already" if reply.body.get("already") else "draining: it finishes what it has accepted and ends")
+    said = "it was draining already" if reply.body.get("already") else "it finishes what it has accepted and ends"
+    print(f"draining {where}: {said}")
     return 0
 
 

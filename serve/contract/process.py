@@ -17,6 +17,16 @@ def keep_standard_descriptors() -> None:
     os.close(fd)
 
 
+def begin_anywhere() -> None:
+    """Whoever starts us may have blocked signals, which outlives exec; and the working directory may have been removed, where
+    gunicorn and others cannot begin."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    try:
+        os.getcwd()
+    except OSError:
+        os.chdir("/")
+
+
 def die_with_parent(parent: int) -> None:
     """Ask the kernel to end this process when its parent ends; if it has ended already, end now.
 
@@ -30,12 +40,14 @@ def die_with_parent(parent: int) -> None:
 
 
 def role_command(module: str, settings: str) -> list[str]:
-    """How the supervisor starts a role: it says who it is, so that the role can end with it."""
-    return [sys.executable, "-m", module, str(os.getpid()), settings]
+    """How the supervisor starts a role: it says who it is, so that the role can end with it. -P: a file of the working directory
+    is no module of ours, nor of Python's."""
+    return [sys.executable, "-P", "-m", module, str(os.getpid()), settings]
 
 
 def begin_role() -> str:
     """The first thing that a role does: bind its life to its supervisor's. Returns its settings, as JSON."""
+    begin_anywhere()
     _, supervisor, settings = sys.argv
     die_with_parent(int(supervisor))
     return settings

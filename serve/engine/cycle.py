@@ -99,6 +99,10 @@ class Cycle:
             self.cells.count[RUN_SPANS] = 0
         self._peers.close()
 
+    def leave_to_parent(self) -> None:
+        """In a child that the script forked: the fronts are the parent's."""
+        self._peers.leave_to_parent()
+
     def turn(self, wait_s: float) -> float:
         """Take what has come, run at most one batch, send the replies. Returns how long the next turn may sleep."""
         taken = self._peers.receive(wait_s)

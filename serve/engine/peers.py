@@ -20,6 +20,7 @@ from serve.transport.channel import NO_FD, RETRY_S, Channel, ChannelClosed, OnWa
 from serve.transport.descriptor import PROTOCOL, REPLY
 from serve.transport.rows import SharedRows
 
+_encode = json.JSONEncoder().encode  # ours: a script may replace json.dumps
 FULL_S = 0.5  # between two tries to accept when there was no file descriptor
 
 
@@ -45,7 +46,7 @@ class Peers:
     """All of them, and the listening socket, which belongs to the supervisor and outlives this process."""
 
     def __init__(self, listener: socket.socket, card: dict[str, Any], epoch: int) -> None:
-        text = json.dumps(card).encode()
+        text = _encode(card).encode()
         self._card_fd, self._epoch = spill(text), epoch
         self._hello = REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(text), epoch, 0.0, 0.0, 0)
         listener.setblocking(False)
@@ -159,6 +160,15 @@ class Peers:
             self._poll.unregister(fd)
             self._again.discard(peer.channel)
             peer.channel.close()
+
+    def leave_to_parent(self) -> None:
+        """In a child that the script forked: our ends of the sockets are closed, without a word to those at the others. While it
+        had them nobody would learn that this engine has ended."""
+        for peer in self._by_fd.values():
+            os.close(peer.channel.sock.detach())
+        os.close(self._listener.detach())
+        self._poll.close()
+        self._by_fd.clear()
 
     def close(self) -> None:
         for peer in list(self._by_fd.values()):

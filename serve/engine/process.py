@@ -97,6 +97,7 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger, 
         cycle.closing = True
 
     signals.own(signal.SIGTERM, close)
+    os.register_at_fork(after_in_child=cycle.leave_to_parent)
     settle()
     stop = threading.Event()
     threading.Thread(target=explain.publish_shapes, args=(explanation, replica, stop), name="shapes", daemon=True).start()

@@ -28,6 +28,7 @@ from serve.transport.layout import Layout, aligned
 MESSAGE_BYTES_MAX = 1000  # of a fault's message: fits the smallest slot
 _QUEUE_TIME, _QUEUE_SUM, _ERRORS = int(Engine.QUEUE_TIME), int(Engine.QUEUE_SUM_S), int(Engine.ERRORS)
 _ANSWER = int(descriptor.ANSWER)
+_encode = json.JSONEncoder().encode  # ours: a script may replace json.dumps
 
 
 @dataclass(slots=True)
@@ -168,4 +169,4 @@ class Replies:
 
 def said_of(reply: RawReply | RawStream) -> bytes:
     """What a handler says of its answer, besides the body."""
-    return json.dumps({"content_type": reply.content_type, "custom_attributes": reply.custom_attributes}).encode()
+    return _encode({"content_type": reply.content_type, "custom_attributes": reply.custom_attributes}).encode()

@@ -10,8 +10,9 @@ front and not yet read there; beyond that its generator is not asked for more, s
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from serve.batching.pending import Item
@@ -73,7 +74,7 @@ class Streams:
         elif room < ROOM_MIN:
             refusal = TooManyBytes("too many requests are held to stream an answer now (EVENKEEL_QUEUE_MB)")
         if refusal is not None:
-            self._close(source)
+            self._close(item, source, item.deadline_s - item.arrived_s)
             self._replies.fault(item, refusal)
             return
         ring = Ring(min(room, WINDOW_BYTES))
@@ -100,7 +101,7 @@ class Streams:
         stream = self.open.pop(id, None)
         if stream is None:
             return False
-        self._close(stream.source)
+        self._close(stream.item, stream.source, stream.patience_s)
         self._replies.fault(stream.item, Cancelled("the caller has left"), spilled=True)
         return True
 
@@ -108,21 +109,17 @@ class Streams:
         """Its front has gone, and every caller with it."""
         for stream in [s for s in self.open.values() if s.item.peer is peer]:
             del self.open[stream.item.id]
-            self._close(stream.source)
+            self._close(stream.item, stream.source, stream.patience_s)
 
     def _advance(self, stream: Stream) -> None:
         item = stream.item
         if not stream.left:
-            item.deadline_s = self._clock() + stream.patience_s
-            started_s = self._stamp(item)
             try:
-                part = next(stream.source.parts, None)
+                with self._running(item, stream.patience_s):
+                    part = next(stream.source.parts, None)
             except BaseException as e:  # foreign code: whatever it raises is the end of this stream, not of the engine
                 self._fail(stream, e)
                 return
-            finally:
-                self._value[_STARTED] = 0.0
-                self._value[_BUSY_SUM] += self._clock() - started_s
             if not stream.begun:
                 stream.begun = True
                 said = said_of(stream.source)
@@ -156,8 +153,21 @@ class Streams:
         self._tell(stream.item, error, known)
         self._replies.fault(stream.item, known, spilled=stream.begun)
 
-    def _close(self, source: RawStream) -> None:
+    @contextlib.contextmanager
+    def _running(self, item: Item, patience_s: float) -> Iterator[None]:
+        """The script's generator runs for so long at most, and the status page says so: else it would look as if nothing did."""
+        item.deadline_s = self._clock() + patience_s
+        started_s = self._stamp(item)
         try:
-            source.parts.close()
+            yield
+        finally:
+            self._value[_STARTED] = 0.0
+            self._value[_BUSY_SUM] += self._clock() - started_s
+
+    def _close(self, item: Item, source: RawStream, patience_s: float) -> None:
+        """What the generator does at its end (`finally`) has as long as a part."""
+        try:
+            with self._running(item, patience_s):
+                source.parts.close()
         except BaseException as e:
             log("stream_close_failed", f"a stream whose caller has left did not end well: {said(e)}")

@@ -10,6 +10,7 @@ import json
 from serve.front.heads import ok_start
 
 LINES = ("text/csv", "application/jsonlines")
+UNSAID = "application/octet-stream"
 CHARS_MAX = 1024  # of a value that becomes part of a head
 
 
@@ -24,9 +25,12 @@ def raw_answer(data: memoryview, batch: bool) -> tuple[bytes, bytes, bytes]:
 
 
 def said(meta: bytes) -> tuple[str, bytes]:
-    """The content type, and the headers that come with it."""
-    told = json.loads(meta)
-    kind, attributes = (_one_line(told[name] or "") for name in ("content_type", "custom_attributes"))
+    """The content type, and the headers that come with it. What cannot be read says nothing."""
+    try:
+        told = json.loads(meta)
+        kind, attributes = (_one_line(told[name] or "") for name in ("content_type", "custom_attributes"))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return UNSAID, b""
     return kind.decode("ascii"), b"x-amzn-sagemaker-custom-attributes: " + attributes + b"\r\n" if attributes else b""
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve.codec import Plan, plan_of
+from serve.contract import ends
 from serve.contract.logline import log
 from serve.contract.signature import Signature
 from serve.contract.status import RUN_EPOCH, Block, Engine, run_spans
@@ -183,6 +184,8 @@ class EngineLink:
         (0.23) then calls the reader once and never again. If replies are read by that call, the end comes to light here."""
         if self.model is not None and self._channel is not None:
             self._readable()
+        if self.model is not None and ends.read(self.block, self.epoch) is not None:  # a process that it left has the socket, too
+            self._lost()
 
     def _greet(self, records: bytes) -> bytes:
         """Take HELLO and the model's card, which came with it as a file; returns what follows them."""

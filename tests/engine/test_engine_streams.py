@@ -6,7 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 from serve.batching.pending import Item
-from serve.contract.status import StatusPage
+from serve.contract.status import Engine, StatusPage
 from serve.engine.backends.base import RawStream
 from serve.engine.replies import Replies
 from serve.engine.streams import PARTS_AHEAD_MAX, WINDOW_BYTES, Streams
@@ -37,12 +37,18 @@ class FakePeer:
 class Bench:
     def __init__(self, parts: Generator[bytes, None, None], capacity: int = 1 << 20) -> None:
         cells = StatusPage.create().engine(0)
-        self.peer, self.told = FakePeer(), list[str]()
+        self.peer, self.told, self.cells = FakePeer(), list[str](), cells
+        self.stamps: list[float] = []  # the deadline that each run of the generator was given
         self.streams = Streams(
-            cells, Replies(cells, 1), lambda item: 0.0, self.peer.send, lambda item, error, known: self.told.append(known.message)
+            cells, Replies(cells, 1), self._stamp, self.peer.send, lambda item, error, known: self.told.append(known.message)
         )
         self.item = Item(7, 1, (), 60.0, 0.0, self.peer, 0, capacity, 100)
         self.streams.begin(self.item, RawStream(parts, "text/plain"))
+
+    def _stamp(self, item: Item) -> float:
+        self.stamps.append(item.deadline_s)
+        self.cells.value[Engine.RUN_STARTED_S] = 1.0
+        return 1.0
 
     def turn(self, times: int = 1) -> None:
         for _ in range(times):
@@ -131,3 +137,31 @@ def test_a_slot_without_room_for_parts_refuses_the_stream() -> None:
     bench.peer.send()
     kind, _, message = bench.peer.records[0]
     assert kind == descriptor.FAULT and b"EVENKEEL_QUEUE_MB" in message
+
+
+def test_the_end_of_a_generator_is_seen_to_run_and_has_as_long_as_a_part() -> None:
+    """Else an engine that runs `finally` would look as if it did nothing, and be ended as stuck."""
+    seen: list[float] = []
+
+    def parts() -> Generator[bytes, None, None]:
+        try:
+            yield b"first"
+            yield b"second"
+        finally:
+            seen.append(bench.cells.value[Engine.RUN_STARTED_S])
+
+    bench = Bench(parts())
+    bench.turn()
+    assert len(bench.stamps) == 1
+    bench.streams.cancel(7)
+    assert seen == [1.0] and len(bench.stamps) == 2 and bench.cells.value[Engine.RUN_STARTED_S] == 0.0
+
+
+def test_between_parts_of_nothing_others_have_their_turn() -> None:
+    def parts() -> Generator[bytes, None, None]:
+        while True:
+            yield b""
+
+    bench = Bench(parts())
+    bench.turn(3)
+    assert len(bench.stamps) == 3 and bench.parts == [] and bench.streams.cancel(7)

@@ -364,3 +364,47 @@ def test_the_first_200_waits_for_every_replica_and_later_one_is_enough(tmp_path:
         assert eventually(lambda: tree.status()["restarts"]["engine"], "the lost one is replaced") == 1
     finally:
         tree.stop()
+
+
+def test_whoever_starts_it_may_have_blocked_signals(tmp_path: Path) -> None:
+    """A mask outlives exec, and a stop would never be heard."""
+    tree = Tree("echo", under=["python3", "-c", BLOCKING]).wait_ready()
+    tree.stop()
+
+
+BLOCKING = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65)); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+def test_a_working_directory_that_is_removed_ends_nothing(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    tree = Tree("echo", cwd=here).wait_ready()
+    here.rmdir()
+    gunicorn = int(Path(f"/proc/{tree.pid_of('front')}/stat").read_text().rpartition(")")[2].split()[1])
+    for ends, pid in enumerate((gunicorn, tree.pid_of("engine"), tree.pid_of("sidecar")), 1):
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda ends=ends: len(tree.events("restart")) == ends and tree.status()["ready"], "it is back", 60)  # type: ignore[misc]
+        with tree.wire() as wire:
+            assert wire.post(b"[[1.0]]").json() == [[1.0]]
+    tree.stop()
+
+
+def test_a_start_in_a_working_directory_that_is_gone_works(tmp_path: Path) -> None:
+    tree = Tree(
+        "echo", under=["sh", "-c", f'mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir {tmp_path}/gone && exec "$@"', "sh"]
+    )
+    tree.wait_ready().stop()
+
+
+def test_files_of_the_working_directory_are_no_modules(tmp_path: Path) -> None:
+    for name in ("serve", "container", "sidecar", "queue", "types", "numpy", "orjson", "evenkeel", "logging"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    tree = Tree("digits", cwd=tmp_path).wait_ready()
+    assert tree.status()["ready"]
+    tree.stop()
+    checked = subprocess.run(
+        [EVENKEEL, "check", DIGITS], cwd=tmp_path, capture_output=True, text=True, timeout=START_S, env=clean_environment({})
+    )
+    assert checked.returncode == 0, checked.stderr
+    judged = subprocess.run([EVENKEEL, "judge", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=START_S)
+    assert judged.returncode == 0 and "usage" in judged.stdout

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.tree import Tree, eventually, run_command, serving
-from tests.support.wire import Response
+from tests.support.wire import Response, request
 
 ODD = """
 import io, json, os, signal, sys
@@ -132,6 +136,49 @@ def test_a_stop_waits_for_nothing_that_a_script_has_left_behind(tmp_path: Path) 
 
 
 RAISES = "class E(Exception):\n    def __str__(self): return 5\ndef model_fn(d): raise E"
+
+
+@pytest.mark.parametrize("apart", ["os.setsid()", "os.setpgid(0, 0)"])
+def test_a_child_that_lives_on_keeps_no_front_from_the_next_engine(tmp_path: Path, apart: str) -> None:
+    """It has the sockets of the engine that forked it; while it had them open, no front would learn that this one has ended."""
+    script = (
+        ODD
+        + f"""
+def linger():
+    child = os.fork()
+    if child == 0:
+        {apart}
+        import time
+        time.sleep(60)
+        os._exit(0)
+    return child
+"""
+    )
+    with serving(folder_of(tmp_path / "model", script)) as tree:
+        child = int(ask(tree, "linger()").body)
+        try:
+            os.kill(tree.pid_of("engine"), signal.SIGKILL)
+            assert ask(tree, "41 + 1").json() == 42
+            assert tree.status()["restart_reasons"] == {"engine/signal": 1}, "the first one that came could serve"
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_stop_does_not_wait_for_work_that_its_caller_has_given_up(tmp_path: Path) -> None:
+    with serving(folder_of(tmp_path / "model", ODD + "\ndef long():\n    import time\n    time.sleep(3600)\n")) as tree:
+        with tree.wire() as wire:
+            wire.send(request(b"long()"))
+            eventually(lambda: tree.status()["in_flight"] == 1, "it runs")
+            wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leaves with RST
+        tree.tell(signal.SIGTERM)
+        assert tree.process.wait(60) == 0 and tree.events("abandoned") and not tree.events("killed"), tree.story()
+
+
+def test_a_script_that_replaces_json_spoils_only_its_own_answers(tmp_path: Path) -> None:
+    with serving(folder_of(tmp_path / "model", ODD)) as tree:
+        assert ask(tree, "setattr(json, 'dumps', lambda *a, **k: '{}')").status == 200
+        assert ask(tree, "'text'").body == b"text"
+        assert not tree.events("restart"), tree.story()
 
 
 def test_a_model_fn_whose_error_has_no_words_ends_the_start_in_one_line(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class Tree:
 
     def __init__(
         self, model: str | Path, log_to: str = "", under: Sequence[str] = (),
-        command: Sequence[str] = (str(EVENKEEL), "serve"), **settings: str,
+        command: Sequence[str] = (str(EVENKEEL), "serve"), cwd: Path = ROOT, **settings: str,
     ) -> None:  # fmt: skip
         """`under`: a command that starts it, such as NO_CAPABILITIES."""
         folder = ARTIFACTS / model if isinstance(model, str) else model
@@ -93,7 +93,7 @@ class Tree:
         self.out.touch()
         with Path(log_to or self.out).open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
-                [*under, *command], env=clean_environment(self.settings), stdout=out, stderr=err, cwd=ROOT,
+                [*under, *command], env=clean_environment(self.settings), stdout=out, stderr=err, cwd=cwd,
                 start_new_session=True,
             )  # fmt: skip
         LIVING.append(self)

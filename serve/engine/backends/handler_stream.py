@@ -37,9 +37,7 @@ def _parts(
         kind = first_type(accept)
         found.content_type, found.custom_attributes = guarded(name, head, LINES if kind == JSON else kind)
         while value is not _END:
-            part = judged(name, value, _record, value, found.content_type)
-            if part:  # an empty chunk would be the end of the answer
-                yield part
+            yield judged(name, value, _record, value, found.content_type)  # also an empty one, so that others have their turn
             value = guarded(name, next, values, _END)
     finally:
         _close(values)

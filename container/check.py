@@ -23,8 +23,8 @@ def run(model_dir: Path, environ: Mapping[str, str]) -> int:
     if version:
         print(f"version {version} of {', '.join(found.versions)}", flush=True)
     device = the_plan.device(0)
-    model_dir = str(found.path(version).resolve())
-    command = [sys.executable, "-P", "-m", "serve.engine.check", model_dir, str(the_plan.threads), device,
+    folder = str(found.path(version).resolve())
+    command = [sys.executable, "-P", "-m", "serve.engine.check", folder, str(the_plan.threads), device,
                env["EVENKEEL_REQUIRE_GPU"]]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="evenkeel-") as scratch:
         return subprocess.run(command, check=False, env=env.on_device(env.for_engines(Path(scratch)), device)).returncode

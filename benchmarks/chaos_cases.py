@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import procs
 from benchmarks.load import Failure, Load
-from container.waker import LOOK_S, STOPPED_S, is_stopped
+from evenkeel.container.watch.stopped_processes import LOOK_S, STOPPED_S, is_stopped
 from tests.support import versioned
 from tests.support.tree import Tree, eventually
 

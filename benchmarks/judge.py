@@ -26,9 +26,7 @@ import numpy as np
 from scipy.special import bdtr
 
 from benchmarks.judge_report import Cell, Target, svg, tables
-from sidecar.rollout.promotion import BUDGET_GAINS, DESIGN_EFFECT_UNKNOWN, NOT_BAD_GAINS
-from sidecar.rollout.rule import ERRORS, Rule
-from sidecar.rollout.witnesses import (
+from evenkeel.sidecar.rollout.e_values import (
     FAR_WORSE_AT,
     FAR_WORSE_GAINS,
     FAR_WORSE_RATE,
@@ -37,6 +35,8 @@ from sidecar.rollout.witnesses import (
     WIN_CHANCES,
     WORSE_GAINS,
 )
+from evenkeel.sidecar.rollout.promotion import BUDGET_GAINS, DESIGN_EFFECT_UNKNOWN, NOT_BAD_GAINS
+from evenkeel.sidecar.rollout.rule import ERRORS, Rule
 
 Array = Any  # of numpy; runs are rows, windows columns
 WINDOW_S, MINUTES = 10, 30

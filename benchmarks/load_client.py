@@ -1,4 +1,4 @@
-"""The client process behind load.py: one event loop, many connections, every reply compared with its own payload.
+"""The client process behind engine_load.py: one event loop, many connections, every reply compared with its own payload.
 
 Started as `python -m benchmarks.load_client '<Plan as JSON>'`; commands come as JSON lines on standard input, intervals
 and the final tally go out as JSON lines. It never repeats a request: what failed is told.

@@ -35,7 +35,7 @@ SETTINGS = {"EVENKEEL_FAULTS": f"slow:every=1,ms={BATCH_MS}"}
 BATCHING_TOML = f"\n[batching]\nrows_max = {ROWS_MAX}\n"
 CONNECTIONS = 1200  # open loop: enough that a request is never kept waiting by the client
 # After the surge what was accepted is still to be served, by the capacity that is spare: a quarter of a second's worth of
-# work, so at 0.8 load a second and a quarter. See serve/front/admission.py.
+# work, so at 0.8 load a second and a quarter. See serve/front/routing/admission.py.
 CALM, SURGE = 0.8, 10.0
 STEPS = (1.0, 1.5, 3.0)
 PING = request(None, method="GET", path="/ping")

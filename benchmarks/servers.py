@@ -134,7 +134,7 @@ class Uncounted(Evenkeel):
         copy = uncounted.make(job.scratch / "copy")
         real = Evenkeel.command(self, job)
         # From inside the copy, and first on the path: each process of the tree imports from where it runs.
-        run = ["env", "-C", str(copy), sys.executable, "-m", "container", "serve"]
+        run = ["env", "-C", str(copy), sys.executable, "-m", "evenkeel.container", "serve"]
         return Command(run, {**real.environment, "PYTHONPATH": str(copy)})
 
 

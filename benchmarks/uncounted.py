@@ -13,22 +13,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 COUNTING = (
-    "serve/front/crowd.py", "serve/front/invocation.py", "serve/engine/cycle.py", "serve/engine/lone.py",
-    "serve/engine/replies.py", "serve/engine/streams.py",
+    "serve/front/request/row_batcher.py", "serve/front/request/invocations.py", "serve/engine/cycle/cycle.py",
+    "serve/engine/cycle/single_request.py",
+    "serve/engine/cycle/replies.py", "serve/engine/cycle/open_streams.py",
 )  # fmt: skip
 CELLS = {"count", "value", "_count", "_value"}  # names under which blocks of the page go there
 KEPT = {"_BATCHES"}  # the engine's own clock for learning
 WITHOUT_EFFECT = {"frexp", "time_bucket", "_clock"}  # calls that may go with their result
-PACKAGES = ("container", "serve", "sidecar")
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def make(folder: Path) -> Path:
     """Write the copy, without anything that counts, into `folder`."""
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "src" / "evenkeel", folder / "evenkeel", ignore=shutil.ignore_patterns("__pycache__"))
     for name in COUNTING:
-        path = folder / name
+        path = folder / "evenkeel" / name
         path.write_text(strip(path.read_text(encoding="utf-8")), encoding="utf-8")
     return folder
 

@@ -15,9 +15,10 @@ if os.getpid() == 1:
 import argparse
 from pathlib import Path
 
-from serve.contract import logline
-from serve.contract.process import begin_anywhere, keep_standard_descriptors
-from serve.errors import BadModel, BadSetting
+from evenkeel import __version__
+from evenkeel.serve.contract import logline
+from evenkeel.serve.contract.process_setup import begin_anywhere, keep_standard_descriptors
+from evenkeel.serve.errors import BadModel, BadSetting
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["judge"]:
         # Another part's command: started like every role, by command and never by import.
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "sidecar.rollout.judge", *words[1:]])
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "evenkeel.sidecar.rollout.judge", *words[1:]])
     args = parser().parse_args(words)
     try:
         return run(args)
@@ -45,42 +46,43 @@ def tell_why(message: str, *, as_json: bool) -> None:
 
 
 def serve_writes_text() -> bool:
-    from container import serve
+    from evenkeel.container.commands import serve_command
 
-    return serve.writes_text(os.environ.get("EVENKEEL_LOG", "").strip() or "auto")
+    return serve_command.writes_text(os.environ.get("EVENKEEL_LOG", "").strip() or "auto")
 
 
 def run(args: argparse.Namespace) -> int:
     """The command's exit code. Each is imported only when it is the one."""
     match args.command:
         case "serve":
-            from container import serve
+            from evenkeel.container.commands import serve_command
 
-            return serve.run(os.environ)
+            return serve_command.run(os.environ)
         case "check":
-            from container import check
+            from evenkeel.container.commands import check_command
 
-            return check.run(args.model_dir, os.environ)
+            return check_command.run(args.model_dir, os.environ)
         case "pack":
-            from container import pack
+            from evenkeel.container.commands import pack_command
 
-            return pack.run(args.model_dir, args.output)
+            return pack_command.run(args.model_dir, args.output)
         case "status":
-            from container import status
+            from evenkeel.container.commands import status_command
 
-            return status.run(args.url, args.json, args.watch, os.environ)
+            return status_command.run(args.url, args.json, args.watch, os.environ)
         case "use":
-            from container import use
+            from evenkeel.container.commands import use_command
 
-            return use.run(args.version, args.socket, args.url, not args.no_wait, os.environ)
+            return use_command.run(args.version, args.socket, args.url, not args.no_wait, os.environ)
         case _:
-            from container import drain
+            from evenkeel.container.commands import drain_command
 
-            return drain.run(args.socket, args.url, os.environ)
+            return drain_command.run(args.socket, args.url, os.environ)
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="evenkeel", description="Serve a model; see docs/ for everything.")
+    parser.add_argument("--version", action="version", version=f"evenkeel {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="serve the model in EVENKEEL_MODEL_DIR (the container's default)")
     check = commands.add_parser("check", help="load a model, run its samples, say whether it would serve")

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from container import secret
-from container.plan import QUEUE_BYTES_MAX
-from serve.contract import faults
-from serve.contract.status import ENGINES_MAX, FRONTS_MAX
-from serve.errors import BadSetting
-from serve.settings import MIB, Limits
+from evenkeel.container.commands import token_file
+from evenkeel.container.plan.processes import QUEUE_BYTES_MAX
+from evenkeel.serve.contract import fault_grammar
+from evenkeel.serve.contract.status_page import ENGINES_MAX, FRONTS_MAX
+from evenkeel.serve.errors import BadSetting
+from evenkeel.serve.settings import MIB, Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def _host(value: str) -> str:
 
 
 def _faults(value: str) -> str:
-    faults.parse(value)
+    fault_grammar.parse(value)
     return value
 
 
@@ -313,7 +313,7 @@ def _admin_token(token: Setting, file: Setting) -> Setting:
     if token.value:
         raise BadSetting("EVENKEEL_ADMIN_TOKEN and EVENKEEL_ADMIN_TOKEN_FILE are both set: choose one")
     try:
-        return Setting(_token(secret.read(Path(file.value))), file.origin)
+        return Setting(_token(token_file.read(Path(file.value))), file.origin)
     except ValueError as e:
         raise BadSetting(f"EVENKEEL_ADMIN_TOKEN_FILE={file.value!r} {e}") from None
 

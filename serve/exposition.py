@@ -25,8 +25,8 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 
-from serve.contract.lifecycle import State
-from serve.contract.status import (
+from evenkeel.serve.contract.lifecycle import ReplicaState
+from evenkeel.serve.contract.status_page import (
     DEVICE_TEXT,
     PLAN_TEXT,
     ROW_CELLS,
@@ -42,8 +42,8 @@ from serve.contract.status import (
     tallies,
     time_edge,
 )
-from serve.errors import FAMILIES as ERRORS
-from serve.errors import Cancelled
+from evenkeel.serve.errors import FAMILIES as ERRORS
+from evenkeel.serve.errors import Cancelled
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 # Of the time histograms' cells, those whose edges are shown: from 64 us to 67 s, four an octave. What is faster than
@@ -72,7 +72,7 @@ Buckets = list[tuple[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class MetricSample:
     """One value of a family. `buckets`: of a histogram, whose value is the sum."""
 
     name: str
@@ -100,7 +100,7 @@ class Family:
         """As scrapers see it: in the plain format an info is a gauge."""
         return "gauge" if self.kind == "info" else self.kind
 
-    def metric(self, samples: Iterable[Sample]) -> Metric:
+    def metric(self, samples: Iterable[MetricSample]) -> Metric:
         if self.kind == "counter":
             counter = CounterMetricFamily(self.name, self.meaning, labels=self.labels)
             for s in samples:
@@ -195,13 +195,13 @@ class PageCollector:
         return generate_latest(self)
 
     def collect(self) -> Iterator[Metric]:
-        found: dict[str, list[Sample]] = {family.name: [] for family in FAMILIES}
+        found: dict[str, list[MetricSample]] = {family.name: [] for family in FAMILIES}
         for sample in self._samples():
             found[sample.name].append(sample)
         for family in FAMILIES:
             yield family.metric(found[family.name])
 
-    def _samples(self) -> Iterator[Sample]:
+    def _samples(self) -> Iterator[MetricSample]:
         plan = self._text(PLAN_TEXT)
         for number, model in enumerate(plan.get("tallies") or [plan.get("model", {})]):
             yield from _of_version(self._page, number, (_label(model.get("name")), _label(model.get("version"))))
@@ -245,7 +245,7 @@ class Scrapes:
             return self._text
 
 
-def _of_version(page: StatusPage, number: int, of_model: tuple[str, str]) -> Iterator[Sample]:
+def _of_version(page: StatusPage, number: int, of_model: tuple[str, str]) -> Iterator[MetricSample]:
     """What all fronts have answered with it."""
     fronts = [page.tally(i, number) for i in range(page.main.count[Main.FRONTS])]
     counts = [f.count for f in fronts]
@@ -258,12 +258,12 @@ def _of_version(page: StatusPage, number: int, of_model: tuple[str, str]) -> Ite
     for error, count in zip(ERRORS, _summed(counts, Front.ERRORS, len(ERRORS)), strict=True):
         by_code[str(error.status)] += count
     for code, count in by_code.items():
-        yield Sample("evenkeel_requests", (*of_model, code), count)
+        yield MetricSample("evenkeel_requests", (*of_model, code), count)
     seconds = sum(f.value[Front.LATENCY_SUM_S] for f in fronts)
-    yield Sample("evenkeel_request_seconds", of_model, seconds, time_buckets(latency))
+    yield MetricSample("evenkeel_request_seconds", of_model, seconds, time_buckets(latency))
 
 
-def _of_fronts(page: StatusPage) -> Iterator[Sample]:
+def _of_fronts(page: StatusPage) -> Iterator[MetricSample]:
     fronts = range(page.main.count[Main.FRONTS])
     shed, counts = dict.fromkeys(SHED, 0), [page.front(i).count for i in fronts]
     counted = [block.count for i in fronts for block in tallies(page, i)]
@@ -271,83 +271,83 @@ def _of_fronts(page: StatusPage) -> Iterator[Sample]:
         if error.shed:
             shed[error.shed] += count
     for reason, count in shed.items():
-        yield Sample("evenkeel_shed", (reason,), count)
-    yield Sample("evenkeel_in_flight", (), sum(c[Front.IN_FLIGHT] for c in counts))
-    yield Sample("evenkeel_retries", (), sum(c[Front.RESUBMITTED] for c in counts))
+        yield MetricSample("evenkeel_shed", (reason,), count)
+    yield MetricSample("evenkeel_in_flight", (), sum(c[Front.IN_FLIGHT] for c in counts))
+    yield MetricSample("evenkeel_retries", (), sum(c[Front.RESUBMITTED] for c in counts))
 
 
-def _of_engines(page: StatusPage) -> Iterator[Sample]:
+def _of_engines(page: StatusPage) -> Iterator[MetricSample]:
     engines = [page.engine(i) for i in range(page.main.count[Main.ENGINES])]
     counts = [e.count for e in engines]
     for name, cells, total in (
         ("evenkeel_queue_seconds", Engine.QUEUE_TIME, Engine.QUEUE_SUM_S),
         ("evenkeel_run_seconds", Engine.RUN_TIME, Engine.RUN_SUM_S),
     ):
-        yield Sample(name, (), sum(e.value[total] for e in engines), time_buckets(_summed(counts, cells, TIME_CELLS)))
+        yield MetricSample(name, (), sum(e.value[total] for e in engines), time_buckets(_summed(counts, cells, TIME_CELLS)))
     batches = row_buckets(_summed(counts, Engine.BATCH_ROWS, ROW_CELLS))
-    yield Sample("evenkeel_batch_rows", (), sum(c[Engine.ROWS] for c in counts), batches)
-    yield Sample("evenkeel_queue_rows", (), sum(c[Engine.QUEUE_ROWS] for c in counts))
+    yield MetricSample("evenkeel_batch_rows", (), sum(c[Engine.ROWS] for c in counts), batches)
+    yield MetricSample("evenkeel_queue_rows", (), sum(c[Engine.QUEUE_ROWS] for c in counts))
     states = [page.engine(i).count[Engine.STATE] for i in places(page)]
-    for state in State:
-        yield Sample("evenkeel_state", (state.name.lower(),), states.count(state))
+    for state in ReplicaState:
+        yield MetricSample("evenkeel_state", (state.name.lower(),), states.count(state))
 
 
-def _of_container(page: StatusPage) -> Iterator[Sample]:
+def _of_container(page: StatusPage) -> Iterator[MetricSample]:
     value = page.main.value
     for (role, reason), count in restarts(page).items():
-        yield Sample("evenkeel_restarts", (role, reason), count)
-    yield Sample("evenkeel_log_lines_lost", (), lines_lost(page))
-    yield Sample("evenkeel_ready", (), page.verdict().ready)
+        yield MetricSample("evenkeel_restarts", (role, reason), count)
+    yield MetricSample("evenkeel_log_lines_lost", (), lines_lost(page))
+    yield MetricSample("evenkeel_ready", (), page.verdict().ready)
     says = page.main.count[Main.ROLLOUT]
     if says != RolloutCell.NONE:
-        yield Sample("evenkeel_rollout_rollback_wanted", (), says == RolloutCell.ROLLBACK)
-        yield Sample("evenkeel_rollout_evidence_insufficient", (), says == RolloutCell.HOLD)
+        yield MetricSample("evenkeel_rollout_rollback_wanted", (), says == RolloutCell.ROLLBACK)
+        yield MetricSample("evenkeel_rollout_evidence_insufficient", (), says == RolloutCell.HOLD)
     if value[Main.MEASURED_S]:
-        yield Sample("evenkeel_saturation_ratio", (), value[Main.SATURATION])
+        yield MetricSample("evenkeel_saturation_ratio", (), value[Main.SATURATION])
         if not math.isnan(value[Main.HEADROOM_RPS]):
-            yield Sample("evenkeel_headroom_requests_per_second", (), value[Main.HEADROOM_RPS])
+            yield MetricSample("evenkeel_headroom_requests_per_second", (), value[Main.HEADROOM_RPS])
 
 
-def _of_devices(devices: Iterable[dict[str, Any]]) -> Iterator[Sample]:
+def _of_devices(devices: Iterable[dict[str, Any]]) -> Iterator[MetricSample]:
     """What they do not tell is absent."""
     for d in devices:
         place = str(d["place"])
-        yield Sample("evenkeel_device", (place, _label(d["name"]), _label(d["uuid"])), 1)
+        yield MetricSample("evenkeel_device", (place, _label(d["name"]), _label(d["uuid"])), 1)
         for name, key in DEVICE_VALUES.items():
             if d[key] is not None:
-                yield Sample(name, (place,), d[key])
+                yield MetricSample(name, (place,), d[key])
         for name, key in DEVICE_TABLES.items():
             for label, value in d[key].items():
-                yield Sample(name, (place, label), value)
+                yield MetricSample(name, (place, label), value)
 
 
-def _of_warmups(reports: list[dict[str, Any]]) -> Iterator[Sample]:
+def _of_warmups(reports: list[dict[str, Any]]) -> Iterator[MetricSample]:
     results = [found for report in reports if (found := report.get("results"))]
     for result in results[0] if results else ():
-        yield Sample("evenkeel_warmup_entries", (result,), sum(r[result] for r in results))
+        yield MetricSample("evenkeel_warmup_entries", (result,), sum(r[result] for r in results))
     checks = [golden for report in reports if (golden := report.get("golden"))]
     if checks:
         checked, passed = sum(c["checked"] for c in checks), sum(c["passed"] for c in checks)
-        yield Sample("evenkeel_golden_checks", ("passed",), passed)
-        yield Sample("evenkeel_golden_checks", ("failed",), checked - passed)
+        yield MetricSample("evenkeel_golden_checks", ("passed",), passed)
+        yield MetricSample("evenkeel_golden_checks", ("failed",), checked - passed)
 
 
-def _of_texts(texts: list[dict[str, Any]]) -> Iterator[Sample]:
+def _of_texts(texts: list[dict[str, Any]]) -> Iterator[MetricSample]:
     """What engines have explained of themselves."""
     warmed = [s for t in texts if (s := (t.get("warmup") or {}).get("seconds")) is not None]
     if warmed:
-        yield Sample("evenkeel_warmup_seconds", (), max(warmed))
+        yield MetricSample("evenkeel_warmup_seconds", (), max(warmed))
     yield from _of_warmups([w for t in texts if (w := t.get("warmup"))])
     for phase in PHASES:
         took = [s for t in texts if (s := (t.get("startup") or {}).get(f"{phase}_s")) is not None]
         if took:
-            yield Sample("evenkeel_startup_seconds", (phase,), max(took))
+            yield MetricSample("evenkeel_startup_seconds", (phase,), max(took))
     providers = [str(p) for t in texts if (p := (t.get("facts") or {}).get("provider"))]
     for provider in sorted(set(providers)):
-        yield Sample("evenkeel_provider", (_label(provider),), providers.count(provider))
+        yield MetricSample("evenkeel_provider", (_label(provider),), providers.count(provider))
     models = [t["model"] for t in texts if (t.get("model") or {}).get("name")]  # its sum may be known before its name
     for labels in sorted({tuple(_label(m.get(key)) for key in ("name", "version", "sha256")) for m in models}):
-        yield Sample("evenkeel_model", labels, 1)
+        yield MetricSample("evenkeel_model", labels, 1)
 
 
 def _label(value: object) -> str:

@@ -17,19 +17,20 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from serve.contract import logline, reach
-from serve.contract.library_lines import capture
-from serve.contract.lifecycle import readiness
-from serve.contract.logline import log, setup
-from serve.contract.process import begin_role, hide_memory
-from serve.contract.status import SIDECAR_TEXT, Main, StatusPage
-from sidecar import device, observe
-from sidecar.emf import Emf
-from sidecar.hosts import Hosts
-from sidecar.observe import Now, Remembered
-from sidecar.settings import SidecarSettings, parse, read_token
-from sidecar.shapes import ShapeLog
-from sidecar.transitions import restore
+from evenkeel.serve.contract import logline, reach_cells
+from evenkeel.serve.contract.library_lines import capture
+from evenkeel.serve.contract.lifecycle import readiness
+from evenkeel.serve.contract.logline import log, setup
+from evenkeel.serve.contract.process_setup import begin_role, hide_memory
+from evenkeel.serve.contract.status_page import SIDECAR_TEXT, Main, StatusPage
+from evenkeel.sidecar.export import nvml_devices
+from evenkeel.sidecar.export.emf import Emf
+from evenkeel.sidecar.http.hosts import Hosts
+from evenkeel.sidecar.settings import SidecarSettings, parse, read_token
+from evenkeel.sidecar.watch import snapshot
+from evenkeel.sidecar.watch.shape_log import ShapeLog
+from evenkeel.sidecar.watch.snapshot import Remembered, Snapshot
+from evenkeel.sidecar.watch.transitions import restore
 
 TICK_S = 0.05  # the age of a verdict at most; one look costs 30 us, with 32 engines 370
 SAMPLE_EVERY_S = 1.0
@@ -47,11 +48,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: leave.set())  # until the HTTP server, once it runs, ends on it by itself
     page = StatusPage(settings.status_fd)
     logline.sink().count_in(page.main.count, Main.SIDECAR_LINES_LOST)
-    predecessors = sum(n for key, n in observe.restarts(page).items() if key.startswith("sidecar/"))
+    predecessors = sum(n for key, n in snapshot.restarts(page).items() if key.startswith("sidecar/"))
     remembered = Remembered(memory=restore(page.read_text(SIDECAR_TEXT), time.time(), predecessors))
     watching = threading.Thread(target=watch_or_end, args=(page, remembered, settings, leave), name="watch", daemon=True)
     watching.start()
-    device.start(page, leave)
+    nvml_devices.start(page, leave)
     serve_http(page, remembered, settings)
     leave.set()
     watching.join(LEAVE_S)
@@ -82,10 +83,10 @@ def watch(page: StatusPage, remembered: Remembered, settings: SidecarSettings, l
     sample_due_s = 0.0
     while not leave.wait(TICK_S):
         now_s = time.monotonic()
-        verdict = readiness(observe.replica_views(page), observe.leaving(page), reach.front_views(page, now_s))
+        verdict = readiness(snapshot.replica_views(page), snapshot.leaving(page), reach_cells.front_views(page, now_s))
         if page.write_verdict(verdict, now_s):
             log("verdict", f"{'ready' if verdict.ready else 'not ready'}: {verdict.reason.code}", ready=verdict.ready)
-        if remembered.memory.look(observe.seen(page, Now(now_s, time.time()))):
+        if remembered.memory.look(snapshot.seen(page, Snapshot(now_s, time.time()))):
             page.write_text(SIDECAR_TEXT, remembered.memory.text())
         if now_s >= sample_due_s:
             sample_due_s = now_s + SAMPLE_EVERY_S
@@ -110,15 +111,15 @@ def keep_files(page: StatusPage, remembered: Remembered, settings: SidecarSettin
 
 def serve_http(page: StatusPage, remembered: Remembered, settings: SidecarSettings) -> None:
     """The TCP port in this thread, the Unix socket for changing calls in another, one application for both."""
-    from sidecar.http import Shown, build, trusted
-    from sidecar.judging import Judging
+    from evenkeel.sidecar.http.app import Shown, build, trusted
+    from evenkeel.sidecar.rollout_service import RolloutService
 
-    judging = Judging(page, Path(settings.run_dir))
+    judging = RolloutService(page, Path(settings.run_dir))
     judging.start()
     app = build(Shown(page, remembered, judging, read_token(settings.token_fd), called(settings)))
     threading.Thread(target=run_server, args=(trusted(app), settings.admin_fd), name="admin", daemon=True).start()
     if settings.grpc_port:
-        from sidecar import grpc_health
+        from evenkeel.sidecar.export import grpc_health
 
         grpc_health.start(page, settings.host, settings.grpc_port)
     run_server(app, settings.listen_fd)
@@ -133,11 +134,11 @@ def called(settings: SidecarSettings) -> Hosts:
 def run_server(app: object, listen_fd: int) -> None:
     import uvicorn
 
-    from sidecar.door import Door, DoorProtocol
+    from evenkeel.sidecar.http.connection_limits import ConnectionLimits, SidecarProtocol
 
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", server_header=False, ws="none",  # type: ignore[arg-type]
-        http=functools.partial(DoorProtocol, Door()),  # type: ignore[arg-type]
+        http=functools.partial(SidecarProtocol, ConnectionLimits()),  # type: ignore[arg-type]
         timeout_graceful_shutdown=LEAVE_S)  # fmt: skip
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listen_fd)])
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from container import environment
-from serve.contract import lifecycle
-from serve.contract.lifecycle import CLEARS, Reason
-from serve.contract.status import RESTART_REASONS
-from serve.http import connection_state
-from sidecar.rollout import adapters, reasons
+from evenkeel.container import environment
+from evenkeel.serve.contract import lifecycle
+from evenkeel.serve.contract.lifecycle import CLEARS, Reason
+from evenkeel.serve.contract.status_page import RESTART_REASONS
+from evenkeel.serve.http import connection_state
+from evenkeel.sidecar.rollout import adapters, reasons
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from serve.batching.placement import Segment
+    from evenkeel.serve.batching.split import Segment
 
 
 ALONE = "alone"  # the queue of those that share a batch with nobody, whatever their shape

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from serve.batching.cost import Curve, best_rows, explore
+from evenkeel.serve.batching.cost import Curve, best_rows, explore
 
 WAIT_SHARE_MAX = 0.5  # never wait longer than this share of the batch's own time: bounds the cost of a wrong guess
 WAIT_S_MAX = 0.010

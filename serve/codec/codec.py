@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from serve.codec.plan import Plan
-from serve.contract.signature import Signature
+from evenkeel.serve.codec.codec_plan import CodecPlan
+from evenkeel.serve.contract.signature import Signature
 
 Array = np.ndarray[Any, Any]
 Body = bytes | bytearray | memoryview
@@ -60,13 +60,13 @@ class Decoded:
 
 # A request of one plain row of the only input, as the bytes of that row; None for any other body, also for a wrong one,
 # which `decode` then says what is wrong with.
-DecodeRow = Callable[[Body, Plan], Body | None]
+DecodeRow = Callable[[Body, CodecPlan], Body | None]
 
 
 class RowsCodec(Protocol):
     """A codec with a short way for requests of one row each: in, and out many at once."""
 
-    def decode_row(self, body: Body, plan: Plan) -> Body | None:
+    def decode_row(self, body: Body, plan: CodecPlan) -> Body | None:
         """Whatever this accepts, `decode` accepts with the same bytes and in form INSTANCES."""
 
     def encode_rows(self, rows: Array) -> list[bytes]:

@@ -19,12 +19,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
-from serve.codec.fit import check_finite, finish, from_leaves, shown
-from serve.codec.json_document import BOM, dumps
-from serve.codec.pieces import whole_lines
-from serve.codec.plan import Plan, plan_of
-from serve.codec.room import (
+from evenkeel.serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
+from evenkeel.serve.codec.codec_plan import CodecPlan, plan_of
+from evenkeel.serve.codec.decoded_size import (
     OBJECT_BYTES,
     QUICK_NUMBERS_BYTES,
     QUICK_OBJECTS_BYTES,
@@ -32,8 +29,11 @@ from serve.codec.room import (
     check_room,
     count,
 )
-from serve.contract.signature import Signature, TensorSpec
-from serve.errors import BadRequest, BadShape, ModelFailed, UnsupportedMedia
+from evenkeel.serve.codec.fit import check_finite, finish, from_leaves, shown
+from evenkeel.serve.codec.json_document import BOM, dumps
+from evenkeel.serve.codec.pieces import whole_lines
+from evenkeel.serve.contract.signature import Signature, TensorSpec
+from evenkeel.serve.errors import BadRequest, BadShape, ModelFailed, UnsupportedMedia
 
 CELLS_UNCOUNTED = 64 << 10  # bytes of a body that is not worth a count of its cells
 TEXT_SHARE = 8  # bytes for each byte of a body that is read as text, twice
@@ -89,7 +89,7 @@ class CsvRows:
         return b"\n".join(joined) + b"\n"
 
 
-def _columns(plan: Plan) -> int | None:
+def _columns(plan: CodecPlan) -> int | None:
     """How many cells a line must have; None for the one free dim of a single input: all lines alike."""
     total = 0
     for spec in plan.inputs:
@@ -111,7 +111,7 @@ def _read_params(params: Mapping[str, str]) -> tuple[str, bool]:
     return CHARSETS[charset], params.get("header", "absent").lower() == "present"
 
 
-def _quick(body: Body, plan: Plan, columns: int | None) -> Decoded | None:
+def _quick(body: Body, plan: CodecPlan, columns: int | None) -> Decoded | None:
     """Lines of plain JSON numbers; None for all else, and for everything that is wrong."""
     if columns == 0 or any(spec.dtype in ("bool", "string") for spec in plan.inputs):
         return None
@@ -140,14 +140,14 @@ def _quick(body: Body, plan: Plan, columns: int | None) -> Decoded | None:
     return _finish(arrays, plan)
 
 
-def _packed(table: list[list[Any]], plan: Plan) -> list[Array]:
+def _packed(table: list[list[Any]], plan: CodecPlan) -> list[Array]:
     """Rows of plain numbers for a single plain input. Raises struct.error or OverflowError for what is not."""
     pack = plan.pack_row
     assert pack is not None, "the caller looks"
     return [np.frombuffer(b"".join([pack(*row) for row in table]), plan.row_dtype)]
 
 
-def _arrays_of(table: list[list[Any]], plan: Plan, columns: int) -> list[Array]:
+def _arrays_of(table: list[list[Any]], plan: CodecPlan, columns: int) -> list[Array]:
     """One array of (rows, ...) per input from rows of Python values, which must all be of `columns`."""
     if set(map(len, table)) != {columns}:
         raise BadShape("a line has another number of columns")
@@ -161,7 +161,7 @@ def _arrays_of(table: list[list[Any]], plan: Plan, columns: int) -> list[Array]:
     return arrays
 
 
-def _finish(arrays: Sequence[Array], plan: Plan) -> Decoded:
+def _finish(arrays: Sequence[Array], plan: CodecPlan) -> Decoded:
     if not plan.signature.rows_axis:
         if len(arrays[0]) != 1:
             raise BadShape(f"the model takes one item a request, in one line; got {len(arrays[0])} lines")
@@ -169,7 +169,7 @@ def _finish(arrays: Sequence[Array], plan: Plan) -> Decoded:
     return finish(arrays, plan, Form.INSTANCES)
 
 
-def _by_cell(content: bytes, plan: Plan, columns: int | None, charset: str, header: bool) -> Decoded:
+def _by_cell(content: bytes, plan: CodecPlan, columns: int | None, charset: str, header: bool) -> Decoded:
     """The patient way, which also words every error. Lines are counted from 1, as editors do."""
     try:
         text = content.decode(charset)

@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from serve.codec.codec import Array, Decoded, Form
-from serve.codec.plan import PACK_CODES, STORED, Plan
-from serve.codec.room import check_array
-from serve.contract.signature import TensorSpec
-from serve.errors import BadRequest, BadShape, OutputNotFinite
+from evenkeel.serve.codec.codec import Array, Decoded, Form
+from evenkeel.serve.codec.codec_plan import PACK_CODES, STORED, CodecPlan
+from evenkeel.serve.codec.decoded_size import check_array
+from evenkeel.serve.contract.signature import TensorSpec
+from evenkeel.serve.errors import BadRequest, BadShape, OutputNotFinite
 
 EMPTY_ROWS_MAX = 1 << 16  # rows that hold nothing take no bytes, so their number is bounded for itself
 
 
-def finish(arrays: Sequence[Array], plan: Plan, form: Form) -> Decoded:
+def finish(arrays: Sequence[Array], plan: CodecPlan, form: Form) -> Decoded:
     """Arrays that each fit their spec become one request, once they agree on rows and on free dims."""
     rows = 1
     if plan.signature.rows_axis:
@@ -41,7 +41,7 @@ def finish(arrays: Sequence[Array], plan: Plan, form: Form) -> Decoded:
     return Decoded(rows, tuple(arrays), form)
 
 
-def _check_free_dims(arrays: Sequence[Array], plan: Plan) -> None:
+def _check_free_dims(arrays: Sequence[Array], plan: CodecPlan) -> None:
     known: dict[str, tuple[int, str]] = {}
     for spec, array in zip(plan.inputs, arrays, strict=True):
         for dim, size in zip(spec.dims, array.shape[plan.signature.rows_axis :], strict=True):
@@ -205,7 +205,7 @@ def from_nested(value: Any, spec: TensorSpec, rows_axis: bool) -> Array:
     return from_leaves(level, shape, spec, rows_axis)
 
 
-def check_names(names: Iterable[str], plan: Plan, where: str) -> None:
+def check_names(names: Iterable[str], plan: CodecPlan, where: str) -> None:
     """Exactly the inputs of the model, each once."""
     names = set(names)
     for name in sorted(names - plan.input_names):
@@ -240,7 +240,7 @@ def _brief(value: Any) -> str:
     return f"the number {value!r}"
 
 
-def check_finite(arrays: Sequence[Array], plan: Plan) -> None:
+def check_finite(arrays: Sequence[Array], plan: CodecPlan) -> None:
     """Raises OutputNotFinite for the first output that strict text cannot carry."""
     for spec, array in zip(plan.outputs, arrays, strict=True):
         if spec.allow_nan or spec.dtype not in ("float16", "bfloat16", "float32", "float64"):

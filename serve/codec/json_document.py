@@ -14,12 +14,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
-from serve.codec.fit import check_finite, check_names, finish, from_nested, shown
-from serve.codec.json_large import LARGE_BYTES, decode_large
-from serve.codec.json_records import Noun, from_records, sparse_bytes
-from serve.codec.plan import Plan, plan_of
-from serve.codec.room import (
+from evenkeel.serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
+from evenkeel.serve.codec.codec_plan import CodecPlan, plan_of
+from evenkeel.serve.codec.decoded_size import (
     QUICK_BYTES,
     QUICK_LISTS,
     QUICK_NUMBERS_BYTES,
@@ -28,8 +25,11 @@ from serve.codec.room import (
     check_json,
     count,
 )
-from serve.contract.signature import Signature, TensorSpec
-from serve.errors import BadRequest, BadShape, ModelFailed, UnsupportedMedia
+from evenkeel.serve.codec.fit import check_finite, check_names, finish, from_nested, shown
+from evenkeel.serve.codec.json_large import LARGE_BYTES, decode_large
+from evenkeel.serve.codec.json_records import Noun, from_records, sparse_bytes
+from evenkeel.serve.contract.signature import Signature, TensorSpec
+from evenkeel.serve.errors import BadRequest, BadShape, ModelFailed, UnsupportedMedia
 
 BOM = b"\xef\xbb\xbf"
 U, L, N = b"uln"
@@ -62,7 +62,7 @@ class JsonDocument:
     def is_quick(self, body: Body, signature: Signature) -> bool:
         return is_quick(body, plan_of(signature))
 
-    def decode_row(self, body: Body, plan: Plan) -> Body | None:
+    def decode_row(self, body: Body, plan: CodecPlan) -> Body | None:
         pack = plan.pack_flat_row
         if pack is None or isinstance(body, memoryview) or U in body or L in body:  # as in _quick
             return None
@@ -97,7 +97,7 @@ class JsonDocument:
         return [b'{"predictions":[[%b]]}' % row for row in text[2:-2].split(b"],[")]
 
 
-def is_quick(body: Body, plan: Plan) -> bool:
+def is_quick(body: Body, plan: CodecPlan) -> bool:
     """Of one document, or of lines."""
     if len(body) > QUICK_NUMBERS_BYTES:
         return False
@@ -126,7 +126,7 @@ def _may_hold_bools(body: Body) -> bool:
     return U in body or L in body
 
 
-def _quick(document: Any, body: Body, plan: Plan) -> Decoded | None:
+def _quick(document: Any, body: Body, plan: CodecPlan) -> Decoded | None:
     """The plain case, [[numbers], ...] bare or as instances, without a look at each number from Python."""
     pack, rows, form = plan.pack_row, document, BARE
     if type(document) is dict and len(document) == 1:
@@ -144,7 +144,7 @@ def _quick(document: Any, body: Body, plan: Plan) -> Decoded | None:
     return Decoded(len(rows), None, form, packed, plan.row_dtype)
 
 
-def decode_document(document: Any, plan: Plan) -> Decoded:
+def decode_document(document: Any, plan: CodecPlan) -> Decoded:
     if type(document) is not dict:
         return _bare(document, plan, BARE)
     if "instances" in document and "inputs" in document:
@@ -167,7 +167,7 @@ def decode_document(document: Any, plan: Plan) -> Decoded:
     raise BadRequest('expected {"instances": [...]}, {"inputs": ...} or a bare array')
 
 
-def _bare(value: Any, plan: Plan, form: Form) -> Decoded:
+def _bare(value: Any, plan: CodecPlan, form: Form) -> Decoded:
     """A bare array: rows, or one row without the list around it. For a model without rows, the whole item."""
     if not plan.signature.rows_axis:
         return _whole(value, plan, form)
@@ -185,7 +185,7 @@ def _bare(value: Any, plan: Plan, form: Form) -> Decoded:
     return finish((from_nested(value, plan.single, rows_axis=True),), plan, form)
 
 
-def _whole(value: Any, plan: Plan, form: Form) -> Decoded:
+def _whole(value: Any, plan: CodecPlan, form: Form) -> Decoded:
     if type(value) is dict:
         return _columns(value, plan, form)
     if plan.single is None:
@@ -193,13 +193,13 @@ def _whole(value: Any, plan: Plan, form: Form) -> Decoded:
     return finish((from_nested(value, plan.single, rows_axis=False),), plan, form)
 
 
-def _columns(columns: dict[str, Any], plan: Plan, form: Form) -> Decoded:
+def _columns(columns: dict[str, Any], plan: CodecPlan, form: Form) -> Decoded:
     check_names(columns.keys(), plan, "inputs")
     arrays = [from_nested(columns[spec.name], spec, plan.signature.rows_axis) for spec in plan.inputs]
     return finish(arrays, plan, form)
 
 
-def _by_name(plan: Plan) -> str:
+def _by_name(plan: CodecPlan) -> str:
     return '{"inputs": {' + ", ".join(f'"{spec.name}": ...' for spec in plan.inputs) + "}}"
 
 
@@ -217,7 +217,7 @@ def listed(array: Array, spec: TensorSpec) -> Any:
     return array if array.ndim else array[()]
 
 
-def named_rows(columns: Sequence[Any], plan: Plan) -> list[dict[str, Any]]:
+def named_rows(columns: Sequence[Any], plan: CodecPlan) -> list[dict[str, Any]]:
     return [dict(zip(plan.output_names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 

@@ -23,13 +23,13 @@ from collections.abc import Iterator
 import numpy as np
 import orjson
 
-from serve.codec.codec import Array, Body, Decoded, Form
-from serve.codec.fit import finish, from_leaves
-from serve.codec.json_records import Noun
-from serve.codec.pieces import PIECE_BYTES, filled
-from serve.codec.plan import STORED, Plan
-from serve.contract.signature import TensorSpec
-from serve.errors import BadRequest
+from evenkeel.serve.codec.codec import Array, Body, Decoded, Form
+from evenkeel.serve.codec.codec_plan import STORED, CodecPlan
+from evenkeel.serve.codec.fit import finish, from_leaves
+from evenkeel.serve.codec.json_records import Noun
+from evenkeel.serve.codec.pieces import PIECE_BYTES, filled
+from evenkeel.serve.contract.signature import TensorSpec
+from evenkeel.serve.errors import BadRequest
 
 LARGE_BYTES = 256 << 10  # below, Python objects are cheaper than pieces
 EDGE_BYTES = 4 << 10  # what surrounds the array must fit into this, at either end
@@ -46,7 +46,7 @@ RECORD_ENDS = b"},"  # as nearly everybody writes it; the count of rows relies o
 NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
 
 
-def decode_large(body: Body, plan: Plan) -> Decoded | None:
+def decode_large(body: Body, plan: CodecPlan) -> Decoded | None:
     """The request, or None when the body is not the plain form of this model's input, nor a list of records."""
     text = memoryview(body)
     head, tail = HEAD.match(bytes(text[:EDGE_BYTES])), TAIL.search(bytes(text[-EDGE_BYTES:]))
@@ -79,7 +79,7 @@ def decode_large(body: Body, plan: Plan) -> Decoded | None:
         return None
 
 
-def _decode_records(text: memoryview, plan: Plan, form: Form) -> Decoded | None:
+def _decode_records(text: memoryview, plan: CodecPlan, form: Form) -> Decoded | None:
     """Of `{...},{...}`."""
     if not plan.signature.rows_axis:
         return None

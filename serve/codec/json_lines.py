@@ -8,16 +8,16 @@ from typing import Any
 
 import orjson
 
-from serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
-from serve.codec.fit import check_finite, check_names, finish, from_nested
-from serve.codec.json_document import BOM, L, U, check_charset, dumps, is_quick, listed, named_rows
-from serve.codec.json_large import LARGE_BYTES
-from serve.codec.json_records import Noun, from_records
-from serve.codec.pieces import PIECE_BYTES, filled, whole_lines
-from serve.codec.plan import Plan, plan_of
-from serve.codec.room import OBJECT_BYTES, QUICK_TEXT_OUTPUT_BYTES, check_json, check_room, count
-from serve.contract.signature import Signature
-from serve.errors import BadRequest, BadShape
+from evenkeel.serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
+from evenkeel.serve.codec.codec_plan import CodecPlan, plan_of
+from evenkeel.serve.codec.decoded_size import OBJECT_BYTES, QUICK_TEXT_OUTPUT_BYTES, check_json, check_room, count
+from evenkeel.serve.codec.fit import check_finite, check_names, finish, from_nested
+from evenkeel.serve.codec.json_document import BOM, L, U, check_charset, dumps, is_quick, listed, named_rows
+from evenkeel.serve.codec.json_large import LARGE_BYTES
+from evenkeel.serve.codec.json_records import Noun, from_records
+from evenkeel.serve.codec.pieces import PIECE_BYTES, filled, whole_lines
+from evenkeel.serve.contract.signature import Signature
+from evenkeel.serve.errors import BadRequest, BadShape
 
 NOUN = Noun("line", first=1)
 
@@ -79,7 +79,7 @@ def _records(body: bytes) -> list[Any]:
     return records
 
 
-def _quick(body: Body, plan: Plan) -> Decoded | None:
+def _quick(body: Body, plan: CodecPlan) -> Decoded | None:
     """Plain rows of plain numbers; None for all else, and for everything that is wrong."""
     pack = plan.pack_row
     if pack is None or len(plan.single_dims) != 1:
@@ -106,7 +106,7 @@ def _row(record: Any) -> list[Any]:
     return record
 
 
-def _by_pieces(body: Body, plan: Plan) -> list[Array] | None:
+def _by_pieces(body: Body, plan: CodecPlan) -> list[Array] | None:
     """Lines of any kind that the model takes; None for all else. `from_records` copies into arrays what it has read."""
     text = memoryview(body)
     rows = sum(bytes(text[at : at + PIECE_BYTES]).count(b"\n") for at in range(0, len(text), PIECE_BYTES))
@@ -120,7 +120,7 @@ def _by_pieces(body: Body, plan: Plan) -> list[Array] | None:
     return filled(records(), rows, plan, NOUN)
 
 
-def _whole(records: list[Any], plan: Plan) -> Decoded:
+def _whole(records: list[Any], plan: CodecPlan) -> Decoded:
     """For a model without rows: one line that holds everything."""
     if len(records) != 1:
         raise BadShape(f"the model takes one item a request, in one line; got {len(records)} lines")

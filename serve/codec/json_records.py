@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from serve.codec.codec import Array, Body
-from serve.codec.fit import check_names, from_leaves, from_nested
-from serve.codec.plan import STORED, Plan
-from serve.codec.room import ARRAY_BYTES_MAX, check_array
-from serve.contract.signature import TensorSpec
-from serve.errors import BadShape
+from evenkeel.serve.codec.codec import Array, Body
+from evenkeel.serve.codec.codec_plan import STORED, CodecPlan
+from evenkeel.serve.codec.decoded_size import ARRAY_BYTES_MAX, check_array
+from evenkeel.serve.codec.fit import check_names, from_leaves, from_nested
+from evenkeel.serve.contract.signature import TensorSpec
+from evenkeel.serve.errors import BadShape
 
 WRAPPERS = ("data", "features", "values")
 SPARSE = frozenset({"keys", "shape", "values"})
@@ -38,7 +38,7 @@ class Noun:
         return f"{self.word} {i + self.first}"
 
 
-def from_records(records: list[Any], plan: Plan, noun: Noun) -> list[Array]:
+def from_records(records: list[Any], plan: CodecPlan, noun: Noun) -> list[Array]:
     """One array per input from a list of records."""
     if plan.single is None:
         for i, record in enumerate(records):
@@ -126,7 +126,7 @@ def _dense(values: list[Any], spec: TensorSpec, noun: Noun) -> Array:
     return dense
 
 
-def sparse_bytes(body: Body, plan: Plan) -> int:
+def sparse_bytes(body: Body, plan: CodecPlan) -> int:
     """What the sparse records in a text unfold to at most, by a look at the text alone."""
     spec = plan.single
     if spec is None or len(spec.dims) != 1 or spec.dtype == "string":

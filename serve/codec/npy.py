@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
-from serve.codec.fit import convert, finish, place, shown
-from serve.codec.plan import STORED, Plan, plan_of
-from serve.codec.room import OBJECT_BYTES, QUICK_CAST_BYTES, QUICK_OUTPUT_BYTES, QUICK_TEXTS, check_room
-from serve.contract.signature import Signature, TensorSpec
-from serve.errors import BadRequest, BadShape, NotAcceptable, UnsupportedMedia
+from evenkeel.serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
+from evenkeel.serve.codec.codec_plan import STORED, CodecPlan, plan_of
+from evenkeel.serve.codec.decoded_size import OBJECT_BYTES, QUICK_CAST_BYTES, QUICK_OUTPUT_BYTES, QUICK_TEXTS, check_room
+from evenkeel.serve.codec.fit import convert, finish, place, shown
+from evenkeel.serve.contract.signature import Signature, TensorSpec
+from evenkeel.serve.errors import BadRequest, BadShape, NotAcceptable, UnsupportedMedia
 
 MAGIC = b"\x93NUMPY"
 HEADER_BYTES_MAX = 64 << 10  # numpy writes 128 bytes for a plain array
@@ -29,7 +29,7 @@ SLICED_BYTES = 4096  # up to here copying the data out of the body is cheaper th
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class NpyHeader:
     """What a header says. `offset` is where the data starts, `end` where it must end."""
 
     dtype: np.dtype[Any]
@@ -47,7 +47,7 @@ class Npy:
         self.mime = mime
         # How the last plain row began, for which plan, and how long it was: most clients repeat all but the numbers.
         self._usual, self._usual_length = b"", 0
-        self._usual_plan: Plan | None = None
+        self._usual_plan: CodecPlan | None = None
 
     def decode(self, body: Body, signature: Signature, params: Mapping[str, str], room: int = ROOM_BYTES) -> Decoded:
         plan = plan_of(signature)
@@ -75,7 +75,7 @@ class Npy:
         return spec is None or (math.prod(layout.shape) <= QUICK_TEXTS if spec.dtype == "string"
                                 else becomes(layout, spec) <= QUICK_CAST_BYTES)  # fmt: skip
 
-    def decode_row(self, body: Body, plan: Plan) -> Body | None:
+    def decode_row(self, body: Body, plan: CodecPlan) -> Body | None:
         size = plan.row_bytes
         if plan is self._usual_plan and len(body) == self._usual_length and type(body) is bytes and body.startswith(self._usual):
             return body[-size:]
@@ -104,10 +104,10 @@ _VALUE = r"""'[^']{1,16}'|"[^"]{1,16}"|True|False|\([0-9L, ]{0,600}\)"""
 _ITEM = re.compile(rf"""["'](descr|fortran_order|shape)["'] *+: *+({_VALUE})""")
 _HEADER = re.compile(rf"""\{{ *+(?:["'](?:descr|fortran_order|shape)["'] *+: *+(?:{_VALUE}) *+,? *+)*+\}}\s*+""")
 
-_layouts: dict[bytes, Layout] = {}
+_layouts: dict[bytes, NpyHeader] = {}
 
 
-def read_layout(body: Body, length: int | None = None) -> Layout:
+def read_layout(body: Body, length: int | None = None) -> NpyHeader:
     """The layout of an NPY file, which must be exactly as long as its header says. `length`: of the whole file, where `body`
     is only how it begins."""
     if length is None:
@@ -132,7 +132,7 @@ def read_layout(body: Body, length: int | None = None) -> Layout:
     return layout
 
 
-def _parse(header: bytes) -> Layout:
+def _parse(header: bytes) -> NpyHeader:
     """By our own small grammar: numpy's reader evaluates the text as Python, which hostile text can make crash."""
     version = (header[6], header[7])
     if version not in ((1, 0), (2, 0), (3, 0)):
@@ -152,10 +152,10 @@ def _parse(header: bytes) -> Layout:
         raise BadShape(f"arrays of dtype {dtype} are not accepted: send numbers, bools or fixed-width strings")
     fortran = order == "True"
     end = len(header) + math.prod(shape) * dtype.itemsize
-    return Layout(dtype, shape, fortran, len(header), end, plain=not fortran and len(shape) > 0 and 0 not in shape)
+    return NpyHeader(dtype, shape, fortran, len(header), end, plain=not fortran and len(shape) > 0 and 0 not in shape)
 
 
-def becomes(layout: Layout, spec: TensorSpec) -> int:
+def becomes(layout: NpyHeader, spec: TensorSpec) -> int:
     """Bytes that such an array takes as this input, beside the body that it lies in."""
     items = math.prod(layout.shape)
     if spec.dtype == "string":
@@ -168,7 +168,7 @@ def header_bytes(start: Body) -> int:
     return 10 + int.from_bytes(start[8:10], "little") if start[6] == 1 else 12 + int.from_bytes(start[8:12], "little")
 
 
-def as_array(body: Body, layout: Layout) -> Array:
+def as_array(body: Body, layout: NpyHeader) -> Array:
     shape = layout.shape
     try:
         array = np.ndarray(shape, layout.dtype, body, layout.offset, order="F" if layout.fortran else "C")
@@ -185,7 +185,7 @@ def check_bools(array: Array) -> None:
         raise BadShape("a bool is neither 0 nor 1")
 
 
-def decode_array(array: Array, plan: Plan) -> Decoded:
+def decode_array(array: Array, plan: CodecPlan) -> Decoded:
     """An array of any dtype as the request of a model with a single input."""
     assert plan.single is not None, "callers refuse models of several inputs"
     return finish((fitted(array, plan.single, plan.signature.rows_axis),), plan, Form.INSTANCES)

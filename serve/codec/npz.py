@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
-from serve.codec.fit import check_names, finish, place
-from serve.codec.npy import (
+from evenkeel.serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
+from evenkeel.serve.codec.codec_plan import STORED, CodecPlan, plan_of
+from evenkeel.serve.codec.decoded_size import QUICK_BYTES, QUICK_OUTPUT_BYTES, check_array, check_room
+from evenkeel.serve.codec.fit import check_names, finish, place
+from evenkeel.serve.codec.npy import (
     HEADER_BYTES_MAX,
-    Layout,
+    NpyHeader,
     as_array,
     becomes,
     decode_array,
@@ -29,11 +31,9 @@ from serve.codec.npy import (
     read_layout,
     to_npy,
 )
-from serve.codec.plan import STORED, Plan, plan_of
-from serve.codec.room import QUICK_BYTES, QUICK_OUTPUT_BYTES, check_array, check_room
-from serve.codec.zip_directory import read_directory
-from serve.contract.signature import Signature, TensorSpec
-from serve.errors import BadRequest, BadShape
+from evenkeel.serve.codec.zip_directory import read_directory
+from evenkeel.serve.contract.signature import Signature, TensorSpec
+from evenkeel.serve.errors import BadRequest, BadShape
 
 START_BYTES = 128  # as numpy writes the header of a plain array
 PIECE_BYTES = 1 << 20
@@ -74,7 +74,7 @@ class Npz:
         return file.getvalue()
 
 
-def _decode(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], body: Body, plan: Plan, room: int) -> Decoded:
+def _decode(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], body: Body, plan: CodecPlan, room: int) -> Decoded:
     """Names, headers and sizes are looked at before anything large is unpacked."""
     if "format" in members and "shape" in members and "format" not in plan.input_names:
         if plan.single is None:
@@ -111,7 +111,7 @@ def members_of(archive: zipfile.ZipFile, room: int) -> dict[str, zipfile.ZipInfo
 
 
 def _array(
-    archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo, body: Body, spec: TensorSpec | None, plan: Plan
+    archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo, body: Body, spec: TensorSpec | None, plan: CodecPlan
 ) -> Array:
     """One member. `spec`: the input that it must fit, by its header, before the rest of it is unpacked."""
     try:
@@ -126,7 +126,7 @@ def _array(
         raise type(e)(f"array {name[:80]!r}: {e.message}") from e
 
 
-def _check_layout(layout: Layout, spec: TensorSpec | None, plan: Plan) -> None:
+def _check_layout(layout: NpyHeader, spec: TensorSpec | None, plan: CodecPlan) -> None:
     if spec is None:
         check_array(layout.end, "a part of the sparse matrix")
         return
@@ -137,8 +137,8 @@ def _check_layout(layout: Layout, spec: TensorSpec | None, plan: Plan) -> None:
 
 
 def _inflated(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, spec: TensorSpec | None, plan: Plan
-) -> tuple[memoryview, Layout]:
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, spec: TensorSpec | None, plan: CodecPlan
+) -> tuple[memoryview, NpyHeader]:
     """The header first, then all of it into memory of its size. Never more comes than `file_size`, whatever it unpacks to."""
     with archive.open(member) as file:
         start = file.read(START_BYTES)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from serve.codec.codec import Array, Body
-from serve.codec.json_records import Noun, from_records
-from serve.codec.plan import Plan
-from serve.codec.room import ARRAY_BYTES_MAX
-from serve.errors import BadRequest
+from evenkeel.serve.codec.codec import Array, Body
+from evenkeel.serve.codec.codec_plan import CodecPlan
+from evenkeel.serve.codec.decoded_size import ARRAY_BYTES_MAX
+from evenkeel.serve.codec.json_records import Noun, from_records
+from evenkeel.serve.errors import BadRequest
 
 PIECE_BYTES = 64 << 10  # a piece in cache; its Python numbers take about half a megabyte
 
@@ -31,7 +31,7 @@ def whole_lines(body: Body) -> Iterator[bytes]:
             begun.append(piece[cut:])
 
 
-def filled(pieces: Iterable[list[Any]], rows: int, plan: Plan, noun: Noun) -> list[Array] | None:
+def filled(pieces: Iterable[list[Any]], rows: int, plan: CodecPlan, noun: Noun) -> list[Array] | None:
     """The arrays of so many records, which come in pieces. None: they are not what the model takes, or not so many; whoever
     reads them all at once can say what is wrong."""
     out: list[Array] = []

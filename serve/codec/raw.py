@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
-from serve.codec.fit import finish
-from serve.codec.npy import check_bools
-from serve.codec.plan import STORED, plan_of
-from serve.codec.room import QUICK_OUTPUT_BYTES
-from serve.contract.signature import Signature
-from serve.errors import BadRequest, BadShape, NotAcceptable, UnsupportedMedia
+from evenkeel.serve.codec.codec import ROOM_BYTES, Array, Body, Decoded, Form
+from evenkeel.serve.codec.codec_plan import STORED, plan_of
+from evenkeel.serve.codec.decoded_size import QUICK_OUTPUT_BYTES
+from evenkeel.serve.codec.fit import finish
+from evenkeel.serve.codec.npy import check_bools
+from evenkeel.serve.contract.signature import Signature
+from evenkeel.serve.errors import BadRequest, BadShape, NotAcceptable, UnsupportedMedia
 
 assert sys.byteorder == "little", "arrays are handed over as they lie in memory"
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from serve.codec.codec import ROOM_BYTES, Array, Body, Codec, Decoded, Form
-from serve.codec.csv_rows import CsvRows
-from serve.codec.json_document import JsonDocument
-from serve.codec.json_lines import JsonLines
-from serve.codec.media import HEADERS_REMEMBERED, accepted, parse_media
-from serve.codec.npy import Npy
-from serve.codec.npz import Npz
-from serve.codec.raw import Raw
-from serve.contract.signature import Signature
-from serve.errors import NotAcceptable, UnsupportedMedia
+from evenkeel.serve.codec.codec import ROOM_BYTES, Array, Body, Codec, Decoded, Form
+from evenkeel.serve.codec.csv_rows import CsvRows
+from evenkeel.serve.codec.json_document import JsonDocument
+from evenkeel.serve.codec.json_lines import JsonLines
+from evenkeel.serve.codec.media import HEADERS_REMEMBERED, accepted, parse_media
+from evenkeel.serve.codec.npy import Npy
+from evenkeel.serve.codec.npz import Npz
+from evenkeel.serve.codec.raw import Raw
+from evenkeel.serve.contract.signature import Signature
+from evenkeel.serve.errors import NotAcceptable, UnsupportedMedia
 
 JSON = JsonDocument()
 CODECS: dict[str, Codec] = {

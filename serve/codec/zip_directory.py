@@ -11,8 +11,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from serve.codec.codec import Body
-from serve.errors import BadRequest
+from evenkeel.serve.codec.codec import Body
+from evenkeel.serve.errors import BadRequest
 
 MEMBERS_MAX = 256
 END, END_MAGIC = struct.Struct("<4s4H2LH"), b"PK\5\6"

@@ -14,8 +14,8 @@ import traceback
 from types import TracebackType
 from typing import Any
 
-from serve.contract.line_budget import LineBudget
-from serve.contract.logline import LogStream, log, log_left_out, sink
+from evenkeel.serve.contract.line_budget import LineBudget
+from evenkeel.serve.contract.logline import LogStream, log, log_left_out, sink
 
 LIBRARY_LINES_PER_S = 10  # of one logger: a client can make the HTTP parser complain as often as it likes
 LOGGERS_MAX = 64  # with a budget of their own; the others share one

@@ -1,6 +1,6 @@
 """The life of a replica and the verdict on readiness: states, legal steps, reasons. One table each.
 
-The diagram in docs/ARCHITECTURE.md is drawn from NEXT (`python -m serve.contract.lifecycle` prints it). Decisions
+The diagram in docs/ARCHITECTURE.md is drawn from NEXT (`python -m evenkeel.serve.contract.lifecycle` prints it). Decisions
 here are pure: they take a snapshot and say ready or not, and why.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 
-class State(IntEnum):
+class ReplicaState(IntEnum):
     NEW = 0
     LOADING = 1
     WARMING = 2
@@ -21,18 +21,20 @@ class State(IntEnum):
     FAILED = 6
 
 
-NEXT: dict[State, frozenset[State]] = {
-    State.NEW: frozenset({State.LOADING, State.FAILED, State.CLOSED}),  # a stop may come at any moment
-    State.LOADING: frozenset({State.WARMING, State.FAILED, State.CLOSED}),
-    State.WARMING: frozenset({State.READY, State.FAILED, State.CLOSED}),  # READY only after warming
-    State.READY: frozenset({State.DRAINING, State.FAILED}),
-    State.DRAINING: frozenset({State.CLOSED, State.FAILED}),
-    State.FAILED: frozenset({State.CLOSED}),
-    State.CLOSED: frozenset(),
+NEXT: dict[ReplicaState, frozenset[ReplicaState]] = {
+    ReplicaState.NEW: frozenset(
+        {ReplicaState.LOADING, ReplicaState.FAILED, ReplicaState.CLOSED}
+    ),  # a stop may come at any moment
+    ReplicaState.LOADING: frozenset({ReplicaState.WARMING, ReplicaState.FAILED, ReplicaState.CLOSED}),
+    ReplicaState.WARMING: frozenset({ReplicaState.READY, ReplicaState.FAILED, ReplicaState.CLOSED}),  # READY only after warming
+    ReplicaState.READY: frozenset({ReplicaState.DRAINING, ReplicaState.FAILED}),
+    ReplicaState.DRAINING: frozenset({ReplicaState.CLOSED, ReplicaState.FAILED}),
+    ReplicaState.FAILED: frozenset({ReplicaState.CLOSED}),
+    ReplicaState.CLOSED: frozenset(),
 }
 
 
-def step(state: State, target: State) -> State:
+def step(state: ReplicaState, target: ReplicaState) -> ReplicaState:
     """The next state, or ValueError for a step that the table does not have."""
     if target not in NEXT[state]:
         raise ValueError(f"illegal transition {state.name} -> {target.name}")
@@ -80,7 +82,7 @@ class Verdict:
 class ReplicaView:
     """What readiness needs to know of one replica."""
 
-    state: State
+    state: ReplicaState
     alive: bool
     was_ready: bool
     stuck: bool  # the supervisor has found it so, and will end it
@@ -89,7 +91,7 @@ class ReplicaView:
     @property
     def proven(self) -> bool:
         """It has passed warm-up and golden checks, now or before it was started again."""
-        return self.was_ready or self.state == State.READY
+        return self.was_ready or self.state == ReplicaState.READY
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,10 @@ class FrontView:
 
 
 # Of several reasons the first of these is told: what is broken before what only takes time, the slowest first.
-WORST_FIRST = (Reason.FAILED, Reason.STUCK, Reason.NOT_CONNECTED, Reason.ENGINE_LOST, Reason.STARTING, Reason.LOADING,
-               Reason.WARMING)  # fmt: skip
+WORST_FIRST = (
+    Reason.FAILED, Reason.STUCK, Reason.NOT_CONNECTED, Reason.ENGINE_LOST, Reason.STARTING,
+    Reason.LOADING, Reason.WARMING,
+)  # fmt: skip
 
 
 def readiness(replicas: Sequence[ReplicaView], leaving: Reason | None, fronts: Sequence[FrontView]) -> Verdict:
@@ -112,7 +116,7 @@ def readiness(replicas: Sequence[ReplicaView], leaving: Reason | None, fronts: S
     if leaving is not None:
         return Verdict(False, leaving)
     unproven = [r for r in replicas if not r.proven]
-    if not unproven and any(r.alive and r.state == State.READY and not r.stuck for r in replicas):
+    if not unproven and any(r.alive and r.state == ReplicaState.READY and not r.stuck for r in replicas):
         return Verdict(True, Reason.READY) if all(f.connected for f in fronts) else Verdict(False, Reason.NOT_CONNECTED)
     if not replicas:
         return Verdict(False, Reason.STARTING)
@@ -132,8 +136,8 @@ def conditions(replicas: Sequence[ReplicaView], leaving: Reason | None, fronts: 
     """The verdict taken apart. A sieve: each condition keeps the replicas that fulfil it too, so that all of them hold
     exactly when `readiness` says ready."""
     running = [r for r in replicas if r.alive]
-    loaded = [r for r in running if r.state in (State.WARMING, State.READY)]
-    warm = [r for r in loaded if r.state == State.READY]
+    loaded = [r for r in running if r.state in (ReplicaState.WARMING, ReplicaState.READY)]
+    warm = [r for r in loaded if r.state == ReplicaState.READY]
     moving = [r for r in warm if not r.stuck]
     unproven = sum(not r.proven for r in replicas)
     apart = [str(f.place) for f in fronts if not f.connected]
@@ -152,20 +156,20 @@ def conditions(replicas: Sequence[ReplicaView], leaving: Reason | None, fronts: 
     )
 
 
-def container_state(replicas: Sequence[ReplicaView], leaving: Reason | None) -> State:
+def container_state(replicas: Sequence[ReplicaView], leaving: Reason | None) -> ReplicaState:
     """Where the container is in its life: while it starts where its last replica is, and once all have been proven where the most
     advanced one is. A replica that is gone or stuck will be started anew, so it counts as NEW."""
     if leaving is not None:
-        return State.FAILED if leaving is Reason.FAILED else State.DRAINING
+        return ReplicaState.FAILED if leaving is Reason.FAILED else ReplicaState.DRAINING
     unproven = [r for r in replicas if not r.proven]
     if unproven:
-        return min(r.state if r.alive and not r.stuck and r.state <= State.READY else State.NEW for r in unproven)
-    counting = [r.state for r in replicas if r.alive and not r.stuck and r.state <= State.READY]
-    return max(counting, default=State.NEW)
+        return min(r.state if r.alive and not r.stuck and r.state <= ReplicaState.READY else ReplicaState.NEW for r in unproven)
+    counting = [r.state for r in replicas if r.alive and not r.stuck and r.state <= ReplicaState.READY]
+    return max(counting, default=ReplicaState.NEW)
 
 
 def _reason(r: ReplicaView) -> Reason:
-    if r.state == State.FAILED:
+    if r.state == ReplicaState.FAILED:
         return Reason.FAILED
     if r.stuck:
         return Reason.STUCK
@@ -173,13 +177,13 @@ def _reason(r: ReplicaView) -> Reason:
         return Reason.NOT_CONNECTED
     if r.was_ready:
         return Reason.ENGINE_LOST
-    return {State.LOADING: Reason.LOADING, State.WARMING: Reason.WARMING}.get(r.state, Reason.STARTING)
+    return {ReplicaState.LOADING: Reason.LOADING, ReplicaState.WARMING: Reason.WARMING}.get(r.state, Reason.STARTING)
 
 
 def diagram() -> str:
     """The table as a Mermaid state diagram."""
     lines = ["stateDiagram-v2", "    [*] --> NEW"]
-    lines += [f"    {s.name} --> {t.name}" for s in State for t in sorted(NEXT[s])]
+    lines += [f"    {s.name} --> {t.name}" for s in ReplicaState for t in sorted(NEXT[s])]
     return "\n".join([*lines, "    CLOSED --> [*]"])
 
 

@@ -2,7 +2,7 @@
 
 Each process names itself once with `setup`. A line is written in one piece (it is below the 4096 bytes that a
 pipe takes atomically, or is cut), so lines of different processes do not mix. No line waits for its reader,
-see sink.py.
+see log_sink.py.
 
 Whatever stands in a message or a field came from anybody: a client, a model, a library. So no control
 character and nothing that looks like another line leaves here. JSON escapes it; text shows it as \\x1b and
@@ -20,8 +20,8 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from serve.contract.line_budget import LineBudget
-from serve.contract.sink import Sink
+from evenkeel.serve.contract.line_budget import LineBudget
+from evenkeel.serve.contract.log_sink import Sink
 
 LINE_BYTES_MAX = 4000
 MESSAGE_CHARS_MAX = 3000

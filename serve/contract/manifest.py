@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from serve.contract.signature import ITEM_BYTES, TensorSpec
-from serve.errors import BadModel
+from evenkeel.serve.contract.signature import ITEM_BYTES, TensorSpec
+from evenkeel.serve.errors import BadModel
 
 BACKENDS = ("onnx", "pytorch", "handler", "echo")
 # Bare folders: the first file found decides. `code/inference.py` comes first because a handler loads its own files.
@@ -27,7 +27,7 @@ GPU_MEMORY_MB_MAX = 1 << 20  # a terabyte: beyond any card
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ModelSample:
     """A request body to warm up on; with `output` it is also a golden check."""
 
     input: Path
@@ -69,7 +69,7 @@ class Manifest:
     gpu: Gpu = Gpu()
     warmup_s: float = 10.0  # all of warm-up may take this long, beside the first run of each shape
     batch_tolerance: float | None = None  # None: by the dtype of the output, see engine/golden.py
-    samples: tuple[Sample, ...] = field(default=())
+    samples: tuple[ModelSample, ...] = field(default=())
 
 
 SUFFIX_TYPES = {".json": "application/json", ".jsonl": "application/jsonlines", ".csv": "text/csv",
@@ -274,7 +274,7 @@ def _is_dim(d: object) -> bool:
     return (isinstance(d, int) and not isinstance(d, bool) and d >= 1) or (isinstance(d, str) and d != "")
 
 
-def _samples(top: _Table, folder: Path) -> tuple[Sample, ...]:
+def _samples(top: _Table, folder: Path) -> tuple[ModelSample, ...]:
     samples = []
     for table in top.tables("samples", {"input", "output", "content_type", "rtol", "atol"}):
         source = _inside(table, "input", folder)
@@ -285,7 +285,7 @@ def _samples(top: _Table, folder: Path) -> tuple[Sample, ...]:
             raise BadModel(f"model.toml: {table.path}.content_type is needed for a {source.suffix or 'suffix-less'} file")
         rtol, atol = table.number("rtol", 1e-3, 0.0, math.inf), table.number("atol", 1e-5, 0.0, math.inf)
         assert rtol is not None and atol is not None, "tolerances have defaults"
-        samples.append(Sample(source, content_type, _inside(table, "output", folder), rtol, atol))
+        samples.append(ModelSample(source, content_type, _inside(table, "output", folder), rtol, atol))
     return tuple(samples)
 
 

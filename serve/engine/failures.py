@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 
-from serve.engine.foreign import attribute, cause_of, kinds_of, name_of, ours, said, text_of
-from serve.errors import EvenkeelError, ModelFailed, OutOfMemory
+from evenkeel.serve.engine.foreign import attribute, cause_of, kinds_of, name_of, ours, said, text_of
+from evenkeel.serve.errors import EvenkeelError, ModelFailed, OutOfMemory
 
 MESSAGE_CHARS_MAX = 300
 FRAMEWORKS = ("torch", "onnxruntime", "cupy", "cupy_backends", "tensorflow", "jaxlib", "numpy", "tensorrt", "pycuda")

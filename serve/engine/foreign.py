@@ -3,7 +3,7 @@
 Any look at a foreign object may run foreign code: `str(x)`, `bool(x)`, `len(x)`, `getattr`, `isinstance` through a `__class__`
 that lies, a method that a subclass of str has of its own, `e.__cause__` of an exception. What comes from here is exactly str,
 bytes or int, never a subclass, and may be handled like anything of ours. What a script returns is looked at inside
-`guarded` (guard.py), so only the text about it has to be made without a raise.
+`guarded` (script_guard.py), so only the text about it has to be made without a raise.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import traceback
 from numbers import Number
 from typing import Any
 
-from serve.errors import FAMILIES, EvenkeelError
+from evenkeel.serve.errors import FAMILIES, EvenkeelError
 
 TEXT_CHARS_MAX = 1000  # of what an exception says
 TEXT_CHARS_READ = 16 * TEXT_CHARS_MAX  # of a text with many blanks or lines, before it is made one line

@@ -20,8 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from serve.contract.logline import leave, log
-from serve.engine.foreign import text_of
+from evenkeel.serve.contract.logline import leave, log
+from evenkeel.serve.engine.foreign import text_of
 
 LEAVE_S_MAX = 1.0  # for threads, executors and atexit functions of the script; a stop should take some two seconds
 NAMES_MAX = 8  # of threads and processes in the log

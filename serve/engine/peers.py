@@ -13,12 +13,12 @@ import socket
 import time
 from typing import Any
 
-from serve.contract.logline import log
-from serve.transport import descriptor
-from serve.transport.arena import Arena, spill
-from serve.transport.channel import NO_FD, RETRY_S, Channel, ChannelClosed, OnWaits, SendWaits
-from serve.transport.descriptor import PROTOCOL, REPLY
-from serve.transport.rows import SharedRows
+from evenkeel.serve.contract.logline import log
+from evenkeel.serve.transport import descriptor
+from evenkeel.serve.transport.arena import Arena, spill
+from evenkeel.serve.transport.channel import NO_FD, RETRY_S, Channel, ChannelClosed, OnWaits, SendWaits
+from evenkeel.serve.transport.descriptor import PROTOCOL, REPLY
+from evenkeel.serve.transport.rows import SharedRows
 
 _encode = json.JSONEncoder().encode  # ours: a script may replace json.dumps
 FULL_S = 0.5  # between two tries to accept when there was no file descriptor

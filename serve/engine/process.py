@@ -1,6 +1,6 @@
 """The engine process: load, warm, then the cycle. Owner of its block of the status page, but for PID and EPOCH.
 
-Started by the supervisor as `python -m serve.engine.process '<EngineSettings as JSON>'`, with the listening socket and
+Started by the supervisor as `python -m evenkeel.serve.engine.process '<EngineSettings as JSON>'`, with the listening socket and
 the status page inherited. Exits with EXIT_BAD_MODEL when starting it again could not help.
 """
 
@@ -19,27 +19,27 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from serve.contract import fingerprint, logline, reach
-from serve.contract.lifecycle import State
-from serve.contract.logline import LogStream, log, setup
-from serve.contract.process import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE, begin_role
-from serve.contract.status import RUN_SPANS, Engine, StatusPage
-from serve.engine.failures import DeviceLost
-from serve.engine.foreign import trace_of
-from serve.engine.leaving import Leaving
-from serve.engine.life import Life
-from serve.engine.signals import ScriptSignals
-from serve.engine.startup import Ledger, process_began_s
-from serve.engine.waiting import Waiting
-from serve.errors import BadModel
-from serve.settings import EngineSettings, parse
+from evenkeel.serve.contract import fingerprint, logline, reach_cells
+from evenkeel.serve.contract.lifecycle import ReplicaState
+from evenkeel.serve.contract.logline import LogStream, log, setup
+from evenkeel.serve.contract.process_setup import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE, begin_role
+from evenkeel.serve.contract.status_page import RUN_SPANS, Engine, StatusPage
+from evenkeel.serve.engine.failures import DeviceLost
+from evenkeel.serve.engine.foreign import trace_of
+from evenkeel.serve.engine.front_wait import Waiting
+from evenkeel.serve.engine.leaving import Leaving
+from evenkeel.serve.engine.models.replica_life import ReplicaLife
+from evenkeel.serve.engine.models.startup import Ledger, process_began_s
+from evenkeel.serve.engine.signals import ScriptSignals
+from evenkeel.serve.errors import BadModel
+from evenkeel.serve.settings import EngineSettings, parse
 
 if TYPE_CHECKING:
-    from serve.contract.shapes import ShapeUse
-    from serve.engine.cycle import Cycle
-    from serve.engine.explain import Explanation
-    from serve.engine.replica import Replica
-    from serve.engine.warmup import Report
+    from evenkeel.serve.contract.shape_uses import ShapeUse
+    from evenkeel.serve.engine.cycle.cycle import Cycle
+    from evenkeel.serve.engine.models.explain import Explanation
+    from evenkeel.serve.engine.models.replica import Replica
+    from evenkeel.serve.engine.models.warmup import Report
 
 UNMET_S = 1.0  # without a front that was expected: it is told why this engine is not ready
 REHEARSAL_TURN_S = 0.005
@@ -57,11 +57,11 @@ def main() -> None:
     faulthandler.register(DUMP_SIGNAL, 2)
     page = StatusPage(settings.status_fd)
     logline.sink().count_in(page.engine(first_place(settings)).count, Engine.LINES_LOST)
-    life = Life(page.engine(first_place(settings)))
+    life = ReplicaLife(page.engine(first_place(settings)))
     try:
         run(settings, page, life, ledger, signals)
     except BadModel as e:
-        life.become(State.FAILED)
+        life.become(ReplicaState.FAILED)
         log("bad_model", e.message)
         logline.leave(EXIT_BAD_MODEL)
     except DeviceLost as e:
@@ -73,10 +73,13 @@ def main() -> None:
     leaving.begin(first=lambda: signals.pass_on(signal.SIGTERM))
 
 
-def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger, signals: ScriptSignals) -> None:
-    life.become(State.LOADING)
-    from serve.engine import explain, standby  # NumPy comes with it and the framework with the backend, so only from here on
-    from serve.engine.flying import cycle_for
+def run(settings: EngineSettings, page: StatusPage, life: ReplicaLife, ledger: Ledger, signals: ScriptSignals) -> None:
+    life.become(ReplicaState.LOADING)
+    from evenkeel.serve.engine.cycle.pipelined import cycle_for
+    from evenkeel.serve.engine.models import (  # NumPy comes with it and the framework with the backend, so only from here on
+        explain,
+        succession,
+    )
 
     ledger.before("import")
     explanation = explain.Explanation(page, first_place(settings), ledger, settings.epoch)
@@ -84,7 +87,7 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger, 
     if settings.standby >= 0:
         explanation.warmed(replica, report)
         log("standing_by", f"{replica.manifest.name} is warm and waits for the place of its predecessor")
-        standby.stand_by(page, settings, life, explanation)
+        succession.stand_by(page, settings, life, explanation)
         logline.sink().count_in(life.block.count, Engine.LINES_LOST)
     block = life.block
     block.value[Engine.ROW_COST_S] = replica.cost.default.cheapest_row(replica.rows_max)
@@ -113,23 +116,23 @@ def run(settings: EngineSettings, page: StatusPage, life: Life, ledger: Ledger, 
     block.count[Engine.READY_ROWS] = block.count[Engine.ROWS]
     if not cycle.closing:  # else it was stopped before any front had an answer from it
         tell(replica, report, ledger)
-        if life.state is not State.READY:
-            life.become(State.READY)
+        if life.state is not ReplicaState.READY:
+            life.become(ReplicaState.READY)
     cycle.serve()
     cycle.close()  # now, and not when the interpreter has been taken apart: fronts wait for whoever comes next
     stop.set()
-    if standby.holds_place(page, settings):
+    if succession.holds_place(page, settings):
         explanation.shapes(replica)
-        if life.state is State.READY:
-            life.become(State.DRAINING)
-        life.become(State.CLOSED)
+        if life.state is ReplicaState.READY:
+            life.become(ReplicaState.DRAINING)
+        life.become(ReplicaState.CLOSED)
 
 
 def inject_faults(replica: Replica, settings: EngineSettings) -> None:
     if settings.faults:
-        from serve.engine import faults
+        from evenkeel.serve.engine.models import fault_injection
 
-        faults.apply(replica, settings.faults)
+        fault_injection.apply(replica, settings.faults)
 
 
 def first_place(settings: EngineSettings) -> int:
@@ -137,12 +140,12 @@ def first_place(settings: EngineSettings) -> int:
     return settings.place if settings.standby < 0 else settings.standby
 
 
-def proven(settings: EngineSettings, life: Life, ledger: Ledger, explanation: Explanation) -> tuple[Replica, Report]:
+def proven(settings: EngineSettings, life: ReplicaLife, ledger: Ledger, explanation: Explanation) -> tuple[Replica, Report]:
     """Load and warm. Raises BadModel, after it has been said why on the status page."""
-    from serve.engine import replica as replicas
-    from serve.engine.backends.base import LoadOptions
-    from serve.engine.golden import GoldenFailed
-    from serve.engine.warmup import Warmup
+    from evenkeel.serve.engine.backends.base import LoadOptions
+    from evenkeel.serve.engine.models import replica as replicas
+    from evenkeel.serve.engine.models.golden import GoldenFailed
+    from evenkeel.serve.engine.models.warmup import Warmup
 
     warmup = None
     try:
@@ -155,7 +158,7 @@ def proven(settings: EngineSettings, life: Life, ledger: Ledger, explanation: Ex
         replica.edition, replica.tally = settings.edition, settings.tally
         bound_batches(replica, life, settings.rows_max)
         explanation.loaded(replica)
-        life.become(State.WARMING)
+        life.become(ReplicaState.WARMING)
         log("loaded", f"{replica.manifest.name} loaded, warming", **_facts(replica), seconds=ledger.to_json()["total_s"])
         block = life.block
 
@@ -173,7 +176,7 @@ def proven(settings: EngineSettings, life: Life, ledger: Ledger, explanation: Ex
     return replica, report
 
 
-def bound_batches(replica: Replica, life: Life, rows_max: int) -> None:
+def bound_batches(replica: Replica, life: ReplicaLife, rows_max: int) -> None:
     """A life before this one ended for want of memory in a larger batch. 0: none did."""
     if 0 < rows_max < replica.rows_max:
         replica.rows_max = replica.rows_fit = rows_max
@@ -191,9 +194,9 @@ def rehearse(cycle: Cycle, page: StatusPage, settings: EngineSettings) -> None:
     before, waiting = bytes(block.count), Waiting(time.monotonic())
     while not cycle.closing:
         now_s = time.monotonic()
-        fronts = reach.counting(reach.workers(page), now_s)
-        unmet = reach.unmet(fronts, settings.place, settings.epoch)
-        unproven = reach.unproven(fronts, settings.place, settings.epoch)
+        fronts = reach_cells.counting(reach_cells.workers(page), now_s)
+        unmet = reach_cells.unmet(fronts, settings.place, settings.epoch)
+        unproven = reach_cells.unproven(fronts, settings.place, settings.epoch)
         if waiting.is_over(now_s, len(fronts), unmet, unproven):
             break
         block.value[Engine.AWAITS_S] = waiting.began_s if unmet and now_s - waiting.began_s > UNMET_S else 0.0
@@ -233,12 +236,12 @@ def take_fingerprint(folder: Path, explanation: Explanation) -> None:
 
 def shapes_of_last_version(path: str) -> list[ShapeUse]:
     """What the shape log says; a log that is missing or damaged says nothing."""
-    from serve.contract import shapes
+    from evenkeel.serve.contract import shape_uses
 
     if not path:
         return []
     try:
-        return shapes.read(path)
+        return shape_uses.read(path)
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as e:

@@ -3,7 +3,7 @@
 How it works. Handlers are set with `signal.signal`, so `ScriptSignals` takes its place. Of a signal that is ours (SIGTERM) the
 script's handler is only remembered, and called at the end, when everything is answered: one that calls sys.exit() would else
 end the engine in the middle of a request. Any other handler runs when its signal comes, but what it raises goes on only when
-the script is at work (a call in guard.py is on the stack): an alarm that comes too late must not hit the engine's own code.
+the script is at work (a call in script_guard.py is on the stack): an alarm that comes too late must not hit our own code.
 A child that the script forks has no part in this. Libraries in C that call sigaction themselves are beyond it.
 """
 
@@ -17,9 +17,9 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from serve.contract.logline import log
-from serve.engine.foreign import said
-from serve.engine.guard import blamed, guarded, judged
+from evenkeel.serve.contract.logline import log
+from evenkeel.serve.engine.foreign import said
+from evenkeel.serve.engine.script_guard import blamed, guarded, judged
 
 Handler = Any  # a function of (signum, frame), SIG_DFL, SIG_IGN or None
 

@@ -1,1 +1,1 @@
-"""The HTTP worker. Start reading in invocation.py; protocol.py brings it the bytes, links.py takes them to engines."""
+"""The HTTP worker. Start reading in invocations.py; protocol.py brings it the bytes, engine_channel.py takes them to engines."""

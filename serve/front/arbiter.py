@@ -14,13 +14,13 @@ from fastapi import FastAPI
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
-from serve.contract.cgroup import oom_kills
-from serve.contract.listener import BACKLOG
-from serve.contract.logline import log
-from serve.contract.status import Main, StatusPage, worker_restart_cell
-from serve.front.app import build
-from serve.front.worker import FrontWorker
-from serve.settings import FrontSettings
+from evenkeel.serve.contract.cgroup import oom_kills
+from evenkeel.serve.contract.listen_queue import BACKLOG
+from evenkeel.serve.contract.logline import log
+from evenkeel.serve.contract.status_page import Main, StatusPage, worker_restart_cell
+from evenkeel.serve.front.pages.data_pages import build
+from evenkeel.serve.front.worker import FrontWorker
+from evenkeel.serve.settings import FrontSettings
 
 AWAY_S = 3.0  # gunicorn looks once a second: with so much between two looks it did not run itself
 
@@ -37,7 +37,7 @@ class Application(BaseApplication):  # type: ignore[misc]
         values: dict[str, Any] = {
             "bind": f"fd://{self.settings.listen_fd}", "workers": self.settings.fronts, "worker_class": FrontWorker,
             "timeout": self.settings.timeout_s, "graceful_timeout": max(1, round(self.settings.drain_s)), "backlog": BACKLOG,
-            "control_socket_disable": True, "logger_class": "serve.front.arbiter.Log", "preload_app": True,
+            "control_socket_disable": True, "logger_class": "evenkeel.serve.front.arbiter.Log", "preload_app": True,
             "proc_name": "evenkeel-front", "pre_fork": self.places.choose, "child_exit": self.places.note_end,
         }  # fmt: skip
         for name, value in values.items():

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import sys
 
-from serve.contract import logline
-from serve.contract.library_lines import capture
-from serve.contract.logline import setup
-from serve.contract.process import begin_role
-from serve.contract.status import Main
-from serve.settings import FrontSettings, parse
+from evenkeel.serve.contract import logline
+from evenkeel.serve.contract.library_lines import capture
+from evenkeel.serve.contract.logline import setup
+from evenkeel.serve.contract.process_setup import begin_role
+from evenkeel.serve.contract.status_page import Main
+from evenkeel.serve.settings import FrontSettings, parse
 
 
 def main() -> None:
     settings = parse(FrontSettings, begin_role())
     setup("front", text=settings.log_text, fd=settings.log_fd)
     capture()
-    from serve.front.arbiter import Application  # it takes a second, and the supervisor may end meanwhile
+    from evenkeel.serve.front.arbiter import Application  # it takes a second, and the supervisor may end meanwhile
 
     sys.argv = ["evenkeel-front"]
     application = Application(settings)

@@ -18,19 +18,19 @@ import uvloop
 from anyio import to_thread
 from gunicorn.workers.base import Worker
 
-from serve.contract import logline
-from serve.contract.logline import log
-from serve.contract.process import EXIT_BUG, die_with_parent
-from serve.contract.status import FRONTS_MAX, Front, Main, StatusPage
-from serve.front.acceptor import Server
-from serve.front.desk import Desk
-from serve.front.files import connections_possible
-from serve.front.invocation import Invocations
-from serve.front.paced import Paced
-from serve.front.protocol import FrontProtocol
-from serve.front.rehearsal import Rehearsal
-from serve.front.selfcheck import SelfCheck
-from serve.settings import FrontSettings
+from evenkeel.serve.contract import logline
+from evenkeel.serve.contract.logline import log
+from evenkeel.serve.contract.process_setup import EXIT_BUG, die_with_parent
+from evenkeel.serve.contract.status_page import FRONTS_MAX, Front, Main, StatusPage
+from evenkeel.serve.front.http.acceptor import Server
+from evenkeel.serve.front.http.connections import Connections
+from evenkeel.serve.front.http.file_limit import connections_possible
+from evenkeel.serve.front.http.protocol import FrontProtocol
+from evenkeel.serve.front.pages.paced import Paced
+from evenkeel.serve.front.request.invocations import Invocations
+from evenkeel.serve.front.routing.front_warmup import FrontWarmup
+from evenkeel.serve.front.routing.self_check import SelfCheck
+from evenkeel.serve.settings import FrontSettings
 
 BEAT_EVERY_S = 1.0
 LEAVING_LOOK_S = 0.05
@@ -80,12 +80,12 @@ class FrontWorker(Worker):  # type: ignore[misc]
         self.wsgi.state.count_error, self.wsgi.state.page = invocations.count_error, page
         self.wsgi.state.execution = invocations.execution
         limits = dataclasses.replace(settings.limits, connections_max=connections_possible(settings.limits.connections_max))
-        desk = Desk(page, block, invocations, limits, settings.default_accept)
+        desk = Connections(page, block, invocations, limits, settings.default_accept)
         asyncio.get_running_loop().set_exception_handler(leave_on_a_bug)
         config = self._config(desk)
         server = Server(config, settings.fronts)
         connect = functools.partial(FrontProtocol, config=config, server_state=server.server_state, app_state={})
-        invocations.engines.rehearsal = Rehearsal(desk, connect)
+        invocations.engines.rehearsal = FrontWarmup(desk, connect)
         check = SelfCheck(desk, connect, settings.self_check_s)
         sweeps = [asyncio.create_task(work) for work in (
             invocations.keep_sweeping(), keep_sweeping(desk), wait_to_wind_down(desk), check.keep_looking())]  # fmt: skip
@@ -96,7 +96,7 @@ class FrontWorker(Worker):  # type: ignore[misc]
             task.cancel()
         invocations.close()
 
-    def _config(self, desk: Desk) -> uvicorn.Config:
+    def _config(self, desk: Connections) -> uvicorn.Config:
         settings = self.app.settings
         config = uvicorn.Config(
             Paced(self.wsgi), http=functools.partial(FrontProtocol, desk),  # type: ignore[arg-type]
@@ -130,7 +130,7 @@ def leave_if_it_broke(sweep: asyncio.Task[None]) -> None:
         logline.leave(EXIT_BUG)
 
 
-async def keep_sweeping(desk: Desk) -> None:
+async def keep_sweeping(desk: Connections) -> None:
     looked_s = time.monotonic()
     while True:
         await asyncio.sleep(BEAT_EVERY_S)
@@ -143,7 +143,7 @@ async def keep_sweeping(desk: Desk) -> None:
         logline.sink().tell_lost()
 
 
-async def wait_to_wind_down(desk: Desk) -> None:
+async def wait_to_wind_down(desk: Connections) -> None:
     while not desk.page.main.count[Main.LEAVING]:
         await asyncio.sleep(LEAVING_LOOK_S)
     desk.wind_down()

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 
-from serve.contract import strict
-from serve.contract.strict import RequestHead
-from serve.errors import BodyTooLarge
+from evenkeel.serve.errors import BodyTooLarge
+from evenkeel.serve.http import strict
+from evenkeel.serve.http.strict import RequestHead
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.flow_control import FlowControl
 
-    from serve.http.connection import Connection
+    from evenkeel.serve.http.connection import Connection
 
 
 ABORT = "evenkeel.abort"  # a key of the ASGI scope, which no client can set: ends the connection without an answer

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from enum import Enum, auto
 
-from serve.contract.strict import FIELD, TOKEN, is_unfit
-from serve.errors import BadRequest, EvenkeelError, HeadersTooLarge
+from evenkeel.serve.errors import BadRequest, EvenkeelError, HeadersTooLarge
+from evenkeel.serve.http.strict import FIELD, TOKEN, is_unfit
 
 # What a body may have around its bytes: so much, and so much a byte. A chunk of one byte has 5 around it.
 FRAMING_BYTES_MAX, FRAMING_SHARE_MAX = 64 * 1024, 16

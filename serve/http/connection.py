@@ -18,11 +18,11 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
-from serve.contract import strict
-from serve.contract.strict import RequestHead
-from serve.errors import BadRequest, EvenkeelError, HeadersTooLarge
-from serve.http.chunks import ChunkedBody, Part
-from serve.http.connection_state import BUSY, READING, RECEIVING, State, step
+from evenkeel.serve.errors import BadRequest, EvenkeelError, HeadersTooLarge
+from evenkeel.serve.http import strict
+from evenkeel.serve.http.chunks import ChunkedBody, Part
+from evenkeel.serve.http.connection_state import BUSY, READING, RECEIVING, ConnectionState, step
+from evenkeel.serve.http.strict import RequestHead
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _monotonic = time.monotonic
@@ -44,7 +44,7 @@ class Connection(asyncio.Protocol):
         self.logger = logging.getLogger("uvicorn.error")
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
         self.flow: FlowControl = None  # type: ignore[assignment]
-        self.state = State.IDLE
+        self.state = ConnectionState.IDLE
         self.request: Any = None
         self.began_s = 0.0  # when the request in hand began to come
         self.body_bytes_left = 0  # of a body of known length
@@ -84,7 +84,7 @@ class Connection(asyncio.Protocol):
 
     # ---- states --------------------------------------------------------------------------------------------------
 
-    def move(self, target: State) -> None:
+    def move(self, target: ConnectionState) -> None:
         self.state = step(self.state, target)
 
     @property
@@ -100,8 +100,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.server_state.connections.discard(self)
         self.flow.resume_writing()  # for an application that waits until it may write
-        if self.state is not State.CLOSED:
-            self.move(State.CLOSED)
+        if self.state is not ConnectionState.CLOSED:
+            self.move(ConnectionState.CLOSED)
 
     # ---- bytes in ------------------------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
         if self.state in READING:
             held, self._held = self._held, b""
             self._read(held + data if held else data)
-        elif self.state < State.LINGERING:
+        elif self.state < ConnectionState.LINGERING:
             self._hold(data)
 
     def _read(self, data: bytes) -> None:
@@ -117,24 +117,24 @@ class Connection(asyncio.Protocol):
         finished = self._finished
         try:
             while data and self.state in READING and self._finished == finished:
-                if self.state is not State.BODY:
+                if self.state is not ConnectionState.BODY:
                     data = self._read_head(data)
                     continue
                 data = self._read_body(data)
-                if self.state is State.BODY:
+                if self.state is ConnectionState.BODY:
                     break  # what is left is for another turn
-            if self.state is State.BODY and not data:
+            if self.state is ConnectionState.BODY and not data:
                 self.wait_for_body()
         except EvenkeelError as e:
             self.refuse(e)
-        if data and self.state < State.LINGERING:
+        if data and self.state < ConnectionState.LINGERING:
             self._hold(data)
-            if self.state in (State.IDLE, State.BODY):
+            if self.state in (ConnectionState.IDLE, ConnectionState.BODY):
                 self.loop.call_soon(self._go_on)
 
     def _read_head(self, data: bytes) -> bytes:
         """Returns what follows the head, if it is whole."""
-        if self.state is State.IDLE:
+        if self.state is ConnectionState.IDLE:
             data = data.lstrip(b"\r\n")  # empty lines between requests (RFC 9112, 2.2)
             if not data:
                 return b""
@@ -152,12 +152,12 @@ class Connection(asyncio.Protocol):
         if head.length == 0:
             self._whole()
         else:
-            self.move(State.BODY)
+            self.move(ConnectionState.BODY)
         return data[end:]
 
     def _wait_for_head(self, data: bytes) -> None:
-        if self.state is State.IDLE:
-            self.move(State.HEAD)
+        if self.state is ConnectionState.IDLE:
+            self.move(ConnectionState.HEAD)
         strict.check_beginning(data, self._looked_at)
         if len(data) > self.head_bytes_max:
             raise HeadersTooLarge(f"the request's head is larger than {self.head_bytes_max} bytes")
@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
             if pieces:
                 self.take_body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
             rest, whole = chunks.rest, chunks.part is Part.DONE
-        if whole and self.state is State.BODY:
+        if whole and self.state is ConnectionState.BODY:
             self._whole()
         return rest
 
@@ -185,7 +185,7 @@ class Connection(asyncio.Protocol):
         """The request in hand is all here."""
         self._finished += 1
         self._owes_continue = False
-        self.move(State.ANSWERING)
+        self.move(ConnectionState.ANSWERING)
         self.serve()
 
     def ask_for_body(self) -> None:
@@ -205,33 +205,35 @@ class Connection(asyncio.Protocol):
         """The whole answer to the request in hand is written."""
         if self.state not in BUSY:
             return  # the connection has ended meanwhile
-        if self.state is State.OWED or not keep_alive:
+        if self.state is ConnectionState.OWED or not keep_alive:
             self.end_politely()
             return
-        self.move(State.STALLED if self.flow.write_paused else State.IDLE)
+        self.move(ConnectionState.STALLED if self.flow.write_paused else ConnectionState.IDLE)
         if self._held or self.flow.read_paused:
             self.loop.call_soon(self._go_on)  # not now: a long pipeline would answer itself ever deeper in the stack
 
     def _go_on(self) -> None:
         """With what waits here: the rest of a body, or what follows a request that is answered, once the client takes its
         answers."""
-        if self.state not in (State.IDLE, State.BODY):
+        if self.state not in (ConnectionState.IDLE, ConnectionState.BODY):
             return
         held, self._held = self._held, b""
         if held:
             self._read(held)
-        if self.state in (State.HEAD, State.DIRECT) or (self.state in (State.IDLE, State.BODY) and not self._held):
+        if self.state in (ConnectionState.HEAD, ConnectionState.DIRECT) or (
+            self.state in (ConnectionState.IDLE, ConnectionState.BODY) and not self._held
+        ):
             self.flow.resume_reading()
 
     def pause_writing(self) -> None:
         self.flow.pause_writing()
-        if self.state is State.IDLE:
-            self.move(State.STALLED)
+        if self.state is ConnectionState.IDLE:
+            self.move(ConnectionState.STALLED)
 
     def resume_writing(self) -> None:
         self.flow.resume_writing()
-        if self.state is State.STALLED:
-            self.move(State.IDLE)
+        if self.state is ConnectionState.STALLED:
+            self.move(ConnectionState.IDLE)
             self.loop.call_soon(self._go_on)
 
     # ---- ends ----------------------------------------------------------------------------------------------------
@@ -245,7 +247,7 @@ class Connection(asyncio.Protocol):
 
     def linger(self) -> None:
         """End our half and throw away what still comes, so that the answer is not lost in a reset."""
-        self.move(State.LINGERING)
+        self.move(ConnectionState.LINGERING)
         self.began_s = _monotonic()
         self._held, self._chunks = b"", None
         self.flow.resume_reading()
@@ -254,15 +256,15 @@ class Connection(asyncio.Protocol):
 
     def end_politely(self) -> None:
         """After a last answer: at once, unless the client is still sending, which would make a reset of it."""
-        if self._held and self.state is not State.OWED:
+        if self._held and self.state is not ConnectionState.OWED:
             self.linger()
         else:
             self.close()
 
     def close(self) -> None:
         """When what is written has been read."""
-        if self.state < State.CLOSING:
-            self.move(State.CLOSING)
+        if self.state < ConnectionState.CLOSING:
+            self.move(ConnectionState.CLOSING)
         self.transport.close()
 
     def eof_received(self) -> bool:
@@ -272,14 +274,14 @@ class Connection(asyncio.Protocol):
             self.refuse(BadRequest(self.cut_short()))
             self.close()
             return True
-        if self.state in (State.ANSWERING, State.STREAMING):
-            self.move(State.OWED)
+        if self.state in (ConnectionState.ANSWERING, ConnectionState.STREAMING):
+            self.move(ConnectionState.OWED)
             self.be_last()
             return True
         return False
 
     def cut_short(self) -> str:
         """What a request lacks whose connection ended in the middle of it."""
-        if self.state is State.HEAD:
+        if self.state is ConnectionState.HEAD:
             return "the connection ended in the middle of the request's head"
         return "the connection ended in the middle of the request's body"

@@ -1,6 +1,6 @@
 """The life of an HTTP connection: states and legal steps, for both ports. One table.
 
-The diagram in docs/ARCHITECTURE.md is drawn from NEXT (`python -m serve.http.connection_state` prints it). A connection
+The diagram in docs/ARCHITECTURE.md is drawn from NEXT (`python -m evenkeel.serve.http.connection_state` prints it). A connection
 answers one request after the other: what a client sends ahead is held, unread, until its turn. So one state says all.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 
-class State(IntEnum):
+class ConnectionState(IntEnum):
     IDLE = 0  # between requests: nothing of the next has come
     HEAD = 1  # a head has begun to come
     BODY = 2  # the head is here, the body comes
@@ -23,26 +23,29 @@ class State(IntEnum):
     CLOSED = 10
 
 
-_END = frozenset({State.LINGERING, State.CLOSING, State.CLOSED})
-NEXT: dict[State, frozenset[State]] = {
-    State.IDLE: _END | {State.HEAD, State.BODY, State.ANSWERING, State.STALLED},
-    State.HEAD: _END | {State.BODY, State.ANSWERING},
-    State.BODY: _END | {State.DIRECT, State.ANSWERING},
-    State.DIRECT: _END | {State.ANSWERING},
-    State.ANSWERING: _END | {State.IDLE, State.STREAMING, State.STALLED, State.OWED},
-    State.STREAMING: _END | {State.IDLE, State.STALLED, State.OWED},
-    State.STALLED: frozenset({State.IDLE, State.CLOSING, State.CLOSED}),
-    State.OWED: frozenset({State.CLOSING, State.CLOSED}),  # whatever the answer is, it is the last
-    State.LINGERING: frozenset({State.CLOSING, State.CLOSED}),
-    State.CLOSING: frozenset({State.CLOSED}),
-    State.CLOSED: frozenset(),
+_END = frozenset({ConnectionState.LINGERING, ConnectionState.CLOSING, ConnectionState.CLOSED})
+NEXT: dict[ConnectionState, frozenset[ConnectionState]] = {
+    ConnectionState.IDLE: _END | {ConnectionState.HEAD, ConnectionState.BODY, ConnectionState.ANSWERING, ConnectionState.STALLED},
+    ConnectionState.HEAD: _END | {ConnectionState.BODY, ConnectionState.ANSWERING},
+    ConnectionState.BODY: _END | {ConnectionState.DIRECT, ConnectionState.ANSWERING},
+    ConnectionState.DIRECT: _END | {ConnectionState.ANSWERING},
+    ConnectionState.ANSWERING: _END
+    | {ConnectionState.IDLE, ConnectionState.STREAMING, ConnectionState.STALLED, ConnectionState.OWED},
+    ConnectionState.STREAMING: _END | {ConnectionState.IDLE, ConnectionState.STALLED, ConnectionState.OWED},
+    ConnectionState.STALLED: frozenset({ConnectionState.IDLE, ConnectionState.CLOSING, ConnectionState.CLOSED}),
+    ConnectionState.OWED: frozenset({ConnectionState.CLOSING, ConnectionState.CLOSED}),  # whatever the answer is, it is the last
+    ConnectionState.LINGERING: frozenset({ConnectionState.CLOSING, ConnectionState.CLOSED}),
+    ConnectionState.CLOSING: frozenset({ConnectionState.CLOSED}),
+    ConnectionState.CLOSED: frozenset(),
 }
-RECEIVING = frozenset({State.HEAD, State.BODY, State.DIRECT})  # in the middle of a request's bytes
-READING = frozenset({State.IDLE, State.HEAD, State.BODY})  # what comes is read as HTTP
-BUSY = frozenset({State.ANSWERING, State.STREAMING, State.OWED})  # a client waits for the rest of its answer
+RECEIVING = frozenset({ConnectionState.HEAD, ConnectionState.BODY, ConnectionState.DIRECT})  # in the middle of a request's bytes
+READING = frozenset({ConnectionState.IDLE, ConnectionState.HEAD, ConnectionState.BODY})  # what comes is read as HTTP
+BUSY = frozenset(
+    {ConnectionState.ANSWERING, ConnectionState.STREAMING, ConnectionState.OWED}
+)  # a client waits for the rest of its answer
 
 
-def step(state: State, target: State) -> State:
+def step(state: ConnectionState, target: ConnectionState) -> ConnectionState:
     """The next state, or ValueError for a step that the table does not have."""
     if target not in NEXT[state]:
         raise ValueError(f"illegal transition {state.name} -> {target.name}")
@@ -52,7 +55,7 @@ def step(state: State, target: State) -> State:
 def diagram() -> str:
     """The table as a Mermaid state diagram."""
     lines = ["stateDiagram-v2", "    [*] --> IDLE"]
-    lines += [f"    {s.name} --> {t.name}" for s in State for t in sorted(NEXT[s])]
+    lines += [f"    {s.name} --> {t.name}" for s in ConnectionState for t in sorted(NEXT[s])]
     return "\n".join([*lines, "    CLOSED --> [*]"])
 
 

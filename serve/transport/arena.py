@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 
-from serve.transport.slots import ARENA_BYTES, RETURN_PAGES_FROM, Slot
+from evenkeel.serve.transport.slots import ARENA_BYTES, RETURN_PAGES_FROM, Slot
 
 # MADV_REMOVE frees the pages behind a shared mapping (madvise(2)); Python names it only on some builds.
 _MADV_REMOVE = getattr(mmap, "MADV_REMOVE", 9)

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 
-from serve.transport.framing import Framing
+from evenkeel.serve.transport.framing import Framing
 
 RECEIVE_BYTES = 64 * 1024  # below the size from which malloc maps and unmaps memory at each call
 NO_FD = -1  # a descriptor that came and could not be taken: this process has as many as it may have

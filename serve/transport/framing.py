@@ -5,7 +5,7 @@ A stream may end anywhere: the bytes of a broken record stay here and are never 
 
 from __future__ import annotations
 
-from serve.transport.descriptor import RECORD_BYTES
+from evenkeel.serve.transport.descriptor import RECORD_BYTES
 
 
 class Framing:

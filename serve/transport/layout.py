@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from serve.contract.signature import TensorSpec
-from serve.errors import BadShape
+from evenkeel.serve.contract.signature import TensorSpec
+from evenkeel.serve.errors import BadShape
 
 Array = np.ndarray[Any, Any]
 SMALL_BYTES = 4096

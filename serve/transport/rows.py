@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from serve.transport.slots import STEP
+from evenkeel.serve.transport.slots import STEP
 
 Array = np.ndarray[Any, Any]
 

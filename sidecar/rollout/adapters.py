@@ -10,37 +10,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sidecar.rollout.reasons import Verdict
+from evenkeel.sidecar.rollout.reasons import RolloutVerdict
 
 DECISION = "/rollout/decision"
 FLAGGER = "/rollout/flagger/"
 # Flagger's hooks wait while the answer is not 200, but for `rollback`, which acts when it is.
 # https://docs.flagger.app/usage/webhooks
-YES: Mapping[str, Verdict] = {
-    "confirm-traffic-increase": Verdict.PROMOTE,
-    "confirm-promotion": Verdict.PROMOTE,
-    "rollback": Verdict.ROLLBACK,
+YES: Mapping[str, RolloutVerdict] = {
+    "confirm-traffic-increase": RolloutVerdict.PROMOTE,
+    "confirm-promotion": RolloutVerdict.PROMOTE,
+    "rollback": RolloutVerdict.ROLLBACK,
 }
 NOT_YET = 403  # as the gates of Flagger's own load tester
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ControllerAnswer:
     status: int
     body: dict[str, Any]
 
 
-def answer(method: str, path: str, record: Mapping[str, Any]) -> Answer:
+def answer(method: str, path: str, record: Mapping[str, Any]) -> ControllerAnswer:
     """The answer to one request, from the decision record as it stands."""
     path = path.partition("?")[0].rstrip("/")
     if path == DECISION:
-        return Answer(200, dict(record)) if method == "GET" else _refused(405, f"{DECISION} is read with GET")
+        return ControllerAnswer(200, dict(record)) if method == "GET" else _refused(405, f"{DECISION} is read with GET")
     hook = path.removeprefix(FLAGGER)
     if not path.startswith(FLAGGER) or hook not in YES:
         return _refused(404, f"there are {DECISION} and {', '.join(FLAGGER + h for h in YES)}")
     if method != "POST":
         return _refused(405, f"{path} is called with POST")
-    return Answer(200 if record["decision"] == YES[hook] else NOT_YET, short(record))
+    return ControllerAnswer(200 if record["decision"] == YES[hook] else NOT_YET, short(record))
 
 
 def short(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,6 +48,6 @@ def short(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"decision": record["decision"], "reasons": [reason["code"] for reason in record["reasons"]]}
 
 
-def _refused(status: int, words: str) -> Answer:
+def _refused(status: int, words: str) -> ControllerAnswer:
     code = {404: "not_found", 405: "method_not_allowed"}[status]
-    return Answer(status, {"error": {"code": code, "message": words}})
+    return ControllerAnswer(status, {"error": {"code": code, "message": words}})

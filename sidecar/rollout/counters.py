@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sidecar.rollout.reasons import Reason
-from sidecar.rollout.rule import Arm
+from evenkeel.sidecar.rollout.reasons import RolloutReason
+from evenkeel.sidecar.rollout.rule import Arm
 
 # A restart whose reason holds one of these words is more than a restart.
 FATAL_WORDS = {
-    "golden": Reason.GOLDEN_CHECK_FAILED,
-    "warm": Reason.WARM_UP_FAILED,
-    "memory": Reason.OUT_OF_MEMORY,
-    "oom": Reason.OUT_OF_MEMORY,
-    "device": Reason.DEVICE_FAULT,
-    "xid": Reason.DEVICE_FAULT,
+    "golden": RolloutReason.GOLDEN_CHECK_FAILED,
+    "warm": RolloutReason.WARM_UP_FAILED,
+    "memory": RolloutReason.OUT_OF_MEMORY,
+    "oom": RolloutReason.OUT_OF_MEMORY,
+    "device": RolloutReason.DEVICE_FAULT,
+    "xid": RolloutReason.DEVICE_FAULT,
 }
 
 

@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import log
 
-from sidecar.rollout import edges, guards
-from sidecar.rollout.counters import Delta, Key, Window
-from sidecar.rollout.evidence import Evidence
-from sidecar.rollout.guards import Health
-from sidecar.rollout.mix import NOT_SEEN, Mix
-from sidecar.rollout.promotion import halves
-from sidecar.rollout.reasons import Finding, Flag, Reason, Verdict
-from sidecar.rollout.rule import ERRORS, Arm, Rule
-from sidecar.rollout.witnesses import WORSE_GAINS, Pair, ratio_e
+from evenkeel.sidecar.rollout import guards, latency_edges
+from evenkeel.sidecar.rollout.counters import Delta, Key, Window
+from evenkeel.sidecar.rollout.e_values import WORSE_GAINS, Pair, ratio_e
+from evenkeel.sidecar.rollout.evidence import Evidence
+from evenkeel.sidecar.rollout.guards import Health
+from evenkeel.sidecar.rollout.promotion import halves
+from evenkeel.sidecar.rollout.reasons import Finding, Flag, RolloutReason, RolloutVerdict
+from evenkeel.sidecar.rollout.rule import ERRORS, Arm, Rule
+from evenkeel.sidecar.rollout.sample_ratio import NOT_SEEN, SampleRatio
 
 SILENT_WINDOWS = 3  # an arm without requests for this long gives no data
 
@@ -46,7 +46,7 @@ class Signals:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class Judged:
     """All evidence so far. Made by folding `step` over the windows."""
 
     windows: int = 0
@@ -55,7 +55,7 @@ class State:
     stage: Stage = Stage()
     metrics: Mapping[str, Evidence] = field(default_factory=dict)
     same_version: Mapping[str, Evidence] = field(default_factory=dict)  # baseline against production, and the other way
-    mix: Mix = NOT_SEEN
+    mix: SampleRatio = NOT_SEEN
     split_known: bool = True
     healths: Mapping[Key, Health] = field(default_factory=dict)
     silent: Mapping[Arm, int] = field(default_factory=dict)  # windows without a request, in a row
@@ -70,12 +70,12 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    verdict: Verdict
+    verdict: RolloutVerdict
     findings: tuple[Finding, ...]
     final: bool  # nothing that comes later is asked for
 
 
-def step(rule: Rule, state: State, window: Window) -> State:
+def step(rule: Rule, state: Judged, window: Window) -> Judged:
     """Take one window in. One with a missing instance gives no counts to anybody: arms are compared over the same windows."""
     assert window.seconds >= 0, "windows follow each other"
     before = replace(state, started_s=window.start_s) if state.windows == 0 else state
@@ -92,7 +92,7 @@ def step(rule: Rule, state: State, window: Window) -> State:
     return replace(after, condemned=after.condemned or _condemned(rule, after))
 
 
-def _stage(state: State, window: Window, rule: Rule) -> Stage:
+def _stage(state: Judged, window: Window, rule: Rule) -> Stage:
     s = state.stage
     if state.windows == 0 or window.stage != s.number:
         s = Stage(window.stage, window.start_s)
@@ -126,7 +126,7 @@ def _flags(window: Window, rule: Rule) -> set[Flag]:
     return {flag for flag, is_met in met.items() if is_met}
 
 
-def _count(rule: Rule, state: State, window: Window) -> State:
+def _count(rule: Rule, state: Judged, window: Window) -> Judged:
     arms = [arm for arm in Arm if window.of(arm) or arm in state.silent]
     return replace(
         state,
@@ -145,7 +145,7 @@ Counter = Callable[[Delta], tuple[int, int]]  # exposure and bad events of a met
 def _counters(window: Window) -> dict[str, Counter]:
     found: dict[str, Counter] = {ERRORS: lambda d: (d.judged, d.errors)}
     for place, edge in enumerate(window.edges):
-        found[edges.name(edge)] = lambda d, place=place: (d.timed, d.slower[place] if d.slower else 0)  # type: ignore[misc]
+        found[latency_edges.name(edge)] = lambda d, place=place: (d.timed, d.slower[place] if d.slower else 0)  # type: ignore[misc]
     return found
 
 
@@ -174,7 +174,7 @@ def _same_version(rule: Rule, metrics: Mapping[str, Evidence], window: Window) -
     return _compare(rule, there, window, Arm.PRODUCTION, Arm.BASELINE, "production worse: ")
 
 
-def _mix(mix: Mix, window: Window) -> Mix:
+def _mix(mix: SampleRatio, window: Window) -> SampleRatio:
     if not window.split:
         return mix
     whole = sum(weight for _, weight in window.split)
@@ -190,78 +190,78 @@ def _signals(s: Signals, deltas: Sequence[Delta]) -> Signals:
     )
 
 
-def _condemned(rule: Rule, state: State) -> tuple[Finding, ...]:
+def _condemned(rule: Rule, state: Judged) -> tuple[Finding, ...]:
     hard = tuple(f for f in guards.broken(state.healths, rule) if f.reason in guards.FATAL)
-    far = [_finding(Reason.CANDIDATE_FAR_WORSE, e) for e in state.metrics.values() if e.is_far_worse()]
-    worse = [_finding(Reason.CANDIDATE_WORSE, e) for e in state.metrics.values() if e.is_worse(rule)]
+    far = [_finding(RolloutReason.CANDIDATE_FAR_WORSE, e) for e in state.metrics.values() if e.is_far_worse()]
+    worse = [_finding(RolloutReason.CANDIDATE_WORSE, e) for e in state.metrics.values() if e.is_worse(rule)]
     return (*hard, *far, *worse)
 
 
-def _finding(reason: Reason, e: Evidence) -> Finding:
+def _finding(reason: RolloutReason, e: Evidence) -> Finding:
     t = e.total
     return Finding(reason, e.metric, f"{t.bad_c} of {t.n_c} in the candidate, {t.bad_r} of {t.n_r} in the reference")
 
 
-def decide(rule: Rule, state: State) -> Decision:
+def decide(rule: Rule, state: Judged) -> Decision:
     if state.condemned:
-        return Decision(Verdict.ROLLBACK, state.condemned, final=True)
+        return Decision(RolloutVerdict.ROLLBACK, state.condemned, final=True)
     obstacles = (*_obstacles(rule, state), *_unproven(rule, state))
     late = state.elapsed_s >= rule.max_s
     if not obstacles:
-        return Decision(Verdict.PROMOTE, tuple(_proof(rule, e) for e in state.metrics.values()), final=late)
+        return Decision(RolloutVerdict.PROMOTE, tuple(_proof(rule, e) for e in state.metrics.values()), final=late)
     if not late:
-        return Decision(Verdict.HOLD, obstacles, final=False)
-    why = Finding(Reason.TIME_IS_UP, "rollout", f"{state.elapsed_s:.0f} s have passed, {rule.max_s:.0f} s were allowed")
-    return Decision(Verdict.ROLLBACK if rule.at_end == "rollback" else Verdict.HOLD, (why, *obstacles), final=True)
+        return Decision(RolloutVerdict.HOLD, obstacles, final=False)
+    why = Finding(RolloutReason.TIME_IS_UP, "rollout", f"{state.elapsed_s:.0f} s have passed, {rule.max_s:.0f} s were allowed")
+    return Decision(RolloutVerdict.ROLLBACK if rule.at_end == "rollback" else RolloutVerdict.HOLD, (why, *obstacles), final=True)
 
 
 def _proof(rule: Rule, e: Evidence) -> Finding:
-    return _finding(Reason.NOT_WORSE if e.is_not_bad(rule) else Reason.WITHIN_BUDGET, e)
+    return _finding(RolloutReason.NOT_WORSE if e.is_not_bad(rule) else RolloutReason.WITHIN_BUDGET, e)
 
 
-def _unproven(rule: Rule, state: State) -> list[Finding]:
+def _unproven(rule: Rule, state: Judged) -> list[Finding]:
     found = []
     for e in state.metrics.values():
         if not (e.is_not_bad(rule) or e.is_within_budget(rule)):
-            found.append(_finding(Reason.ONE_WITNESS_ONLY if e.one_witness(rule) else Reason.NOT_YET_PROVEN, e))
+            found.append(_finding(RolloutReason.ONE_WITNESS_ONLY if e.one_witness(rule) else RolloutReason.NOT_YET_PROVEN, e))
     if rule.latency and not any(name != ERRORS for name in state.metrics):
-        found.append(Finding(Reason.LATENCY_NOT_MEASURED, "latency", "no edges have been chosen yet"))
+        found.append(Finding(RolloutReason.LATENCY_NOT_MEASURED, "latency", "no edges have been chosen yet"))
     return found
 
 
-def _obstacles(rule: Rule, state: State) -> list[Finding]:
+def _obstacles(rule: Rule, state: Judged) -> list[Finding]:
     """What stands in the way of a promotion, however good the numbers are. The most telling first."""
     stage, age_s = state.stage, state.now_s - state.stage.started_s
-    found = [Finding(Reason.NO_DATA, arm.value, "no data") for arm in _silent(rule, state)]
-    found += [Finding(Reason.DATA_GAP, who, "did not answer a scrape in this stage") for who in stage.gaps]
-    found += [f for f in guards.broken(state.healths, rule) if f.reason == Reason.ENVIRONMENT_UNSTABLE]
+    found = [Finding(RolloutReason.NO_DATA, arm.value, "no data") for arm in _silent(rule, state)]
+    found += [Finding(RolloutReason.DATA_GAP, who, "did not answer a scrape in this stage") for who in stage.gaps]
+    found += [f for f in guards.broken(state.healths, rule) if f.reason == RolloutReason.ENVIRONMENT_UNSTABLE]
     found += guards.waiting(state.healths)
-    found += [Finding(Reason.CANDIDATE_RESTARTED, who, "restarted in this stage") for who in stage.restarted]
+    found += [Finding(RolloutReason.CANDIDATE_RESTARTED, who, "restarted in this stage") for who in stage.restarted]
     if rule.mix_checked and not state.split_known:
-        found.append(Finding(Reason.SPLIT_UNKNOWN, "split", "no intended split was given"))
+        found.append(Finding(RolloutReason.SPLIT_UNKNOWN, "split", "no intended split was given"))
     elif rule.mix_checked and state.mix.p <= rule.mix_p_min:
-        found.append(Finding(Reason.SAMPLE_RATIO, "split", f"p = {state.mix.p:.2g}, requests {list(state.mix.counts)}"))
+        found.append(Finding(RolloutReason.SAMPLE_RATIO, "split", f"p = {state.mix.p:.2g}, requests {list(state.mix.counts)}"))
     if _client_errors_shifted(rule, state):
-        found.append(Finding(Reason.CLIENT_ERRORS_DIFFER, "4xx", _shares(rule, state)))
+        found.append(Finding(RolloutReason.CLIENT_ERRORS_DIFFER, "4xx", _shares(rule, state)))
     found += [
-        Finding(Reason.ENVIRONMENT_UNSTABLE, n, "the same version differs")
+        Finding(RolloutReason.ENVIRONMENT_UNSTABLE, n, "the same version differs")
         for n, e in state.same_version.items()
         if e.is_worse(rule)
     ]
     for arm, requests in ((Arm.CANDIDATE, stage.requests_candidate), (rule.reference, stage.requests_reference)):
         if requests < rule.requests_min:
-            found.append(Finding(Reason.TOO_FEW_REQUESTS, arm.value, f"{requests} of {rule.requests_min} in this stage"))
+            found.append(Finding(RolloutReason.TOO_FEW_REQUESTS, arm.value, f"{requests} of {rule.requests_min} in this stage"))
     if age_s < rule.stage_s_min - 1e-6:
-        found.append(Finding(Reason.TOO_SOON, "stage", f"{age_s:.0f} of {rule.stage_s_min:.0f} s"))
+        found.append(Finding(RolloutReason.TOO_SOON, "stage", f"{age_s:.0f} of {rule.stage_s_min:.0f} s"))
     return found
 
 
-def _silent(rule: Rule, state: State) -> list[Arm]:
+def _silent(rule: Rule, state: Judged) -> list[Arm]:
     compared = (Arm.CANDIDATE, rule.reference)
     return [a for a in compared if a not in state.silent or state.silent[a] >= SILENT_WINDOWS]
 
 
-def flags(rule: Rule, state: State) -> tuple[Flag, ...]:
+def flags(rule: Rule, state: Judged) -> tuple[Flag, ...]:
     """What to know about the data, in the order of the table."""
     found = set(state.flags)
     if any(not e.clumping.known for e in state.metrics.values()):
@@ -271,14 +271,14 @@ def flags(rule: Rule, state: State) -> tuple[Flag, ...]:
     return tuple(f for f in Flag if f in found)
 
 
-def _shares(rule: Rule, state: State) -> str:
+def _shares(rule: Rule, state: Judged) -> str:
     ours, theirs = (state.signals.get(a, Signals()) for a in (Arm.CANDIDATE, rule.reference))
     return (
         f"{ours.client_errors} of {ours.requests} in the candidate, {theirs.client_errors} of {theirs.requests} in the reference"
     )
 
 
-def _client_errors_shifted(rule: Rule, state: State) -> bool:
+def _client_errors_shifted(rule: Rule, state: Judged) -> bool:
     """Refuted at one in a thousand that the arms had the same rate of 4xx: half again as many, in either direction."""
     ours, theirs = (state.signals.get(a, Signals()) for a in (Arm.CANDIDATE, rule.reference))
     pair = Pair(ours.requests, theirs.requests, ours.client_errors, theirs.client_errors)

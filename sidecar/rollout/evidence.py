@@ -8,10 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import exp, log
 
-from sidecar.rollout.interval import Interval, ratio_interval
-from sidecar.rollout.promotion import NOT_BAD_GAINS, UNKNOWN, Clumping, budget_e
-from sidecar.rollout.rule import ERRORS, Rule
-from sidecar.rollout.witnesses import (
+from evenkeel.sidecar.rollout.e_values import (
     FAR_WORSE_GAINS,
     FAR_WORSE_RATIO,
     FAR_WORSE_WINDOWS,
@@ -27,6 +24,9 @@ from sidecar.rollout.witnesses import (
     ratio_factors,
     sign_factors,
 )
+from evenkeel.sidecar.rollout.interval import Interval, ratio_interval
+from evenkeel.sidecar.rollout.promotion import NOT_BAD_GAINS, UNKNOWN, DesignEffect, budget_e
+from evenkeel.sidecar.rollout.rule import ERRORS, Rule
 
 E_MAX = 1e300  # what is reported when an e-value leaves the range of floats
 
@@ -61,7 +61,7 @@ class Evidence:
     far_worse: tuple[float, ...] = (0.0,) * len(FAR_WORSE_GAINS)
     not_bad: tuple[float, ...] = (0.0,) * len(NOT_BAD_GAINS)
     signs: Signs = Signs()
-    clumping: Clumping = UNKNOWN
+    clumping: DesignEffect = UNKNOWN
 
     def add(self, pair: Pair, halves: Pair, seconds: float, rule: Rule) -> Evidence:
         """One more window. `halves` are the reference's own two halves."""

@@ -20,8 +20,8 @@ from http.client import BadStatusLine, HTTPException, HTTPResponse, IncompleteRe
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from sidecar.rollout.lookup import Lookups, Row
-from sidecar.rollout.trouble import CannotJudge
+from evenkeel.sidecar.rollout.judge_errors import CannotJudge
+from evenkeel.sidecar.rollout.lookup import Lookups, Row
 
 BODY_BYTES_MAX = 16 << 20
 HEAD_BYTES_MAX = 128 << 10  # of all heads, the 1xx ones too

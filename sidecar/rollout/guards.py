@@ -9,15 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sidecar.rollout.counters import Delta, Key, Window
-from sidecar.rollout.reasons import Finding, Reason
-from sidecar.rollout.rule import Arm, Rule
+from evenkeel.sidecar.rollout.counters import Delta, Key, Window
+from evenkeel.sidecar.rollout.reasons import Finding, RolloutReason
+from evenkeel.sidecar.rollout.rule import Arm, Rule
 
 # The names under which a scraper reports hard facts, in Scrape.faults.
-FAULTS = (Reason.WARM_UP_FAILED, Reason.GOLDEN_CHECK_FAILED, Reason.DEVICE_FAULT, Reason.OUT_OF_MEMORY)
+FAULTS = (
+    RolloutReason.WARM_UP_FAILED,
+    RolloutReason.GOLDEN_CHECK_FAILED,
+    RolloutReason.DEVICE_FAULT,
+    RolloutReason.OUT_OF_MEMORY,
+)
 LEAVING = ("DRAINING", "CLOSED")  # not ready on purpose
 # In the order of telling.
-FATAL = (Reason.CRASH_LOOP, *FAULTS, Reason.CANDIDATE_FAILED, Reason.READINESS_LOST, Reason.NEVER_READY)
+FATAL = (
+    RolloutReason.CRASH_LOOP,
+    *FAULTS,
+    RolloutReason.CANDIDATE_FAILED,
+    RolloutReason.READINESS_LOST,
+    RolloutReason.NEVER_READY,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ def _after(health: Health, d: Delta, seconds: float) -> Health:
     came = health.came or d.ready is not False
     faults = set(d.faults)
     if d.state == "FAILED" and not health.was_ready:
-        faults.add(Reason.WARM_UP_FAILED.value)
+        faults.add(RolloutReason.WARM_UP_FAILED.value)
     return replace(
         health,
         restarts=health.restarts + d.restarts,
@@ -80,36 +91,36 @@ def broken(healths: Healths, rule: Rule) -> tuple[Finding, ...]:
     others = [h for k, h in healths.items() if k.arm != Arm.CANDIDATE]
     unready_s_max = max([rule.unready_s_max, *(h.unready_s_most for h in others)])
     shared = {reason for h in others for reason in _wrong(h, rule, rule.unready_s_max)}
-    found: dict[Reason, Finding] = {}
+    found: dict[RolloutReason, Finding] = {}
     for key in sorted(k for k in healths if k.arm == Arm.CANDIDATE):
         for reason, words in _wrong(healths[key], rule, unready_s_max).items():
-            both = reason in shared and reason != Reason.READINESS_LOST
-            told = Reason.ENVIRONMENT_UNSTABLE if both else reason
+            both = reason in shared and reason != RolloutReason.READINESS_LOST
+            told = RolloutReason.ENVIRONMENT_UNSTABLE if both else reason
             found.setdefault(told, Finding(told, str(key), words + (", as in the reference" if both else "")))
     return tuple(sorted(found.values(), key=lambda f: _order(f.reason)))
 
 
-def _order(reason: Reason) -> int:
+def _order(reason: RolloutReason) -> int:
     return FATAL.index(reason) if reason in FATAL else len(FATAL)
 
 
-def _wrong(h: Health, rule: Rule, unready_s_max: float) -> dict[Reason, str]:
-    found: dict[Reason, str] = {}
+def _wrong(h: Health, rule: Rule, unready_s_max: float) -> dict[RolloutReason, str]:
+    found: dict[RolloutReason, str] = {}
     if h.restarts >= rule.crashes_max:
-        found[Reason.CRASH_LOOP] = f"{h.restarts} restarts"
+        found[RolloutReason.CRASH_LOOP] = f"{h.restarts} restarts"
     for fault in FAULTS:
         if fault.value in h.faults:
             found[fault] = fault.value.replace("_", " ")
     if h.failed:
-        found[Reason.CANDIDATE_FAILED] = "state FAILED after having been ready"
+        found[RolloutReason.CANDIDATE_FAILED] = "state FAILED after having been ready"
     if not h.came and h.waited_s >= rule.ready_s_max:
-        found[Reason.NEVER_READY] = f"not once ready in {h.waited_s:.0f} s"
+        found[RolloutReason.NEVER_READY] = f"not once ready in {h.waited_s:.0f} s"
     if h.unready_s_most > unready_s_max:
-        found[Reason.READINESS_LOST] = f"not ready for {h.unready_s_most:.0f} s, at most {unready_s_max:.0f} s elsewhere"
+        found[RolloutReason.READINESS_LOST] = f"not ready for {h.unready_s_most:.0f} s, at most {unready_s_max:.0f} s elsewhere"
     return found
 
 
 def waiting(healths: Healths) -> tuple[Finding, ...]:
     """Candidates that say that they are not ready now."""
     unready = [k for k, h in healths.items() if k.arm == Arm.CANDIDATE and h.ready is False]
-    return tuple(Finding(Reason.CANDIDATE_NOT_READY, str(k), "not ready") for k in sorted(unready))
+    return tuple(Finding(RolloutReason.CANDIDATE_NOT_READY, str(k), "not ready") for k in sorted(unready))

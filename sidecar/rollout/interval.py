@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp, inf, log
 
-from sidecar.rollout.witnesses import Pair, ratio_e
+from evenkeel.sidecar.rollout.e_values import Pair, ratio_e
 
 GAINS = (1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 LEVEL = 0.95

@@ -17,18 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from sidecar.rollout import plot, replay
-from sidecar.rollout.listen import Board, listening
-from sidecar.rollout.order import UNCHECKED, Order, check_numbers
-from sidecar.rollout.poll import Direct, Prometheus, Round, Source, targets
-from sidecar.rollout.reasons import Verdict
-from sidecar.rollout.rollout import Record, Rollout
-from sidecar.rollout.rule import Arm, Rule
-from sidecar.rollout.trouble import BadLog, BadRule, CannotJudge
+from evenkeel.sidecar.rollout import plot, replay
+from evenkeel.sidecar.rollout.decision_server import DecisionServer, listening
+from evenkeel.sidecar.rollout.judge_errors import BadLog, BadRule, CannotJudge
+from evenkeel.sidecar.rollout.reasons import RolloutVerdict
+from evenkeel.sidecar.rollout.rollout import Record, Rollout
+from evenkeel.sidecar.rollout.rule import Arm, Rule
+from evenkeel.sidecar.rollout.sources import Direct, Prometheus, Round, Source, targets
+from evenkeel.sidecar.rollout.spec import UNCHECKED, RolloutSpec, check_numbers
 
-EXIT = {Verdict.PROMOTE: 0, Verdict.ROLLBACK: 1, Verdict.HOLD: 2}
+EXIT = {RolloutVerdict.PROMOTE: 0, RolloutVerdict.ROLLBACK: 1, RolloutVerdict.HOLD: 2}
 COULD_NOT_JUDGE = 3
-USUAL = Order()
+USUAL = RolloutSpec()
 
 
 class Clock(Protocol):
@@ -91,8 +91,8 @@ def parser() -> Parser:
     return p
 
 
-def order_of(args: argparse.Namespace) -> Order:
-    return Order(
+def order_of(args: argparse.Namespace) -> RolloutSpec:
+    return RolloutSpec(
         candidate=tuple(args.candidate), baseline=tuple(args.baseline), production=tuple(args.production),
         id=args.id or time.strftime("rollout-%Y%m%dT%H%M%SZ", time.gmtime()), model=args.model, split=split_of(args.split),
         split_checked=args.split != UNCHECKED, window_s=args.window_s, block_s=args.block_s, min_minutes=args.min_minutes,
@@ -112,7 +112,7 @@ def split_of(text: str | None) -> dict[Arm, float] | None:
         raise BadRule(f"--split {text}: expected something like baseline=1,candidate=1") from e
 
 
-def source_of(args: argparse.Namespace, order: Order) -> Source:
+def source_of(args: argparse.Namespace, order: RolloutSpec) -> Source:
     given = order.arms()
     if args.prometheus:
         if any(len(names) > 1 for names in given.values()):
@@ -123,7 +123,7 @@ def source_of(args: argparse.Namespace, order: Order) -> Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class JudgeOutput:
     """Where lines for people go."""
 
     write: Callable[[str], Any]
@@ -166,7 +166,7 @@ def evidence(m: dict[str, Any]) -> str:
     )
 
 
-def watch(rollout: Rollout, source: Source, window_s: float, clock: Clock, show: Output) -> Iterator[Record]:
+def watch(rollout: Rollout, source: Source, window_s: float, clock: Clock, show: JudgeOutput) -> Iterator[Record]:
     """Look every window_s; gives the record after each look. Raises CannotJudge when a reference does not answer at first."""
     start_s, first = _first(rollout, source, window_s, clock, show)
     rollout.observe(0.0, first.scrapes, tuple(first.missing))
@@ -194,7 +194,7 @@ def wait_s_max(rule: Rule) -> float:
     return min(rule.ready_s_max, rule.max_s)
 
 
-def _first(rollout: Rollout, source: Source, window_s: float, clock: Clock, show: Output) -> tuple[float, Round]:
+def _first(rollout: Rollout, source: Source, window_s: float, clock: Clock, show: JudgeOutput) -> tuple[float, Round]:
     """The first round, and when it was: one that all have answered, or, when the candidate had time enough to start, the last
     one without it."""
     began_s = clock.now_s()
@@ -214,7 +214,7 @@ def had_data(record: Record) -> bool:
     return any(arm["requests"] for arm in record.to_json()["signals"].values())
 
 
-def run_live(args: argparse.Namespace, clock: Clock, show: Output) -> tuple[dict[str, Any], Rollout]:
+def run_live(args: argparse.Namespace, clock: Clock, show: JudgeOutput) -> tuple[dict[str, Any], Rollout]:
     if not args.candidate or not (args.baseline or args.production):
         raise CannotJudge("give --candidate and --baseline (or --production), or --replay")
     order = order_of(args)
@@ -222,7 +222,7 @@ def run_live(args: argparse.Namespace, clock: Clock, show: Output) -> tuple[dict
     rollout = Rollout(order.rule(), order.split)
     source = source_of(args, order)
     record = rollout.decision()
-    board = Board(record.to_json())
+    board = DecisionServer(record.to_json())
     try:
         with listening(args.listen, board) if args.listen else nullcontext() as address:
             if address and not show.quiet:
@@ -230,18 +230,18 @@ def run_live(args: argparse.Namespace, clock: Clock, show: Output) -> tuple[dict
             for record in watch(rollout, source, args.window_s, clock, show):
                 board.record = record.to_json()
                 # A controller that asks by itself may ask again at its next step, so the judge stays with it.
-                if record.final or (record.verdict == Verdict.PROMOTE and not args.listen):
+                if record.final or (record.verdict == RolloutVerdict.PROMOTE and not args.listen):
                     break
             while args.listen:
                 clock.sleep(args.window_s)
     except KeyboardInterrupt:
         record = rollout.decision()
-    if record.verdict == Verdict.HOLD and not had_data(record):
+    if record.verdict == RolloutVerdict.HOLD and not had_data(record):
         raise CannotJudge(f"no instance served a single request in {record.to_json()['elapsed_s']:.0f} s")
     return record.to_json(), rollout
 
 
-def run_replay(path: Path, show: Output) -> replay.Replay:
+def run_replay(path: Path, show: JudgeOutput) -> replay.Replay:
     try:
         with path.open(encoding="utf-8") as lines:
             found = replay.read(lines)
@@ -265,7 +265,7 @@ def save(path: Path, text: str) -> None:
 
 def judge(argv: Sequence[str], clock: Clock, write: Callable[[str], Any]) -> int:
     args = parser().parse_args(argv)
-    show = Output(write, quiet=args.quiet or args.json)
+    show = JudgeOutput(write, quiet=args.quiet or args.json)
     if args.replay:
         found = run_replay(args.replay, show)
         record, rule, windows = found.decision, found.rule, found.windows
@@ -283,7 +283,7 @@ def judge(argv: Sequence[str], clock: Clock, write: Callable[[str], Any]) -> int
         show.verdict(record)
         if not args.replay:
             write(f"  replay log {log}, plot {picture}")
-    return EXIT[Verdict(record["decision"])]
+    return EXIT[RolloutVerdict(record["decision"])]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from sidecar.rollout.trouble import BadMetrics
+from evenkeel.sidecar.rollout.judge_errors import BadMetrics
 
 LINES_MAX = 100_000
 LINE_CHARS_MAX = 4096
@@ -28,17 +28,17 @@ BLANKS = " \t\r"
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ParsedSample:
     name: str
     labels: Mapping[str, str]
     value: float
 
 
-def samples(text: str, names: Collection[str]) -> list[Sample]:
+def samples(text: str, names: Collection[str]) -> list[ParsedSample]:
     """Those of the metrics `names`. Raises BadMetrics."""
     if text.count("\n") > LINES_MAX:
         raise BadMetrics(f"the text has more than {LINES_MAX} lines")
-    found: list[Sample] = []
+    found: list[ParsedSample] = []
     for number, line in enumerate(text.split("\n"), 1):
         try:
             found.extend(_of_line(line, names))
@@ -49,7 +49,7 @@ def samples(text: str, names: Collection[str]) -> list[Sample]:
     return found
 
 
-def _of_line(line: str, names: Collection[str]) -> Iterator[Sample]:
+def _of_line(line: str, names: Collection[str]) -> Iterator[ParsedSample]:
     """None or one. Raises ValueError that says what is wrong."""
     if len(line) > LINE_CHARS_MAX:
         raise ValueError(f"has more than {LINE_CHARS_MAX} characters")
@@ -69,7 +69,7 @@ def _of_line(line: str, names: Collection[str]) -> Iterator[Sample]:
         labels, brace, rest = rest.rpartition("}")
         if not brace:
             raise ValueError("has labels without an end")
-    yield Sample(name, _labels(labels), _value(rest.split()))
+    yield ParsedSample(name, _labels(labels), _value(rest.split()))
 
 
 def _labels(text: str) -> dict[str, str]:

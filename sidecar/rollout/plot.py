@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from html import escape
 from math import log
 
-from sidecar.rollout.counters import Window
-from sidecar.rollout.decide import State, decide, step
-from sidecar.rollout.rule import Rule
-from sidecar.rollout.trail import CURVES, Point, point
+from evenkeel.sidecar.rollout.counters import Window
+from evenkeel.sidecar.rollout.decide import Judged, decide, step
+from evenkeel.sidecar.rollout.evidence_series import CURVES, EvidencePoint, point
+from evenkeel.sidecar.rollout.rule import Rule
 
 WIDTH, HEIGHT, HEADER = 720, 240, 46
 LEFT, RIGHT, TOP, BOTTOM = 62, 120, 28, 36
@@ -22,7 +22,7 @@ COLORS = dict(zip(CURVES, ("#c8553d", "#e0a030", "#0b6e4f"), strict=True))
 
 
 def svg(rule: Rule, windows: Sequence[Window]) -> str:
-    state, lines = State(), dict[str, list[Point]]()
+    state, lines = Judged(), dict[str, list[EvidencePoint]]()
     for window in windows:
         state = step(rule, state, window)
         for name, evidence in state.metrics.items():
@@ -48,7 +48,7 @@ def _legend() -> list[str]:
     return parts
 
 
-def _panel(rule: Rule, name: str, points: Sequence[Point]) -> str:
+def _panel(rule: Rule, name: str, points: Sequence[EvidencePoint]) -> str:
     end_s = max(points[-1].at_s, 1e-9)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
 

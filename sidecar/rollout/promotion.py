@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, log
 
-from sidecar.rollout.witnesses import NOTHING, Pair, log_mean
+from evenkeel.sidecar.rollout.e_values import NOTHING, Pair, log_mean
 
 NOT_BAD_GAINS = (1 / 8, 1 / 4, 1 / 2, 2 / 3)
 BUDGET_GAINS = (0.0, 0.1, 0.25, 0.5)
@@ -34,7 +34,7 @@ def _power(g: float, bad: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Clumping:
+class DesignEffect:
     """How much more the counts scatter than independent requests would, measured over batches in two ways.
 
     The reference's halves run the same version, so all that they differ by beyond chance is clumping or odd instances. But
@@ -49,15 +49,15 @@ class Clumping:
     batches: int = 0
     arms: tuple[Pair, ...] = ()
 
-    def add(self, arms: Pair, halves: Pair, seconds: float, batch_s: float) -> Clumping:
+    def add(self, arms: Pair, halves: Pair, seconds: float, batch_s: float) -> DesignEffect:
         now_halves, now_arms, open_s = self.open_halves + halves, self.open_arms + arms, self.open_s + seconds
         if open_s < batch_s - 1e-6:
-            return Clumping(now_halves, now_arms, open_s, self.total, self.batches, self.arms)
+            return DesignEffect(now_halves, now_arms, open_s, self.total, self.batches, self.arms)
         excess = squared_difference(now_halves)
         closed = (*self.arms, now_arms)
         if excess is None:
-            return Clumping(total=self.total, batches=self.batches, arms=closed)
-        return Clumping(total=self.total + excess, batches=self.batches + 1, arms=closed)
+            return DesignEffect(total=self.total, batches=self.batches, arms=closed)
+        return DesignEffect(total=self.total + excess, batches=self.batches + 1, arms=closed)
 
     @property
     def known(self) -> bool:
@@ -70,7 +70,7 @@ class Clumping:
         return max(1.0, *measured) if measured else DESIGN_EFFECT_UNKNOWN
 
 
-UNKNOWN = Clumping()
+UNKNOWN = DesignEffect()
 
 
 def squared_difference(halves: Pair) -> float | None:

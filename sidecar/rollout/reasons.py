@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
+class RolloutVerdict(StrEnum):
     PROMOTE = "promote"
     HOLD = "hold"
     ROLLBACK = "rollback"
 
 
-class Reason(StrEnum):
+class RolloutReason(StrEnum):
     NOT_WORSE = "not_worse"
     WITHIN_BUDGET = "within_budget"
     CANDIDATE_WORSE = "candidate_worse"
@@ -59,8 +59,8 @@ class Flag(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    verdict: Verdict
+class ReasonEntry:
+    verdict: RolloutVerdict
     meaning: str
     todo: str
 
@@ -69,7 +69,7 @@ class Entry:
 class Finding:
     """One reason and what it is about: a metric, an arm or an instance. `words` are for people and may change."""
 
-    reason: Reason
+    reason: RolloutReason
     about: str
     words: str
 
@@ -77,77 +77,80 @@ class Finding:
         return {"code": self.reason.value, "about": self.about, "words": self.words}
 
 
-_P, _H, _R = Verdict.PROMOTE, Verdict.HOLD, Verdict.ROLLBACK
-TABLE: dict[Reason, Entry] = {
-    Reason.NOT_WORSE: Entry(_P, "the metric's ratio is shown to be below `bad_ratio`", "go on"),
-    Reason.WITHIN_BUDGET: Entry(_P, "the candidate's rate of bad events is shown to be below the budget", "go on"),
-    Reason.CANDIDATE_WORSE: Entry(
+_P, _H, _R = RolloutVerdict.PROMOTE, RolloutVerdict.HOLD, RolloutVerdict.ROLLBACK
+TABLE: dict[RolloutReason, ReasonEntry] = {
+    RolloutReason.NOT_WORSE: ReasonEntry(_P, "the metric's ratio is shown to be below `bad_ratio`", "go on"),
+    RolloutReason.WITHIN_BUDGET: ReasonEntry(_P, "the candidate's rate of bad events is shown to be below the budget", "go on"),
+    RolloutReason.CANDIDATE_WORSE: ReasonEntry(
         _R, "both witnesses say that the metric is worse than `margin` times the reference's", "roll back, read its log"
     ),
-    Reason.CANDIDATE_FAR_WORSE: Entry(
+    RolloutReason.CANDIDATE_FAR_WORSE: ReasonEntry(
         _R, "fast path: more than three times the errors, beyond doubt, at 5 % of requests or more", "roll back at once"
     ),
-    Reason.CRASH_LOOP: Entry(
+    RolloutReason.CRASH_LOOP: ReasonEntry(
         _R, "a candidate instance restarted `crashes_max` times, no reference instance did", "roll back, read why it died"
     ),
-    Reason.WARM_UP_FAILED: Entry(
+    RolloutReason.WARM_UP_FAILED: ReasonEntry(
         _R, "a candidate instance is FAILED and never was ready", "roll back; `evenkeel check` shows the cause"
     ),
-    Reason.GOLDEN_CHECK_FAILED: Entry(
+    RolloutReason.GOLDEN_CHECK_FAILED: ReasonEntry(
         _R, "a golden sample gave a wrong answer, where that is told; else `warm_up_failed`", "roll back; compare model, samples"
     ),
-    Reason.DEVICE_FAULT: Entry(
+    RolloutReason.DEVICE_FAULT: ReasonEntry(
         _R, "a fatal device error on the candidate only", "roll back; if it comes again elsewhere, change the machine"
     ),
-    Reason.OUT_OF_MEMORY: Entry(_R, "a candidate process ran out of memory", "roll back; smaller batches or a larger instance"),
-    Reason.CANDIDATE_FAILED: Entry(_R, "a candidate instance that had been ready is FAILED", "roll back, read its log"),
-    Reason.READINESS_LOST: Entry(
+    RolloutReason.OUT_OF_MEMORY: ReasonEntry(
+        _R, "a candidate process ran out of memory", "roll back; smaller batches or a larger instance"),
+    RolloutReason.CANDIDATE_FAILED: ReasonEntry(
+        _R, "a candidate instance that had been ready is FAILED", "roll back, read its log"),
+    RolloutReason.READINESS_LOST: ReasonEntry(
         _R, "a candidate instance lost readiness for longer than the reference ever did", "roll back, look at /status"
     ),
-    Reason.NEVER_READY: Entry(
+    RolloutReason.NEVER_READY: ReasonEntry(
         _R, "a candidate instance did not once say that it is ready within `ready_s_max`, while the reference was there",
         "roll back; its log says why it does not start, or its address is wrong",
     ),
-    Reason.TIME_IS_UP: Entry(
+    RolloutReason.TIME_IS_UP: ReasonEntry(
         _H, "`max_s` passed without proof either way (a rollback with `at_end=rollback`)", "decide by hand or allow more time"
     ),
-    Reason.NOT_YET_PROVEN: Entry(
+    RolloutReason.NOT_YET_PROVEN: ReasonEntry(
         _H, "the metric has shown neither that it is worse nor that it is good enough", "wait; more traffic helps"
     ),
-    Reason.ONE_WITNESS_ONLY: Entry(
+    RolloutReason.ONE_WITNESS_ONLY: ReasonEntry(
         _H, "one witness says worse, the other does not yet: a burst, or too few blocks", "wait; look at the errors"
     ),
-    Reason.TOO_FEW_REQUESTS: Entry(_H, "an arm has had fewer than `requests_min` requests in this stage", "wait, or send more"),
-    Reason.TOO_SOON: Entry(_H, "this stage is younger than `stage_s_min`", "wait"),
-    Reason.NO_DATA: Entry(
+    RolloutReason.TOO_FEW_REQUESTS: ReasonEntry(
+        _H, "an arm has had fewer than `requests_min` requests in this stage", "wait, or send more"),
+    RolloutReason.TOO_SOON: ReasonEntry(_H, "this stage is younger than `stage_s_min`", "wait"),
+    RolloutReason.NO_DATA: ReasonEntry(
         _H, "an arm had no request in the last three windows, or no data at all", "look at routing and at the scrape"
     ),
-    Reason.DATA_GAP: Entry(
+    RolloutReason.DATA_GAP: ReasonEntry(
         _H, "an instance did not answer a scrape in this stage", "find out why; then start the stage or the judge again"
     ),
-    Reason.CANDIDATE_RESTARTED: Entry(
+    RolloutReason.CANDIDATE_RESTARTED: ReasonEntry(
         _H, "a candidate instance or process restarted in this stage: errors may have been lost", "find out why; start again"
     ),
-    Reason.CANDIDATE_NOT_READY: Entry(_H, "a candidate instance says that it is not ready", "wait; look at /status"),
-    Reason.SAMPLE_RATIO: Entry(
+    RolloutReason.CANDIDATE_NOT_READY: ReasonEntry(_H, "a candidate instance says that it is not ready", "wait; look at /status"),
+    RolloutReason.SAMPLE_RATIO: ReasonEntry(
         _H, "the arms did not get the traffic that the split intends, so they may not be alike", "correct the routing; restart"
     ),
-    Reason.SPLIT_UNKNOWN: Entry(_H, "no intended split is known, so it cannot be checked", "give `--split`"),
-    Reason.CLIENT_ERRORS_DIFFER: Entry(
+    RolloutReason.SPLIT_UNKNOWN: ReasonEntry(_H, "no intended split is known, so it cannot be checked", "give `--split`"),
+    RolloutReason.CLIENT_ERRORS_DIFFER: ReasonEntry(
         _H, "the share of 4xx differs between the arms beyond doubt, so they do not get, or do not take, the same requests",
         "find out whether the candidate refuses what the reference takes",
     ),
-    Reason.ENVIRONMENT_UNSTABLE: Entry(
+    RolloutReason.ENVIRONMENT_UNSTABLE: ReasonEntry(
         _H, "baseline and production, the same version, differ; or both arms show the same fault", "find what else differs"
     ),
-    Reason.LATENCY_NOT_MEASURED: Entry(
+    RolloutReason.LATENCY_NOT_MEASURED: ReasonEntry(
         _H, "the reference has too few latency observations to choose edges from", "wait, or give `--edge`, or `--no-latency`"
     ),
-    Reason.JUDGE_FAILED: Entry(
+    RolloutReason.JUDGE_FAILED: ReasonEntry(
         _H, "the judge hit an error of ours at its last look; what it knew before still holds, and it looks again",
         "wait for the next look; if it stays, report what the log says",
     ),
-    Reason.JUDGE_LOST: Entry(
+    RolloutReason.JUDGE_LOST: ReasonEntry(
         _H, "the sidecar that judged was replaced and what it had saved cannot be read", "name the rollout again"
     ),
 }  # fmt: skip

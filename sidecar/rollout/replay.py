@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sidecar.rollout.counters import Window
-from sidecar.rollout.decide import State, decide, step
-from sidecar.rollout.record import record
-from sidecar.rollout.rule import Rule
-from sidecar.rollout.trouble import BadLog
+from evenkeel.sidecar.rollout.counters import Window
+from evenkeel.sidecar.rollout.decide import Judged, decide, step
+from evenkeel.sidecar.rollout.decision_record import record
+from evenkeel.sidecar.rollout.judge_errors import BadLog
+from evenkeel.sidecar.rollout.rule import Rule
 
 FORMAT = "evenkeel rollout log 1"
 
@@ -63,7 +63,7 @@ def read(lines: Iterable[str]) -> Replay:
 
 
 def recompute(rule: Rule, windows: tuple[Window, ...], recorded: dict[str, Any] | None = None) -> Replay:
-    state = State()
+    state = Judged()
     for window in windows:
         state = step(rule, state, window)
     return Replay(rule, windows, record(rule, state, decide(rule, state)), recorded)

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any
 
-from sidecar.rollout import decide, edges, replay
-from sidecar.rollout.counters import Delta, Key, Scrape, Window, at_or_below, delta, total
-from sidecar.rollout.decide import Decision, State
-from sidecar.rollout.guards import LEAVING
-from sidecar.rollout.reasons import Verdict
-from sidecar.rollout.record import record
-from sidecar.rollout.rule import Arm, Rule
-from sidecar.rollout.trail import Trail
-from sidecar.rollout.trouble import BadRule
+from evenkeel.sidecar.rollout import decide, latency_edges, replay
+from evenkeel.sidecar.rollout.counters import Delta, Key, Scrape, Window, at_or_below, delta, total
+from evenkeel.sidecar.rollout.decide import Decision, Judged
+from evenkeel.sidecar.rollout.decision_record import record
+from evenkeel.sidecar.rollout.evidence_series import EvidenceSeries
+from evenkeel.sidecar.rollout.guards import LEAVING
+from evenkeel.sidecar.rollout.judge_errors import BadRule
+from evenkeel.sidecar.rollout.reasons import RolloutVerdict
+from evenkeel.sidecar.rollout.rule import Arm, Rule
 
 # Requests, or answers timed, of one instance in one window. No process serves so many: who says so is not believed, and the
 # statistics need not count to 10**300.
@@ -41,7 +41,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class RolloutMemory:
     """What the windows do not tell: the raw counters of the last round, and what is being gathered to choose edges from."""
 
     head: dict[str, Any]
@@ -54,9 +54,9 @@ class Rollout:
     def __init__(self, rule: Rule, split: Mapping[Arm, float] | None = None) -> None:
         self.rule = rule
         self.windows: list[Window] = []
-        self.state = State()
-        self.trail = Trail()
-        self.verdict, self.verdict_since_s = Verdict.HOLD, 0.0  # seconds after the first round
+        self.state = Judged()
+        self.trail = EvidenceSeries()
+        self.verdict, self.verdict_since_s = RolloutVerdict.HOLD, 0.0  # seconds after the first round
         self._stage = 0
         self._split = _checked(EVEN if split is None and rule.reference == Arm.BASELINE else split or {})
         self._edges = tuple(sorted(rule.edges)) if rule.latency else ()
@@ -139,19 +139,19 @@ class Rollout:
     def _edges_after(self, answers: Mapping[float, int]) -> tuple[float, ...]:
         enough = sum(answers.values()) >= self.rule.edge_requests_min
         choosing = enough and not self._edges and self.rule.latency
-        return edges.choose(answers, self.rule.objective_s) if choosing else self._edges
+        return latency_edges.choose(answers, self.rule.objective_s) if choosing else self._edges
 
     # ---- going on in another process -----------------------------------------------------------------------------------
 
-    def memory(self) -> Memory:
+    def memory(self) -> RolloutMemory:
         split = {arm.value: weight for arm, weight in self._split.items()}
         edges_of = [[edge, n] for edge, n in self._answers.items() if isfinite(edge)]
         head = {"windows": len(self.windows), "stage": self._stage, "split": split, "edges": list(self._edges),
                 "answers": edges_of, "above": self._answers.get(inf, 0), "last_s": self._last_s}  # fmt: skip
-        return Memory(head, tuple(s.to_json() for s in self._last.values()))
+        return RolloutMemory(head, tuple(s.to_json() for s in self._last.values()))
 
     @staticmethod
-    def resumed(rule: Rule, windows: Sequence[Window], memory: Memory) -> Rollout:
+    def resumed(rule: Rule, windows: Sequence[Window], memory: RolloutMemory) -> Rollout:
         """As it was. Counters only grow, so the next round loses nothing: its window is longer. Raises ValueError, KeyError or
         TypeError when the memory cannot be read."""
         head = memory.head

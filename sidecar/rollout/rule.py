@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from sidecar.rollout.trouble import BadRule
+from evenkeel.sidecar.rollout.judge_errors import BadRule
 
 
 class Arm(StrEnum):

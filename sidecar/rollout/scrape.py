@@ -13,10 +13,10 @@ from itertools import accumulate
 from math import inf, isinf
 from typing import TypeVar
 
-from sidecar.rollout import metrics_text
-from sidecar.rollout.counters import Key, Scrape
-from sidecar.rollout.metrics_text import Sample
-from sidecar.rollout.trouble import BadMetrics
+from evenkeel.sidecar.rollout import metrics_text
+from evenkeel.sidecar.rollout.counters import Key, Scrape
+from evenkeel.sidecar.rollout.judge_errors import BadMetrics
+from evenkeel.sidecar.rollout.metrics_text import ParsedSample
 
 NAMES = (
     "evenkeel_requests_total",
@@ -39,7 +39,7 @@ K = TypeVar("K", str, float)
 Series = frozenset[tuple[str, str]]  # the labels of one
 
 
-def from_text(page: str) -> list[Sample]:
+def from_text(page: str) -> list[ParsedSample]:
     """The samples of /metrics that matter here. Raises BadMetrics."""
     found = metrics_text.samples(page, NAMES)
     if not found:
@@ -47,7 +47,7 @@ def from_text(page: str) -> list[Sample]:
     return found
 
 
-def build(samples: Iterable[Sample], key: Key, at_s: float, model: str = "") -> Scrape:
+def build(samples: Iterable[ParsedSample], key: Key, at_s: float, model: str = "") -> Scrape:
     """One instance's scrape. Series of several models and versions are added up, or only those of `model`. Raises BadMetrics."""
     codes: dict[str, int] = {}
     restarts: dict[str, int] = {}
@@ -73,30 +73,30 @@ def build(samples: Iterable[Sample], key: Key, at_s: float, model: str = "") -> 
     return Scrape(key, at_s, codes, _cumulative(histograms.values()), restarts, shed, ready, state)
 
 
-def _only_once(seen: set[tuple[str, Series]], s: Sample) -> None:
+def _only_once(seen: set[tuple[str, Series]], s: ParsedSample) -> None:
     series = (s.name, frozenset(s.labels.items()))
     if series in seen:
         raise BadMetrics(f"{s.name} has a series twice")
     seen.add(series)
 
 
-def _add(counts: dict[K, int], name: K, sample: Sample) -> None:
+def _add(counts: dict[K, int], name: K, sample: ParsedSample) -> None:
     counts[name] = counts.get(name, 0) + _count(sample)
 
 
-def _count(s: Sample) -> int:
+def _count(s: ParsedSample) -> int:
     if not 0 <= s.value <= COUNT_MAX:  # NaN is not either
         raise BadMetrics(f"{s.name} is negative, not finite or beyond {COUNT_MAX}, which no counter can be")
     return round(s.value)
 
 
-def _yes(s: Sample) -> bool:
+def _yes(s: ParsedSample) -> bool:
     if s.value not in (0, 1):
         raise BadMetrics(f"{s.name} is neither 0 nor 1")
     return s.value == 1
 
 
-def _code(s: Sample) -> str:
+def _code(s: ParsedSample) -> str:
     code = s.labels.get("code", "")
     if not CODE.fullmatch(code):
         raise BadMetrics(f"{s.name} has a series whose code is no HTTP status")
@@ -106,7 +106,7 @@ def _code(s: Sample) -> str:
 # ---- the latency histogram -----------------------------------------------------------------------------------------------
 
 
-def _add_bucket(histograms: dict[Series, dict[float, int]], s: Sample) -> None:
+def _add_bucket(histograms: dict[Series, dict[float, int]], s: ParsedSample) -> None:
     series = frozenset((name, value) for name, value in s.labels.items() if name != "le")
     buckets, edge = histograms.setdefault(series, {}), _edge(s)
     if edge in buckets:
@@ -114,7 +114,7 @@ def _add_bucket(histograms: dict[Series, dict[float, int]], s: Sample) -> None:
     buckets[edge] = _count(s)
 
 
-def _edge(s: Sample) -> float:
+def _edge(s: ParsedSample) -> float:
     """Seconds are positive, and only the last edge is infinite. NaN has no place in any order."""
     le = s.labels.get("le", "")
     edge = float(le) if len(le) <= metrics_text.NUMBER_CHARS_MAX and metrics_text.NUMBER.fullmatch(le) else 0.0

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve.contract import manifest
+from evenkeel.serve.contract import manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "model_artifacts"
@@ -84,7 +84,7 @@ def test_every_sample_file_is_named_in_the_manifest(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "sample"), sample_cases())
-def test_a_golden_sample_is_what_the_model_answers(name: str, sample: manifest.Sample) -> None:
+def test_a_golden_sample_is_what_the_model_answers(name: str, sample: manifest.ModelSample) -> None:
     rows = read_body(sample.input, {"digits": (8, 8), "wine": (13,), "echo": (3,)}[name])
     assert sample.output is not None
     expected = json.loads(sample.output.read_text())["predictions"]

@@ -13,15 +13,15 @@ from functools import cache
 import numpy as np
 from hypothesis import strategies as st
 
-from serve.codec import Form
-from serve.codec.registry import CODECS
-from serve.errors import EvenkeelError
-from sidecar.rollout import scrape
-from sidecar.rollout.counters import Key
-from sidecar.rollout.rule import Arm
-from tests.codec.samples import model, x
-from tests.front.test_front_body_reader import Line
+from evenkeel.serve.codec import Form
+from evenkeel.serve.codec.registry import CODECS
+from evenkeel.serve.errors import EvenkeelError
+from evenkeel.sidecar.rollout import scrape
+from evenkeel.sidecar.rollout.counters import Key
+from evenkeel.sidecar.rollout.rule import Arm
 from tests.security.cases import REFUSED
+from tests.serve.codec.samples import model, x
+from tests.serve.front.http.test_body_reader import Line
 from tests.support.front_bench import FrontBench
 from tests.support.models import replica, signature, spec
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve.contract.status import PLAN_TEXT, Main, StatusPage
+from evenkeel.serve.contract.status_page import PLAN_TEXT, Main, StatusPage
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import json
 import os
 import sys
 
-from container.child import Child
-from container.restart import BACKOFF_S
-from container.supervise import Supervisor
-from serve.contract import logline
-from serve.contract.status import Engine, Main, StatusPage, row_bucket, time_bucket
-from serve.exposition import PageCollector
+from evenkeel.container.supervise.child import Child
+from evenkeel.container.supervise.restart import BACKOFF_S
+from evenkeel.container.supervise.supervisor import Supervisor
+from evenkeel.serve.contract import logline
+from evenkeel.serve.contract.status_page import Engine, Main, StatusPage, row_bucket, time_bucket
+from evenkeel.serve.exposition import PageCollector
 
 
 def live(fd: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from serve import exposition
+from evenkeel.serve import exposition
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "evenkeel.rules.yml"

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from serve.contract.lifecycle import Reason, Verdict
-from serve.contract.status import PLAN_TEXT, Front, Main, RolloutCell, StatusPage, restart_cell, time_bucket
-from serve.errors import NUMBER, BadShape, Overloaded
-from sidecar.emf import LINE_BYTES_MAX, UNITS, Emf, line
+from evenkeel.serve.contract.lifecycle import Reason, Verdict
+from evenkeel.serve.contract.status_page import PLAN_TEXT, Front, Main, RolloutCell, StatusPage, restart_cell, time_bucket
+from evenkeel.serve.errors import NUMBER, BadShape, Overloaded
+from evenkeel.sidecar.export.emf import LINE_BYTES_MAX, UNITS, Emf, line
 
 # As in CloudWatch's specification of the format.
 UNITS_ALLOWED = {"Count", "Milliseconds", "Percent", "Count/Second"}

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from serve.contract.status import Engine, Main
-from serve.engine.replica import Replica
-from serve.front.arbiter import Places
-from serve.settings import Limits
+from evenkeel.serve.contract.status_page import Engine, Main
+from evenkeel.serve.engine.models.replica import Replica
+from evenkeel.serve.front.arbiter import Places
+from evenkeel.serve.settings import Limits
 from tests.support.front_bench import Caller, FrontBench, head
 from tests.support.models import replica, signature, spec
 from tests.support.scrape import Scrape

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from serve import exposition
-from serve.contract.lifecycle import Reason, State, Verdict
-from serve.contract.status import (
+from evenkeel.serve import exposition
+from evenkeel.serve.contract.lifecycle import Reason, ReplicaState, Verdict
+from evenkeel.serve.contract.status_page import (
     BLOCK_CELLS,
     DEVICE_TEXT,
     ENGINES_MAX,
@@ -30,9 +30,9 @@ from serve.contract.status import (
     time_bucket,
     worker_restart_cell,
 )
-from serve.engine.warmup import RESULTS
-from serve.errors import FAMILIES, NUMBER, BadShape, Overloaded, TooManyArriving, TooManyBytes, WaitTooLong
-from serve.exposition import FRESH_EVERY_S, FRESH_MAX, PageCollector, Scrapes
+from evenkeel.serve.engine.models.warmup import RESULTS
+from evenkeel.serve.errors import FAMILIES, NUMBER, BadShape, Overloaded, TooManyArriving, TooManyBytes, WaitTooLong
+from evenkeel.serve.exposition import FRESH_EVERY_S, FRESH_MAX, PageCollector, Scrapes
 from tests.support.clock import ManualClock
 from tests.support.scrape import Scrape
 
@@ -203,7 +203,7 @@ def test_histograms_of_engines_are_added_up_cell_by_cell(page: StatusPage, name:
 
 def test_gauges_show_the_page(page: StatusPage) -> None:
     page.main.count[Main.ENGINES] = 3
-    for place, state in enumerate((State.READY, State.READY, State.WARMING)):
+    for place, state in enumerate((ReplicaState.READY, ReplicaState.READY, ReplicaState.WARMING)):
         page.engine(place).count[Engine.STATE] = state
         page.engine(place).count[Engine.QUEUE_ROWS] = 5
     page.front(0).count[Front.IN_FLIGHT], page.front(0).count[Front.RESUBMITTED] = 9, 2
@@ -280,9 +280,9 @@ def test_an_engine_that_died_while_explaining_itself_holds_up_no_scrape(
     page.write_text(0, EXPLAINED)
     collector = PageCollector(page)
     assert "evenkeel_model_info" in Scrape(collector.text().decode()).names
-    from serve.contract import status
+    from evenkeel.serve.contract import status_page
 
-    at = status._TEXT_AT
+    at = status_page._TEXT_AT
     page._view[at : at + 8].cast("Q")[0] += 1  # killed between the two increments
     monkeypatch.setattr(time, "sleep", lambda s: pytest.fail("a scrape waits for nobody"))
     scrape = Scrape(collector.text().decode())

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.contract.lifecycle import State
-from serve.contract.status import TIME_CELLS, Engine, Front, Main, StatusPage, time_bucket, time_edge
-from serve.errors import NUMBER, BadShape, ModelFailed, Overloaded
-from sidecar import measure
-from sidecar.measure import Capacity, Measures, Point, busy_share_max, headroom, quantile, wait_p99_s
+from evenkeel.serve.contract.lifecycle import ReplicaState
+from evenkeel.serve.contract.status_page import TIME_CELLS, Engine, Front, Main, StatusPage, time_bucket, time_edge
+from evenkeel.serve.errors import NUMBER, BadShape, ModelFailed, Overloaded
+from evenkeel.sidecar.watch import rates
+from evenkeel.sidecar.watch.rates import Capacity, RatePoint, Rates, busy_share_max, headroom, quantile, wait_p99_s
 
 
 def answer(page: StatusPage, count: int, seconds: float, rows: int = 1) -> None:
@@ -22,7 +22,7 @@ def answer(page: StatusPage, count: int, seconds: float, rows: int = 1) -> None:
 
 
 def ready(page: StatusPage, row_cost_s: float = 0.001, place: int = 0) -> None:
-    page.engine(place).count[Engine.STATE] = State.READY
+    page.engine(place).count[Engine.STATE] = ReplicaState.READY
     page.engine(place).value[Engine.ROW_COST_S] = row_cost_s
 
 
@@ -30,22 +30,22 @@ def ready(page: StatusPage, row_cost_s: float = 0.001, place: int = 0) -> None:
 
 
 def test_before_the_second_sample_nothing_is_known_and_nothing_is_published(page: StatusPage) -> None:
-    measures = Measures()
-    assert measures.now() == Point(0.0) and measures.points() == [] and measures.headroom_rps is None
+    measures = Rates()
+    assert measures.now() == RatePoint(0.0) and measures.points() == [] and measures.headroom_rps is None
     measures.sample(page, 100.0)
     assert measures.points() == [] and page.main.value[Main.MEASURED_S] == 0
 
 
 def test_what_was_counted_before_the_first_sample_is_not_a_rate(page: StatusPage) -> None:
     answer(page, 1_000_000, 0.001)
-    measures = Measures()
+    measures = Rates()
     measures.sample(page, 100.0)
     measures.sample(page, 101.0)
     assert measures.now().requests_per_s == 0 and measures.now().p99_s is None
 
 
 def test_a_point_tells_of_the_time_since_the_one_before(page: StatusPage) -> None:
-    measures, front = Measures(), page.front(0).count
+    measures, front = Rates(), page.front(0).count
     measures.sample(page, 100.0)
     answer(page, 30, 0.001)
     front[Front.ERRORS + NUMBER[BadShape]] = 6
@@ -59,7 +59,7 @@ def test_a_point_tells_of_the_time_since_the_one_before(page: StatusPage) -> Non
 
 
 def test_now_is_over_ten_seconds_and_the_points_over_ten_minutes(page: StatusPage) -> None:
-    measures = Measures()
+    measures = Rates()
     for second in range(1000):
         measures.sample(page, float(second))
         answer(page, 100 if second < 990 else 200, 0.001)
@@ -94,7 +94,7 @@ def test_saturation_is_the_busy_share_of_the_ready_engines(page: StatusPage) -> 
     ready(page, place=0)
     ready(page, place=1)
     page.engine(2).value[Engine.BUSY_SUM_S] = 50.0  # not ready: no part of it
-    measures = Measures()
+    measures = Rates()
     measures.sample(page, 100.0)
     page.engine(0).value[Engine.BUSY_SUM_S], page.engine(1).value[Engine.BUSY_SUM_S] = 4.0, 1.0
     page.engine(2).value[Engine.BUSY_SUM_S] = 60.0
@@ -105,7 +105,7 @@ def test_saturation_is_the_busy_share_of_the_ready_engines(page: StatusPage) -> 
 
 def test_a_batch_that_has_not_ended_yet_counts_up_to_now(page: StatusPage) -> None:
     ready(page)
-    measures = Measures()
+    measures = Rates()
     measures.sample(page, 100.0)
     page.engine(0).value[Engine.RUN_STARTED_S] = 105.0
     measures.sample(page, 110.0)
@@ -115,12 +115,12 @@ def test_a_batch_that_has_not_ended_yet_counts_up_to_now(page: StatusPage) -> No
 def test_an_engine_that_was_ended_in_its_batch_makes_no_nonsense(page: StatusPage) -> None:
     ready(page)
     page.engine(0).value[Engine.RUN_STARTED_S] = 90.0
-    measures = Measures()
+    measures = Rates()
     measures.sample(page, 100.0)
     page.engine(0).value[Engine.RUN_STARTED_S] = 0.0  # what the supervisor does; the ten seconds are in no sum
     measures.sample(page, 101.0)
     assert measures.now().saturation == 0.0
-    page.engine(0).count[Engine.STATE] = State.LOADING
+    page.engine(0).count[Engine.STATE] = ReplicaState.LOADING
     measures.sample(page, 102.0)
     assert measures.now().saturation == 0.0 and measures.headroom_rps is None
 
@@ -168,7 +168,7 @@ def test_the_predicted_wait_is_close_to_a_simulated_queue() -> None:
 
 def test_headroom_from_a_page_uses_what_requests_lately_carried(page: StatusPage) -> None:
     ready(page, row_cost_s=0.001)
-    measures = Measures()
+    measures = Rates()
     measures.sample(page, 100.0)
     assert measures.headroom_rps is None
     measures.sample(page, 101.0)
@@ -190,9 +190,9 @@ def explain(page: StatusPage, slo_s: float | None) -> None:
 def test_the_objective_and_the_batch_size_come_from_what_the_engine_explains(page: StatusPage) -> None:
     ready(page, row_cost_s=0.001)  # of the cheapest size, 8 rows; the size in force costs twice that
     explain(page, slo_s=0.020)
-    found = measure.read_capacity(page, measure.read(page, 1.0), page.read_text(0))
+    found = rates.read_capacity(page, rates.read(page, 1.0), page.read_text(0))
     assert found == Capacity((pytest.approx(0.002),), 4, 0.020)
-    measures = Measures()
+    measures = Rates()
     measures.sample(page, 100.0)
     measures.sample(page, 101.0)
     assert measures.headroom_rps == pytest.approx(500 * busy_share_max(0.008, 0.020))
@@ -201,7 +201,7 @@ def test_the_objective_and_the_batch_size_come_from_what_the_engine_explains(pag
 def test_an_objective_that_is_missed_leaves_no_headroom_whatever_was_learned(page: StatusPage) -> None:
     ready(page, row_cost_s=0.0001)
     explain(page, slo_s=0.020)
-    measures = Measures()
+    measures = Rates()
     measures.sample(page, 100.0)
     answer(page, 99, 0.500)
     measures.sample(page, 101.0)
@@ -216,13 +216,13 @@ def test_an_engine_that_died_while_explaining_itself_does_not_hold_up_the_watch(
 ) -> None:
     ready(page)
     explain(page, slo_s=0.020)
-    measures = Measures()
+    measures = Rates()
     measures.sample(page, 100.0)
     measures.sample(page, 101.0)
     before = measures.headroom_rps
-    from serve.contract import status
+    from evenkeel.serve.contract import status_page
 
-    page._view[status._TEXT_AT : status._TEXT_AT + 8].cast("Q")[0] += 1
+    page._view[status_page._TEXT_AT : status_page._TEXT_AT + 8].cast("Q")[0] += 1
     monkeypatch.setattr("time.sleep", lambda s: pytest.fail("the watch waits for nobody"))
     measures.sample(page, 102.0)
     assert measures.headroom_rps == before

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.load import TENSORS_TOML
-from container.waker import is_stopped, parent_of
+from evenkeel.container.watch.stopped_processes import is_stopped, parent_of
 from tests.support.handler_model import asking, handler_folder
 from tests.support.held import held
 from tests.support.tree import Tree, eventually, serving
@@ -441,7 +441,7 @@ def test_a_supervisor_without_file_descriptors_starts_what_died_as_soon_as_it_ca
 
 
 def engine_of_pids(tree: Tree) -> int:
-    return next(p for p in tree.pids() if b"serve.engine.process" in cmdline(p))
+    return next(p for p in tree.pids() if b"evenkeel.serve.engine.process" in cmdline(p))
 
 
 def test_a_full_disk_under_the_log_does_not_stop_the_service(tmp_path: Path) -> None:
@@ -506,7 +506,9 @@ def test_a_replica_that_leaks_gives_way_to_a_warm_one_and_costs_no_request_and_n
         assert "made ready beside it" in tree.events("leak")[0]["message"]
         assert [e["process"] for e in tree.events("standing_by")] == ["engine-0"]
         assert reasons(tree) == {"engine/leak": 1} and tree.errors() == {}
-        eventually(lambda: sum(b"serve.engine.process" in cmdline(p) for p in tree.pids()) == 1, "its predecessor has left")
+        eventually(
+            lambda: sum(b"evenkeel.serve.engine.process" in cmdline(p) for p in tree.pids()) == 1, "its predecessor has left"
+        )
 
 
 def test_without_room_for_two_a_leaking_replica_is_replaced_in_its_place_and_costs_no_request(tmp_path: Path) -> None:

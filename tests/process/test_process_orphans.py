@@ -26,12 +26,12 @@ def roles(tree: Tree) -> list[bytes]:
 
 def front_begins(tree: Tree) -> bool:
     """It exists, and has not done much yet."""
-    return any(b"serve.front.process" in line for line in roles(tree))
+    return any(b"evenkeel.serve.front.process" in line for line in roles(tree))
 
 
 def everybody_begins(tree: Tree) -> bool:
     lines = roles(tree)
-    return all(any(role in line for line in lines) for role in (b"front.process", b"engine.process", b"sidecar.process"))
+    return all(any(role in line for line in lines) for role in (b"front.process", b"engine.process", b"evenkeel.sidecar.process"))
 
 
 def port_answers(tree: Tree) -> bool:
@@ -71,7 +71,7 @@ def test_a_role_whose_supervisor_ended_while_it_began_ends_too() -> None:
     """Whoever took it in is not its parent, whatever getppid() says."""
     gone = subprocess.Popen(["true"])
     gone.wait()
-    code = "from serve.contract.process import begin_role; begin_role(); print('lives on')"
+    code = "from evenkeel.serve.contract.process_setup import begin_role; begin_role(); print('lives on')"
     role = subprocess.run([sys.executable, "-c", code, str(gone.pid), "{}"], cwd=ROOT, capture_output=True, text=True)
     assert (role.returncode, role.stdout) == (-signal.SIGKILL, "")
 

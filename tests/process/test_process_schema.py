@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.front.app import build
+from evenkeel.serve.front.pages.data_pages import build
 from tests.support.tree import Tree
 
 SCHEMATHESIS = shutil.which("st", path=str(Path(sys.executable).parent))

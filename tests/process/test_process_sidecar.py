@@ -16,8 +16,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from container.listeners import reserve_grpc
-from serve.errors import BadSetting
+from evenkeel.container.supervise.listeners import reserve_grpc
+from evenkeel.serve.errors import BadSetting
 from tests.support.tree import ARTIFACTS, Tree, eventually, free_port, run_command, serving
 
 TOKEN = "a-token-that-nobody-may-see"

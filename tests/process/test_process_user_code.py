@@ -210,3 +210,35 @@ def test_check_ends_with_one_line_and_waits_for_no_thread(tmp_path: Path, case: 
     ended = run_command("check", folder)
     assert (ended.returncode == 0) is (message == ""), ended.stderr
     assert "Traceback" not in ended.stderr and message in ended.stderr
+
+
+CHILDREN = """
+import json, joblib, multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+def square(x): return x * x
+def model_fn(model_dir): return 1
+def input_fn(body, content_type): return json.loads(body)
+
+def predict_fn(ask, model):
+    if ask["by"] == "joblib":
+        return joblib.Parallel(n_jobs=2)(joblib.delayed(square)(x) for x in ask["rows"])
+    with ProcessPoolExecutor(2, multiprocessing.get_context(ask["by"])) as pool:
+        return list(pool.map(square, ask["rows"]))
+"""
+
+
+@pytest.mark.parametrize("by", ["joblib", "spawn", "forkserver", "fork"])
+def test_functions_of_a_script_run_in_processes_that_it_starts(tmp_path: Path, by: str) -> None:
+    with serving(folder_of(tmp_path / "model", CHILDREN)) as tree, tree.wire(60.0) as wire:
+        assert wire.post(json.dumps({"by": by, "rows": [1, 2, 3]}).encode()).json() == [1, 4, 9]
+        assert not tree.events("restart"), tree.story()
+
+
+def test_names_that_are_ours_inside_are_the_scripts_outside(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "model", "from serve.util import A\nfrom sidecar import B\nimport container.deep as C\n" + ODD)
+    for name, text in (("serve/util.py", "A = 1"), ("sidecar.py", "B = 2"), ("container/deep.py", "D = 3")):
+        (folder / "code" / name).parent.mkdir(exist_ok=True)
+        (folder / "code" / name).write_text(text)
+    with serving(folder) as tree:
+        assert ask(tree, "A + B + C.D").json() == 6

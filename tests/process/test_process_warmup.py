@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.contract import shapes
+from evenkeel.serve.contract import shape_uses
 from tests.support.tree import ARTIFACTS, Tree, eventually, run_command, serving
 
 DIGITS = ARTIFACTS / "digits"
@@ -187,7 +187,7 @@ def test_shapes_met_in_service_are_warmed_at_the_next_start(tmp_path: Path) -> N
     with serving("echo", EVENKEEL_SHAPE_LOG=str(log)) as tree, tree.wire() as wire:
         for _ in range(20):
             assert wire.post(body).status == 200
-    (use,) = [u for u in shapes.read(str(log)) if u.dims == ((33,),)]
+    (use,) = [u for u in shape_uses.read(str(log)) if u.dims == ((33,),)]
     assert use.runs == ((1, 20),)
     assert b"32" not in log.read_bytes().replace(b"33", b""), "sizes and counts only"
     with serving("echo", EVENKEEL_SHAPE_LOG=str(log)) as tree:

@@ -259,5 +259,5 @@ def test_a_cleared_run_directory_costs_no_request(start_image: Start) -> None:
 
 ENGINE_PID = (
     "import glob; print(*[p.split('/')[2] for p in glob.glob('/proc/[0-9]*/cmdline') "
-    "if b'serve.engine.process' in open(p, 'rb').read() and b'import glob' not in open(p, 'rb').read()])"
+    "if b'evenkeel.serve.engine.process' in open(p, 'rb').read() and b'import glob' not in open(p, 'rb').read()])"
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from container import environment
+from evenkeel.container import environment
 from tests.conftest import Start
 from tests.sagemaker.box import Box, ping, wire
 from tests.sagemaker.platform import Pinging, ask

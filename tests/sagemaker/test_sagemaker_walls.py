@@ -97,7 +97,10 @@ def test_the_plan_counts_the_cpus_that_it_was_given(start_image: Start, cpus: fl
 @pytest.mark.contract("12.36")
 def test_it_knows_the_memory_that_it_was_given_and_serves_within_512_mb(start_image: Start) -> None:
     box = start_image("digits", Room(memory_mb=512))
-    code = "from container.machine import memory_left; from pathlib import Path; print(memory_left(Path('/sys/fs/cgroup')))"
+    code = (
+        "from pathlib import Path; from evenkeel.container.plan.machine import memory_left; "
+        "print(memory_left(Path('/sys/fs/cgroup')))"
+    )
     assert 0 < int(python(box, code)) < 512 * MIB
     with wire(box) as w:
         assert w.get("/ping").status == 200

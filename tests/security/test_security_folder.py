@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from container import pack
-from serve.contract import manifest
-from serve.errors import BadModel
+from evenkeel.container.commands import pack_command
+from evenkeel.serve.contract import manifest
+from evenkeel.serve.errors import BadModel
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILES = sorted(ROOT.glob("Dockerfile.*"))
@@ -78,10 +78,10 @@ def test_links_inside_the_folder_and_a_folder_that_is_a_link_are_fine(folder: Pa
 
 
 def test_pack_refuses_links_and_names_no_path_outside(folder: Path) -> None:
-    assert all(not name.startswith(("/", "..")) for name in pack.collect(folder, folder.parent / "out.tar.gz"))
+    assert all(not name.startswith(("/", "..")) for name in pack_command.collect(folder, folder.parent / "out.tar.gz"))
     os.symlink(folder.parent / "secret.json", folder / "samples" / "c.json")
     with pytest.raises(BadModel, match="symbolic link"):
-        pack.collect(folder, folder.parent / "out.tar.gz")
+        pack_command.collect(folder, folder.parent / "out.tar.gz")
 
 
 def sources() -> list[Path]:

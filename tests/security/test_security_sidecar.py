@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import sidecar.door as door
-from serve.contract.status import StatusPage
-from sidecar.judging import Judging
+import evenkeel.sidecar.http.connection_limits as door
+from evenkeel.serve.contract.status_page import StatusPage
+from evenkeel.sidecar.rollout_service import RolloutService
 from tests.security.cases import REFUSED
 from tests.support import sidecar_app
 from tests.support.sidecar_app import CONNECTIONS_MAX, App, ask
@@ -23,7 +23,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
     for name, seconds in (("IDLE_S", 3.0), ("REQUEST_S", 1.5), ("ANSWER_S", 3.0)):
         monkeypatch.setattr(door, name, seconds)
     page = StatusPage.create()
-    with sidecar_app.serving_sidecar(page, Judging(page, tmp_path), tmp_path) as served:
+    with sidecar_app.serving_sidecar(page, RolloutService(page, tmp_path), tmp_path) as served:
         yield served
 
 

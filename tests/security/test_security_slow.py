@@ -7,8 +7,8 @@ import socket
 import threading
 import time
 
-from serve.front.desk import RESERVE
-from serve.front.patience import Patience
+from evenkeel.serve.front.http.connections import RESERVE
+from evenkeel.serve.front.http.rate_floor import RateFloor
 from tests.support.tree import Tree, eventually
 from tests.support.wire import Wire, chunked, request
 
@@ -157,7 +157,7 @@ def test_nothing_is_held_in_the_end(hurried: Tree) -> None:
 
 
 def test_patience_lasts_for_those_who_are_fast_enough_and_ends_for_the_rest() -> None:
-    fast, slow, late = Patience(10.0, 1000.0), Patience(10.0, 1000.0), Patience(10.0, 1000.0)
+    fast, slow, late = RateFloor(10.0, 1000.0), RateFloor(10.0, 1000.0), RateFloor(10.0, 1000.0)
     for each in (fast, slow, late):
         each.renew(0.0)
     assert not late.ends(1.0, 10**9), "a fast beginning …"
@@ -167,14 +167,14 @@ def test_patience_lasts_for_those_who_are_fast_enough_and_ends_for_the_rest() ->
 
 
 def test_with_no_rate_any_byte_renews_patience() -> None:
-    patience = Patience(10.0, 0.0)
+    patience = RateFloor(10.0, 0.0)
     patience.renew(0.0)
     assert not any(patience.ends(float(s), 1 if s % 9 == 0 else 0) for s in range(1, 100))
     assert any(patience.ends(float(s), 0) for s in range(100, 120))
 
 
 def test_time_in_which_nobody_listened_is_not_the_peers() -> None:
-    patience = Patience(10.0, 1000.0)
+    patience = RateFloor(10.0, 1000.0)
     patience.renew(100.0)
     patience.excuse(60.0)
     assert not patience.ends(161.0, 0)

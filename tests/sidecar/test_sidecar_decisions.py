@@ -6,19 +6,19 @@ import os
 
 import pytest
 
-from serve.contract.lifecycle import Condition, Reason, State, Verdict
-from serve.contract.status import Engine, Main, StatusPage
-from sidecar import authority, probes
-from sidecar.authority import Forbidden, Unauthorized
-from sidecar.estimate import Due, Progress, ready_in_s, replica_ready_in_s
-from sidecar.load import WINDOW_S, Load
+from evenkeel.serve.contract.lifecycle import Condition, Reason, ReplicaState, Verdict
+from evenkeel.serve.contract.status_page import Engine, Main, StatusPage
+from evenkeel.sidecar.http import auth, probes
+from evenkeel.sidecar.http.auth import Forbidden, Unauthorized
+from evenkeel.sidecar.watch.engine_load import WINDOW_S, Load
+from evenkeel.sidecar.watch.ready_eta import ReadyEta, WarmupProgress, ready_in_s, replica_ready_in_s
 
 TOKEN = "a-token-of-some-length"
 
 
 @pytest.mark.parametrize("shown", [[f"Bearer {TOKEN}"], [f"bearer {TOKEN}"], [f"  Bearer   {TOKEN} "]])
 def test_the_token_gives_authority(shown: list[str]) -> None:
-    authority.check(shown, TOKEN)
+    auth.check(shown, TOKEN)
 
 
 @pytest.mark.parametrize(
@@ -26,21 +26,21 @@ def test_the_token_gives_authority(shown: list[str]) -> None:
 )
 def test_missing_or_malformed_credentials_are_401(shown: list[str]) -> None:
     with pytest.raises(Unauthorized) as e:
-        authority.check(shown, TOKEN)
+        auth.check(shown, TOKEN)
     assert e.value.status == 401 and TOKEN not in e.value.message
 
 
 @pytest.mark.parametrize("shown", ["wrong", TOKEN[:-1], TOKEN + "x", "ä" * 20, "\udcff"])
 def test_a_wrong_token_is_403(shown: str) -> None:
     with pytest.raises(Forbidden) as e:
-        authority.check([f"Bearer {shown}"], TOKEN)
+        auth.check([f"Bearer {shown}"], TOKEN)
     assert e.value.status == 403 and TOKEN not in e.value.message
 
 
 @pytest.mark.parametrize("shown", [[], ["Bearer "], ["Bearer x"]])
 def test_without_a_token_set_nobody_has_authority_over_http(shown: list[str]) -> None:
     with pytest.raises(Forbidden, match="EVENKEEL_ADMIN_TOKEN"):
-        authority.check(shown, "")
+        auth.check(shown, "")
 
 
 TOOK = {"LOADING": 10.0, "WARMING": 4.0}
@@ -49,34 +49,34 @@ TOOK = {"LOADING": 10.0, "WARMING": 4.0}
 @pytest.mark.parametrize(
     ("progress", "took_s", "expected"),
     [
-        (Progress(State.READY, 5.0, 3, 3), {}, 0.0),
+        (WarmupProgress(ReplicaState.READY, 5.0, 3, 3), {}, 0.0),
         # From how far warm-up has come, when nothing is known from before.
-        (Progress(State.WARMING, 2.0, 1, 4), {}, 6.0),
-        (Progress(State.WARMING, 2.0, 0, 4), {}, None),
+        (WarmupProgress(ReplicaState.WARMING, 2.0, 1, 4), {}, 6.0),
+        (WarmupProgress(ReplicaState.WARMING, 2.0, 0, 4), {}, None),
         # From last time, until this time takes longer.
-        (Progress(State.WARMING, 1.0, 1, 4), TOOK, 3.0),
-        (Progress(State.WARMING, 6.0, 3, 4), TOOK, 2.0),
-        (Progress(State.LOADING, 4.0, 0, 0), TOOK, 10.0),
-        (Progress(State.LOADING, 99.0, 0, 0), TOOK, 4.0),
-        (Progress(State.NEW, 99.0, 0, 0), TOOK, 14.0),
-        (Progress(State.LOADING, 4.0, 0, 0), {}, None),
-        (Progress(State.FAILED, 4.0, 0, 0), TOOK, None),
-        (Progress(State.DRAINING, 4.0, 0, 0), TOOK, None),
+        (WarmupProgress(ReplicaState.WARMING, 1.0, 1, 4), TOOK, 3.0),
+        (WarmupProgress(ReplicaState.WARMING, 6.0, 3, 4), TOOK, 2.0),
+        (WarmupProgress(ReplicaState.LOADING, 4.0, 0, 0), TOOK, 10.0),
+        (WarmupProgress(ReplicaState.LOADING, 99.0, 0, 0), TOOK, 4.0),
+        (WarmupProgress(ReplicaState.NEW, 99.0, 0, 0), TOOK, 14.0),
+        (WarmupProgress(ReplicaState.LOADING, 4.0, 0, 0), {}, None),
+        (WarmupProgress(ReplicaState.FAILED, 4.0, 0, 0), TOOK, None),
+        (WarmupProgress(ReplicaState.DRAINING, 4.0, 0, 0), TOOK, None),
     ],
 )
 def test_the_time_to_ready_is_told_from_progress_and_from_last_time(
-    progress: Progress, took_s: dict[str, float], expected: float | None
+    progress: WarmupProgress, took_s: dict[str, float], expected: float | None
 ) -> None:
     assert replica_ready_in_s(progress, took_s) == expected
 
 
 def test_the_container_starts_with_its_last_replica_and_comes_back_with_its_first() -> None:
-    assert ready_in_s(False, None, [Due(5.0, False), Due(3.0, False), Due(0.0, True)]) == 5.0
-    assert ready_in_s(False, None, [Due(None, False), Due(3.0, False)]) is None
-    assert ready_in_s(False, None, [Due(None, True), Due(5.0, True), Due(3.0, True)]) == 3.0
+    assert ready_in_s(False, None, [ReadyEta(5.0, False), ReadyEta(3.0, False), ReadyEta(0.0, True)]) == 5.0
+    assert ready_in_s(False, None, [ReadyEta(None, False), ReadyEta(3.0, False)]) is None
+    assert ready_in_s(False, None, [ReadyEta(None, True), ReadyEta(5.0, True), ReadyEta(3.0, True)]) == 3.0
     assert ready_in_s(False, None, []) is None
-    assert ready_in_s(True, None, [Due(None, True)]) == 0.0
-    assert ready_in_s(False, Reason.DRAINING, [Due(3.0, False)]) is None
+    assert ready_in_s(True, None, [ReadyEta(None, True)]) == 0.0
+    assert ready_in_s(False, Reason.DRAINING, [ReadyEta(3.0, False)]) is None
 
 
 HOLDS, LACKS = Condition("running", True, ""), Condition("warm", False, "no warm engine")

@@ -6,7 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from sidecar import page_html
+from evenkeel.sidecar.http import page_html
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,22 +16,22 @@ from typing import Any
 
 import pytest
 
-from serve.contract.status import Main, RolloutCell, StatusPage
-from serve.errors import NotFound
-from sidecar import process
-from sidecar.judging import BODY_BYTES_MAX, Judging
-from sidecar.observe import Remembered
-from sidecar.rollout import decide, judge, replay, saved, scrape
-from sidecar.rollout.counters import Key
-from sidecar.rollout.evidence import Evidence
-from sidecar.rollout.fetch import fetch
-from sidecar.rollout.order import Order, from_json
-from sidecar.rollout.rule import Arm
-from sidecar.rollout.trail import POINTS_MAX, Trail
-from sidecar.rollout.trouble import BadMetrics, CannotJudge
-from sidecar.settings import SidecarSettings
-from sidecar.transitions import Memory
-from tests.rollout.fleet import Instance, StepClock, serving
+from evenkeel.serve.contract.status_page import Main, RolloutCell, StatusPage
+from evenkeel.serve.errors import NotFound
+from evenkeel.sidecar import process
+from evenkeel.sidecar.rollout import checkpoint, decide, judge, replay, scrape
+from evenkeel.sidecar.rollout.counters import Key
+from evenkeel.sidecar.rollout.evidence import Evidence
+from evenkeel.sidecar.rollout.evidence_series import POINTS_MAX, EvidenceSeries
+from evenkeel.sidecar.rollout.fetch import fetch
+from evenkeel.sidecar.rollout.judge_errors import BadMetrics, CannotJudge
+from evenkeel.sidecar.rollout.rule import Arm
+from evenkeel.sidecar.rollout.spec import RolloutSpec, from_json
+from evenkeel.sidecar.rollout_service import BODY_BYTES_MAX, RolloutService
+from evenkeel.sidecar.settings import SidecarSettings
+from evenkeel.sidecar.watch.snapshot import Remembered
+from evenkeel.sidecar.watch.transitions import TransitionLog
+from tests.sidecar.rollout.fleet import Instance, StepClock, serving
 from tests.support.scrape import Scrape
 from tests.support.sidecar_app import TOKEN, App, ask, serving_sidecar
 
@@ -44,7 +44,7 @@ class Bench:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder, self._stack = folder, stack
         self.page, self.clock = StatusPage.create(), StepClock()
-        self.judging = Judging(self.page, folder, self.clock.now_s)
+        self.judging = RolloutService(self.page, folder, self.clock.now_s)
         self.app: App = stack.enter_context(serving_sidecar(self.page, self.judging, folder))
 
     def instance(self, **traits: Any) -> Instance:
@@ -220,7 +220,7 @@ def test_a_rollout_that_was_replaced_while_its_instances_hung_changes_nothing(be
         assert said.status == 202, "nobody waits for the one that hangs"
         go_on.set()
         thread.join()
-    record, kept = bench.decision(), saved.load(bench.folder)
+    record, kept = bench.decision(), checkpoint.load(bench.folder)
     assert (record["rollout"], record["judge"]) == ("next", {"phase": "waiting", "missing": {}})
     assert kept is not None and (kept.order.id, kept.start_s) == ("next", None), "what is saved is the new one"
 
@@ -361,7 +361,7 @@ def test_an_order_and_the_json_that_asks_for_it_are_the_same() -> None:
     assert order.to_json() == body and from_json(order.to_json(), "") == order
     unchecked = from_json({**body, "split": "unchecked"}, "")
     assert unchecked.split is None and from_json(unchecked.to_json(), "") == unchecked and not unchecked.rule().mix_checked
-    assert from_json({"candidate": C, "baseline": B}, "now") == Order(candidate=tuple(C), baseline=tuple(B), id="now")
+    assert from_json({"candidate": C, "baseline": B}, "now") == RolloutSpec(candidate=tuple(C), baseline=tuple(B), id="now")
 
 
 # ---- /status, for people -------------------------------------------------------------------------------------------------
@@ -410,7 +410,7 @@ def test_status_says_since_when_the_verdict_is_what_it_is(bench: Bench) -> None:
     assert first == pytest.approx(bench.decision()["elapsed_s"], abs=0.01)
     bench.clock.sleep(100)
     assert shown(bench)["for_s"] == 100
-    successor = Judging(bench.page, bench.folder, bench.clock.now_s).status(lambda s: s)
+    successor = RolloutService(bench.page, bench.folder, bench.clock.now_s).status(lambda s: s)
     assert successor is not None and successor["for_s"] == 100, "a successor knows it too"
 
 
@@ -427,16 +427,16 @@ def test_a_successor_has_the_same_trail_and_one_that_lost_it_says_so(bench: Benc
     bench.name(bench.instance(), bench.instance(error_rate=0.004))
     bench.run(200)
     ours = bench.judging.status(lambda s: s)
-    theirs = Judging(bench.page, bench.folder, bench.clock.now_s).status(lambda s: s)
+    theirs = RolloutService(bench.page, bench.folder, bench.clock.now_s).status(lambda s: s)
     assert ours == theirs and ours is not None and len(ours["evidence"]["metrics"]["errors"]) == 20
-    (bench.folder / saved.STATE).write_text("garbage")
-    lost = Judging(bench.page, bench.folder, bench.clock.now_s).status(lambda s: s)
+    (bench.folder / checkpoint.STATE).write_text("garbage")
+    lost = RolloutService(bench.page, bench.folder, bench.clock.now_s).status(lambda s: s)
     assert lost is not None and (lost["phase"], lost["decision"], lost["final"]) == ("lost", "hold", True)
     assert lost["reasons"][0]["code"] == "judge_lost" and lost["arms"] == {}
 
 
 def test_a_trail_keeps_its_bound_and_its_newest_point_however_many_windows_come() -> None:
-    trail, rule = Trail(), Order(candidate=("c",), baseline=("b",), id="x").rule()
+    trail, rule = EvidenceSeries(), RolloutSpec(candidate=("c",), baseline=("b",), id="x").rule()
     for i in range(1, 1001):
         trail.add(rule, {"errors": Evidence("errors")}, i * 10.0)
         rows = trail.to_json()["metrics"]["errors"]
@@ -454,9 +454,9 @@ def test_a_successor_goes_on_and_comes_to_the_very_same_record(bench: Bench) -> 
     old, new = bench.instance(), bench.instance(error_rate=0.004)
     bench.name(old, new)
     bench.run(200)
-    alone = saved.load(bench.folder)
+    alone = checkpoint.load(bench.folder)
     assert alone is not None
-    successor = Judging(bench.page, bench.folder, bench.clock.now_s)
+    successor = RolloutService(bench.page, bench.folder, bench.clock.now_s)
     for judging in (bench.judging, successor):
         assert judging.shown()["windows"] == 20
     bench.clock.sleep(10)
@@ -468,7 +468,7 @@ def test_a_successor_that_comes_late_has_one_longer_window_and_no_gap(bench: Ben
     bench.name(bench.instance(), bench.instance())
     bench.run(100)
     bench.clock.sleep(35)
-    successor = Judging(bench.page, bench.folder, bench.clock.now_s)
+    successor = RolloutService(bench.page, bench.folder, bench.clock.now_s)
     assert successor.turn()
     record = successor.shown()
     assert (record["windows"], record["elapsed_s"]) == (11, 135.0)
@@ -481,7 +481,7 @@ def test_a_successor_keeps_what_was_final_and_the_stage(bench: Bench) -> None:
     bench.app.ask("/rollout/stage", "POST", {"split": {"baseline": 1, "candidate": 2}})
     record = bench.run(600)
     assert record["decision"] == "rollback" and record["stage"] == 1
-    successor = Judging(bench.page, bench.folder, bench.clock.now_s)
+    successor = RolloutService(bench.page, bench.folder, bench.clock.now_s)
     assert not successor.turn()
     shown = successor.shown()
     assert {**shown, "judge": None} == {**record, "judge": None} and shown["judge"]["phase"] == "ended"
@@ -491,7 +491,7 @@ def test_a_successor_waits_on_for_instances_that_had_not_answered(bench: Bench) 
     late = bench.instance(broken="starting")
     bench.name(bench.instance(), late)
     bench.run(50)
-    successor = Judging(bench.page, bench.folder, bench.clock.now_s)
+    successor = RolloutService(bench.page, bench.folder, bench.clock.now_s)
     assert successor.shown()["judge"]["phase"] == "waiting"
     late.broken = None
     bench.clock.sleep(10)
@@ -502,17 +502,17 @@ def test_a_window_that_was_written_just_before_the_end_is_not_counted_twice(benc
     """Killed after the log grew and before the state followed; and in the middle of a line."""
     bench.name(bench.instance(), bench.instance())
     bench.run(100)
-    state = (bench.folder / saved.STATE).read_bytes()
+    state = (bench.folder / checkpoint.STATE).read_bytes()
     bench.run(10)
-    (bench.folder / saved.STATE).write_bytes(state)
-    with (bench.folder / saved.LOG).open("a") as log:
+    (bench.folder / checkpoint.STATE).write_bytes(state)
+    with (bench.folder / checkpoint.LOG).open("a") as log:
         log.write('{"window":{"start_s":1')
-    successor = Judging(bench.page, bench.folder, bench.clock.now_s)
+    successor = RolloutService(bench.page, bench.folder, bench.clock.now_s)
     assert successor.shown()["windows"] == 10
     bench.clock.sleep(3)
     assert successor.turn()
     assert successor.shown()["metrics"]["errors"]["candidate"]["requests"] == 11_300, "113 s at 100 a second, each once"
-    again = saved.load(bench.folder)
+    again = checkpoint.load(bench.folder)
     assert again is not None and [w.end_s for w in again.rollout.windows[-2:]] == [100.0, 113.0]
 
 
@@ -521,23 +521,23 @@ def test_a_successor_that_cannot_read_what_was_saved_holds_and_says_so(bench: Be
     bench.name(bench.instance(), bench.instance())
     bench.run(600)
     assert bench.page.main.count[Main.ROLLOUT] == RolloutCell.PROMOTE
-    (bench.folder / saved.STATE).write_bytes(damage)
-    assert_lost(Judging(bench.page, bench.folder, bench.clock.now_s), bench)
+    (bench.folder / checkpoint.STATE).write_bytes(damage)
+    assert_lost(RolloutService(bench.page, bench.folder, bench.clock.now_s), bench)
 
 
 def test_a_successor_without_the_windows_or_without_any_file_holds_and_says_so(bench: Bench) -> None:
     bench.name(bench.instance(), bench.instance())
     bench.run(600)
-    state, log = ((bench.folder / name).read_text() for name in (saved.STATE, saved.LOG))
+    state, log = ((bench.folder / name).read_text() for name in (checkpoint.STATE, checkpoint.LOG))
     for changed in (log.replace('"margin":1.25', '"margin":9.25'), log[: len(log) // 2], None):
-        (bench.folder / saved.STATE).write_text(state)
+        (bench.folder / checkpoint.STATE).write_text(state)
         if changed is not None:
-            (bench.folder / saved.LOG).write_text(changed)
-        assert_lost(Judging(bench.page, bench.folder, bench.clock.now_s), bench)
-    assert_lost(Judging(bench.page, bench.folder, bench.clock.now_s), bench)
+            (bench.folder / checkpoint.LOG).write_text(changed)
+        assert_lost(RolloutService(bench.page, bench.folder, bench.clock.now_s), bench)
+    assert_lost(RolloutService(bench.page, bench.folder, bench.clock.now_s), bench)
 
 
-def assert_lost(successor: Judging, bench: Bench) -> None:
+def assert_lost(successor: RolloutService, bench: Bench) -> None:
     record = successor.shown()
     assert (record["decision"], record["final"], codes(record)) == ("hold", True, ["judge_lost"])
     assert bench.gauges() == (0, 1) and not successor.turn()
@@ -550,10 +550,10 @@ def assert_lost(successor: Judging, bench: Bench) -> None:
 def test_a_folder_that_cannot_be_written_is_said_and_the_judge_goes_on(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
     bench.name(bench.instance(), bench.instance())
     bench.run(100)
-    kept = saved.load(bench.folder)
-    (bench.folder / f"{saved.STATE}.new").mkdir()  # in the way of the next state, whoever runs this test
+    kept = checkpoint.load(bench.folder)
+    (bench.folder / f"{checkpoint.STATE}.new").mkdir()  # in the way of the next state, whoever runs this test
     assert bench.run(600)["decision"] == "promote"
-    again = saved.load(bench.folder)
+    again = checkpoint.load(bench.folder)
     assert kept is not None and again is not None and again.rollout.memory() == kept.rollout.memory(), "what was saved holds"
 
 
@@ -709,7 +709,7 @@ def test_an_answer_without_an_end_is_given_up_at_its_bound() -> None:
 
 def test_instances_that_hang_or_answer_garbage_do_not_slow_the_watch_loop(tmp_path: Path) -> None:
     """The real loop and the real judge in real time. The bar is wide: any shared machine stalls now and then."""
-    page, remembered = StatusPage.create(), Remembered(memory=Memory())
+    page, remembered = StatusPage.create(), Remembered(memory=TransitionLog())
     settings = SidecarSettings(listen_fd=-1, status_fd=-1, admin_fd=-1, token_fd=-1, run_dir="", log_text=True)
     threading.Thread(target=process.watch, args=(page, remembered, settings, threading.Event()), daemon=True).start()
     texts = list(garbage())
@@ -719,7 +719,7 @@ def test_instances_that_hang_or_answer_garbage_do_not_slow_the_watch_loop(tmp_pa
         connection.recv(4096)
         connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + texts[next(turn) % len(texts)])
 
-    judging = Judging(page, tmp_path)
+    judging = RolloutService(page, tmp_path)
     with ExitStack() as stack:
         urls = [stack.enter_context(raw_server(behave)) for behave in (hang, drip_a_head, pour, *[babble] * 20)]
         order = {"baseline": urls[:10], "candidate": urls[10:], "window_s": 0.5, "max_minutes": 1}

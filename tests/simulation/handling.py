@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
 
-from serve.engine.backends.base import RawReply, RawRequest, RawResult, RawStream
+from evenkeel.serve.engine.backends.base import RawReply, RawRequest, RawResult, RawStream
 
 LINES = "application/jsonlines"
 

@@ -1,11 +1,11 @@
 """The supervisor's part in the small world: versions load beside the one that serves or in its place, are named, stand by,
-leave. As container/versions.py does it, but when is chance."""
+leave. As container/versions/deployer.py does it, but when is chance."""
 
 from __future__ import annotations
 
 import random
 
-from serve.contract.status import Main
+from evenkeel.serve.contract.status_page import Main
 from tests.support.front_bench import EnginePlace, FrontBench
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve.contract import logline
+from evenkeel.serve.contract import logline
 from tests.simulation.world import MODELS, World
 
 SEEDS = [int(os.environ["SEED"])] if "SEED" in os.environ else list(range(48))

@@ -22,16 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from serve.contract.ends import Ended
-from serve.contract.signature import Signature
-from serve.contract.status import TALLIES_MAX, Front
-from serve.engine.flying import FLYING_MAX
-from serve.engine.replica import Replica
-from serve.errors import FAMILIES
-from serve.front.heads import Head
-from serve.front.invocation import Invocation
-from serve.front.suspects import KILLS_MAX
-from serve.settings import Limits
+from evenkeel.serve.contract.engine_ends import Ended
+from evenkeel.serve.contract.signature import Signature
+from evenkeel.serve.contract.status_page import TALLIES_MAX, Front
+from evenkeel.serve.engine.cycle.pipelined import FLYING_MAX
+from evenkeel.serve.engine.models.replica import Replica
+from evenkeel.serve.errors import FAMILIES
+from evenkeel.serve.front.http.request_head import Head
+from evenkeel.serve.front.request.invocations import Invocation
+from evenkeel.serve.front.request.suspects import KILLS_MAX
+from evenkeel.serve.settings import Limits
 from tests.simulation import handling
 from tests.simulation.lanes import Lanes
 from tests.support.front_bench import Caller, EnginePlace, FrontBench, head

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from serve.contract.status import StatusPage
-from serve.engine.flying import cycle_for
-from serve.engine.replica import Replica
-from serve.errors import FAMILIES
-from serve.transport import descriptor
-from serve.transport.arena import Arena, read_spill
-from serve.transport.channel import Channel
-from serve.transport.descriptor import FINITE, OVERFLOW, PROTOCOL, REPLY, REQUEST, Reply
-from serve.transport.slots import Slot, Slots
+from evenkeel.serve.contract.status_page import StatusPage
+from evenkeel.serve.engine.cycle.pipelined import cycle_for
+from evenkeel.serve.engine.models.replica import Replica
+from evenkeel.serve.errors import FAMILIES
+from evenkeel.serve.transport import descriptor
+from evenkeel.serve.transport.arena import Arena, read_spill
+from evenkeel.serve.transport.channel import Channel
+from evenkeel.serve.transport.descriptor import FINITE, OVERFLOW, PROTOCOL, REPLY, REQUEST, Reply
+from evenkeel.serve.transport.slots import Slot, Slots
 from tests.support.clock import ManualClock
 
 SMALL = ((1 << 10, 256), (1 << 16, 32), (1 << 20, 4))

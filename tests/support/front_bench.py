@@ -9,16 +9,16 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from serve.contract import ends
-from serve.contract.ends import Ended
-from serve.contract.status import StatusPage
-from serve.engine.cycle import Cycle
-from serve.engine.flying import cycle_for
-from serve.engine.replica import Replica
-from serve.errors import EvenkeelError
-from serve.front.heads import Head, Route, build
-from serve.front.invocation import Invocation, Invocations
-from serve.settings import Limits
+from evenkeel.serve.contract import engine_ends
+from evenkeel.serve.contract.engine_ends import Ended
+from evenkeel.serve.contract.status_page import StatusPage
+from evenkeel.serve.engine.cycle.cycle import Cycle
+from evenkeel.serve.engine.cycle.pipelined import cycle_for
+from evenkeel.serve.engine.models.replica import Replica
+from evenkeel.serve.errors import EvenkeelError
+from evenkeel.serve.front.http.request_head import Head, Route, build
+from evenkeel.serve.front.request.invocations import Invocation, Invocations
+from evenkeel.serve.settings import Limits
 from tests.support.clock import ManualClock
 
 
@@ -110,7 +110,7 @@ class EnginePlace:
 
     def tell(self, ended: Ended) -> None:
         """As the supervisor does it before it starts the next engine."""
-        ends.write(self.bench.page.engine(self.number), self.epoch, ended)
+        engine_ends.write(self.bench.page.engine(self.number), self.epoch, ended)
 
     def leave(self) -> None:
         """Told to finish what it has accepted, as by SIGTERM."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import uvicorn
 
-from serve.front.body_reader import BodyReader
-from serve.front.desk import Desk
-from serve.front.protocol import FrontProtocol
+from evenkeel.serve.front.http.body_reader import BodyReader
+from evenkeel.serve.front.http.connections import Connections
+from evenkeel.serve.front.http.protocol import FrontProtocol
 from tests.support.front_bench import FrontBench
 
 WITHIN_S = 10.0
@@ -23,11 +23,11 @@ class Line:
     """One connection between a FrontProtocol and a client of ours, in one event loop stepped by hand."""
 
     def __init__(
-        self, bench: FrontBench, desk: Desk | None = None, ends: tuple[socket.socket, socket.socket] | None = None
+        self, bench: FrontBench, desk: Connections | None = None, ends: tuple[socket.socket, socket.socket] | None = None
     ) -> None:
         """`desk`: that of another, for two connections of one worker. `ends`: the client's and the server's socket."""
         self.bench = bench
-        self.desk = desk or Desk(bench.page, bench.page.front(0), bench.front, bench.limits, None)
+        self.desk = desk or Connections(bench.page, bench.page.front(0), bench.front, bench.limits, None)
         self.client, theirs = ends or socket.socketpair()
         self.client.setblocking(False)
         self.heard = b""

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from serve.batching.cost import CostModel
-from serve.contract.manifest import Manifest
-from serve.contract.signature import Signature, TensorSpec
-from serve.engine.replica import Replica
-from serve.engine.tensors import Gather, Scatter
-from serve.transport.layout import Layout, numpy_dtype
+from evenkeel.serve.batching.cost import CostModel
+from evenkeel.serve.contract.manifest import Manifest
+from evenkeel.serve.contract.signature import Signature, TensorSpec
+from evenkeel.serve.engine.cycle.tensors import Gather, Scatter
+from evenkeel.serve.engine.models.replica import Replica
+from evenkeel.serve.transport.layout import Layout, numpy_dtype
 from tests.support.clock import ManualClock
 
 Array = np.ndarray[Any, Any]

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.contract.status import StatusPage
-from serve.exposition import PageCollector
+from evenkeel.serve.contract.status_page import StatusPage
+from evenkeel.serve.exposition import PageCollector
 
 
 class Scrape:

@@ -15,13 +15,13 @@ from typing import Any
 
 import uvicorn
 
-from serve.contract.status import StatusPage
-from sidecar.door import Door, DoorProtocol
-from sidecar.hosts import Hosts
-from sidecar.http import Shown, build, trusted
-from sidecar.judging import Judging
-from sidecar.observe import Remembered
-from sidecar.transitions import Memory
+from evenkeel.serve.contract.status_page import StatusPage
+from evenkeel.sidecar.http.app import Shown, build, trusted
+from evenkeel.sidecar.http.connection_limits import ConnectionLimits, SidecarProtocol
+from evenkeel.sidecar.http.hosts import Hosts
+from evenkeel.sidecar.rollout_service import RolloutService
+from evenkeel.sidecar.watch.snapshot import Remembered
+from evenkeel.sidecar.watch.transitions import TransitionLog
 
 CONNECTIONS_MAX = 16
 TOKEN = "a-token-of-the-tests"
@@ -78,8 +78,8 @@ class App:
 
 
 @contextlib.contextmanager
-def serving_sidecar(page: StatusPage, judging: Judging, folder: Path, token: str = TOKEN) -> Iterator[App]:
-    app = build(Shown(page, Remembered(memory=Memory()), judging, token, Hosts.of("127.0.0.1")))
+def serving_sidecar(page: StatusPage, judging: RolloutService, folder: Path, token: str = TOKEN) -> Iterator[App]:
+    app = build(Shown(page, Remembered(memory=TransitionLog()), judging, token, Hosts.of("127.0.0.1")))
     tcp = socket.create_server(("127.0.0.1", 0))
     unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     unix.bind(str(folder / "admin.sock"))
@@ -92,7 +92,7 @@ def serving_sidecar(page: StatusPage, judging: Judging, folder: Path, token: str
 
 @contextlib.contextmanager
 def _running(app: Any, sock: socket.socket) -> Iterator[None]:
-    http: Any = functools.partial(DoorProtocol, Door(CONNECTIONS_MAX))
+    http: Any = functools.partial(SidecarProtocol, ConnectionLimits(CONNECTIONS_MAX))
     config = uvicorn.Config(
         app, http=http, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
     )

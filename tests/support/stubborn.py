@@ -6,7 +6,7 @@ import os
 import socket
 from typing import Any
 
-from serve.transport.channel import Channel
+from evenkeel.serve.transport.channel import Channel
 
 
 class Stubborn:

@@ -178,7 +178,7 @@ class Tree:
     def pid_of(self, role: str) -> int:
         """The process at place 0 of `front`, `engine` or `sidecar`."""
         if role == "sidecar":
-            return next((p for p in self.pids() if b"sidecar.process" in Path(f"/proc/{p}/cmdline").read_bytes()), 0)
+            return next((p for p in self.pids() if b"evenkeel.sidecar.process" in Path(f"/proc/{p}/cmdline").read_bytes()), 0)
         key = {"front": "fronts", "engine": "replicas"}[role]
         return int(self.status()[key][0]["pid"])
 

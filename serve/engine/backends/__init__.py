@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from serve.contract.manifest import BACKENDS
-from serve.engine.backends.base import Loader
-from serve.errors import BadModel
+from evenkeel.serve.engine.backends.base import Loader
+from evenkeel.serve.errors import BadModel
+
+MODULES = {"onnx": "onnx.onnx_backend", "pytorch": "pytorch.torch_backend", "handler": "handler.handler_backend", "echo": "echo"}
 
 
 def loader(backend: str) -> Loader:
     """The `load` function of one backend. Raises BadModel when this image lacks what the backend needs."""
-    assert backend in BACKENDS, f"the manifest lets only {BACKENDS} through, not {backend!r}"
+    assert backend in MODULES, f"the manifest lets only {sorted(MODULES)} through, not {backend!r}"
     try:
-        load: Loader = import_module(f"{__name__}.{backend}").load
+        load: Loader = import_module(f"{__name__}.{MODULES[backend]}").load
     except ImportError as e:
         raise BadModel(
             f"backend = {backend!r} cannot start: {e}; use the image that carries this framework, or install it"

@@ -3,7 +3,7 @@
 Two kinds. A *tensor* backend takes named arrays of a batch and gives arrays; everything about bytes is done outside.
 A *raw* backend (the Python handler) takes whole request bodies and gives whole reply bodies, since the user's code
 decodes them. Backends are called from one thread, know nothing of slots or sockets, and raise errors from
-serve.errors; whatever else they raise becomes ModelFailed for the requests of that batch.
+evenkeel.serve.errors; whatever else they raise becomes ModelFailed for the requests of that batch.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from serve.contract.manifest import Manifest
-from serve.contract.signature import Signature
-from serve.engine.startup import Ledger
+from evenkeel.serve.contract.manifest import Manifest
+from evenkeel.serve.contract.signature import Signature
+from evenkeel.serve.engine.models.startup import Ledger
 
 Array = np.ndarray[Any, Any]
 
@@ -35,7 +35,7 @@ class TensorBackend(Protocol):
 
 
 class LaunchingBackend(TensorBackend, Protocol):
-    """A tensor backend that can begin a batch while another runs: see serve/engine/flying.py. Whoever has `launch` is one."""
+    """A tensor backend that can begin a batch while another runs: see engine/cycle/pipelined.py. Whoever has `launch` is one."""
 
     def lend(self, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
         """Places for the inputs of the next launch, of these shapes and of the signature's types, from where the device copies

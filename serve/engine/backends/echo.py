@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from serve.contract.manifest import Manifest
-from serve.contract.signature import Signature, TensorSpec
-from serve.engine.backends.base import Array, LoadOptions
-from serve.errors import BadModel
+from evenkeel.serve.contract.manifest import Manifest
+from evenkeel.serve.contract.signature import Signature, TensorSpec
+from evenkeel.serve.engine.backends.base import Array, LoadOptions
+from evenkeel.serve.errors import BadModel
 
 PLAIN = (TensorSpec("x", "float32", ("n",)),)
 

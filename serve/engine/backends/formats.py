@@ -8,7 +8,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from serve.errors import BadModel
+from evenkeel.serve.errors import BadModel
 
 # First bytes -> (kind, what it is). A zip may be several kinds; its members tell, see `kind_of`.
 MAGIC: tuple[tuple[bytes, str, str], ...] = (

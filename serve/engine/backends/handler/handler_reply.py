@@ -1,0 +1,99 @@
+"""What a script returned, as an answer: the body, its type, and what the script said on its context.
+
+Every object here is foreign. So all of it runs inside one guard, and a RawReply holds plain types only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from evenkeel.serve.engine.backends.base import RawReply, RawRequest, RawStream
+from evenkeel.serve.engine.backends.handler.handler_context import ATTRIBUTES, CONTENT_TYPE, Processor, checked_header
+from evenkeel.serve.engine.backends.handler.handler_defaults import JSON, concrete_types, encoded_json, first_type
+from evenkeel.serve.engine.backends.handler.handler_files import DATA, content_of, is_file
+from evenkeel.serve.engine.backends.handler.handler_stream import stream
+from evenkeel.serve.engine.foreign import TEXT_CHARS_MAX, kind_of, plain, status_of
+from evenkeel.serve.engine.script_guard import Unfit, judged, refusal
+
+TYPE_NAMES = ("mimetype", "media_type")  # of the type in a response object: Flask's, Starlette's
+BYTES, TEXT = "application/octet-stream", "text/plain; charset=utf-8"  # of a file when nobody has named a type
+
+
+def reply(name: str, result: Any, request: RawRequest, processor: Processor) -> RawReply | RawStream:
+    """The answer that `name` returned: str, bytes, (body, content type), a response object as Flask has it, a file, anything that
+    fits into JSON, or an iterator of parts (in any of these places). Raises an EvenkeelError: also for a status of 400 or
+    more that the script has set."""
+    made: RawReply | RawStream = judged(name, result, _reply, name, result, request, processor)
+    return made
+
+
+def _reply(name: str, result: Any, request: RawRequest, processor: Processor) -> RawReply | RawStream:
+    if type(result) is str or type(result) is bytes:  # the usual answer, which needs no look
+        return _whole(result, "", first_type(request.accept), processor)
+    body, content_type = _body_and_type(result, processor)
+    if body is None:
+        raise Unfit("does it lack a return?" if result is None else "it has no body")
+    if isinstance(body, AsyncIterator):
+        raise Unfit("an async generator: handlers are called one after another, write it with def")
+    if is_file(body):
+        content = content_of(body)
+        kinds = (*concrete_types(request.accept), TEXT if isinstance(content, str) else BYTES)
+        return _whole(content, content_type, kinds[0], processor)
+    if isinstance(body, Iterator):
+        return stream(name, body, request.accept, lambda kind: _head(content_type, kind, processor))
+    written = plain(body)
+    if written is None:
+        written, content_type = encoded_json(body), JSON
+    return _whole(written, content_type, first_type(request.accept), processor)
+
+
+def _body_and_type(result: Any, processor: Processor) -> tuple[Any, Any]:
+    """What it holds, and the type that it names; a response object also has a status."""
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str):
+        return result
+    if not _is_response(result):
+        return result, ""
+    code = getattr(result, "status_code", None)
+    processor.code = processor.code if code is None else status_of(code)
+    return _body_of(result), next((t for name in TYPE_NAMES if (t := getattr(result, name, None)) is not None), "")
+
+
+def _whole(content: str | bytes, content_type: Any, otherwise: str, processor: Processor) -> RawReply:
+    body = content.encode("utf-8", "replace") if isinstance(content, str) else content
+    return RawReply(body, *_head(content_type, otherwise, processor, body))
+
+
+def _head(content_type: Any, otherwise: str, processor: Processor, body: bytes = b"") -> tuple[str, str | None]:
+    """Content type and custom attributes: what was returned with the body counts before what was set on the context."""
+    headers, code = processor.headers, processor.code
+    if code != 200 and (code := status_of(code)) >= 400:
+        words = body[: 4 * TEXT_CHARS_MAX].decode("utf-8", "replace")
+        phrase = plain(processor.phrase)
+        raise refusal(code, phrase if phrase and isinstance(phrase, str) else words)
+    if not headers and type(content_type) is str and not content_type:
+        return otherwise, None
+    kind = checked_header(CONTENT_TYPE, content_type) or checked_header(CONTENT_TYPE, headers.get(CONTENT_TYPE))
+    return kind or otherwise, checked_header(ATTRIBUTES, headers.get(ATTRIBUTES)) or None
+
+
+# Response objects -------------------------------------------------------------------------------------------------------------
+
+
+def _is_response(result: Any) -> bool:
+    return not isinstance(result, DATA) and any(hasattr(result, name) for name in TYPE_NAMES)
+
+
+def _body_of(response: Any) -> Any:
+    """The body of a response object: Flask's get_data(), Starlette's body, or the list Werkzeug keeps."""
+    if callable(getattr(response, "get_data", None)):
+        return response.get_data()
+    body = getattr(response, "response", getattr(response, "body", None))
+    return b"".join(map(_bytes_of, body)) if isinstance(body, list | tuple) else body
+
+
+def _bytes_of(part: Any) -> bytes:
+    content = plain(part)
+    if content is None:
+        raise Unfit(f"a part of its body is {kind_of(part)}: it must be str or bytes")
+    return content.encode("utf-8", "replace") if isinstance(content, str) else content

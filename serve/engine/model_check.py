@@ -1,0 +1,103 @@
+"""Loads a model as an engine does, runs its samples and prints what a user wants to know before serving it.
+
+Started as `python -m evenkeel.serve.engine.model_check MODEL_DIR THREADS [DEVICE [REQUIRE_GPU]]`. Exit code 0:
+it would serve.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from pathlib import Path
+
+from evenkeel.serve.batching.cost import best_rows
+from evenkeel.serve.engine.backends.base import LoadOptions
+from evenkeel.serve.engine.foreign import said
+from evenkeel.serve.engine.leaving import Leaving
+from evenkeel.serve.engine.models import explain, replica, samples
+from evenkeel.serve.engine.models.replica import Replica
+from evenkeel.serve.engine.models.warmup import Warmup
+from evenkeel.serve.errors import BadModel
+
+
+def main() -> int:
+    folder, threads = Path(sys.argv[1]), int(sys.argv[2])
+    device, require_gpu = (*sys.argv[3:], "", "0")[:2]
+    leaving = Leaving()
+    code = checked(folder, LoadOptions(threads, device, require_gpu=require_gpu != "0"))
+    leaving.begin(code)  # threads that the script has started are not waited for
+    return code
+
+
+def checked(folder: Path, options: LoadOptions) -> int:
+    before_mb = _resident_mb()
+    start_s = time.monotonic()
+    try:
+        loaded = replica.load(folder, options)
+        print(f"model     {loaded.manifest.name} version {loaded.manifest.version}, backend {loaded.manifest.backend}")
+        for key, value in loaded.backend.describe().items():
+            print(f"          {key}: {value}")
+        print(f"loaded    in {time.monotonic() - start_s:.2f} s with {options.threads} threads")
+        print_signature(loaded)
+        warmup = Warmup(loaded)
+        run_samples(loaded, warmup)
+        if loaded.signature is not None:
+            print_costs(loaded, warmup)
+        warmup.warm_rest()
+        print_proof(warmup)
+    except BadModel as e:
+        print(f"NOT OK    {e.message}", file=sys.stderr)
+        return 1
+    except Exception as e:
+        print(f"NOT OK    this is not foreseen: {said(e)}", file=sys.stderr)
+        return 1
+    print(f"memory    {_resident_mb():.0f} MB in this process, {_resident_mb() - before_mb:.0f} MB of it for the model")
+    print("OK        it would serve")
+    return 0
+
+
+def print_signature(loaded: Replica) -> None:
+    if loaded.signature is None:
+        print("inputs    whole request bodies, decoded by the handler")
+        return
+    axis = loaded.signature.rows_axis
+    for label, specs in (("inputs", loaded.signature.inputs), ("outputs", loaded.signature.outputs)):
+        for spec in specs:
+            print(f"{label:<9} {spec.describe(axis)}")
+    if not axis:
+        print("          the first axis is fixed: requests run one at a time, without batching")
+
+
+def run_samples(loaded: Replica, warmup: Warmup) -> None:
+    if not loaded.manifest.samples:
+        print("samples   none in model.toml: add [[samples]] to warm up on real input and to check answers at every start")
+    for sample in loaded.manifest.samples:
+        answer = samples.run_sample(loaded, sample, warmup.report.golden)
+        verdict = "matches" if sample.output else "ran"
+        print(f"sample    {sample.input.name} {verdict}: {answer[:100].strip()}")
+
+
+def print_costs(loaded: Replica, warmup: Warmup) -> None:
+    for rows, seconds in warmup.sweep():
+        print(f"cost      {rows:>5} rows  {seconds * 1e3:10.3f} ms  {rows / seconds:12.1f} rows/s", flush=True)
+    chosen = best_rows(loaded.cost.default, loaded.rows_max, loaded.manifest.slo_s or float("inf"))
+    print(f"policy    up to {chosen} rows in a batch: {explain.why(loaded.cost.default, chosen)}")
+
+
+def print_proof(warmup: Warmup) -> None:
+    report = warmup.report
+    settled = sum(e.converged for e in report.plan)
+    shapes = len({e.key for e in report.plan})
+    print(f"warm-up   {shapes} shapes, {len(report.plan)} batch sizes of them, {settled} settled to a steady latency")
+    print(f"golden    {report.golden.passed} of {report.golden.checked} checks passed")
+    for note in report.notes:
+        print(f"          {note}")
+
+
+def _resident_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Where the engine calls a script, or looks at what it gave: whatever is raised there becomes the error of that request.
+
+A script may call sys.exit(), a library may raise KeyboardInterrupt, or what extensions in Rust call a panic: nothing of that may
+end an engine that holds requests. That a call came through here is also how signals.py knows that a script runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from evenkeel.serve.engine.foreign import TEXT_CHARS_MAX, attribute, kind_of, ours, said, text_of
+from evenkeel.serve.errors import BadRequest, BodyTooLarge, EvenkeelError, ModelFailed, NotAcceptable, UnsupportedMedia
+
+REFUSALS: dict[int, type[EvenkeelError]] = {406: NotAcceptable, 413: BodyTooLarge, 415: UnsupportedMedia}
+
+
+def guarded(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call the script's `function`. Raises an EvenkeelError that names it by `name`, and nothing else."""
+    try:
+        return function(*arguments)
+    except BaseException as e:
+        error = blamed(name, e)
+        if error is e:
+            raise
+        raise error from e
+
+
+class Unfit(Exception):
+    """What the script gave cannot be an answer; the words say why."""
+
+    def __init__(self, words: str, family: type[ModelFailed] = ModelFailed) -> None:
+        super().__init__(words)
+        self.words, self.family = words, family
+
+
+def judged(name: str, given: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Make something of what `name` gave. Raises an EvenkeelError that names both, and nothing else."""
+    try:
+        return function(*arguments)
+    except BaseException as e:
+        error = ours(e)
+        if error is None:
+            words, family = (e.words, e.family) if type(e) is Unfit else (said(e), ModelFailed)
+            error = family(f"{name} returned {'None' if given is None else kind_of(given)}: {words}")
+        raise error from e
+
+
+def blamed(name: str, e: BaseException) -> EvenkeelError:
+    """What the caller is told of an exception that came out of `name`."""
+    known = ours(e)
+    if known is not None:
+        return known
+    code = attribute(e, "status_code")
+    if type(code) is int and 400 <= code < 500:  # as the toolkits' own errors and FastAPI's HTTPException have it
+        known = refusal(code, _refusing_words(e))
+    else:
+        known = ModelFailed(f"{name} raised {said(e)}")
+    known.__cause__ = e
+    return known
+
+
+def refusal(code: int, text: str) -> EvenkeelError:
+    """A status that the script chose, as the nearest of our errors."""
+    kind = REFUSALS.get(code, BadRequest) if code < 500 else ModelFailed
+    return kind(text[:TEXT_CHARS_MAX])
+
+
+def _refusing_words(e: BaseException) -> str:
+    for name in ("detail", "message"):
+        words = attribute(e, name)
+        if words is not None and (text := text_of(words)):
+            return text
+    return text_of(e)

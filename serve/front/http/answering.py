@@ -1,0 +1,95 @@
+"""What a connection of the data port writes: it is the caller that an invocation answers, once.
+
+An answer begins in state ANSWERING and ends in IDLE, or ends the connection; see connection_state.py. This file never reads.
+"""
+
+from __future__ import annotations
+
+from evenkeel.serve.contract.lifecycle import Reason, Verdict
+from evenkeel.serve.errors import EvenkeelError
+from evenkeel.serve.front.http import answers
+from evenkeel.serve.front.http.answers import PING_OK, PING_OK_LAST, name_line, refusal, stream_head
+from evenkeel.serve.front.http.connections import Connections
+from evenkeel.serve.front.http.silence import JUST_NOW, Silence
+from evenkeel.serve.front.request.answer_streams import AnswerStream, last_words
+from evenkeel.serve.front.request.invocation import Invocation
+from evenkeel.serve.http.connection import Connection
+from evenkeel.serve.http.connection_state import ConnectionState, step
+
+JOIN_BYTES_MAX = 64 * 1024  # up to this size an answer's head and body are copied together into one write
+LENGTHS = tuple(b"%d\r\n\r\n" % i for i in range(4096))  # the end of a small answer's head, by its length
+# The hot path's step back, looked up in the table once: it sets the state without asking again.
+IDLE = step(ConnectionState.ANSWERING, ConnectionState.IDLE)
+
+
+class Answering(Connection):
+    """The half of a connection that answers."""
+
+    desk: Connections
+    silence: Silence
+
+    def answer(self, invocation: Invocation, start: bytes, body: bytes, extra: bytes = b"") -> None:
+        """A 200. `start` ends where the value of Content-Length goes."""
+        size = len(body)
+        if invocation.keep_alive and not extra and size < len(LENGTHS):
+            self.state = IDLE  # before the write, which may find that the client takes nothing
+            self.silence.quiet_since_s = JUST_NOW
+            self.transport.write(start + LENGTHS[size] + body)
+            if self._held or self.flow.read_paused:
+                self.loop.call_soon(self._go_on)
+            return
+        if not self.transport.is_closing():
+            close = b"" if invocation.keep_alive else b"connection: close\r\n"
+            if size > JOIN_BYTES_MAX:
+                self.desk.make_room_for_answer(size)
+            head = b"%b%d\r\n%b%b\r\n" % (start, size, extra, close)
+            self.transport.writelines((head, body)) if size > JOIN_BYTES_MAX else self.transport.write(head + body)
+        self.answered(invocation.keep_alive)
+
+    def answered(self, keep_alive: bool) -> None:
+        self.silence.quiet_since_s = JUST_NOW
+        super().answered(keep_alive)
+
+    def answer_error(self, invocation: Invocation, error: EvenkeelError) -> None:
+        """A small JSON error with Content-Length, and the connection goes on. In the middle of a stream it is one more record,
+        and the connection ends without the stream's own end."""
+        if invocation.stream is not None:
+            self._break_stream(invocation, invocation.stream, error)
+            return
+        self.transport.write(refusal(error, invocation.keep_alive, invocation.head.is_head, name_line(invocation)))
+        self.answered(invocation.keep_alive)
+
+    def open_stream(self, invocation: Invocation, content_type: str, extra: bytes) -> None:
+        """A 200 whose body comes in parts."""
+        if not invocation.delimited:
+            invocation.keep_alive = False
+        if self.state is ConnectionState.ANSWERING:
+            self.move(ConnectionState.STREAMING)
+        self.transport.write(stream_head(invocation, content_type, extra))
+
+    def write_part(self, invocation: Invocation, part: bytes) -> bool:
+        """One chunk, at once. Returns whether the client keeps up."""
+        self.transport.write(answers.part(invocation, part))
+        return not self.flow.write_paused
+
+    def end_stream(self, invocation: Invocation) -> None:
+        if invocation.delimited:
+            self.transport.write(b"0\r\n\r\n")
+        self.answered(invocation.keep_alive)
+
+    def _break_stream(self, invocation: Invocation, stream: AnswerStream, error: EvenkeelError) -> None:
+        words = last_words(stream, error)
+        if words:
+            self.write_part(invocation, words)
+        self.answered(keep_alive=False)
+
+    def answer_ping(self, invocation: Invocation) -> None:
+        invocation.caller = None
+        verdict = self.desk.page.verdict()
+        if verdict.ready and self.desk.invocations.engines.reach.is_apart:  # whoever else is ready: not this worker
+            verdict = Verdict(False, Reason.NOT_CONNECTED)
+        if verdict.ready:
+            self.transport.write(PING_OK if invocation.keep_alive else PING_OK_LAST)
+        else:
+            self.transport.write(refusal(answers.not_ready(verdict), invocation.keep_alive, invocation.head.is_head))
+        self.answered(invocation.keep_alive)

@@ -1,0 +1,257 @@
+"""Bytes to requests and answers to bytes: the HTTP side of the hot path.
+
+POST /invocations and /ping are answered here; what else there is goes on to the ASGI application, and what there is not is
+refused here. A request that arrives in one piece and whose head was read before, byte for byte, skips the reading of heads
+altogether. Any other way of arriving (in parts, chunked, ahead of its turn) goes through the shared connection and ends in the
+same two calls.
+
+This file owns what one connection reads; what it writes is in answering.py, its bodies in bodies.py, its patience in silence.py.
+It never decodes a body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from evenkeel.serve.errors import EvenkeelError
+from evenkeel.serve.front.http.answering import IDLE, Answering
+from evenkeel.serve.front.http.answers import refusal
+from evenkeel.serve.front.http.bodies import Bodies
+from evenkeel.serve.front.http.connections import Connections
+from evenkeel.serve.front.http.request_head import HEAD_BYTES_REMEMBERED, Route, Usual, build
+from evenkeel.serve.front.http.silence import Action, ConnectionView, Silence
+from evenkeel.serve.front.pages import routes
+from evenkeel.serve.front.request.invocation import Invocation
+from evenkeel.serve.http.application import ApplicationRequest
+from evenkeel.serve.http.connection import CONTINUE
+from evenkeel.serve.http.connection_state import RECEIVING, ConnectionState, step
+from evenkeel.serve.http.strict import RequestHead
+
+APPLICATION_BODY_BYTES_MAX = 64 * 1024  # nothing there takes a body, but a client may send one
+SKIPPED_BYTES_MAX = 64 * 1024  # of the body of a refused request; beyond, the connection ends instead
+ANSWERING = step(ConnectionState.IDLE, ConnectionState.ANSWERING)  # the hot path sets it without asking the table again
+NO_HEAD = build(Route.NOWHERE, b"", [], False, None)
+NO_USUAL = Usual(b"", -1, NO_HEAD)
+_monotonic = time.monotonic
+
+
+class FrontProtocol(Answering):
+    """One connection of the data port."""
+
+    request: Invocation | ApplicationRequest | None
+
+    def __init__(self, desk: Connections, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.desk = desk
+        self._arrive = desk.invocations.arrive
+        self._known = desk.heads.get
+        self._usual = NO_USUAL
+        self._leaving = desk.leaving  # the next answer is the last
+        self.silence = Silence(desk.limits, _monotonic())
+        self.bodies = Bodies(self, desk)
+        self.address = ""  # of the client
+
+    # ---- bytes in ------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if isinstance(peer, tuple) else ""
+        self.desk.admit(self)
+
+    def data_received(self, data: bytes) -> None:
+        usual = self._usual
+        if self.state is IDLE:
+            if len(data) == usual.length and data.startswith(usual.raw):
+                self.state = ANSWERING
+                self.request = invocation = Invocation(self, usual.head)
+                self._arrive(invocation, data[len(usual.raw) :])
+                return
+            if not self._leaving and self._is_known(data):
+                return
+        self.silence.heard_s = _monotonic()
+        self.silence.arrived += len(data)
+        super().data_received(data)
+
+    def _is_known(self, data: bytes) -> bool:
+        """Whether this is one whole request with a remembered head; then it is on its way."""
+        end = data.find(b"\r\n\r\n", 0, HEAD_BYTES_REMEMBERED) + 4
+        head = self._known(data[:end])
+        if head is None or len(data) != end + head.length:  # type: ignore[operator]  # only heads with a length are remembered
+            return False
+        self.state = ANSWERING
+        self.request = invocation = Invocation(self, head)
+        if head.route is Route.INVOKE:
+            self._usual = Usual(data[:end], len(data), head)
+            self._arrive(invocation, data[end:])
+        else:
+            self.answer_ping(invocation)
+        return True
+
+    def begin(self, head: RequestHead, raw: bytes) -> None:
+        found = routes.find(head.method, head.target)
+        route, refused = (found, None) if isinstance(found, Route) else (Route.NOWHERE, found)
+        if route is not Route.PING and self.desk.reserve and self in self.desk.reserve:
+            raise self.desk.too_many()
+        self.silence.body_begins(self.began_s)
+        if route is Route.APPLICATION:
+            self.request = ApplicationRequest(head, APPLICATION_BODY_BYTES_MAX)
+            self.request.keep_alive = head.keep_alive and not self._leaving
+            return
+        hot_head = build(route, head.method, head.headers, head.keep_alive and not self._leaving, self.desk.default_accept)
+        self.request = invocation = Invocation(self, hot_head)
+        invocation.delimited = head.version == "1.1"
+        invocation.refused = refused or self.bodies.too_large(head.length or 0)
+        if invocation.refused is None:
+            self.desk.heads.remember(raw, hot_head)
+
+    def take_body(self, piece: bytes) -> None:
+        if isinstance(self.request, Invocation):
+            self.bodies.take(self.request, piece)
+        elif self.request is not None:
+            self.request.append(piece)
+
+    def wait_for_body(self) -> None:
+        request = self.request
+        if isinstance(request, Invocation):
+            if request.refused is not None:
+                if self._owes_continue or request.skipped + self.body_bytes_left > SKIPPED_BYTES_MAX:
+                    self.refuse(request.refused)  # what would still come is not worth waiting for
+                return
+            self.bodies.read_directly(request, self.body_bytes_left)
+        self.ask_for_body()
+
+    def body_grew(self, invocation: Invocation, size: int) -> None:
+        """So much of its body has been read past us."""
+        self.silence.heard_s = _monotonic()
+        self.silence.arrived += size
+        if self.bodies.grew(invocation, size):
+            self._whole()
+
+    def serve(self) -> None:
+        request = self.request
+        if isinstance(request, ApplicationRequest):
+            request.start(self)
+            return
+        assert request is not None, "what is served has come"
+        body = self.bodies.finish(request)
+        if request.refused is not None:
+            request.caller = None
+            self.desk.invocations.count_error(request.refused)
+            self.answer_error(request, request.refused)
+        elif request.head.route is Route.PING:
+            self.answer_ping(request)
+        elif type(body) is bytes:
+            self._arrive(request, body)
+        else:
+            self.desk.invocations.begin(request, body)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if isinstance(self.request, Invocation):
+            self.desk.invocations.streams.resume(self.request)  # if it is answered in parts
+
+    def refusal(self, error: EvenkeelError) -> bytes:
+        self.desk.invocations.count_error(error)
+        hot = self.request if self.state in (ConnectionState.BODY, ConnectionState.DIRECT) else None
+        return refusal(error, False, isinstance(hot, Invocation) and hot.head.is_head)
+
+    # ---- time and ends -------------------------------------------------------------------------------------------
+
+    def excuse(self, away_s: float) -> None:
+        """What came meanwhile has not been read yet."""
+        self.began_s += away_s
+        self.silence.excuse(away_s)
+
+    def check_silence(self, now_s: float) -> None:
+        """Close an idle connection, refuse a request that stopped half-way, end a lingering or stalled one."""
+        request, hurried = self.request, self._leaving and (self.state in RECEIVING or self in self.desk.reserve)
+        unanswered = isinstance(request, Invocation) and request.stream is None and request.delimited
+        unread = self.transport.get_write_buffer_size()
+        action = self.silence.look(now_s, ConnectionView(self.state, self.began_s, hurried, unread, request, unanswered))
+        if isinstance(action, EvenkeelError):
+            self.refuse(action)
+        elif action is Action.ABORT:
+            self.transport.abort()
+        elif action is Action.CLOSE:
+            self.close()
+        elif action is Action.PROBE:
+            self.transport.write(CONTINUE)
+
+    @property
+    def idle_since_s(self) -> float | None:
+        """None: it is not idle, or was not yet when somebody last looked."""
+        return self.silence.quiet_since_s or None if self.state is ConnectionState.IDLE else None
+
+    @property
+    def is_idle(self) -> bool:
+        return self.state is ConnectionState.IDLE
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether it holds memory for a body that is not complete yet."""
+        held = self.request.body if isinstance(self.request, Invocation) else None
+        return held is not None and self.state in (ConnectionState.BODY, ConnectionState.DIRECT)
+
+    def make_room(self) -> None:
+        """It is idle, and its place is needed now: a client that has not read its last answer is not waited for."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.close()
+
+    def restrict(self) -> None:
+        """Beyond the limit of connections: the first answer is the last, and only /ping gets one."""
+        self._leaving = True
+
+    def turn_away(self) -> None:
+        """Its place is needed: the shortest of answers where one is owed, and the end."""
+        if self.state is ConnectionState.IDLE or self.state in RECEIVING:
+            self.let_go()
+            self.transport.write(self.refusal(self.desk.too_many()))
+        self.close()
+
+    def shutdown(self) -> None:
+        """The worker is stopping: close when what has begun to arrive has been answered."""
+        self.answer_is_last()
+        self.desk.stop()
+        if self.state in (ConnectionState.IDLE, ConnectionState.STALLED) and not self._held:
+            self.close()
+        elif self.busy or self.state in (ConnectionState.BODY, ConnectionState.DIRECT):
+            self.be_last()
+
+    def answer_is_last(self) -> None:
+        self._leaving = True
+        self._usual = NO_USUAL
+
+    def be_last(self) -> None:
+        if isinstance(self.request, ApplicationRequest):
+            self.request.be_last()
+        elif self.request is not None:
+            self.request.keep_alive = False
+
+    def let_go(self) -> None:
+        if self.state in (ConnectionState.BODY, ConnectionState.DIRECT) and isinstance(self.request, Invocation):
+            self.bodies.let_go(self.request)
+
+    def cut_short(self) -> str:
+        request = self.request
+        if self.state is ConnectionState.HEAD or not isinstance(request, Invocation) or request.head.length is None:
+            return super().cut_short()
+        return f"the body ended after {request.received} of the {request.head.length} bytes that Content-Length announced"
+
+    def eof_received(self) -> bool:
+        self.silence.heard_s = _monotonic()
+        return super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.desk.forget(self)
+        self.let_go()
+        request = self.request
+        if self.busy and isinstance(request, ApplicationRequest):
+            request.leave()
+        elif self.busy and isinstance(request, Invocation) and request.caller is not None:
+            self.desk.invocations.abandon(request)
+        super().connection_lost(exc)

@@ -1,0 +1,98 @@
+"""Whether a request is the same as one that ended engines. What is remembered lies on the status page, see contract/poisons.py.
+
+The fingerprint is of what the engine would be given: the tensors, or what a handler is told and the whole body. Its sample is of
+a few kilobytes, so that a request that is another one is known for that at once, however large; only the same sample costs a
+look at all bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from evenkeel.serve.contract import poison_page
+from evenkeel.serve.contract.poison_page import REMEMBERED_S, Fingerprint, Poison
+from evenkeel.serve.contract.status_page import FRONTS_MAX, StatusPage
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+    from evenkeel.serve.front.request.invocation import Invocation
+
+PIECE = 1024  # bytes at the beginning, in the middle and at the end that make the sample
+BYTES_MAX = 32 << 20  # larger requests are not remembered: to look at all bytes of one takes 1.2 ms a MiB of the event loop
+ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"  # of the headers, what a handler answers by; others differ at every try
+
+
+class Poisons:
+    """What this front knows of them. `known`: how many there are; nothing else is looked at while it is 0."""
+
+    def __init__(self, page: StatusPage, place: int, memory: memoryview) -> None:
+        self._page, self._place, self._memory = page, place, memory
+        self._counts = [page.poisons(front).count for front in range(FRONTS_MAX)]
+        self._edition, self._written, self._oldest_s = -1, -1, 0.0
+        self._by_sample: dict[int, set[bytes]] = {}
+        self.known = 0
+
+    def look(self, edition: int, now_s: float) -> None:
+        """Called twenty times a second, and when one is found: what all fronts have found of the version that serves."""
+        written = sum(count[0] for count in self._counts)
+        aged = self.known > 0 and now_s - self._oldest_s >= REMEMBERED_S
+        if written == self._written and edition == self._edition and not aged:
+            return
+        self._written, self._edition = written, edition
+        found = poison_page.remembered(self._page, range(FRONTS_MAX), edition, now_s)
+        self._by_sample = {}
+        for poison in found:
+            self._by_sample.setdefault(poison.fingerprint.sample, set()).add(poison.fingerprint.digest)
+        self.known, self._oldest_s = len(found), min((p.found_s for p in found), default=0.0)
+
+    def has(self, invocation: Invocation) -> bool:
+        """Whether one is remembered that is the same as this request, which lies in its slot."""
+        if invocation.model.edition != self._edition or invocation.used > BYTES_MAX:
+            return False
+        given = _Given(self._memory, invocation)
+        digests = self._by_sample.get(given.sample())
+        return digests is not None and given.digest() in digests
+
+    def remember(self, invocation: Invocation, now_s: float) -> None:
+        if invocation.used <= BYTES_MAX and not self.has(invocation):
+            given = _Given(self._memory, invocation)
+            edition = invocation.model.edition
+            poison_page.write(self._page, self._place, Poison(now_s, edition, Fingerprint(given.sample(), given.digest())))
+            self.look(self._edition, now_s)
+
+
+class _Given:
+    """What an engine is given of a request: what it is told, and bytes."""
+
+    def __init__(self, memory: memoryview, invocation: Invocation) -> None:
+        slot = invocation.slot
+        assert slot is not None, "it lies there until it has been answered"
+        data = memory[slot.offset : slot.offset + invocation.used]
+        told = str(invocation.rows)
+        if invocation.model.signature is None:
+            size = int.from_bytes(data[:4], "little")
+            told, data = _told(json.loads(bytes(data[4 : 4 + size]))), data[4 + size :]
+        self._told, self._data = f"{told}\0{len(data)}\0".encode(), data
+
+    def sample(self) -> int:
+        data, made = self._data, hashlib.blake2b(self._told, digest_size=8)
+        if len(data) <= 3 * PIECE:
+            made.update(data)
+        else:
+            middle = len(data) // 2
+            for piece in (data[:PIECE], data[middle : middle + PIECE], data[-PIECE:]):
+                made.update(piece)
+        return int.from_bytes(made.digest(), "little")
+
+    def digest(self) -> bytes:
+        made: _Hash = hashlib.sha256(self._told)
+        made.update(self._data)
+        return made.digest()[:16]
+
+
+def _told(meta: dict[str, Any]) -> str:
+    """Of what a handler may ask, all that is the same when a client tries again."""
+    return json.dumps([meta["content_type"], meta["accept"], (meta.get("headers") or {}).get(ATTRIBUTES)])

@@ -1,0 +1,278 @@
+"""The engines as one front worker sees them: who is up, which version takes the traffic, and who is to get a request.
+
+Owner of the links. A version is followed as soon as the supervisor has named it and an engine of it has greeted; what other
+engines were given before is answered by them. Knows requests only by the number of rows that wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from typing import TYPE_CHECKING
+
+from evenkeel.serve.contract.status_page import Engine, Front, Main, StatusPage
+from evenkeel.serve.errors import Overloaded
+from evenkeel.serve.front.pages import execution_parameters
+from evenkeel.serve.front.routing.admission import (
+    Accept,
+    AcceptedWaits,
+    Asked,
+    EngineLoad,
+    Hold,
+    Refuse,
+    Running,
+    decide,
+    is_empty,
+    overrun,
+    row_cost,
+    rows_sure,
+)
+from evenkeel.serve.front.routing.engine_channel import EngineChannel, ServedVersion
+from evenkeel.serve.front.routing.engine_reach import Reach
+from evenkeel.serve.settings import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from evenkeel.serve.front.routing.engine_channel import OnChange, OnReplies
+    from evenkeel.serve.front.routing.front_warmup import FrontWarmup
+    from evenkeel.serve.transport.arena import Arena
+
+_SERVING = int(Main.SERVING)
+_ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
+_LARGE, _BEYOND, _BATCHES = int(Engine.QUEUE_LARGE), int(Engine.QUEUE_BEYOND), int(Engine.BATCHES)
+_EDITION = int(Engine.EDITION)
+_RUN_STARTED, _RUN_ROWS, _PREDICTED = int(Engine.RUN_STARTED_S), int(Engine.RUN_ROWS), int(Engine.RUN_PREDICTED_S)
+
+
+class Router:
+    """`on_serving`: an engine has greeted, or a version was followed, and requests can be given to it."""
+
+    def __init__(
+        self, page: StatusPage, place: int, sockets: Sequence[str], arena: Arena, limits: Limits, clock: Callable[[], float],
+        on_replies: OnReplies, on_lost: OnChange, on_serving: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._page, self._clock, self._limits = page, clock, limits
+        self._count = page.front(place).count
+        self._on_lost, self._on_serving = on_lost, on_serving
+        self._waits = AcceptedWaits.start(limits.request_timeout_s, clock(), limits.queue_wait_s)
+        # Where requests were refused for their own rows: since when, and the number of batches then, while none has run.
+        self._untried: dict[EngineChannel, tuple[float, int]] = {}
+        self.model: ServedVersion | None = None  # set from the first HELLO of an engine that serves on
+        self._edition = page.main.count[Main.SERVING]  # of the version to which everything is sent
+        self._count[Front.FOLLOWS] = self._edition
+        self._sha256 = (0, "")  # the edition whose sum was learnt last, and the sum
+        self.up: list[EngineChannel] = []  # those of that edition that take requests
+        self.only_up: EngineChannel | None = None  # the one that is up, when exactly one is
+        self._rehearsing: EngineChannel | None = None  # everything goes there for the moment
+        self.directed = False  # what is begun now is to go to one engine, so it may not come back later
+        self.rehearsal: FrontWarmup | None = None
+        self.reach = Reach(page, place, clock())
+        # One object for each place to count: a rehearsal sets it aside, whichever engine answers.
+        tally = functools.cache(functools.partial(page.tally, place))
+        self.links = [
+            EngineChannel(path, page.engine(i), arena, tally, on_replies, self._greeted, self._lost)
+            for i, path in enumerate(sockets)
+        ]
+
+    # ---- who gets a request ------------------------------------------------------------------------------------------
+
+    def choose(self, rows: int, started_s: float, waiting: int) -> EngineChannel | None:
+        """The least loaded; None: none is up. Raises what admission.py refuses with. `waiting`: the requests of this front that
+        are to be answered."""
+        link = min(self.up, key=_rows_of, default=None)
+        if link is not None and link.rows + rows <= link.rows_sure:
+            return link
+        now_s, timeout_s = self._clock(), self._limits.request_timeout_s
+        asked = Asked(rows, started_s + timeout_s - now_s, timeout_s, waiting)
+        match decide(asked, self._load(link, now_s) if link is not None else None, self._waits, now_s):
+            case Accept():
+                return link
+            case Hold():
+                return None
+            case Refuse(error, wait_s, crowded, own_rows):
+                if link is not None and own_rows:
+                    self._untried.setdefault(link, (now_s, link.block.count[_BATCHES]))
+                else:
+                    self._waits = self._waits.refused(crowded, now_s, wait_s)
+                raise error
+
+    def _load(self, link: EngineChannel, now_s: float) -> EngineLoad:
+        count, model = link.block.count, link.model
+        assert model is not None, "those that are up have one"
+        rows, beyond = count[_ENGINE_ROWS], count[_BEYOND]
+        untried_s = now_s - self._untried[link][0] if link in self._untried else 0.0
+        return EngineLoad(
+            engines=len(self.up), ahead=max(link.rows - link.beyond, rows - beyond), rows=max(link.rows, rows),
+            large=max(link.large, count[_LARGE]), turn_rows=model.rows_max, row_s=link.block.value[_ROW_COST],
+            running=_running(link, now_s), untried_s=untried_s)  # fmt: skip
+
+    def choose_for(self, wanted: ServedVersion) -> EngineChannel | None:
+        """For a request whose inputs lie in its slot as that model wanted them: one that serves and takes them, or else one of
+        its own version, which once served."""
+        fitting = [link for link in self.up if link.model is not None and link.model.takes(wanted)]
+        if not fitting:
+            own = [link for link in self.links if link.model is not None and link.model.edition == wanted.edition]
+            fitting = [link for link in own if not link.mistrusted]
+        return min(fitting, key=_rows_of) if fitting else None
+
+    def choose_for_suspect(self, wanted: ServedVersion) -> EngineChannel | None:
+        """As `choose_for`, but always the same engine for all of them, in every front: the one that was started most often. So
+        two suspects cannot end two replicas at once."""
+        fitting = [link for link in self.up if link.model is not None and link.model.takes(wanted)]
+        return max(fitting, key=_starts_of) if fitting else self.choose_for(wanted)
+
+    @property
+    def another_is_up(self) -> bool:
+        """Whether a replica may be risked: another one would go on. Where there is only one, it has to be."""
+        edition = self._edition
+        replicas = sum(link.epoch > 0 and link.block.count[_EDITION] == edition for link in self.links)
+        return replicas < 2 or len(self.up) > 1
+
+    def overloaded(self, message: str, kind: type[Overloaded] = Overloaded) -> Overloaded:
+        """A refusal that says when the least loaded engine will have done what waits."""
+        costs = [(link.rows - link.beyond) * link.block.value[_ROW_COST] for link in self.up]
+        return kind(message, retry_after_s=max(1, math.ceil(min(costs, default=1.0))))
+
+    # ---- they come and go ----------------------------------------------------------------------------------------------
+
+    def sweep(self, now_s: float, waiting: int) -> None:
+        """Twenty times a second, so that no request has to ask. `waiting`: requests of this front."""
+        if self._page.main.count[_SERVING] != self._edition:
+            self._follow()
+        self._look_at_waits(now_s, is_empty(waiting, len(self.up)))
+        self.reach.look(now_s, bool(self.up))
+        for link in self.links:
+            link.look_again()
+
+    def _look_at_waits(self, now_s: float, empty: bool = False) -> None:
+        """What may be accepted without a look, and with one. `empty`: so few wait that the queue counts as empty."""
+        up = [(link, link.model, _running(link, now_s)) for link in self.up if link.model is not None]
+        costs = [row_cost(link.block.value[_ROW_COST], running) for link, _, running in up]
+        batch_s = max((model.rows_max * cost_s for (_, model, _), cost_s in zip(up, costs, strict=True)), default=0.0)
+        self._waits = self._waits.later(now_s, batch_s, empty)
+        for (link, _, running), cost_s in zip(up, costs, strict=True):
+            link.rows_sure = rows_sure(max(0.0, self._waits.least_s - overrun(running)), cost_s)
+        self._untried = {link: at for link, at in self._untried.items() if link.block.count[_BATCHES] == at[1]}
+
+    def _greeted(self, link: EngineChannel) -> None:
+        assert link.model is not None, "called after HELLO"
+        self._know(link)
+        place = self.links.index(link)
+        self.reach.greeted(place, link.epoch)
+        if link.model.edition != self._edition:
+            if self.rehearsal is not None:
+                self.rehearsal.engine_up(place, link, takes_traffic=False)
+            self._follow()
+            return
+        self.model = link.model
+        self._note_up()
+        self._look_at_waits(self._clock())
+        if self.rehearsal is not None:
+            self.rehearsal.engine_up(place, link, takes_traffic=True)
+        self._on_serving()
+
+    def _follow(self) -> None:
+        """Go over to the edition that the supervisor has named, as soon as an engine of it has greeted."""
+        serving = self._page.main.count[_SERVING]
+        up = [link for link in self.links if link.model is not None and link.model.edition == serving]
+        if serving == self._edition or not up:
+            return
+        for link in up:  # a version takes the traffic when its sum is known: every reply can name it
+            self._know(link)
+        self._edition = self._count[Front.FOLLOWS] = serving
+        self._rehearsing, self.model = None, up[0].model
+        self._note_up()
+        self._on_serving()
+
+    def _lost(self, link: EngineChannel) -> None:
+        if self._rehearsing is link:
+            self._rehearsing = None
+        self._note_up()
+        self.reach.look(self._clock(), bool(self.up))  # before it is told: from now on there is a moment's grace
+        self.reach.lost(self.links.index(link))
+        self._follow()
+        self._on_lost(link)
+
+    def _note_up(self) -> None:
+        self.up = up = [link for link in self.links if link.model is not None and link.model.edition == self._edition
+                        and not link.mistrusted]  # fmt: skip
+        self.only_up = self._rehearsing or (up[0] if len(up) == 1 else None)
+
+    def rehearse_with(self, link: EngineChannel | None) -> None:
+        """Everything goes there until the next call."""
+        self._rehearsing = link
+        self._note_up()
+
+    @contextlib.contextmanager
+    def only(self, link: EngineChannel, model: ServedVersion) -> Iterator[None]:
+        """What is begun meanwhile goes to this engine, whichever version takes the traffic."""
+        before = self.model, self.up, self.only_up
+        self.model, self.up, self.only_up, self.directed = model, [link], link, True
+        try:
+            yield
+        finally:
+            self.model, self.up, self.only_up = before
+            self.directed = False
+
+    def mistrust(self, link: EngineChannel) -> None:
+        """It has been given requests, has nothing else to do, and says nothing: no more go there until it does."""
+        link.mistrusted = True
+        self._note_up()
+        self.reach.mistrusts(self.links.index(link), self._clock(), bool(self.up))
+
+    def trust(self, link: EngineChannel) -> None:
+        link.mistrusted = False
+        self.reach.greeted(self.links.index(link), link.epoch)
+        self._note_up()
+        self._on_serving()
+
+    # ---- what is known of them -----------------------------------------------------------------------------------------
+
+    @property
+    def edition(self) -> int:
+        """Of the version that everything is sent to."""
+        return self._edition
+
+    def know(self) -> None:
+        """Once a second: the sums of the models' files, which engines write on the status page when they have them."""
+        for link in self.links:
+            self._know(link)
+
+    def _know(self, link: EngineChannel) -> None:
+        model = link.model
+        if model is not None and not model.starts.sha256:
+            told = self._page.read_text(self.links.index(link), looks=1).get("model") or {}
+            if told.get("sha256") and told.get("version") == model.version:
+                self._sha256 = (model.edition, str(told["sha256"]))
+            edition, sha256 = self._sha256
+            if edition == model.edition and sha256:  # an engine that was started again has the same files
+                model.starts.know(sha256)
+
+    def execution(self) -> dict[str, int | str] | None:
+        """What batch transform should send; None while no engine has said what it runs."""
+        if self.model is None:
+            return None
+        costs = [link.block.value[_ROW_COST] for link in self.up] or [0.0]
+        return execution_parameters.parameters(
+            execution_parameters.Known(self.model.signature, len(costs), max(costs)), self._limits
+        )
+
+    def close(self) -> None:
+        for link in self.links:
+            link.close()
+
+
+def _rows_of(link: EngineChannel) -> int:
+    return link.rows
+
+
+def _starts_of(link: EngineChannel) -> tuple[int, str]:
+    return link.epoch, link.path
+
+
+def _running(link: EngineChannel, now_s: float) -> Running:
+    count, value = link.block.count, link.block.value
+    started_s = value[_RUN_STARTED]
+    return Running(count[_RUN_ROWS], now_s - started_s, value[_PREDICTED]) if started_s else Running()

@@ -1,0 +1,81 @@
+"""The table of a swap, and what is due in each phase; whether two versions fit."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from evenkeel.container.plan.memory_fit import MARGIN_BYTES, MIB, Measured, room
+from evenkeel.container.versions.swap_table import NEXT, PHASE_AFTER, Do, Phase, View, go, step
+
+FLAGS = ("wanted", "in_place", "cleared", "other_wanted", "other_ready", "other_failed", "followed", "serving_ready",
+         "standby_over")  # fmt: skip
+VIEWS = [View(phase, *flags) for phase in Phase for flags in product((False, True), repeat=len(FLAGS))]
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("target", Phase)
+def test_a_step_is_legal_exactly_when_the_table_has_it(phase: Phase, target: Phase) -> None:
+    if target in NEXT[phase]:
+        assert go(phase, target) is target
+    else:
+        with pytest.raises(ValueError, match="illegal"):
+            go(phase, target)
+
+
+def test_whatever_is_seen_the_next_step_is_legal() -> None:
+    assert [v for v in VIEWS if (target := PHASE_AFTER.get(step(v))) and target not in NEXT[v.phase]] == []
+
+
+def test_no_version_takes_traffic_that_is_not_ready_or_not_wanted() -> None:
+    switching = [v for v in VIEWS if step(v) is Do.SWITCH]
+    assert switching and all(v.wanted and v.other_wanted and v.other_ready for v in switching)
+    assert not any(v.other_failed for v in switching if v.phase is Phase.LOADING)
+
+
+def test_only_a_swap_in_place_loads_the_old_version_again() -> None:
+    ended = [v for v in VIEWS if step(v) in (Do.RESTORE, Do.GIVE_UP)]
+    assert ended and all((step(v) is Do.RESTORE) == v.in_place for v in ended)
+
+
+def test_every_phase_can_be_left() -> None:
+    for phase in Phase:
+        assert any(step(v) in PHASE_AFTER for v in VIEWS if v.phase is phase), phase
+
+
+@pytest.mark.parametrize(("seen", "due"), [
+    (View(Phase.STEADY, wanted=True), Do.CLEAR),
+    (View(Phase.STEADY, wanted=True, other_wanted=True, other_ready=True), Do.SWITCH),
+    (View(Phase.STEADY, standby_over=True), Do.RETIRE),
+    (View(Phase.STEADY, wanted=True, standby_over=True, other_wanted=True, other_ready=True), Do.SWITCH),
+    (View(Phase.CLEARING, wanted=True), Do.NOTHING),
+    (View(Phase.CLEARING, wanted=True, cleared=True), Do.LOAD),
+    (View(Phase.CLEARING), Do.GIVE_UP),
+    (View(Phase.CLEARING, in_place=True), Do.NOTHING),
+    (View(Phase.CLEARING, in_place=True, cleared=True), Do.RESTORE),
+    (View(Phase.LOADING, wanted=True, other_wanted=True), Do.NOTHING),
+    (View(Phase.LOADING, wanted=True, other_wanted=True, other_failed=True), Do.GIVE_UP),
+    (View(Phase.LOADING, wanted=False, other_wanted=False), Do.GIVE_UP),
+    (View(Phase.SWITCHING), Do.NOTHING),
+    (View(Phase.SWITCHING, followed=True), Do.SETTLE),
+    (View(Phase.RESTORING), Do.NOTHING),
+    (View(Phase.RESTORING, serving_ready=True), Do.RESTORED),
+])  # fmt: skip
+def test_what_is_due(seen: View, due: Do) -> None:
+    assert step(seen) is due
+
+
+def measured(left: int, files_new: int = 10 * MIB) -> Measured:
+    return Measured(left=left, engine=200 * MIB, replicas=2, files_old=10 * MIB, files_new=files_new)
+
+
+def test_a_version_loads_beside_the_old_one_when_what_that_needs_is_left_and_a_margin() -> None:
+    need = 2 * 200 * MIB + MARGIN_BYTES
+    assert room(measured(need)).beside and not room(measured(need - 1)).beside
+    assert "464 MiB" in room(measured(0)).why and "0 MiB are left" in room(measured(-5)).why
+
+
+def test_larger_files_need_more_and_smaller_ones_not_less() -> None:
+    assert not room(measured(2 * 200 * MIB + MARGIN_BYTES, files_new=11 * MIB)).beside
+    assert not room(measured(2 * 200 * MIB + MARGIN_BYTES - 1, files_new=0)).beside

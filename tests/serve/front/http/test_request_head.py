@@ -1,0 +1,120 @@
+"""What a head says, and which heads may be remembered under their bytes."""
+
+from __future__ import annotations
+
+import pytest
+
+from evenkeel.serve.front.http.request_head import HEADS_MAX, Head, Heads, Route, build, new_request_id
+
+Pairs = list[tuple[bytes, bytes]]
+
+
+def made(*headers: tuple[str, str], method: str = "POST", keep_alive: bool = True, default: str | None = None,
+         route: Route = Route.INVOKE) -> Head:  # fmt: skip
+    return build(route, method.encode(), [(k.encode(), v.encode()) for k, v in headers], keep_alive, default)
+
+
+def code(head: Head) -> str:
+    return head.wrong.code if head.wrong else "ok"
+
+
+@pytest.mark.parametrize(
+    ("headers", "reply"),
+    [
+        ([("content-type", "application/json")], "application/json"),
+        ([("content-type", "application/json; charset=utf-8")], "application/json"),
+        ([("content-type", "text/csv"), ("accept", "application/json")], "application/json"),
+        ([("content-type", "text/csv"), ("accept", "*/*")], "text/csv"),
+        ([("content-type", "text/csv"), ("x-amzn-sagemaker-accept", "application/json")], "application/json"),
+        (
+            [("content-type", "text/csv"), ("accept", "*/*"), ("x-amzn-sagemaker-accept", "application/x-npy")],
+            "application/x-npy",
+        ),
+        ([("content-type", "text/csv"), ("accept", "text/csv"), ("x-amzn-sagemaker-accept", "application/x-npy")], "text/csv"),
+        ([], "application/json"),
+    ],
+)
+def test_the_reply_is_of_the_type_that_was_asked_for(headers: list[tuple[str, str]], reply: str) -> None:
+    head = made(*headers)
+    assert code(head) == "ok"
+    assert head.answer_start == b"HTTP/1.1 200 OK\r\ncontent-type: " + reply.encode() + b"\r\ncontent-length: "
+
+
+def test_the_default_accept_holds_where_the_client_says_nothing() -> None:
+    assert b"text/csv" in made(("content-type", "application/json"), default="text/csv").answer_start
+    asked = made(("content-type", "application/json"), ("accept", "application/json"), default="text/csv")
+    assert b"application/json" in asked.answer_start
+
+
+@pytest.mark.parametrize(
+    ("headers", "wrong"),
+    [
+        ([("content-type", "image/png")], "unsupported_media_type"),
+        ([("content-type", "text/csv"), ("accept", "image/png")], "not_acceptable"),
+        ([("content-type", "text/csv"), ("content-encoding", "gzip")], "unsupported_media_type"),
+        ([("content-type", "text/csv"), ("content-encoding", "Identity")], "ok"),
+    ],
+)
+def test_what_the_codecs_refuse_is_kept_for_the_model_to_decide(headers: list[tuple[str, str]], wrong: str) -> None:
+    assert code(made(*headers)) == wrong
+
+
+def test_a_ping_needs_no_codecs() -> None:
+    assert code(made(("accept", "image/png"), method="GET", route=Route.PING)) == "ok"
+
+
+def test_the_length_is_unknown_only_when_the_body_is_chunked() -> None:
+    assert made(("content-length", "17")).length == 17
+    assert made().length == 0
+    assert made(("transfer-encoding", "chunked")).length is None
+
+
+def test_the_platforms_headers_are_kept_and_others_are_not() -> None:
+    head = made(("x-amzn-sagemaker-inference-id", "abc"), ("x-amzn-sagemaker-session-id", "s"), ("authorization", "secret"))
+    assert head.request_id == "abc"
+    assert head.headers == {"x-amzn-sagemaker-inference-id": "abc", "x-amzn-sagemaker-session-id": "s"}
+
+
+def test_a_header_that_is_not_ascii_breaks_nothing() -> None:
+    head = build(Route.INVOKE, b"POST", [(b"content-type", b"text/\xff"), (b"x-amzn-sagemaker-a", b"\xe9")], True, None)
+    assert code(head) == "unsupported_media_type" and head.headers == {"x-amzn-sagemaker-a": "é"}
+
+
+def test_request_ids_of_our_own_are_unique() -> None:
+    assert len({new_request_id() for _ in range(100)}) == 100
+
+
+# ---- remembered heads ---------------------------------------------------------------------------------------------------
+
+RAW = b"POST /invocations HTTP/1.1\r\ncontent-type: text/csv\r\ncontent-length: 3\r\n\r\n"
+PLAIN = (("content-type", "text/csv"), ("content-length", "3"))
+
+
+def test_a_plain_head_is_found_again_under_its_bytes() -> None:
+    heads, head = Heads(), made(*PLAIN)
+    heads.remember(RAW, head)
+    assert heads.get(RAW) is head
+    assert heads.get(RAW.replace(b"3", b"4")) is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        made(*PLAIN, keep_alive=False),
+        made(("transfer-encoding", "chunked"), *PLAIN),
+        made(*PLAIN, ("expect", "100-Continue")),
+    ],
+)
+def test_a_head_after_which_the_connection_does_not_go_on_as_before_is_not_remembered(head: Head) -> None:
+    heads = Heads()
+    heads.remember(RAW, head)
+    assert heads.get(RAW) is None
+
+
+def test_the_memory_of_heads_is_bounded() -> None:
+    heads, head = Heads(), made(*PLAIN)
+    for i in range(3 * HEADS_MAX):
+        heads.remember(RAW.replace(b"csv", b"csv%d" % i), head)
+    assert len(heads._known) <= HEADS_MAX
+    heads.remember(RAW, head)
+    assert heads.get(RAW) is head

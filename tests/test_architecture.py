@@ -92,18 +92,9 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(p): p for p in files(*PRODUCT)}
 
 
-def for_types_only(path: Path) -> set[ast.AST]:
-    """What lies under `if TYPE_CHECKING:` and is never executed."""
-    blocks = [n for n in ast.walk(parsed(path)) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
-    return {inner for block in blocks for statement in block.body for inner in ast.walk(statement)}
-
-
-def imports(path: Path, executed_only: bool = False) -> Iterator[tuple[str, int]]:
+def imports(path: Path) -> Iterator[tuple[str, int]]:
     """Every module that a file imports, wherever in the file, with the line. `from a import b` gives a.b if that is one."""
-    skipped = for_types_only(path) if executed_only else set()
     for node in ast.walk(parsed(path)):
-        if node in skipped:
-            continue
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -184,8 +175,8 @@ def test_the_metrics_of_others_are_read_by_our_own_parser_which_has_bounds() -> 
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    """Imports inside functions count too: a circle there is only a circle in hiding."""
-    graph = {m: {n for n, _ in imports(p, executed_only=True) if n in MODULES and n != m} for m, p in MODULES.items()}
+    """Imports inside functions and for types alone count too: a circle there is only a circle in hiding."""
+    graph = {m: {n for n, _ in imports(p) if n in MODULES and n != m} for m, p in MODULES.items()}
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:

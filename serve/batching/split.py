@@ -8,19 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import NamedTuple
 
-from evenkeel.serve.batching.pending import Item
+from evenkeel.serve.batching.item import Item, Segment
 
 BUCKET_MIN = 8  # below this size each length is a bucket of its own: padding would be mostly waste
-
-
-class Segment(NamedTuple):
-    """Rows `start` to `start + rows` of a request, at the same place in the batch as in the list of segments."""
-
-    item: Item
-    start: int
-    rows: int
 
 
 def place(queue: deque[Item], rows: int, now_s: float) -> list[Segment]:

@@ -15,9 +15,10 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from evenkeel.serve.batching.arrivals import Arrivals
-from evenkeel.serve.batching.pending import Item, Pending
+from evenkeel.serve.batching.item import Item, Segment
+from evenkeel.serve.batching.pending import Pending
 from evenkeel.serve.batching.policy import Policy, QueueView, Wait, next_step
-from evenkeel.serve.batching.split import Segment, place
+from evenkeel.serve.batching.split import place
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.status_page import RUN_EPOCH, RUN_SPANS, RUN_SPANS_MAX, Engine, row_bucket, time_bucket
 from evenkeel.serve.contract.status_page import StatusBlock as Cells

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from evenkeel.serve.batching.pending import Item
+from evenkeel.serve.batching.item import Item
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.status_page import Engine
 from evenkeel.serve.contract.status_page import StatusBlock as Cells

@@ -20,8 +20,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evenkeel.serve.batching.pending import Item
-from evenkeel.serve.batching.split import Segment
+from evenkeel.serve.batching.item import Item, Segment
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.status_page import Engine
 from evenkeel.serve.contract.status_page import StatusBlock as Cells

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evenkeel.serve.batching.pending import Item
-from evenkeel.serve.batching.split import Segment
+from evenkeel.serve.batching.item import Item, Segment
 from evenkeel.serve.contract.status_page import Engine, time_bucket
 from evenkeel.serve.contract.status_page import StatusBlock as Cells
 from evenkeel.serve.engine.backends.base import RawReply, RawStream

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from evenkeel.serve.batching.pending import Item
-from evenkeel.serve.batching.split import Segment
+from evenkeel.serve.batching.item import Item, Segment
 from evenkeel.serve.transport.descriptor import RECORD_BYTES, REPLY, REQUEST, SUBMIT
 
 Table = np.ndarray[Any, np.dtype[np.uint64]]

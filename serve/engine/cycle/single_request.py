@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
-from evenkeel.serve.batching.pending import Item
+from evenkeel.serve.batching.item import Item
 from evenkeel.serve.contract.status_page import RUN_EPOCH, RUN_SPANS, Engine
 from evenkeel.serve.engine.cycle.row_runner import row_of
 from evenkeel.serve.transport.descriptor import ANSWER, RECORD_BYTES, REPLY, REQUEST, SUBMIT

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from evenkeel.serve.batching.pending import Item
-from evenkeel.serve.batching.split import Segment, bucket_edge
+from evenkeel.serve.batching.item import Item, Segment
+from evenkeel.serve.batching.split import bucket_edge
 from evenkeel.serve.contract.signature import Signature, TensorSpec
 from evenkeel.serve.engine.cycle.row_table import OFFSET, RowTable
 from evenkeel.serve.errors import NotFinite

@@ -11,8 +11,8 @@ from evenkeel.serve.front.http import answers
 from evenkeel.serve.front.http.answers import PING_OK, PING_OK_LAST, name_line, refusal, stream_head
 from evenkeel.serve.front.http.connections import Connections
 from evenkeel.serve.front.http.silence import JUST_NOW, Silence
-from evenkeel.serve.front.request.answer_streams import AnswerStream, last_words
-from evenkeel.serve.front.request.invocation import Invocation
+from evenkeel.serve.front.request.answer_streams import last_words
+from evenkeel.serve.front.request.invocation import AnswerStream, Invocation
 from evenkeel.serve.http.connection import Connection
 from evenkeel.serve.http.connection_state import ConnectionState, step
 

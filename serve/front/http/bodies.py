@@ -15,8 +15,8 @@ from evenkeel.serve.front.request.invocation import Invocation
 from evenkeel.serve.http.connection_state import ConnectionState
 
 if TYPE_CHECKING:
+    from evenkeel.serve.front.http.client_connection import ClientConnection
     from evenkeel.serve.front.http.connections import Connections
-    from evenkeel.serve.front.http.protocol import FrontProtocol
 
 
 class Bodies:
@@ -24,7 +24,7 @@ class Bodies:
 
     __slots__ = ("_connection", "_desk", "_reader")
 
-    def __init__(self, connection: FrontProtocol, desk: Connections) -> None:
+    def __init__(self, connection: ClientConnection, desk: Connections) -> None:
         self._connection, self._desk = connection, desk
         self._reader: BodyReader | None = None  # reads in the connection's place while the rest of a large body comes
 

@@ -11,12 +11,12 @@ Owner of nothing: the body is the request's, and all that may happen to a connec
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from evenkeel.serve.front.http.protocol import FrontProtocol
+    from evenkeel.serve.front.http.client_connection import ClientConnection
     from evenkeel.serve.front.request.invocation import Invocation
 
 DIRECT_FROM = 64 * 1024  # bytes of a body still to come; below, changing the protocol costs as much as it saves
@@ -31,7 +31,7 @@ def room(length: int) -> bytearray | memoryview:
 class BodyReader(asyncio.BufferedProtocol):
     """From `begin` until the body is whole or nobody wants it any more (`end`)."""
 
-    def __init__(self, connection: FrontProtocol, invocation: Invocation) -> None:
+    def __init__(self, connection: ClientConnection, invocation: Invocation) -> None:
         self._connection, self._invocation = connection, invocation
         self._body = memoryview(invocation.body or b"")
 
@@ -41,7 +41,7 @@ class BodyReader(asyncio.BufferedProtocol):
     def end(self) -> None:
         """The connection reads for itself again."""
         self._body = memoryview(b"")
-        _read_as(self._connection.transport, self._connection)
+        _read_as(self._connection.transport, cast(asyncio.BaseProtocol, self._connection))
 
     # ---- what the transport says ---------------------------------------------------------------------------------
 

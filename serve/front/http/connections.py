@@ -18,7 +18,7 @@ from evenkeel.serve.front.request.invocations import Invocations
 from evenkeel.serve.settings import Limits
 
 if TYPE_CHECKING:
-    from evenkeel.serve.front.http.protocol import FrontProtocol
+    from evenkeel.serve.front.http.client_connection import ClientConnection
 
 LATE_S = 0.5  # how often a worker that has no more time looks for requests that came so late
 OLD_BODY_S = 10.0  # when memory for bodies is short, those that have been coming longer than this give way first
@@ -35,11 +35,11 @@ class Connections:
         self.page, self.block, self.invocations, self.limits = page, block, invocations, limits
         self.default_accept = default_accept
         self.heads = Heads()
-        self.connections: set[FrontProtocol] = set()
-        self._idle: IdleConnections[FrontProtocol] = IdleConnections()
+        self.connections: set[ClientConnection] = set()
+        self._idle: IdleConnections[ClientConnection] = IdleConnections()
         self._stopping = False
         self.leaving = False  # the container is: each connection ends with its next answer
-        self.reserve: dict[FrontProtocol, None] = {}  # of them, those beyond the limit, the oldest first
+        self.reserve: dict[ClientConnection, None] = {}  # of them, those beyond the limit, the oldest first
         self.receiving_bytes = 0  # of bodies that are not complete yet, over all connections
         self._unread_bytes = 0  # of large answers, at most: counted anew when it seems too much
 
@@ -61,7 +61,7 @@ class Connections:
         self.invocations.end_all()
         asyncio.get_running_loop().call_later(LATE_S, self._end_all)
 
-    def admit(self, connection: FrontProtocol) -> None:
+    def admit(self, connection: ClientConnection) -> None:
         """At the limit an idle connection makes room, see idle.py. Where none is, the newcomer is good for one /ping.
         Nobody is kept from that: the oldest there makes room."""
         self.connections.add(connection)
@@ -80,7 +80,7 @@ class Connections:
             del self.reserve[oldest]
             oldest.turn_away()
 
-    def forget(self, connection: FrontProtocol) -> None:
+    def forget(self, connection: ClientConnection) -> None:
         self.connections.discard(connection)
         self.reserve.pop(connection, None)
 
@@ -88,7 +88,7 @@ class Connections:
         most = self.limits.connections_max
         return TooManyConnections(f"{most} connections are open already, the limit (EVENKEEL_MAX_CONNECTIONS)", retry_after_s=1)
 
-    def make_room_for_body(self, newest: FrontProtocol) -> None:
+    def make_room_for_body(self, newest: ClientConnection) -> None:
         """More is being received than may be. Whoever has held memory longest gives way; without such, the newest."""
         began_s, oldest = min(((c.began_s, c) for c in self.connections if c.is_receiving), key=lambda each: each[0])
         giving_way = oldest if _monotonic() - began_s > OLD_BODY_S else newest

@@ -8,33 +8,18 @@ EVENKEEL_STREAM_TIMEOUT_S. A client who takes nothing at all is the connection's
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import orjson
 
 from evenkeel.serve.errors import DeadlineExceeded, EvenkeelError
 from evenkeel.serve.front.request.handler_answer import said
+from evenkeel.serve.front.request.invocation import AnswerStream, Invocation
 from evenkeel.serve.settings import Limits
 from evenkeel.serve.transport import descriptor
 from evenkeel.serve.transport.descriptor import REQUEST, START
 
-if TYPE_CHECKING:
-    from evenkeel.serve.front.request.invocation import Invocation
-
 EVENTS = "text/event-stream"
 LINES = ("application/jsonlines", "application/jsonlines+json", "application/x-ndjson", "application/ndjson", "application/jsonl")
-
-
-@dataclass(slots=True)
-class AnswerStream:
-    """`owed`: parts that were read from the slot and not yet given back to the engine, because the client is slow."""
-
-    content_type: str
-    first_s: float  # how long the first part took
-    ends_s: float
-    owed: int = 0
-    between: bool = True  # records: the last part ended with a newline
 
 
 def last_words(stream: AnswerStream, error: EvenkeelError) -> bytes:

@@ -11,9 +11,19 @@ from evenkeel.serve.front.http.request_head import Head
 from evenkeel.serve.transport.slots import Slot
 
 if TYPE_CHECKING:
-    from evenkeel.serve.front.request.answer_streams import AnswerStream
     from evenkeel.serve.front.request.suspects import LastRun
     from evenkeel.serve.front.routing.engine_channel import EngineChannel, ServedVersion
+
+
+@dataclass(slots=True)
+class AnswerStream:
+    """`owed`: parts that were read from the slot and not yet given back to the engine, because the client is slow."""
+
+    content_type: str
+    first_s: float  # how long the first part took
+    ends_s: float
+    owed: int = 0
+    between: bool = True  # records: the last part ended with a newline
 
 
 class Caller(Protocol):

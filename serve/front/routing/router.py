@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from evenkeel.serve.contract.status_page import Engine, Front, Main, StatusPage
 from evenkeel.serve.errors import Overloaded
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from evenkeel.serve.front.routing.engine_channel import OnChange, OnReplies
-    from evenkeel.serve.front.routing.front_warmup import FrontWarmup
     from evenkeel.serve.transport.arena import Arena
 
 _SERVING = int(Main.SERVING)
@@ -44,6 +43,12 @@ _ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
 _LARGE, _BEYOND, _BATCHES = int(Engine.QUEUE_LARGE), int(Engine.QUEUE_BEYOND), int(Engine.BATCHES)
 _EDITION = int(Engine.EDITION)
 _RUN_STARTED, _RUN_ROWS, _PREDICTED = int(Engine.RUN_STARTED_S), int(Engine.RUN_ROWS), int(Engine.RUN_PREDICTED_S)
+
+
+class EngineObserver(Protocol):
+    """Wants to know of engines that have greeted this worker."""
+
+    def engine_up(self, place: int, link: EngineChannel, takes_traffic: bool) -> None: ...
 
 
 class Router:
@@ -67,7 +72,7 @@ class Router:
         self.only_up: EngineChannel | None = None  # the one that is up, when exactly one is
         self._rehearsing: EngineChannel | None = None  # everything goes there for the moment
         self.directed = False  # what is begun now is to go to one engine, so it may not come back later
-        self.rehearsal: FrontWarmup | None = None
+        self.rehearsal: EngineObserver | None = None
         self.reach = Reach(page, place, clock())
         # One object for each place to count: a rehearsal sets it aside, whichever engine answers.
         tally = functools.cache(functools.partial(page.tally, place))

@@ -7,8 +7,9 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evenkeel.serve.batching.pending import Item, Pending
-from evenkeel.serve.batching.split import BUCKET_MIN, Segment, bucket_edge, place
+from evenkeel.serve.batching.item import Item, Segment
+from evenkeel.serve.batching.pending import Pending
+from evenkeel.serve.batching.split import BUCKET_MIN, bucket_edge, place
 
 
 def item(id: int, rows: int, deadline_s: float = 100.0) -> Item:

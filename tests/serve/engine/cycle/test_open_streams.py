@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from evenkeel.serve.batching.pending import Item
+from evenkeel.serve.batching.item import Item
 from evenkeel.serve.contract.status_page import Engine, StatusPage
 from evenkeel.serve.engine.backends.base import RawStream
 from evenkeel.serve.engine.cycle.open_streams import PARTS_AHEAD_MAX, WINDOW_BYTES, OpenStreams

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenkeel.serve.batching.pending import Item
-from evenkeel.serve.batching.split import Segment
+from evenkeel.serve.batching.item import Item, Segment
 from evenkeel.serve.contract.signature import Signature
 from evenkeel.serve.engine.cycle.tensors import COPIED_ALONE_FROM, Gather, Scatter, finite, single_rows
 from evenkeel.serve.errors import NotFinite

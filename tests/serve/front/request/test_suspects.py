@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from evenkeel.serve.batching.split import Segment
+from evenkeel.serve.batching.item import Segment
 from evenkeel.serve.contract import engine_ends
 from evenkeel.serve.contract.engine_ends import Ended
 from evenkeel.serve.contract.status_page import StatusPage

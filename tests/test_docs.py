@@ -62,3 +62,10 @@ def test_the_examples_for_controllers_ask_only_what_is_answered() -> None:
     record = {"decision": "hold", "reasons": []}
     assert len(paths) >= 3
     assert all({adapters.answer(m, path, record).status for m in ("GET", "POST")} <= {200, 403, 405} for path in paths)
+
+
+def test_the_index_of_decisions_names_each_with_its_title() -> None:
+    index = (DOCS / "decisions" / "README.md").read_text()
+    for decision in sorted((DOCS / "decisions").glob("0*.md")):
+        title = decision.read_text().split("\n")[0].removeprefix("# ").removeprefix(f"{decision.name[:4]}: ")
+        assert re.search(rf"^\| \[{decision.name[:4]}\]\({re.escape(decision.name)}\) \| [\d-]+ \| {re.escape(title)} \|$", index, re.M)

@@ -12,7 +12,8 @@ from evenkeel.serve.contract.status_page import RESTART_REASONS
 from evenkeel.serve.http import connection_state
 from evenkeel.sidecar.rollout import adapters, reasons
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 
 
 def test_the_settings_page_shows_the_table_of_the_code() -> None:
@@ -68,4 +69,20 @@ def test_the_index_of_decisions_names_each_with_its_title() -> None:
     index = (DOCS / "decisions" / "README.md").read_text()
     for decision in sorted((DOCS / "decisions").glob("0*.md")):
         title = decision.read_text().split("\n")[0].removeprefix("# ").removeprefix(f"{decision.name[:4]}: ")
-        assert re.search(rf"^\| \[{decision.name[:4]}\]\({re.escape(decision.name)}\) \| [\d-]+ \| {re.escape(title)} \|$", index, re.M)
+        row = rf"^\| \[{decision.name[:4]}\]\({re.escape(decision.name)}\) \| [\d-]+ \| {re.escape(title)} \|$"
+        assert re.search(row, index, re.M), decision.name
+
+
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted(DOCS.rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    assert [t for t in targets if not t.startswith("http") and not (page.parent / t).exists()] == []
+
+
+def test_the_readme_is_short_and_the_index_names_every_page() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 6000
+    index = (DOCS / "README.md").read_text()
+    assert [p.name for p in DOCS.glob("*.md") if f"({p.name})" not in index and p.name != "README.md"] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,3 +100,21 @@ def test_with_standard_files_closed_it_serves_and_leaves_nothing(closed: str, tm
         process.wait()
         for pid in tree.pids():
             os.kill(pid, signal.SIGKILL)
+
+
+def test_when_the_tests_themselves_are_killed_their_trees_end() -> None:
+    start = "from tests.support.tree import Tree; t = Tree('echo').wait_ready(); print(t.port, flush=True); input()"
+    tests = subprocess.Popen(
+        [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}/src:{ROOT}"},
+    )  # fmt: skip
+    assert tests.stdout is not None
+    port = int(tests.stdout.readline())
+    tests.kill()
+    tests.wait()
+
+    def refused() -> bool:
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", port)) != 0
+
+    eventually(refused, "nobody listens there any more", 10)

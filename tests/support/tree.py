@@ -21,9 +21,11 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from evenkeel.serve.contract.process_setup import die_with_parent
 from tests.support.wire import Wire
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +56,14 @@ def eventually(look: Callable[[], T], what: str, within_s: float = 30.0) -> T:
                 return found
         assert time.monotonic() < end, f"not within {within_s:g} s: {what}"
         time.sleep(0.02)
+
+
+def ending_with_us() -> Callable[[], None] | None:
+    """For a child: it ends when this process does, however that ends. The kernel watches the thread that started it, and only the
+    main thread lives as long as we do."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return partial(die_with_parent, os.getpid())
 
 
 def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
@@ -94,7 +104,7 @@ class Tree:
         with Path(log_to or self.out).open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
                 [*under, *command], env=clean_environment(self.settings), stdout=out, stderr=err, cwd=cwd,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=ending_with_us(),
             )  # fmt: skip
         LIVING.append(self)
 

@@ -80,15 +80,16 @@ class FrontWorker(Worker):  # type: ignore[misc]
         self.wsgi.state.count_error, self.wsgi.state.page = invocations.count_error, page
         self.wsgi.state.execution = invocations.execution
         limits = dataclasses.replace(settings.limits, connections_max=connections_possible(settings.limits.connections_max))
-        desk = Connections(page, block, invocations, limits, settings.default_accept)
+        connections = Connections(page, block, invocations, limits, settings.default_accept)
         asyncio.get_running_loop().set_exception_handler(leave_on_a_bug)
-        config = self._config(desk)
+        config = self._config(connections)
         server = Server(config, settings.fronts)
         connect = functools.partial(FrontProtocol, config=config, server_state=server.server_state, app_state={})
-        invocations.engines.rehearsal = FrontWarmup(desk, connect)
-        check = SelfCheck(desk, connect, settings.self_check_s)
+        invocations.engines.rehearsal = FrontWarmup(connections, connect)
+        check = SelfCheck(connections, connect, settings.self_check_s)
         sweeps = [asyncio.create_task(work) for work in (
-            invocations.keep_sweeping(), keep_sweeping(desk), wait_to_wind_down(desk), check.keep_looking())]  # fmt: skip
+            invocations.keep_sweeping(), keep_sweeping(connections), wait_to_wind_down(connections),
+            check.keep_looking())]  # fmt: skip
         for task in sweeps:
             task.add_done_callback(leave_if_it_broke)
         await server.serve(sockets=[listener.sock for listener in self.sockets])  # gunicorn has wrapped them
@@ -96,10 +97,10 @@ class FrontWorker(Worker):  # type: ignore[misc]
             task.cancel()
         invocations.close()
 
-    def _config(self, desk: Connections) -> uvicorn.Config:
+    def _config(self, connections: Connections) -> uvicorn.Config:
         settings = self.app.settings
         config = uvicorn.Config(
-            Paced(self.wsgi), http=functools.partial(FrontProtocol, desk),  # type: ignore[arg-type]
+            Paced(self.wsgi), http=functools.partial(FrontProtocol, connections),  # type: ignore[arg-type]
             log_config=None, access_log=False, lifespan="off", ws="none", server_header=False, date_header=False,
             proxy_headers=False, callback_notify=self._beat, timeout_notify=1,
             timeout_graceful_shutdown=round(settings.drain_s),
@@ -130,7 +131,7 @@ def leave_if_it_broke(sweep: asyncio.Task[None]) -> None:
         logline.leave(EXIT_BUG)
 
 
-async def keep_sweeping(desk: Connections) -> None:
+async def keep_sweeping(connections: Connections) -> None:
     looked_s = time.monotonic()
     while True:
         await asyncio.sleep(BEAT_EVERY_S)
@@ -138,12 +139,12 @@ async def keep_sweeping(desk: Connections) -> None:
         away_s = now_s - looked_s - BEAT_EVERY_S
         looked_s = now_s
         if away_s > AWAY_S:  # the container was paused, or we were: clients could say what they liked
-            desk.excuse(away_s)
-        desk.sweep()
+            connections.excuse(away_s)
+        connections.sweep()
         logline.sink().tell_lost()
 
 
-async def wait_to_wind_down(desk: Connections) -> None:
-    while not desk.page.main.count[Main.LEAVING]:
+async def wait_to_wind_down(connections: Connections) -> None:
+    while not connections.page.main.count[Main.LEAVING]:
         await asyncio.sleep(LEAVING_LOOK_S)
-    desk.wind_down()
+    connections.wind_down()

@@ -159,7 +159,7 @@ class FrontBench:
         for invocation in [*self.front._flight.pending.values(), *(i for i, _ in [*self.front._arrived, *self.front._early])]:
             invocation.caller = None
         self.front.close()
-        os.close(self.front._intake.arena.fd)
+        os.close(self.front._slot_writer.arena.fd)
         self.front = self.loop.run_until_complete(self._make())
 
     def ask(self, body: bytes, the_head: Head | None = None) -> Caller:
@@ -216,7 +216,7 @@ class FrontBench:
             engine.listener.close()
         self.loop.close()
         self.folder.cleanup()
-        os.close(self.front._intake.arena.fd)
+        os.close(self.front._slot_writer.arena.fd)
         os.close(self.page.fd)
 
 

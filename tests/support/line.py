@@ -23,11 +23,11 @@ class Line:
     """One connection between a FrontProtocol and a client of ours, in one event loop stepped by hand."""
 
     def __init__(
-        self, bench: FrontBench, desk: Connections | None = None, ends: tuple[socket.socket, socket.socket] | None = None
+        self, bench: FrontBench, connections: Connections | None = None, ends: tuple[socket.socket, socket.socket] | None = None
     ) -> None:
-        """`desk`: that of another, for two connections of one worker. `ends`: the client's and the server's socket."""
+        """`connections`: that of another, for two connections of one worker. `ends`: the client's and the server's socket."""
         self.bench = bench
-        self.desk = desk or Connections(bench.page, bench.page.front(0), bench.front, bench.limits, None)
+        self.connections = connections or Connections(bench.page, bench.page.front(0), bench.front, bench.limits, None)
         self.client, theirs = ends or socket.socketpair()
         self.client.setblocking(False)
         self.heard = b""
@@ -39,8 +39,10 @@ class Line:
         config.load()
         server = uvicorn.Server(config)
         loop = asyncio.get_running_loop()
+        state = server.server_state
         return await loop.connect_accepted_socket(
-            lambda: FrontProtocol(self.desk, config=config, server_state=server.server_state, app_state={}), theirs)  # fmt: skip
+            lambda: FrontProtocol(self.connections, config=config, server_state=state, app_state={}), theirs
+        )
 
     def send(self, data: bytes) -> None:
         self._waiting += data

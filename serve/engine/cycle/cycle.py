@@ -74,7 +74,7 @@ class Cycle:
         # Bytes of a row where requests of one row can be handled by columns, else 0.
         by_columns = inputs is not None and outputs is not None and inputs.single and outputs.single and inputs.rows_axis
         self._block_row_bytes = inputs.row_bytes if inputs is not None and by_columns else 0
-        self._lone = (
+        self._single_request = (
             SingleRequest(replica, cells, epoch, clock, self._only_key, self._fail_alone, self._ran) if by_columns else None
         )
         self._expired_at_s = 0.0
@@ -109,7 +109,7 @@ class Cycle:
     def turn(self, wait_s: float) -> float:
         """Take what has come, run at most one batch, send the replies. Returns how long the next turn may sleep."""
         taken = self._peers.receive(wait_s)
-        if self._lone is not None and len(taken) == 1 and self._answered_alone(*taken[0]):
+        if self._single_request is not None and len(taken) == 1 and self._answered_alone(*taken[0]):
             return IDLE_S
         self._take(taken)
         now_s = self._clock()
@@ -181,10 +181,10 @@ class Cycle:
 
     def _answered_alone(self, peer: Peer, records: bytes | None) -> bool:
         """What has come was a single request, and neither is there nor expected anything to share a batch with it."""
-        if records is None or self._pending.rows or self._arrivals.peak_rows >= 2 or self._lone is None:
+        if records is None or self._pending.rows or self._arrivals.peak_rows >= 2 or self._single_request is None:
             return False
         now_s = self._clock()
-        if not self._lone.serve(peer, records, now_s):
+        if not self._single_request.serve(peer, records, now_s):
             return False
         self._arrivals.note(1, 1, now_s)
         return True

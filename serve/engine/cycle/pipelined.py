@@ -75,7 +75,7 @@ class PipelinedCycle(Cycle):
     ) -> None:
         super().__init__(replica, listener, cells, epoch, clock)
         self._flights: deque[InFlightBatch] = deque()
-        self._lone = None  # it would wait for its batch
+        self._single_request = None  # it would wait for its batch
         self._flying_max = FLYING_MAX
 
     @property

@@ -25,7 +25,7 @@ IDLE = step(ConnectionState.ANSWERING, ConnectionState.IDLE)
 class Answering(Connection):
     """The half of a connection that answers."""
 
-    desk: Connections
+    connections: Connections
     silence: Silence
 
     def answer(self, invocation: Invocation, start: bytes, body: bytes, extra: bytes = b"") -> None:
@@ -41,7 +41,7 @@ class Answering(Connection):
         if not self.transport.is_closing():
             close = b"" if invocation.keep_alive else b"connection: close\r\n"
             if size > JOIN_BYTES_MAX:
-                self.desk.make_room_for_answer(size)
+                self.connections.make_room_for_answer(size)
             head = b"%b%d\r\n%b%b\r\n" % (start, size, extra, close)
             self.transport.writelines((head, body)) if size > JOIN_BYTES_MAX else self.transport.write(head + body)
         self.answered(invocation.keep_alive)
@@ -85,8 +85,8 @@ class Answering(Connection):
 
     def answer_ping(self, invocation: Invocation) -> None:
         invocation.caller = None
-        verdict = self.desk.page.verdict()
-        if verdict.ready and self.desk.invocations.engines.reach.is_apart:  # whoever else is ready: not this worker
+        verdict = self.connections.page.verdict()
+        if verdict.ready and self.connections.invocations.engines.reach.is_apart:  # whoever else is ready: not this worker
             verdict = Verdict(False, Reason.NOT_CONNECTED)
         if verdict.ready:
             self.transport.write(PING_OK if invocation.keep_alive else PING_OK_LAST)

@@ -1,7 +1,7 @@
 """The body of the request that a connection is receiving: where it lies, what it is counted against, and how the rest of a
 large one is read past the connection.
 
-Owner of the body while it comes. What all connections together may hold is the desk's.
+Owner of the body while it comes. What all connections together may hold is their own, see connections.py.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 class Bodies:
     """Of one connection, one after the other."""
 
-    __slots__ = ("_connection", "_desk", "_reader")
+    __slots__ = ("_connection", "_connections", "_reader")
 
-    def __init__(self, connection: ClientConnection, desk: Connections) -> None:
-        self._connection, self._desk = connection, desk
+    def __init__(self, connection: ClientConnection, connections: Connections) -> None:
+        self._connection, self._connections = connection, connections
         self._reader: BodyReader | None = None  # reads in the connection's place while the rest of a large body comes
 
     def too_large(self, size: int) -> BodyTooLarge | None:
-        most = self._desk.limits.body_bytes_max
+        most = self._connections.limits.body_bytes_max
         return BodyTooLarge(f"the body is over the limit of {most} bytes (EVENKEEL_MAX_BODY_MB)") if size > most else None
 
     def take(self, invocation: Invocation, piece: bytes) -> None:
@@ -48,17 +48,17 @@ class Bodies:
 
     def _count(self, invocation: Invocation, size: int) -> None:
         invocation.received += size
-        self._desk.receiving_bytes += size
+        self._connections.receiving_bytes += size
         wrong = self.too_large(invocation.received)
         if wrong is not None:
             raise wrong
-        if self._desk.receiving_bytes > self._desk.limits.queue_bytes_max:
-            self._desk.make_room_for_body(self._connection)
+        if self._connections.receiving_bytes > self._connections.limits.queue_bytes_max:
+            self._connections.make_room_for_body(self._connection)
 
     def finish(self, invocation: Invocation) -> Body:
         """It is all here, and counts no more as being received."""
         body, invocation.body = invocation.body, None
-        self._desk.receiving_bytes -= invocation.received
+        self._connections.receiving_bytes -= invocation.received
         return invocation.whole if body is None else body
 
     def let_go(self, invocation: Invocation) -> None:

@@ -35,7 +35,7 @@ class Connections:
         self.page, self.block, self.invocations, self.limits = page, block, invocations, limits
         self.default_accept = default_accept
         self.heads = Heads()
-        self.connections: set[ClientConnection] = set()
+        self.open: set[ClientConnection] = set()
         self._idle: IdleConnections[ClientConnection] = IdleConnections()
         self._stopping = False
         self.leaving = False  # the container is: each connection ends with its next answer
@@ -47,7 +47,7 @@ class Connections:
         """The container has begun to leave: who asks again shall do so elsewhere. Idle connections stay, for the quiet time,
         since a request may be on its way to us."""
         self.leaving = True
-        for connection in self.connections:
+        for connection in self.open:
             connection.answer_is_last()
 
     def stop(self) -> None:
@@ -64,10 +64,10 @@ class Connections:
     def admit(self, connection: ClientConnection) -> None:
         """At the limit an idle connection makes room, see idle.py. Where none is, the newcomer is good for one /ping.
         Nobody is kept from that: the oldest there makes room."""
-        self.connections.add(connection)
-        if len(self.connections) - len(self.reserve) <= self.limits.connections_max:
+        self.open.add(connection)
+        if len(self.open) - len(self.reserve) <= self.limits.connections_max:
             return
-        waiting = (c for c in self.connections if c not in self.reserve)
+        waiting = (c for c in self.open if c not in self.reserve)
         idle = self._idle.choose(connection, waiting, _monotonic())
         if idle is not None:
             self.forget(idle)
@@ -81,7 +81,7 @@ class Connections:
             oldest.turn_away()
 
     def forget(self, connection: ClientConnection) -> None:
-        self.connections.discard(connection)
+        self.open.discard(connection)
         self.reserve.pop(connection, None)
 
     def too_many(self) -> TooManyConnections:
@@ -90,7 +90,7 @@ class Connections:
 
     def make_room_for_body(self, newest: ClientConnection) -> None:
         """More is being received than may be. Whoever has held memory longest gives way; without such, the newest."""
-        began_s, oldest = min(((c.began_s, c) for c in self.connections if c.is_receiving), key=lambda each: each[0])
+        began_s, oldest = min(((c.began_s, c) for c in self.open if c.is_receiving), key=lambda each: each[0])
         giving_way = oldest if _monotonic() - began_s > OLD_BODY_S else newest
         many = "too many large requests are being received at once (EVENKEEL_QUEUE_MB)"
         giving_way.refuse(TooManyArriving(many, retry_after_s=1))
@@ -100,7 +100,7 @@ class Connections:
         self._unread_bytes += size
         if self._unread_bytes <= self.limits.queue_bytes_max:
             return
-        waiting = [(c.silence.taking.left_s, n, c) for c in self.connections if (n := c.transport.get_write_buffer_size())]
+        waiting = [(c.silence.taking.left_s, n, c) for c in self.open if (n := c.transport.get_write_buffer_size())]
         self._unread_bytes = size + sum(n for _, n, _ in waiting)
         for _, n, connection in sorted(waiting, key=lambda each: each[0]):
             if self._unread_bytes <= self.limits.queue_bytes_max:
@@ -110,14 +110,14 @@ class Connections:
 
     def excuse(self, away_s: float) -> None:
         """For so long nobody listened here, so clients were not silent."""
-        for connection in self.connections:
+        for connection in self.open:
             connection.excuse(away_s)
 
     def sweep(self) -> None:
         """Close what is idle or has stopped sending. Called about once a second."""
         now_s = _monotonic()
-        for connection in list(self.connections):
+        for connection in list(self.open):
             connection.check_silence(now_s)
         self.invocations.trim()
-        self.block.count[Front.CONNECTIONS] = len(self.connections)
+        self.block.count[Front.CONNECTIONS] = len(self.open)
         self.block.value[Front.BEAT_S] = now_s

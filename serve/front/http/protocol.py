@@ -42,15 +42,15 @@ class FrontProtocol(Answering):
 
     request: Invocation | ApplicationRequest | None
 
-    def __init__(self, desk: Connections, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, connections: Connections, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.desk = desk
-        self._arrive = desk.invocations.arrive
-        self._known = desk.heads.get
+        self.connections = connections
+        self._arrive = connections.invocations.arrive
+        self._known = connections.heads.get
         self._usual = NO_USUAL
-        self._leaving = desk.leaving  # the next answer is the last
-        self.silence = Silence(desk.limits, _monotonic())
-        self.bodies = Bodies(self, desk)
+        self._leaving = connections.leaving  # the next answer is the last
+        self.silence = Silence(connections.limits, _monotonic())
+        self.bodies = Bodies(self, connections)
         self.address = ""  # of the client
 
     # ---- bytes in ------------------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ class FrontProtocol(Answering):
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else ""
-        self.desk.admit(self)
+        self.connections.admit(self)
 
     def data_received(self, data: bytes) -> None:
         usual = self._usual
@@ -93,19 +93,19 @@ class FrontProtocol(Answering):
     def begin(self, head: RequestHead, raw: bytes) -> None:
         found = routes.find(head.method, head.target)
         route, refused = (found, None) if isinstance(found, Route) else (Route.NOWHERE, found)
-        if route is not Route.PING and self.desk.reserve and self in self.desk.reserve:
-            raise self.desk.too_many()
+        if route is not Route.PING and self.connections.reserve and self in self.connections.reserve:
+            raise self.connections.too_many()
         self.silence.body_begins(self.began_s)
         if route is Route.APPLICATION:
             self.request = ApplicationRequest(head, APPLICATION_BODY_BYTES_MAX)
             self.request.keep_alive = head.keep_alive and not self._leaving
             return
-        hot_head = build(route, head.method, head.headers, head.keep_alive and not self._leaving, self.desk.default_accept)
+        hot_head = build(route, head.method, head.headers, head.keep_alive and not self._leaving, self.connections.default_accept)
         self.request = invocation = Invocation(self, hot_head)
         invocation.delimited = head.version == "1.1"
         invocation.refused = refused or self.bodies.too_large(head.length or 0)
         if invocation.refused is None:
-            self.desk.heads.remember(raw, hot_head)
+            self.connections.heads.remember(raw, hot_head)
 
     def take_body(self, piece: bytes) -> None:
         if isinstance(self.request, Invocation):
@@ -139,22 +139,22 @@ class FrontProtocol(Answering):
         body = self.bodies.finish(request)
         if request.refused is not None:
             request.caller = None
-            self.desk.invocations.count_error(request.refused)
+            self.connections.invocations.count_error(request.refused)
             self.answer_error(request, request.refused)
         elif request.head.route is Route.PING:
             self.answer_ping(request)
         elif type(body) is bytes:
             self._arrive(request, body)
         else:
-            self.desk.invocations.begin(request, body)
+            self.connections.invocations.begin(request, body)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if isinstance(self.request, Invocation):
-            self.desk.invocations.streams.resume(self.request)  # if it is answered in parts
+            self.connections.invocations.streams.resume(self.request)  # if it is answered in parts
 
     def refusal(self, error: EvenkeelError) -> bytes:
-        self.desk.invocations.count_error(error)
+        self.connections.invocations.count_error(error)
         hot = self.request if self.state in (ConnectionState.BODY, ConnectionState.DIRECT) else None
         return refusal(error, False, isinstance(hot, Invocation) and hot.head.is_head)
 
@@ -167,7 +167,7 @@ class FrontProtocol(Answering):
 
     def check_silence(self, now_s: float) -> None:
         """Close an idle connection, refuse a request that stopped half-way, end a lingering or stalled one."""
-        request, hurried = self.request, self._leaving and (self.state in RECEIVING or self in self.desk.reserve)
+        request, hurried = self.request, self._leaving and (self.state in RECEIVING or self in self.connections.reserve)
         unanswered = isinstance(request, Invocation) and request.stream is None and request.delimited
         unread = self.transport.get_write_buffer_size()
         action = self.silence.look(now_s, ConnectionView(self.state, self.began_s, hurried, unread, request, unanswered))
@@ -210,13 +210,13 @@ class FrontProtocol(Answering):
         """Its place is needed: the shortest of answers where one is owed, and the end."""
         if self.state is ConnectionState.IDLE or self.state in RECEIVING:
             self.let_go()
-            self.transport.write(self.refusal(self.desk.too_many()))
+            self.transport.write(self.refusal(self.connections.too_many()))
         self.close()
 
     def shutdown(self) -> None:
         """The worker is stopping: close when what has begun to arrive has been answered."""
         self.answer_is_last()
-        self.desk.stop()
+        self.connections.stop()
         if self.state in (ConnectionState.IDLE, ConnectionState.STALLED) and not self._held:
             self.close()
         elif self.busy or self.state in (ConnectionState.BODY, ConnectionState.DIRECT):
@@ -247,11 +247,11 @@ class FrontProtocol(Answering):
         return super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.desk.forget(self)
+        self.connections.forget(self)
         self.let_go()
         request = self.request
         if self.busy and isinstance(request, ApplicationRequest):
             request.leave()
         elif self.busy and isinstance(request, Invocation) and request.caller is not None:
-            self.desk.invocations.abandon(request)
+            self.connections.invocations.abandon(request)
         super().connection_lost(exc)

@@ -79,23 +79,23 @@ class Invocations:
         self._clock = clock
         self._block: StatusBlock = page.front(place)
         self._count = self._block.count
-        self._intake = SlotWriter(limits)
+        self._slot_writer = SlotWriter(limits)
         self._page = page
         self._loop = asyncio.get_running_loop()
         self._arrived: list[Arrival] = []  # in this turn of the event loop
-        self._lone = False  # the last turn in which something arrived brought one request
+        self._came_single = False  # the last turn in which something arrived brought one request
         self._early: list[tuple[Invocation, Body]] = []  # came while this worker had not met an engine yet
         self._held: list[Invocation] = []  # accepted while the only engine restarts
         # Ids are unique among all living fronts: an engine knows requests by their id alone.
         self._flight = InFlightRequests(os.getpid() << 32 if first_id is None else first_id)
-        self._crowd = RowBatcher(self._flight, self._intake, limits, clock, self._encode)
+        self._row_batcher = RowBatcher(self._flight, self._slot_writer, limits, clock, self._encode)
         self._offload = Offload(self._loop)
         self._rows_max, self._bytes_max = limits.queue_rows_max, limits.queue_bytes_max
         self._timeout_s = limits.request_timeout_s
-        self._poisons = Poisons(page, place, self._intake.memory)
-        self.streams = AnswerStreams(self._intake.memory, limits, clock)
+        self._poisons = Poisons(page, place, self._slot_writer.memory)
+        self.streams = AnswerStreams(self._slot_writer.memory, limits, clock)
         self.engines = Router(
-            page, place, sockets, self._intake.arena, limits, clock, self.finish, self._engine_lost, self._engine_serves
+            page, place, sockets, self._slot_writer.arena, limits, clock, self.finish, self._engine_lost, self._engine_serves
         )
         self._poisons.look(self.engines.edition, clock())
 
@@ -107,8 +107,8 @@ class Invocations:
 
         One that is alone, as the one before it was, has nobody to wait for: 4 us less of some 100.
         """
-        if self._lone and not self._flight.pending and not self._arrived:
-            self.begin(invocation, body, lone=True)
+        if self._came_single and not self._flight.pending and not self._arrived:
+            self.begin(invocation, body, single=True)
             return
         if not self._arrived:
             self._loop.call_soon(self._take_arrived)
@@ -116,18 +116,18 @@ class Invocations:
 
     def _take_arrived(self) -> None:
         arrived, self._arrived = self._arrived, []
-        self._lone = len(arrived) == 1
+        self._came_single = len(arrived) == 1
         if not self._poisons.known:  # else each has to be looked at
-            arrived = self._crowd.take(arrived, self.engines.model, self.engines.only_up)
+            arrived = self._row_batcher.take(arrived, self.engines.model, self.engines.only_up)
         for invocation, body in arrived:
             if invocation.caller is not None:
                 self.begin(invocation, body)
 
-    def begin(self, invocation: Invocation, body: Body, decoded: Decoded | None = None, lone: bool = False) -> None:
+    def begin(self, invocation: Invocation, body: Body, decoded: Decoded | None = None, single: bool = False) -> None:
         """Admit, decode, claim, submit. Any refusal is answered here and now.
 
-        A large body is decoded aside, and comes back here with `decoded`. Its time has been running since it first came. `lone`:
-        nothing else is going to be submitted in this turn of the event loop.
+        A large body is decoded aside, and comes back here with `decoded`. Its time has been running since it first came.
+        `single`: nothing else is going to be submitted in this turn of the event loop.
         """
         if not invocation.started_s:
             invocation.started_s = self._clock()
@@ -144,7 +144,7 @@ class Invocations:
             if decode_row is not None and plan is not None and len(body) <= ROW_BODY_MAX:
                 packed = decode_row(body, plan)
             if packed is not None:
-                self._intake.take_row(invocation, model, packed)
+                self._slot_writer.take_row(invocation, model, packed)
             elif not self._take_any(invocation, model, body, decoded):
                 return
             if self._poisons.known and self._poisons.has(invocation):
@@ -154,7 +154,7 @@ class Invocations:
                 # None: it is held until one is back, within its deadline.
                 link = self.engines.choose(invocation.rows, invocation.started_s, len(self._flight.pending))
         except Exception as error:
-            self._intake.release(invocation)
+            self._slot_writer.release(invocation)
             self._refuse(invocation, translated(error))
             return
         self._flight.last_id = invocation.id = id = self._flight.last_id + 1
@@ -164,11 +164,11 @@ class Invocations:
         self._flight.rows += invocation.rows
         if invocation.beyond:
             self._flight.beyond += invocation.beyond
-        self._submit(invocation, lone)
+        self._submit(invocation, single)
 
     def finish(self, link: EngineChannel, records: bytes) -> None:
         """Replies of an engine: encode and answer each, and have the slots back."""
-        if len(records) > RECORD_BYTES and self._crowd.finish(link, records):
+        if len(records) > RECORD_BYTES and self._row_batcher.finish(link, records):
             return
         for kind, flags, family, _, id, offset, size, _, _, _, _ in REPLY.iter_unpack(records):
             invocation = self._flight.pending.pop(id)
@@ -187,7 +187,7 @@ class Invocations:
             else:
                 self._encode(invocation, offset, flags & FINITE != 0)
             self._uncount(invocation)
-            self._intake.release(invocation)
+            self._slot_writer.release(invocation)
 
     # ---- admit, decode, claim, submit ----------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class Invocations:
         """Everything but one plain row. False: the body is being decoded aside, and will come back to `begin`."""
         head = invocation.head
         if model.signature is None:
-            self._intake.take_raw(invocation, body, model.reads_headers)
+            self._slot_writer.take_raw(invocation, body, model.reads_headers)
             return True
         if head.wrong is not None:
             raise head.wrong
@@ -209,7 +209,7 @@ class Invocations:
                 self._decode_offloaded(invocation, body, model, model.signature)
                 return False
             decoded = head.decoder.decode(body, model.signature, head.params)
-        self._intake.take(invocation, model, decoded)
+        self._slot_writer.take(invocation, model, decoded)
         invocation.beyond = max(0, invocation.rows - model.rows_max)
         return True
 
@@ -233,7 +233,7 @@ class Invocations:
 
     def _decode(self, invocation: Invocation, body: Body, signature: Signature) -> Decoded:
         """In the thread. What it may take is what is left for requests: one body may become far more than it weighs."""
-        head, room = invocation.head, self._bytes_max - self._intake.slots.held_bytes - self._offload.bytes
+        head, room = invocation.head, self._bytes_max - self._slot_writer.slots.held_bytes - self._offload.bytes
         try:
             return head.decoder.decode(body, signature, head.params, max(room, 0))
         except BodyTooLarge as error:
@@ -277,7 +277,7 @@ class Invocations:
     def _encode(self, invocation: Invocation, offset: int, finite: bool, memory: memoryview | None = None) -> None:
         """One reply on its own, from its slot or from `memory`."""
         try:
-            body = self._encoded(invocation, offset, finite, memory or self._intake.memory)
+            body = self._encoded(invocation, offset, finite, memory or self._slot_writer.memory)
         except Exception as error:
             self._refuse(invocation, translated(error))
         else:
@@ -295,20 +295,20 @@ class Invocations:
         start = invocation.model.starts[invocation.head.answer_start]
 
         def encode() -> bytes:
-            return self._encoded(invocation, offset, finite, memory or self._intake.memory)
+            return self._encoded(invocation, offset, finite, memory or self._slot_writer.memory)
 
         def answer(body: bytes) -> None:
             self._answer(invocation, start, body)
 
         def free() -> None:
             if slot is not None:
-                self._intake.free(slot)
+                self._slot_writer.free(slot)
 
         self._offload.start(invocation, Work(size, encode, answer, self._refuse, free))
 
     def _answer_otherwise(self, invocation: Invocation, kind: int, flags: int, family: int, offset: int, size: int) -> None:
         """The less common answers: faults, answers larger than their slot, and those that a handler encoded."""
-        memory, link, model = self._intake.memory, invocation.link, invocation.model
+        memory, link, model = self._slot_writer.memory, invocation.link, invocation.model
         if flags & OVERFLOW:
             assert link is not None, "the reply came over a link"
             fd = link.take_fd()
@@ -444,7 +444,7 @@ class Invocations:
             self._give_up_held()
         self._count[_IN_FLIGHT] = len(self._flight.pending)
         self._count[_QUEUE_ROWS] = self._flight.rows
-        self._count[_SLOT_BYTES] = self._intake.slots.held_bytes
+        self._count[_SLOT_BYTES] = self._slot_writer.slots.held_bytes
 
     def _engine_serves(self) -> None:
         """Whoever waited for an engine is given to one."""
@@ -506,7 +506,7 @@ class Invocations:
         self._uncount(invocation)
         if error is not None:
             self._refuse(invocation, error)
-        self._intake.release(invocation)
+        self._slot_writer.release(invocation)
 
     def _engine_lost(self, link: EngineChannel) -> None:
         """Run its requests again: the inputs are still in their slots, and nobody else can write there now.
@@ -528,7 +528,7 @@ class Invocations:
                 self._give(invocation)
 
     def trim(self) -> None:
-        self._intake.trim()
+        self._slot_writer.trim()
         self.engines.know()
 
     async def keep_sweeping(self) -> None:
@@ -539,7 +539,7 @@ class Invocations:
     @property
     def idle(self) -> bool:
         """Nothing in flight and no slot held."""
-        return not self._arrived and not self._flight.pending and not self._offload.waiting and self._intake.slots.held == 0
+        return not self._arrived and not self._flight.pending and not self._offload.waiting and self._slot_writer.slots.held == 0
 
     def waits_at(self, link: EngineChannel) -> bool:
         """Whether requests of ours have had nothing from that engine yet. It looks at all: not for the hot path."""

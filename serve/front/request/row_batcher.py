@@ -43,7 +43,7 @@ class RowBatcher:
     def __init__(
         self, flight: InFlightRequests, intake: SlotWriter, limits: Limits, clock: Callable[[], float], encode_alone: EncodeAlone
     ) -> None:
-        self._flight, self._intake, self._clock = flight, intake, clock
+        self._flight, self._slot_writer, self._clock = flight, intake, clock
         self._rows_max, self._timeout_s = limits.queue_rows_max, limits.request_timeout_s
         self._encode_alone = encode_alone
 
@@ -54,14 +54,14 @@ class RowBatcher:
             return arrived
         if link.rows >= link.rows_sure or flight.rows + len(arrived) > self._rows_max:
             return arrived
-        slots = self._intake.claim_rows(model, len(arrived))
+        slots = self._slot_writer.claim_rows(model, len(arrived))
         if slots is None:
             return arrived
         now_s, pack, size = self._clock(), ROW_REQUEST.pack, model.inputs.row_bytes
         deadline_s = now_s + self._timeout_s
         like = REQUEST.pack(SUBMIT, 0, 0, 1, 0, 0, slots[0].capacity, size, link.epoch, deadline_s, now_s)
         first, last = like[:8], like[24:]  # what all their records share; the slots are all of one size
-        memory, pending, id = self._intake.memory, flight.pending, flight.last_id
+        memory, pending, id = self._slot_writer.memory, flight.pending, flight.last_id
         records: list[bytes] = []
         rest: list[Arrival] = []
         for each in arrived:
@@ -89,7 +89,7 @@ class RowBatcher:
         link.rows += len(records)
         if records:
             link.send(records)
-        self._intake.slots.release_all(slots)
+        self._slot_writer.slots.release_all(slots)
         return rest
 
     def finish(self, link: EngineChannel, records: bytes) -> bool:
@@ -128,7 +128,7 @@ class RowBatcher:
         self._flight.rows_left -= left
         self._flight.rows -= len(bodies) - left
         link.rows -= len(bodies) - left
-        self._intake.slots.release_all(slots)
+        self._slot_writer.slots.release_all(slots)
         return True
 
     def _encoded(self, link: EngineChannel, records: bytes) -> tuple[Codec, Words, list[bytes]] | None:
@@ -148,7 +148,7 @@ class RowBatcher:
         if not alike or encode_rows is None:
             return None
         outputs = model.outputs
-        view = self._intake.shared_rows.view(shift, outputs.row_bytes // outputs.dtypes[0].itemsize, outputs.dtypes[0])
+        view = self._slot_writer.shared_rows.view(shift, outputs.row_bytes // outputs.dtypes[0].itemsize, outputs.dtypes[0])
         return encoder, words, encode_rows(view[offsets // STEP])
 
 

@@ -30,10 +30,10 @@ AGAIN_S = 0.5  # after a question that was not answered
 class FrontWarmup:
     """One worker's rehearsals."""
 
-    def __init__(self, desk: Connections, connect: Connect) -> None:
+    def __init__(self, connections: Connections, connect: Connect) -> None:
         """`connect` makes the protocol of a new connection, as for a client."""
-        self._desk, self._connect = desk, connect
-        self._engines = desk.invocations.engines
+        self._connections, self._connect = connections, connect
+        self._engines = connections.invocations.engines
         self._done = False
         self._answered = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -54,7 +54,7 @@ class FrontWarmup:
         data = smallest(model)
         while link.model is model:
             try:
-                if await ask_one(self._connect, self._desk, link, model, data):
+                if await ask_one(self._connect, self._connections, link, model, data):
                     break
             except OSError as e:
                 log("no_rehearsal", f"the way to engine {place} is not proven yet: {e!r}")
@@ -88,7 +88,7 @@ class FrontWarmup:
     async def _send(self, bodies: tuple[Mapping[str, str], ...], link: EngineChannel, bound: asyncio.Timeout) -> bool:
         """All bodies, one after the other, again and again. Whether the engine has answered any."""
         end_s, proven = time.monotonic() + SECONDS_MAX, False
-        async with own_line(self._connect, apart(self._desk)) as line:
+        async with own_line(self._connect, apart(self._connections)) as line:
             requests = [request(body) for body in bodies]
             for _ in range(RUNS):
                 for data in requests:

@@ -44,10 +44,10 @@ class LinkSilence:
 
 
 class SelfCheck:
-    def __init__(self, desk: Connections, connect: Connect, quiet_s: float) -> None:
+    def __init__(self, connections: Connections, connect: Connect, quiet_s: float) -> None:
         """`quiet_s` 0: nothing is asked."""
-        self._desk, self._connect, self._quiet_s = desk, connect, quiet_s
-        self._engines, self._main = desk.invocations.engines, desk.page.main
+        self._connections, self._connect, self._quiet_s = connections, connect, quiet_s
+        self._engines, self._main = connections.invocations.engines, connections.page.main
         self._silences: dict[int, LinkSilence] = {}
         self._asking: set[asyncio.Task[None]] = set()  # kept: the loop itself holds tasks only weakly
 
@@ -71,7 +71,7 @@ class SelfCheck:
             self._weigh(place, link, silence, now_s)
 
     def _weigh(self, place: int, link: EngineChannel, silence: LinkSilence, now_s: float) -> None:
-        waits = self._desk.invocations.waits_at(link)
+        waits = self._connections.invocations.waits_at(link)
         if not waits:
             silence.lost = 0
         elif has_nothing_to_do(link.block, now_s):  # while it is busy, with what other fronts sent, nothing can be said
@@ -80,7 +80,7 @@ class SelfCheck:
             log("unanswered", f"engine {place} has nothing to do and does not answer what was sent there; it is sent no more",
                 level="error", place=place)  # fmt: skip
             self._engines.mistrust(link)
-        silence.own = silence.own + 1 if silence.asking is not None and self._desk.invocations.idle else 0
+        silence.own = silence.own + 1 if silence.asking is not None and self._connections.invocations.idle else 0
         if silence.own >= OWN_LOOKS:
             log("front_error", "this worker does not answer itself; it ends, and another takes its place", level="error")
             leave(EXIT_BUG)
@@ -97,7 +97,7 @@ class SelfCheck:
 
     async def _ask(self, place: int, link: EngineChannel, model: ServedVersion, silence: LinkSilence) -> None:
         try:
-            await ask_one(self._connect, self._desk, link, model, smallest(model))
+            await ask_one(self._connect, self._connections, link, model, smallest(model))
         except OSError as e:
             log("self_check", f"engine {place} could not be asked: {e!r}", level="warning")
         finally:

@@ -63,12 +63,12 @@ class SelfConnection:
 
 
 @contextlib.asynccontextmanager
-async def own_line(connect: Connect, desk: Connections) -> AsyncIterator[SelfConnection]:
+async def own_line(connect: Connect, connections: Connections) -> AsyncIterator[SelfConnection]:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
     try:
-        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: connect(desk), theirs)
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: connect(connections), theirs)
         try:
             yield SelfConnection(ours)
         finally:
@@ -99,17 +99,17 @@ class DirectedRouting:
         return getattr(self._invocations, name)
 
 
-def apart(desk: Connections) -> Connections:
+def apart(connections: Connections) -> Connections:
     """The same for a connection of our own, which takes no client's place and is kept out by no limit of theirs."""
-    own = copy.copy(desk)
-    own.connections, own.reserve = set(), {}
+    own = copy.copy(connections)
+    own.open, own.reserve = set(), {}
     return own
 
 
-async def ask_one(connect: Connect, desk: Connections, link: EngineChannel, model: ServedVersion, data: bytes) -> bool:
+async def ask_one(connect: Connect, connections: Connections, link: EngineChannel, model: ServedVersion, data: bytes) -> bool:
     """Ask that engine one thing of its model. Whether it answered: a refusal of the worker's own is no answer."""
-    own = apart(desk)
-    own.invocations = DirectedRouting(desk.invocations, link, model)  # type: ignore[assignment]
+    own = apart(connections)
+    own.invocations = DirectedRouting(connections.invocations, link, model)  # type: ignore[assignment]
     async with own_line(connect, own) as line:
         return await line.ask(data) not in OURS
 

@@ -66,7 +66,7 @@ def test_it_is_answered_as_by_the_cycle(run: Run, row: list[float], taken: list[
     def asked(alone: bool) -> tuple[Answer | Fault, list[int]]:
         with Bench(replica(PAIR, run)) as bench:
             if not alone:
-                bench.cycle._lone = None
+                bench.cycle._single_request = None
             front = bench.front()
             front.submit([row])
             bench.turn()
@@ -86,7 +86,7 @@ def test_rows_of_any_dtype_are_answered_as_by_the_cycle(dtype: str, taken: list[
     found = []
     for alone in (True, False):
         with Bench(replica(sig, lambda inputs: [inputs[0][:, ::-1]])) as bench:
-            bench.cycle._lone = bench.cycle._lone if alone else None
+            bench.cycle._single_request = bench.cycle._single_request if alone else None
             front = bench.front()
             front.submit([[[0, 1], [1, 1], [1, 0]]])
             bench.turn()

@@ -38,7 +38,7 @@ def line() -> Iterator[Line]:
         made.client.close()
         made.until(lambda: made.transport.is_closing())
         bench.settle()
-        assert made.desk.receiving_bytes == 0 and not made.desk.connections
+        assert made.connections.receiving_bytes == 0 and not made.connections.open
         bench.assert_clean()
 
 
@@ -77,10 +77,10 @@ def test_a_body_that_is_nearly_here_is_left_to_the_parser(line: Line) -> None:
 def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(line: Line) -> None:
     line.send(LARGE[:100_000])
     line.until(lambda: line.reads_directly and not line._waiting)
-    assert line.desk.receiving_bytes > 0
+    assert line.connections.receiving_bytes > 0
     line.client.close()
-    line.until(lambda: not line.desk.connections)
-    assert line.desk.receiving_bytes == 0
+    line.until(lambda: not line.connections.open)
+    assert line.connections.receiving_bytes == 0
 
 
 @pytest.mark.parametrize("size", [70, 1000, 100_000, len(LARGE) - 1])
@@ -112,7 +112,7 @@ def test_a_refusal_in_the_middle_is_heard_and_what_still_comes_is_thrown_away(li
     line.send(LARGE[:100_000])
     line.until(lambda: line.reads_directly and not line._waiting)
     line.front.refuse(TooManyArriving("too much at once", retry_after_s=1))
-    assert not line.reads_directly and line.desk.receiving_bytes == 0
+    assert not line.reads_directly and line.connections.receiving_bytes == 0
     line.send(LARGE[100_000:])
     line.until(lambda: b"too much at once" in line.heard and not line._waiting)
     assert line.heard.startswith(b"HTTP/1.1 429") and b"connection: close" in line.heard
@@ -121,7 +121,7 @@ def test_a_refusal_in_the_middle_is_heard_and_what_still_comes_is_thrown_away(li
 def test_a_body_that_stops_half_way_is_given_up_in_time(line: Line) -> None:
     line.send(LARGE[:100_000])
     line.until(lambda: line.reads_directly and not line._waiting)
-    line.front.check_silence(time.monotonic() + line.desk.limits.body_timeout_s + 1)
+    line.front.check_silence(time.monotonic() + line.connections.limits.body_timeout_s + 1)
     line.until(lambda: line.heard)
     assert line.heard.startswith(b"HTTP/1.1 408")
 

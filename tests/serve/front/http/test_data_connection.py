@@ -45,7 +45,7 @@ def line(bench: FrontBench) -> Iterator[Line]:
     made.client.close()
     made.until(lambda: made.transport.is_closing())
     bench.settle()
-    assert made.desk.receiving_bytes == 0 and not made.desk.connections
+    assert made.connections.receiving_bytes == 0 and not made.connections.open
     bench.assert_clean()
 
 
@@ -156,7 +156,7 @@ def test_who_asks_before_it_sends_a_body_is_refused_before_it_sends_one(line: Li
 
 def test_a_body_over_the_limit_is_refused_each_time_it_comes(line: Line) -> None:
     """Also when its head has been read before and all of it comes at once."""
-    line.desk.limits = replace(line.desk.limits, body_bytes_max=5)
+    line.connections.limits = replace(line.connections.limits, body_bytes_max=5)
     line.send(ROW * 2 + request(b"[[1]]"))
     said(line, b"HTTP/1.1 ", 3)
     assert line.heard.count(b" 413 ") == 2
@@ -220,18 +220,18 @@ def test_a_client_that_hung_up_after_its_request_is_noticed_when_it_is_asked(lin
 
 def test_at_the_limit_the_longest_idle_connection_makes_room_and_a_busy_one_does_not(bench: FrontBench) -> None:
     first = Line(bench)
-    second, third = Line(bench, first.desk), None
+    second, third = Line(bench, first.connections), None
     try:
         for each in (first, second):
             each.send(PING)
             said(each, GOOD)
         for each, since_s in ((first, 5.0), (second, 9.0)):
             each.front.silence.quiet_since_s = time.monotonic() - since_s
-        third = Line(bench, first.desk)
+        third = Line(bench, first.connections)
         ended(second)
         third.send(ROW)
         said(third, GOOD)
-        assert first.front.state is ConnectionState.IDLE and not first.desk.reserve
+        assert first.front.state is ConnectionState.IDLE and not first.connections.reserve
     finally:
         for each in (first, second, third):
             if each is not None:
@@ -241,7 +241,7 @@ def test_at_the_limit_the_longest_idle_connection_makes_room_and_a_busy_one_does
 
 def test_an_idle_connection_whose_client_reads_nothing_is_not_waited_for_when_its_place_is_needed(bench: FrontBench) -> None:
     first = Line(bench)
-    others = [Line(bench, first.desk)]
+    others = [Line(bench, first.connections)]
     try:
         for each in (first, others[0]):
             each.send(PING)
@@ -249,9 +249,9 @@ def test_an_idle_connection_whose_client_reads_nothing_is_not_waited_for_when_it
         first.transport.write(bytes(1 << 16) * 40)  # more than the sockets hold
         first.front.state = ConnectionState.IDLE  # as it is below the mark from which writing pauses
         first.front.silence.quiet_since_s = time.monotonic() - 9.0
-        others.append(Line(bench, first.desk))
+        others.append(Line(bench, first.connections))
         others[0].until(lambda: first.front.state is ConnectionState.CLOSED)
-        assert first.front not in first.desk.connections
+        assert first.front not in first.connections.open
     finally:
         for each in (first, *others):
             each.client.close()
@@ -260,7 +260,7 @@ def test_an_idle_connection_whose_client_reads_nothing_is_not_waited_for_when_it
 
 def test_with_nobody_idle_for_long_a_newcomer_is_good_for_a_ping(bench: FrontBench) -> None:
     first = Line(bench)
-    others = [Line(bench, first.desk) for _ in range(2)]
+    others = [Line(bench, first.connections) for _ in range(2)]
     try:
         others[1].send(ROW)
         said(others[1], b" 503 ")

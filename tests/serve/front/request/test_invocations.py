@@ -663,7 +663,7 @@ def test_a_large_slot_keeps_its_pages_for_the_next_request_and_gives_them_back_w
     with FrontBench(lambda: replica(large, lambda arrays: [arrays[0][:, :1]])) as bench:
 
         def resident() -> int:
-            return os.fstat(bench.front._intake.arena.fd).st_blocks * 512
+            return os.fstat(bench.front._slot_writer.arena.fd).st_blocks * 512
 
         assert bench.ask(npy(np.ones((1, 200_000))), head("application/x-npy")).code == "waits"
         bench.settle()

@@ -115,7 +115,7 @@ def test_a_large_answer_is_encoded_in_the_thread_and_its_slot_is_free_then(bench
     with busy_thread(bench):
         caller = bench.ask(RAW, wide())
         _until(bench, lambda: not bench.front._flight.pending)
-        assert not caller.answered and bench.front._intake.slots.held == 1
+        assert not caller.answered and bench.front._slot_writer.slots.held == 1
     _until(bench, answered(caller))
     assert caller.code == "ok" and caller.body is not None and caller.body.count(b"[2.5,3.5]") == ROWS
 

@@ -27,8 +27,8 @@ class Looking:
 
     def __init__(self, bench: FrontBench) -> None:
         self.bench = bench
-        desk: Any = SimpleNamespace(invocations=bench.front, page=bench.page)
-        self.check = SelfCheck(desk, connect=None, quiet_s=0)  # type: ignore[arg-type]
+        connections: Any = SimpleNamespace(invocations=bench.front, page=bench.page)
+        self.check = SelfCheck(connections, connect=None, quiet_s=0)  # type: ignore[arg-type]
         for engine in bench.engines:
             bench.page.engine(engine.number).count[Engine.STATE] = int(ReplicaState.READY)
 

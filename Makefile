@@ -22,11 +22,12 @@ BUILD = BUILDX_NO_DEFAULT_ATTESTATIONS=1 BUILDAH_FORMAT=docker $(DOCKER) build -
 	--label org.opencontainers.image.version=$(VERSION) --label org.opencontainers.image.revision=$(REVISION)
 
 .PHONY: image image-gpu run-image test-image push
-.PHONY: help serve test check audit load bench bench-ping chaos overload soak fuzz lock clean
+.PHONY: help serve test test-slow check audit load bench bench-ping chaos overload soak fuzz lock clean
 
 help:
 	@echo "make serve [MODEL=folder] [PORT=8080]   serve a model; Ctrl-C stops it"
-	@echo "make test                               run every test"
+	@echo "make test                               the tests of the parts, and a core of those of the whole"
+	@echo "make test-slow                          the others: process trees, containers, a browser; half an hour"
 	@echo "make check                              format, lint, types, architecture, Dockerfiles, and shellcheck where it is installed"
 	@echo "make audit                              known vulnerabilities of the locked packages; needs a network"
 	@echo "make image [EXTRAS=cpu,torch TAG=torch] build evenkeel:cpu; make image-gpu builds evenkeel:gpu"
@@ -45,7 +46,10 @@ serve: $(VENV)/.serve
 	@EVENKEEL_MODEL_DIR=$(MODEL) SAGEMAKER_BIND_TO_PORT=$(PORT) EVENKEEL_SIDECAR_ADDRESS=$(SIDECAR) exec $(BIN)/evenkeel serve
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.dev
+	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check container serve sidecar tests benchmarks model_artifacts

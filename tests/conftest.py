@@ -15,6 +15,23 @@ from tests.sagemaker.image_box import ImageBox
 from tests.sagemaker.process_box import ProcessBox
 
 
+# Folders whose tests start process trees, containers or a browser: `make test-slow`. Of them a core set stays in `make test`.
+SLOW = ("process", "sagemaker", "page", "security", "load", "metrics", "artifacts", "benchmarks")
+CORE = (
+    "process/test_process_answers.py", "process/test_process_exact.py", "process/test_process_orphans.py",
+    "process/test_process_reach.py", "metrics/test_metrics_exact.py", "metrics/test_metrics_exposition.py",
+    "metrics/test_metrics_measure.py", "metrics/test_metrics_emf.py", "benchmarks/test_benchmarks_trend.py",
+)  # fmt: skip
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        name = item.path.relative_to(TESTS).as_posix()
+        if name.partition("/")[0] in SLOW and name not in CORE:
+            item.add_marker(pytest.mark.slow)
+
+
 class Start(Protocol):
     def __call__(self, model: str | Path, room: Room | None = None, *, ready: bool = True, **settings: str) -> Box: ...
 

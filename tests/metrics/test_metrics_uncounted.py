@@ -95,4 +95,4 @@ def test_the_copy_answers_rightly_and_counts_nothing(tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.wait(30)
-    assert os.path.exists(copy / "evenkeel" / "serve" / "front" / "invocations.py")
+    assert os.path.exists(copy / "evenkeel" / "serve" / "front" / "request" / "invocations.py")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_an_installed_package_brings_the_page_along() -> None:
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    assert "page.html" in data["sidecar"]
+    assert "page.html" in data["evenkeel.sidecar"]
 
 
 def test_the_page_names_nothing_outside_of_itself() -> None:

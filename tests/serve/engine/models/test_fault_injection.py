@@ -73,7 +73,7 @@ def test_a_crash_ends_the_process_by_its_signal(kind: str, signum: int) -> None:
 
 
 def test_a_hang_does_not_end() -> None:
-    code = "from evenkeel.serve.engine.models.fault_injection import *; Injector([Fault('hang', at=1)]).next_batch()"
+    code = "from evenkeel.serve.engine.models.fault_injection import *; Injector([PlannedFault('hang', at=1)]).next_batch()"
     with pytest.raises(subprocess.TimeoutExpired):
         subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=3)
 

@@ -5,14 +5,16 @@ VARIABLES is the one table of everything that can be set; docs/settings.md is dr
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evenkeel.container.commands import token_file
+from evenkeel.container import token_file
 from evenkeel.container.plan.processes import QUEUE_BYTES_MAX
 from evenkeel.serve.contract import fault_grammar
 from evenkeel.serve.contract.status_page import ENGINES_MAX, FRONTS_MAX
@@ -275,6 +277,19 @@ class Environment:
             queue_bytes_max=queue_bytes,
             stream_timeout_s=self["EVENKEEL_STREAM_TIMEOUT_S"], batch=self["SAGEMAKER_BATCH"],
             finish_s=max(left_s / 2, left_s - FAREWELL_S))  # fmt: skip
+
+
+OURS = "EVENKEEL_"
+UNKNOWN_MAX = 32  # of which is told
+# What only looks like a setting: of the tests, and what Kubernetes sets for a Service called evenkeel.
+NO_SETTING = re.compile(OURS + r"(TEST_.*|SERVICE_(HOST|PORT.*)|PORT(_.*)?)")
+
+
+def unknown(environ: Mapping[str, str]) -> dict[str, str]:
+    """Names that look like settings and are none, each with the nearest that is one, or ""."""
+    known = [v.name for v in VARIABLES]
+    odd = sorted(n for n in environ if n.startswith(OURS) and n not in known and not NO_SETTING.fullmatch(n))
+    return {name: next(iter(difflib.get_close_matches(name, known, 1, 0.8)), "") for name in odd[:UNKNOWN_MAX]}
 
 
 def read(environ: Mapping[str, str]) -> Environment:

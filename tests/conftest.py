@@ -14,7 +14,6 @@ from tests.sagemaker.box import Box, Room, wait_ready
 from tests.sagemaker.image_box import ImageBox
 from tests.sagemaker.process_box import ProcessBox
 
-
 # Folders whose tests start process trees, containers or a browser: `make test-slow`. Of them a core set stays in `make test`.
 SLOW = ("process", "sagemaker", "page", "security", "load", "metrics", "artifacts", "benchmarks")
 CORE = (

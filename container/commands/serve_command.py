@@ -11,8 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evenkeel.container import environment
-from evenkeel.container.commands import token_file
+from evenkeel.container import environment, token_file
 from evenkeel.container.commands.start_progress import StartProgress
 from evenkeel.container.environment import Environment
 from evenkeel.container.plan import machine, processes, thread_limit
@@ -57,6 +56,9 @@ def run(environ: Mapping[str, str]) -> int:
     bound_engines(the_plan)
     more = {"name": catalogue.name, "version": version, "versions": list(catalogue.versions)} if catalogue.name else {}
     log("plan", the_plan.why(cpus), model_dir=str(env.model_dir), set=env.set_by_hand(), **more)
+    for name, near in environment.unknown(environ).items():
+        meant = f"; {near} is one" if near else "; docs/settings.md has all of them"
+        log("unknown_setting", f"{name} is no setting and does nothing{meant}", level="warning", setting=name)
     if env["EVENKEEL_FAULTS"]:
         log("faults_on", "EVENKEEL_FAULTS is set: the model of this container fails on purpose; never so in production",
             level="warning", faults=env["EVENKEEL_FAULTS"])  # fmt: skip

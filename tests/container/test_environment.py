@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evenkeel.container import environment
-from evenkeel.container.commands import token_file
+from evenkeel.container import environment, token_file
 from evenkeel.container.environment import VARIABLES, Setting
 from evenkeel.serve.errors import BadSetting
 from evenkeel.serve.settings import MIB
@@ -226,3 +225,16 @@ def test_no_body_may_be_larger_than_the_slot_that_it_has_to_fit() -> None:
     with pytest.raises(BadSetting, match="EVENKEEL_MAX_BODY_MB"):
         environment.read({"EVENKEEL_MAX_BODY_MB": "256"})
     assert environment.read({"EVENKEEL_MAX_BODY_MB": "255"}).limits().body_bytes_max < SLOT_BYTES_MAX
+
+
+@pytest.mark.parametrize(("name", "near"), [
+    ("EVENKEEL_REPLICA", "EVENKEEL_REPLICAS"), ("EVENKEEL_QUEUE_WAIT", "EVENKEEL_QUEUE_WAIT_S"),
+    ("EVENKEEL_DRAIN", "EVENKEEL_DRAIN_S"), ("EVENKEEL_WHATEVER_ELSE", ""),
+])  # fmt: skip
+def test_a_name_that_is_no_setting_is_told_with_the_nearest_that_is(name: str, near: str) -> None:
+    assert environment.unknown({name: "1", "EVENKEEL_FRONTS": "1", "PATH": "/"}) == {name: near}
+
+
+@pytest.mark.parametrize("name", ["EVENKEEL_PORT", "EVENKEEL_PORT_8080_TCP_ADDR", "EVENKEEL_SERVICE_HOST", "EVENKEEL_TEST_IMAGE"])
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_mistake(name: str) -> None:
+    assert environment.unknown({name: "tcp://10.0.0.1:8080"}) == {}

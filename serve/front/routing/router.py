@@ -43,6 +43,7 @@ _ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
 _LARGE, _BEYOND, _BATCHES = int(Engine.QUEUE_LARGE), int(Engine.QUEUE_BEYOND), int(Engine.BATCHES)
 _EDITION = int(Engine.EDITION)
 _RUN_STARTED, _RUN_ROWS, _PREDICTED = int(Engine.RUN_STARTED_S), int(Engine.RUN_ROWS), int(Engine.RUN_PREDICTED_S)
+AWAY_S = 1.0  # between two sweeps, which are due twenty times a second: who was away for so long has seen nothing meanwhile
 
 
 class EngineObserver(Protocol):
@@ -73,6 +74,8 @@ class Router:
         self._rehearsing: EngineChannel | None = None  # everything goes there for the moment
         self.directed = False  # what is begun now is to go to one engine, so it may not come back later
         self.rehearsal: EngineObserver | None = None
+        self._swept_s = clock()  # when it was last swept
+        self._awake_s = 0.0  # since when without a gap
         self.reach = Reach(page, place, clock())
         # One object for each place to count: a rehearsal sets it aside, whichever engine answers.
         tally = functools.cache(functools.partial(page.tally, place))
@@ -111,7 +114,7 @@ class Router:
         return EngineLoad(
             engines=len(self.up), ahead=max(link.rows - link.beyond, rows - beyond), rows=max(link.rows, rows),
             large=max(link.large, count[_LARGE]), turn_rows=model.rows_max, row_s=link.block.value[_ROW_COST],
-            running=_running(link, now_s), untried_s=untried_s)  # fmt: skip
+            running=_running(link, now_s, self._awake_since(now_s)), untried_s=untried_s)  # fmt: skip
 
     def choose_for(self, wanted: ServedVersion) -> EngineChannel | None:
         """For a request whose inputs lie in its slot as that model wanted them: one that serves and takes them, or else one of
@@ -146,14 +149,20 @@ class Router:
         """Twenty times a second, so that no request has to ask. `waiting`: requests of this front."""
         if self._page.main.count[_SERVING] != self._edition:
             self._follow()
+        self._awake_s, self._swept_s = self._awake_since(now_s), now_s
         self._look_at_waits(now_s, is_empty(waiting, len(self.up)))
         self.reach.look(now_s, bool(self.up))
         for link in self.links:
             link.look_again()
 
+    def _awake_since(self, now_s: float) -> float:
+        """Since when this worker has been looking without a gap. Over one the container was paused, and no batch ran on; or we
+        stood still, and know nothing of it."""
+        return now_s if now_s - self._swept_s > AWAY_S else self._awake_s
+
     def _look_at_waits(self, now_s: float, empty: bool = False) -> None:
         """What may be accepted without a look, and with one. `empty`: so few wait that the queue counts as empty."""
-        up = [(link, link.model, _running(link, now_s)) for link in self.up if link.model is not None]
+        up = [(link, link.model, _running(link, now_s, self._awake_s)) for link in self.up if link.model is not None]
         costs = [row_cost(link.block.value[_ROW_COST], running) for link, _, running in up]
         batch_s = max((model.rows_max * cost_s for (_, model, _), cost_s in zip(up, costs, strict=True)), default=0.0)
         self._waits = self._waits.later(now_s, batch_s, empty)
@@ -277,7 +286,7 @@ def _starts_of(link: EngineChannel) -> tuple[int, str]:
     return link.epoch, link.path
 
 
-def _running(link: EngineChannel, now_s: float) -> Running:
+def _running(link: EngineChannel, now_s: float, awake_s: float) -> Running:
     count, value = link.block.count, link.block.value
     started_s = value[_RUN_STARTED]
-    return Running(count[_RUN_ROWS], now_s - started_s, value[_PREDICTED]) if started_s else Running()
+    return Running(count[_RUN_ROWS], now_s - max(started_s, awake_s), value[_PREDICTED]) if started_s else Running()

@@ -115,6 +115,25 @@ def roomy() -> Replica:
     return replica(PAIR, rows_max=256)
 
 
+@pytest.mark.parametrize(("looked", "code"), [(False, "waits"), (True, "overloaded")])
+def test_a_pause_of_the_container_is_no_time_of_the_batch_that_ran_then(looked: bool, code: str) -> None:
+    with FrontBench(plain, limits=Limits(request_timeout_s=60.0)) as bench:
+        engine = bench.page.engine(0)
+        engine.value[Engine.ROW_COST_S] = 0.001
+        before = [bench.ask(body([1, 2])) for _ in range(4)]
+        engine.count[Engine.RUN_ROWS], engine.value[Engine.RUN_STARTED_S] = 1, bench.clock()
+        bench.front.sweep()
+        for _ in range(35):
+            bench.clock.advance(1.0)
+            if looked:
+                bench.front.sweep()
+        bench.front.sweep()
+        assert bench.ask(body([1, 2])).code == code
+        engine.value[Engine.RUN_STARTED_S] = 0.0
+        bench.settle()
+        assert codes(before) == ["ok"] * 4
+
+
 def test_a_wait_that_would_outlast_the_deadline_is_refused_at_once() -> None:
     with FrontBench(roomy, limits=Limits(request_timeout_s=1.0)) as bench:
         bench.page.engine(0).value[Engine.ROW_COST_S] = 0.01

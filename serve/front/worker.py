@@ -23,7 +23,7 @@ from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.process_setup import EXIT_BUG, die_with_parent
 from evenkeel.serve.contract.status_page import FRONTS_MAX, Front, Main, StatusPage
 from evenkeel.serve.front.http.acceptor import Server
-from evenkeel.serve.front.http.connections import Connections
+from evenkeel.serve.front.http.connections import AWAY_S, Connections
 from evenkeel.serve.front.http.file_limit import connections_possible
 from evenkeel.serve.front.http.protocol import FrontProtocol
 from evenkeel.serve.front.pages.paced import Paced
@@ -34,7 +34,6 @@ from evenkeel.serve.settings import FrontSettings
 
 BEAT_EVERY_S = 1.0
 LEAVING_LOOK_S = 0.05
-AWAY_S = 1.0  # beyond the time for a look: who was away for so long blames no client for it
 # After which a thread that decodes gives way to the event loop. The loop asks anew at each event: at Python's own 5 ms 400 new
 # connections wait for two seconds, at this tenth of a millisecond for a fifth of one, and the thread is 5 % slower.
 SWITCH_S = 0.0001
@@ -137,11 +136,11 @@ async def keep_sweeping(connections: Connections) -> None:
         await asyncio.sleep(BEAT_EVERY_S)
         now_s = time.monotonic()
         away_s = now_s - looked_s - BEAT_EVERY_S
-        looked_s = now_s
         if away_s > AWAY_S:  # the container was paused, or we were: clients could say what they liked
             connections.excuse(away_s)
-        connections.sweep()
+        await connections.sweep()
         logline.sink().tell_lost()
+        looked_s = time.monotonic()
 
 
 async def wait_to_wind_down(connections: Connections) -> None:

@@ -6,8 +6,8 @@ now, and the next look, at most a second later, begins to count.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 from evenkeel.serve.errors import BodyTimeout, EvenkeelError, HeaderTimeout
 from evenkeel.serve.front.http.rate_floor import GRACE_S, RateFloor, Taking
@@ -29,8 +29,7 @@ class Action(Enum):
     PROBE = auto()  # write something, to see whether the client is still there
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionView:
+class ConnectionView(NamedTuple):
     """A connection at one look."""
 
     state: ConnectionState

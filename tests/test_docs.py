@@ -86,3 +86,15 @@ def test_the_readme_is_short_and_the_index_names_every_page() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= 6000
     index = (DOCS / "README.md").read_text()
     assert [p.name for p in DOCS.glob("*.md") if f"({p.name})" not in index and p.name != "README.md"] == []
+
+
+def test_every_file_of_ours_that_a_page_names_is_there() -> None:
+    files = [
+        p.relative_to(ROOT).as_posix()
+        for top in ("container", "serve", "sidecar", "tests", "benchmarks")
+        for p in (ROOT / top).rglob("*.py")
+    ]
+    for page in (DOCS / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((DOCS / "decisions").glob("0*.md"))):
+        named = [n for n in re.findall(r"`((?:\w+/)*\w+\.py)`", page.read_text()) if not n.startswith("code/")]  # a model's
+        missing = [name for name in named if not any(f == name or f.endswith(f"/{name}") for f in files)]
+        assert missing == [], page.name

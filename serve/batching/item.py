@@ -29,7 +29,7 @@ class Item:
     alone: bool = False  # it runs in a batch of its own
     gone: bool = False  # cancelled, expired or failed: skipped when its turn comes
     turn_s: float = 0.0  # when it last had its turn; 0: it has had none
-    rows_are_requests: ClassVar[bool] = False  # a table of requests of one row each, see engine/blocks.py
+    rows_are_requests: ClassVar[bool] = False  # a table of requests of one row each, see engine/cycle/row_table.py
 
     @property
     def waits_since_s(self) -> float:

@@ -22,9 +22,8 @@ class ReplicaState(IntEnum):
 
 
 NEXT: dict[ReplicaState, frozenset[ReplicaState]] = {
-    ReplicaState.NEW: frozenset(
-        {ReplicaState.LOADING, ReplicaState.FAILED, ReplicaState.CLOSED}
-    ),  # a stop may come at any moment
+    # a stop may come at any moment
+    ReplicaState.NEW: frozenset({ReplicaState.LOADING, ReplicaState.FAILED, ReplicaState.CLOSED}),
     ReplicaState.LOADING: frozenset({ReplicaState.WARMING, ReplicaState.FAILED, ReplicaState.CLOSED}),
     ReplicaState.WARMING: frozenset({ReplicaState.READY, ReplicaState.FAILED, ReplicaState.CLOSED}),  # READY only after warming
     ReplicaState.READY: frozenset({ReplicaState.DRAINING, ReplicaState.FAILED}),

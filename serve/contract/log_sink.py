@@ -123,9 +123,7 @@ class QueueWriter:
 
     def start(self) -> None:
         """At once, since a first line may come from a signal handler, which must not start threads."""
-        with contextlib.suppress(
-            RuntimeError
-        ):  # no thread is left; each line tries again, and what the queue cannot hold is lost
+        with contextlib.suppress(RuntimeError):  # no thread is left: each line tries again
             threading.Thread(target=self._run, name="log", daemon=True).start()
             self._started = True
 

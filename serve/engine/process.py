@@ -184,8 +184,8 @@ def bound_batches(replica: Replica, life: ReplicaLife, rows_max: int) -> None:
 
 
 def rehearse(cycle: Cycle, page: StatusPage, settings: EngineSettings) -> None:
-    """Serve until every front worker has been greeted and has had an answer the whole way from here, see front/rehearsal.py;
-    then forget what that counted.
+    """Serve until every front worker has been greeted and has had an answer the whole way from here, see
+    front/routing/front_warmup.py; then forget what that counted.
 
     On a first start nobody else has been told to send anything. After a restart there may be clients among the callers:
     then what was counted stays.

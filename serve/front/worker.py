@@ -23,12 +23,13 @@ from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.process_setup import EXIT_BUG, die_with_parent
 from evenkeel.serve.contract.status_page import FRONTS_MAX, Front, Main, StatusPage
 from evenkeel.serve.front.http.acceptor import Server
-from evenkeel.serve.front.http.connections import AWAY_S, Connections
+from evenkeel.serve.front.http.connections import Connections
 from evenkeel.serve.front.http.file_limit import connections_possible
 from evenkeel.serve.front.http.protocol import FrontProtocol
 from evenkeel.serve.front.pages.paced import Paced
 from evenkeel.serve.front.request.invocations import Invocations
 from evenkeel.serve.front.routing.front_warmup import FrontWarmup
+from evenkeel.serve.front.routing.router import AWAY_S
 from evenkeel.serve.front.routing.self_check import SelfCheck
 from evenkeel.serve.settings import FrontSettings
 

@@ -2,5 +2,5 @@
 
 Read decide.py first: it is the rule. e_values.py and promotion.py hold the statistics, counters.py makes windows of
 scrapes, guards.py needs no statistics. All of that is pure. scrape.py, sources.py, checkpoint.py, decision_server.py
-and judge.py touch the world. The sidecar follows a rollout in ../judging.py.
+and judge.py touch the world. The sidecar follows a rollout in ../rollout_service.py.
 """

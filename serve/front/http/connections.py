@@ -15,6 +15,7 @@ from evenkeel.serve.errors import TooManyArriving, TooManyConnections
 from evenkeel.serve.front.http.idle import IdleConnections
 from evenkeel.serve.front.http.request_head import Heads
 from evenkeel.serve.front.request.invocations import Invocations
+from evenkeel.serve.front.routing.router import AWAY_S
 from evenkeel.serve.settings import Limits
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 LATE_S = 0.5  # how often a worker that has no more time looks for requests that came so late
 OLD_BODY_S = 10.0  # when memory for bodies is short, those that have been coming longer than this give way first
-AWAY_S = 1.0  # beyond the time for a look: who was away for so long blames no client for it
 SWEPT_A_TURN = 32  # connections; a look takes 10 to 20 us
 RESERVE = 64  # connections beyond the limit, for /ping; the oldest makes room for the next
 _monotonic = time.monotonic

@@ -41,7 +41,7 @@ class Caller(Protocol):
 
 
 class Invocation:
-    """One request from its head to its answer. The protocol fills the first group, Invocations and Intake the second.
+    """One request from its head to its answer. The protocol fills the first group, Invocations and SlotWriter the second.
 
     The values here are those of nearly every request; setting only what differs is a third of the cost of making one.
     """

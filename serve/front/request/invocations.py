@@ -1,8 +1,8 @@
 """STORY 1: what happens to a request: admit, decode, claim a slot, submit, await, encode, release.
 
 `Invocations.begin` is called with a whole body and returns at once; the engine's reply comes to `finish`. There is no
-task and no future per request, only an entry in the flight. This file owns every request in flight; Intake owns the
-arena's slots, and Crowd is the same story for many plain requests at once. Each request is answered exactly once, and
+task and no future per request, only an entry among those in flight, which this file owns; SlotWriter owns the
+arena's slots, and RowBatcher is the same story for many plain requests at once. Each request is answered exactly once, and
 each slot released exactly once: when no engine can write to it any more. Nothing here sees a socket, or knows more of
 HTTP than status, content type and body.
 """
@@ -100,7 +100,7 @@ class Invocations:
         self._poisons.look(self.engines.edition, clock())
 
     # ---- the story -----------------------------------------------------------------------------------------------
-    # For any request, one at a time. Crowd does the same for many plain ones together.
+    # For any request, one at a time. RowBatcher does the same for many plain ones together.
 
     def arrive(self, invocation: Invocation, body: bytes) -> None:
         """A whole request is here. What comes in one turn of the event loop is taken together at its end.

@@ -1,4 +1,5 @@
-"""Whether a request is the same as one that ended engines. What is remembered lies on the status page, see contract/poisons.py.
+"""Whether a request is the same as one that ended engines. What is remembered lies on the status page, see
+contract/poison_page.py.
 
 The fingerprint is of what the engine would be given: the tensors, or what a handler is told and the whole body. Its sample is of
 a few kilobytes, so that a request that is another one is known for that at once, however large; only the same sample costs a

@@ -184,9 +184,8 @@ class EngineChannel:
         (0.23) then calls the reader once and never again. If replies are read by that call, the end comes to light here."""
         if self.model is not None and self._channel is not None:
             self._readable()
-        if (
-            self.model is not None and engine_ends.read(self.block, self.epoch) is not None
-        ):  # a process that it left has the socket, too
+        # A process that the engine left behind may have its socket, too: then only the supervisor knows of the end.
+        if self.model is not None and engine_ends.read(self.block, self.epoch) is not None:
             self._lost()
 
     def _greet(self, records: bytes) -> bytes:

@@ -43,7 +43,7 @@ _ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
 _LARGE, _BEYOND, _BATCHES = int(Engine.QUEUE_LARGE), int(Engine.QUEUE_BEYOND), int(Engine.BATCHES)
 _EDITION = int(Engine.EDITION)
 _RUN_STARTED, _RUN_ROWS, _PREDICTED = int(Engine.RUN_STARTED_S), int(Engine.RUN_ROWS), int(Engine.RUN_PREDICTED_S)
-AWAY_S = 1.0  # between two sweeps, which are due twenty times a second: who was away for so long has seen nothing meanwhile
+AWAY_S = 1.0  # beyond the time of a look: who was away for so long has seen nothing meanwhile, and blames nobody for it
 
 
 class EngineObserver(Protocol):

@@ -29,8 +29,11 @@ class Bodies:
         self._reader: BodyReader | None = None  # reads in the connection's place while the rest of a large body comes
 
     def too_large(self, size: int) -> BodyTooLarge | None:
+        return self._too_large() if size > self._connections.limits.body_bytes_max else None
+
+    def _too_large(self) -> BodyTooLarge:
         most = self._connections.limits.body_bytes_max
-        return BodyTooLarge(f"the body is over the limit of {most} bytes (EVENKEEL_MAX_BODY_MB)") if size > most else None
+        return BodyTooLarge(f"the body is over the limit of {most} bytes (EVENKEEL_MAX_BODY_MB)")
 
     def take(self, invocation: Invocation, piece: bytes) -> None:
         """A piece that came through the connection. One that is the whole body stays where it is."""
@@ -49,9 +52,8 @@ class Bodies:
     def _count(self, invocation: Invocation, size: int) -> None:
         invocation.received += size
         self._connections.receiving_bytes += size
-        wrong = self.too_large(invocation.received)
-        if wrong is not None:
-            raise wrong
+        if invocation.received > self._connections.limits.body_bytes_max:
+            raise self._too_large()
         if self._connections.receiving_bytes > self._connections.limits.queue_bytes_max:
             self._connections.make_room_for_body(self._connection)
 

@@ -156,6 +156,8 @@ class Invocations:
         except Exception as error:
             self._slot_writer.release(invocation)
             self._refuse(invocation, translated(error))
+            # Its frames hold the body, and it: a cycle for each refusal, or, where a head keeps its error, a list without end.
+            error.__traceback__ = None
             return
         self._flight.last_id = invocation.id = id = self._flight.last_id + 1
         invocation.link = link

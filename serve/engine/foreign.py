@@ -17,6 +17,7 @@ from evenkeel.serve.errors import FAMILIES, EvenkeelError
 TEXT_CHARS_MAX = 1000  # of what an exception says
 TEXT_CHARS_READ = 16 * TEXT_CHARS_MAX  # of a text with many blanks or lines, before it is made one line
 KIND_CHARS_MAX = 100
+CHAIN_MAX = 256  # exceptions that one was raised from or beside
 FRAMES_MAX = 8  # of a traceback, the last ones
 TRACE_CHARS_MAX = 16_000
 STATUS_MIN, STATUS_MAX = 100, 599
@@ -25,6 +26,7 @@ STATUS_MIN, STATUS_MAX = 100, 599
 _name_of = type.__dict__["__name__"].__get__
 _mro_of = type.__dict__["__mro__"].__get__
 _cause_of = BaseException.__dict__["__cause__"].__get__
+_context_of = BaseException.__dict__["__context__"].__get__
 _traceback_of = BaseException.__dict__["__traceback__"].__get__
 
 
@@ -46,6 +48,19 @@ def name_of(kind: type) -> str:
 def cause_of(e: BaseException) -> BaseException | None:
     cause: BaseException | None = _cause_of(e)
     return cause
+
+
+def let_go(error: BaseException) -> None:
+    """Once it has been told: its frames, and those of what it came from, hold the request and, by the lists that they fill, the
+    error itself. Such a cycle would keep each body until the collector comes, which counts objects and no bytes."""
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left and len(seen) < CHAIN_MAX:
+        each = left.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            BaseException.with_traceback(each, None)
+            left += (_cause_of(each), _context_of(each))
 
 
 def root_of(known: EvenkeelError, e: BaseException) -> BaseException:

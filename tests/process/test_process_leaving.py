@@ -111,7 +111,7 @@ def test_a_stop_before_it_is_ready_cuts_nobody_off_either(state: str, tmp_path: 
 
 
 def test_idle_connections_outlast_the_quiet_time_and_the_next_answer_is_their_last() -> None:
-    tree = Tree("echo", EVENKEEL_QUIET_S="1.5").wait_ready()
+    tree = Tree("echo", EVENKEEL_QUIET_S="4").wait_ready()
     try:
         with tree.wire() as idle:
             assert "connection" not in idle.post(b"[[1.0]]").headers

@@ -242,7 +242,7 @@ def test_a_drain_over_http_with_the_token_ends_the_container_in_good_order() -> 
 
 def test_evenkeel_drain_needs_no_token_on_the_socket_and_the_platforms_signal_after_it_is_not_impatience() -> None:
     """As a preStop hook does it: the drain first, SIGTERM while it lasts. The quiet time must still be kept."""
-    tree = Tree("digits", EVENKEEL_QUIET_S="3").wait_ready()
+    tree = Tree("digits", EVENKEEL_QUIET_S="6").wait_ready()
     try:
         path = admin_socket(tree)
         assert run_command("drain", "--socket", path).returncode == 0

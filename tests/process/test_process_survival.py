@@ -412,9 +412,9 @@ def test_a_request_that_is_still_arriving_at_the_stop_is_answered_and_holds_nobo
 
 
 def test_during_the_quiet_time_ping_is_503_and_requests_are_still_answered(tmp_path: Path) -> None:
-    tree = Tree("echo", EVENKEEL_QUIET_S="1").wait_ready()
+    tree = Tree("echo", EVENKEEL_QUIET_S="6").wait_ready()
     tree.tell(signal.SIGTERM)
-    eventually(lambda: tree.ping() == 503, "/ping says 503", 0.9)
+    eventually(lambda: tree.ping() == 503, "/ping says 503", 5)
     with tree.wire() as wire:
         assert wire.get("/ping").code == "draining"
         assert wire.post(b"[[1]]").status == 200

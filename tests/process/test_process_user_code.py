@@ -55,6 +55,12 @@ def folder_of(to: Path, script: str) -> Path:
     return to
 
 
+def own_bytes(pid: int) -> int:
+    """Memory of a process that no file or ring holds."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     with serving(folder_of(tmp_path_factory.mktemp("odd"), ODD)) as tree:
@@ -179,6 +185,32 @@ def test_a_script_that_replaces_json_spoils_only_its_own_answers(tmp_path: Path)
         assert ask(tree, "setattr(json, 'dumps', lambda *a, **k: '{}')").status == 200
         assert ask(tree, "'text'").body == b"text"
         assert not tree.events("restart"), tree.story()
+
+
+FAILING = """
+def model_fn(model_dir): return 1
+def input_fn(body, content_type): return body
+
+def predict_fn(body, model):
+    parts = [body]
+    try:
+        parts[0].nothing
+    except AttributeError as e:
+        raise ValueError(len(parts[0])) from e
+"""
+
+
+def test_requests_that_fail_leave_none_of_their_bytes_behind(tmp_path: Path) -> None:
+    mb, ask = 1 << 20, request(bytes(4 << 20), "application/octet-stream")
+    with serving(folder_of(tmp_path, FAILING)) as tree, tree.wire() as wire:
+        pids = {role: tree.pid_of(role) for role in ("engine", "front")}
+        for _ in range(10):  # what each keeps for the next
+            assert wire.ask(ask).status == 500
+        before = {role: own_bytes(pid) for role, pid in pids.items()}
+        for _ in range(60):
+            assert wire.ask(ask).code == "model_error"
+        grown = {role: own_bytes(pid) - before[role] for role, pid in pids.items()}
+        assert max(grown.values()) < 60 * mb, f"of 240 MB that failed: {grown}"
 
 
 def test_a_model_fn_whose_error_has_no_words_ends_the_start_in_one_line(tmp_path: Path) -> None:

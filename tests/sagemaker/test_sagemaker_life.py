@@ -40,7 +40,7 @@ def test_a_stop_in_the_middle_of_requests_cuts_none_of_them(start: Start, tmp_pa
 
 @pytest.mark.contract("12.12")
 def test_ping_says_503_first_while_requests_are_still_served(start: Start) -> None:
-    box = start("echo", EVENKEEL_QUIET_S="3")
+    box = start("echo", EVENKEEL_QUIET_S="6")
     stopping = threading.Thread(target=box.stop)
     stopping.start()
     eventually(lambda: ping(box) == 503, "503", 3.0)

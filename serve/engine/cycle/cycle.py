@@ -29,7 +29,7 @@ from evenkeel.serve.engine.cycle.row_table import ROWS_MIN, RowTable, block_of, 
 from evenkeel.serve.engine.cycle.single_request import SingleRequest
 from evenkeel.serve.engine.cycle.tensors import Array, Lend, single_rows
 from evenkeel.serve.engine.failures import translated
-from evenkeel.serve.engine.foreign import root_of, trace_of
+from evenkeel.serve.engine.foreign import let_go, root_of, trace_of
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.engine.peers import Peer, Peers
 from evenkeel.serve.errors import Cancelled, DeadlineExceeded, EvenkeelError, ModelFailed, OutOfMemory
@@ -406,6 +406,7 @@ class Cycle:
             self._lower_ceiling(rows)
         elif known is not error:
             log("model_error", known.message, traceback=trace_of(error))
+        let_go(error)
         return known
 
     def _lower_ceiling(self, rows: int) -> None:
@@ -455,9 +456,10 @@ class Cycle:
             known = translated(result)
             if isinstance(known, OutOfMemory) and len(segments) > 1:
                 too_large.append(s)
-                continue
-            _tell_of(s.item, result, known)
-            self._replies.fault(s.item, known)
+            else:
+                _tell_of(s.item, result, known)
+                self._replies.fault(s.item, known)
+            let_go(result)
         if len(too_large) > 1:
             self._lower_ceiling(len(too_large))
         ran = len(segments) - len(too_large)

@@ -22,7 +22,7 @@ from evenkeel.serve.contract.status_page import StatusBlock as Cells
 from evenkeel.serve.engine.backends.base import RawStream
 from evenkeel.serve.engine.cycle.replies import Replies, said_of
 from evenkeel.serve.engine.failures import translated
-from evenkeel.serve.engine.foreign import said
+from evenkeel.serve.engine.foreign import let_go, said
 from evenkeel.serve.engine.peers import Peer
 from evenkeel.serve.errors import Cancelled, EvenkeelError, Overloaded, TooManyBytes
 from evenkeel.serve.transport.descriptor import START
@@ -151,6 +151,7 @@ class OpenStreams:
         del self.open[stream.item.id]
         known = translated(error)
         self._tell(stream.item, error, known)
+        let_go(error)
         self._replies.fault(stream.item, known, spilled=stream.begun)
 
     @contextlib.contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.sagemaker import image_box
 from tests.sagemaker.box import Box, Room, wait_ready
@@ -22,6 +23,10 @@ CORE = (
     "metrics/test_metrics_measure.py", "metrics/test_metrics_emf.py", "benchmarks/test_benchmarks_trend.py",
 )  # fmt: skip
 TESTS = Path(__file__).parent
+
+# Random tests have no deadline and may be slow to begin, since machines are shared; and they leave no files behind.
+settings.register_profile("shared", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,7 +23,7 @@ import pytest
 
 from tests.metrics.test_metrics_deploy import RULES, queries
 from tests.support import digits_model as model
-from tests.support.handler_model import asking, handler_folder
+from tests.support.handler_model import Gate, handler_folder
 from tests.support.scrape import Scrape
 from tests.support.tree import Tree, eventually, free_port, serving
 from tests.support.wire import request
@@ -111,18 +111,19 @@ def test_with_one_front_that_lives_the_counts_are_those_of_the_clients_exactly()
 
 
 def test_while_the_engine_hangs_both_ports_are_scraped_and_say_that_it_is_busy(tmp_path: Path) -> None:
-    with serving(handler_folder(tmp_path / "model")) as tree:
-        wire = tree.wire()
-        wire.send(request(asking(1, "wait", s=6)))
+    with serving(handler_folder(tmp_path / "model"), EVENKEEL_STUCK_S="60") as tree:
+        wire, gate = tree.wire(), Gate(tree.tmp)
+        wire.send(request(gate.hold(1)))
         eventually(lambda: Scrape.of_port(tree.port)["evenkeel_in_flight"] == 1, "the request is in flight")
 
         def seen_busy() -> bool:
             scrape = Scrape.of_port(tree.port)  # what the sidecar has measured is there from its second sample on
             return "evenkeel_saturation_ratio" in scrape.names and scrape["evenkeel_saturation_ratio"] > 0
 
-        eventually(seen_busy, "the busy engine shows before its batch has ended", 20)
+        eventually(seen_busy, "the busy engine shows before its batch has ended")
         assert Scrape.of_port(tree.port)["evenkeel_in_flight"] == 1
         assert Scrape.of_port(tree.side)["evenkeel_ready"] == 1
+        gate.open()
         assert wire.read().status == 200
         wire.close()
 
@@ -159,11 +160,11 @@ def test_emf_lines_come_on_the_containers_stdout_and_sum_up_to_what_was_asked() 
         def lines() -> list[dict[str, Any]]:
             return [record for record in tree.log() if "_aws" in record]
 
-        eventually(lambda: len(lines()) >= 1, "the first line", 20)
+        eventually(lambda: len(lines()) >= 1, "the first line")
         with tree.wire() as wire:
             for _ in range(40):
                 assert wire.post(b"[[1, 2]]").status == 200
-        eventually(lambda: sum(r["Requests"] for r in lines()) == 40, "every request is in a line", 20)
+        eventually(lambda: sum(r["Requests"] for r in lines()) == 40, "every request is in a line")
         told = next(r for r in lines() if r["Requests"])
         assert told["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "shop/ranking"
         assert (told["model"], told["Ready"], told["Errors"]) == ("echo", 1, 0) and told["LatencyP99"] > 0

@@ -96,7 +96,7 @@ def test_a_killed_engine_is_shown_as_a_fault_and_the_page_recovers_without_a_rel
 
 
 def test_a_drain_is_shown_while_it_lasts_and_then_that_nobody_answers(browser: Browser) -> None:
-    tree = Tree("digits", EVENKEEL_QUIET_S="4").wait_ready()
+    tree = Tree("digits", EVENKEEL_QUIET_S="10").wait_ready()
     try:
         shown(browser, tree)
         tree.tell(signal.SIGTERM)

@@ -22,7 +22,7 @@ def wine() -> Iterator[Tree]:
     with serving("wine") as tree:
         with tree.wire() as wire:  # that /ping told the truth is a test of its own, in test_process_start.py
             body = (ARTIFACTS / "wine/samples/one_of_each.json").read_bytes()
-            eventually(lambda: wire.post(body).status == 200, "the first answer", 10)
+            eventually(lambda: wire.post(body).status == 200, "the first answer")
         yield tree
 
 

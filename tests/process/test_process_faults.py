@@ -17,12 +17,12 @@ import pytest
 
 from benchmarks.load import TENSORS_TOML
 from evenkeel.container.watch.stopped_processes import is_stopped, parent_of
-from tests.support.handler_model import asking, handler_folder
+from tests.support.handler_model import Gate, asking, handler_folder
 from tests.support.held import held
 from tests.support.tree import Tree, eventually, serving
 from tests.support.wire import Response, Wire, request
 
-CROWD = 64
+TOGETHER = 64
 
 
 def ask(tree: Tree, body: bytes) -> Response:
@@ -39,11 +39,11 @@ def said(tree: Tree, event: str, words: str) -> bool:
     return any(words in r.get("message", "") for r in tree.events(event))
 
 
-def busy(tree: Tree, x: int, s: float) -> Wire:
-    """A connection whose request is running when this returns."""
+def busy(tree: Tree, x: int, gate: Gate) -> Wire:
+    """A connection whose request is running when this returns, until the gate is opened."""
     wire = tree.wire(60.0)
-    wire.send(request(asking(x, "wait", s=s)))
-    eventually(lambda: said(tree, "user_output", f"begun {x}"), "the request runs", 10)
+    wire.send(request(gate.hold(x)))
+    eventually(lambda: said(tree, "user_output", f"begun {x}"), "the request runs")
     return wire
 
 
@@ -52,7 +52,8 @@ def busy(tree: Tree, x: int, s: float) -> Wire:
 
 @pytest.fixture(scope="module")
 def batched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
-    with serving(handler_folder(tmp_path_factory.mktemp("batched"), batched=True), EVENKEEL_RESTART_LIMIT="20") as tree:
+    with serving(handler_folder(tmp_path_factory.mktemp("batched"), batched=True), EVENKEEL_RESTART_LIMIT="20",
+                 EVENKEEL_STUCK_S="60") as tree:  # fmt: skip
         yield tree
 
 
@@ -60,17 +61,20 @@ def batched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
 def test_one_of_64_that_ends_the_engine_costs_no_other_its_answer(batched: Tree, death: str) -> None:
     before = batched.status()["restarts"]["engine"]
     batched.out.write_bytes(b"")
-    running = busy(batched, 1000, 0.7)
-    wires = [batched.wire(60.0) for _ in range(CROWD)]
+    gate = Gate(batched.tmp)
+    running = busy(batched, 1000, gate)
+    wires = [batched.wire(60.0) for _ in range(TOGETHER)]
     for i, wire in enumerate(wires):
         wire.send(request(asking(i, death if i == 17 else "")))
+    eventually(lambda: batched.status()["fronts"][0]["in_flight"] == TOGETHER + 1, "all are accepted")
+    gate.open()
     replies = [wire.read() for wire in wires]
     assert running.read().status == 200
     assert (replies[17].status, replies[17].code) == (500, "poisoned_request")
     others = [r for i, r in enumerate(replies) if i != 17]
-    assert [r.status for r in others] == [200] * (CROWD - 1)
-    assert [r.json()["x"] for r in others] == [2 * i for i in range(CROWD) if i != 17]
-    assert said(batched, "user_output", f"batch of {CROWD}"), "they were in one batch with it"
+    assert [r.status for r in others] == [200] * (TOGETHER - 1)
+    assert [r.json()["x"] for r in others] == [2 * i for i in range(TOGETHER) if i != 17]
+    assert said(batched, "user_output", f"batch of {TOGETHER}"), "they were in one batch with it"
     assert batched.status()["restarts"]["engine"] == before + 2
     for wire in (running, *wires):
         wire.close()
@@ -88,11 +92,13 @@ def test_the_same_bytes_that_ended_engines_end_no_other(batched: Tree) -> None:
 
 
 def test_a_request_whose_engine_is_killed_twice_from_outside_gets_its_answer(batched: Tree) -> None:
-    running = busy(batched, 4321, 1.5)
+    gate = Gate(batched.tmp)
+    running = busy(batched, 4321, gate)
     for kill in (1, 2):
         os.kill(batched.pid_of("engine"), signal.SIGKILL)
         batched.out.write_bytes(b"")
-        eventually(lambda: said(batched, "user_output", "begun 4321"), f"it runs again after kill {kill}", 30)
+        eventually(lambda: said(batched, "user_output", "begun 4321"), f"it runs again after kill {kill}")
+    gate.open()
     reply = running.read()
     assert (reply.status, reply.json()["x"]) == (200, 8642)
     running.close()
@@ -139,10 +145,13 @@ def test_a_batched_handler_that_runs_out_of_memory_gets_smaller_batches_and_cost
         script.read_text().replace('    print("batch of", len(items))\n', '    print("batch of", len(items))\n' + limit)
     )
     with serving(folder) as tree:
-        running = busy(tree, 1000, 0.5)
+        gate = Gate(tree.tmp)
+        running = busy(tree, 1000, gate)
         wires = [tree.wire(60.0) for _ in range(32)]
         for i, wire in enumerate(wires):
             wire.send(request(asking(i, "huge" if i == 5 else "")))
+        eventually(lambda: tree.status()["fronts"][0]["in_flight"] == 33, "all are accepted")
+        gate.open()
         replies = [wire.read() for wire in wires]
         assert running.read().status == 200
         assert (replies[5].status, replies[5].code) == (507, "out_of_memory")
@@ -162,7 +171,7 @@ def test_a_handler_that_hangs_is_ended_by_the_owners_limit_with_its_stacks_in_th
     with serving(folder) as tree:
         with ThreadPoolExecutor(4) as pool:
             hanging = pool.submit(ask, tree, asking(5, "hang"))
-            eventually(lambda: said(tree, "user_output", "hanging 5"), "it hangs", 10)
+            eventually(lambda: said(tree, "user_output", "hanging 5"), "it hangs")
             others = [pool.submit(ask, tree, asking(i)) for i in range(3)]
             assert hanging.result().code == "poisoned_request", "long before its deadline of 60 s"
             assert [o.result().json()["x"] for o in others] == [0, 2, 4]
@@ -237,8 +246,8 @@ def test_who_is_stopped_under_load_is_let_go_on_and_costs_no_request(who: Callab
         load, pid = Asking(tree), who(tree)
         time.sleep(0.3)
         os.kill(pid, signal.SIGSTOP)
-        eventually(lambda: tree.events("woken"), "it was noticed", 10)
-        eventually(lambda: not is_stopped(pid), "it goes on", 5)
+        eventually(lambda: tree.events("woken"), "it was noticed")
+        eventually(lambda: not is_stopped(pid), "it goes on")
         time.sleep(0.3)
         load.end()
         assert [e["pid"] for e in tree.events("woken")] == [pid]
@@ -250,7 +259,7 @@ def test_an_idle_engine_that_is_stopped_is_let_go_on_before_anybody_asks() -> No
     with serving("echo") as tree:
         pid = engine_of(tree)
         os.kill(pid, signal.SIGSTOP)
-        eventually(lambda: tree.events("woken"), "it was noticed", 10)
+        eventually(lambda: tree.events("woken"), "it was noticed")
         assert ask(tree, b"[[1.0, 2.0]]").status == 200 and engine_of(tree) == pid and reasons(tree) == {}
 
 
@@ -280,7 +289,8 @@ def test_an_engine_that_a_debugger_holds_while_idle_is_replaced_when_requests_wa
 def test_an_engine_that_a_debugger_holds_in_the_middle_of_a_batch_costs_no_request(tmp_path: Path) -> None:
     folder = handler_folder(tmp_path / "model")
     (folder / "model.toml").write_text("[batching]\nrun_s_max = 2.0\n")
-    with serving(folder) as tree, busy(tree, 7, 0.5) as wire, held(engine_of(tree)):
+    with serving(folder) as tree, busy(tree, 7, gate := Gate(tree.tmp)) as wire, held(engine_of(tree)):
+        gate.open()
         assert wire.read().json()["x"] == 14
         assert reasons(tree) == {"engine/stuck": 1}
 
@@ -392,7 +402,7 @@ def test_an_engine_without_file_descriptors_serves_on_refuses_what_it_cannot_han
             os.kill(worker_of(tree), signal.SIGKILL)  # the next worker has to be let in
             late = tree.wire(60.0)
             late.send(request(asking(4)))
-            eventually(lambda: tree.events("accept_failed"), "it says why nobody is let in", 10)
+            eventually(lambda: tree.events("accept_failed"), "it says why nobody is let in")
         assert late.read().json()["x"] == 8
         late.close()
         assert len(ask(tree, asking(1, "large", size=1 << 20)).body) > 1 << 20
@@ -420,7 +430,7 @@ def test_a_sidecar_without_file_descriptors_keeps_giving_verdicts_and_recovers()
             with pytest.raises(OSError):
                 tree.status()
             os.kill(engine, signal.SIGKILL)
-            eventually(lambda: tree.ping() == 503, "it sees that the engine is gone", 10)
+            eventually(lambda: tree.ping() == 503, "it sees that the engine is gone")
             eventually(lambda: tree.ping() == 200, "and that another is ready", 60)
             assert ask(tree, b"[[1.0]]").status == 200
         assert eventually(tree.status, "/status is back")["restart_reasons"] == {"engine/signal": 1}
@@ -432,7 +442,7 @@ def test_a_supervisor_without_file_descriptors_starts_what_died_as_soon_as_it_ca
         with no_more_descriptors(tree.process.pid):
             os.kill(sidecar_of(tree), signal.SIGKILL)
             os.kill(engine_of_pids(tree), signal.SIGKILL)
-            eventually(lambda: tree.events("start_failed"), "it says so", 10)
+            eventually(lambda: tree.events("start_failed"), "it says so")
             waiting = tree.wire(60.0)
             waiting.send(request(b"[[1.0, 2.0]]"))
         assert waiting.read().json() == [[1.0, 2.0]], "the request waited for the engine"

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.support.handler_model import asking, handler_folder
+from tests.support.handler_model import Gate, asking, handler_folder
 from tests.support.tree import Tree, eventually, serving
 from tests.support.wire import Response, request
 
@@ -20,7 +20,7 @@ def handler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
 
 @pytest.fixture(scope="module")
 def batched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
-    with serving(handler_folder(tmp_path_factory.mktemp("batched"), batched=True)) as tree:
+    with serving(handler_folder(tmp_path_factory.mktemp("batched"), batched=True), EVENKEEL_STUCK_S="60") as tree:
         yield tree
 
 
@@ -62,7 +62,7 @@ def test_what_a_handler_raises_is_the_error_of_its_request_and_is_in_the_log_und
     assert "Traceback" not in reply.message and str(handler.settings["EVENKEEL_MODEL_DIR"]) not in reply.message
     assert handler.errors()["model_error"] == before + 1
 
-    logged = eventually(lambda: [r for r in handler.events("handler_error") if r["request_id"] == request_id], "it is logged", 5)
+    logged = eventually(lambda: [r for r in handler.events("handler_error") if r["request_id"] == request_id], "it is logged")
     assert said in logged[0]["message"]
     if said not in ("object", "None"):  # what is wrong with an answer was noticed outside of the user's code
         assert said in logged[0]["traceback"] and "inference.py" in logged[0]["traceback"]
@@ -99,7 +99,7 @@ def test_printed_lines_reach_the_log_with_the_name_of_their_stream(handler: Tree
         found = {r["stream"] for r in handler.events("user_output") if "unmistakable 4711" in r.get("message", "")}
         return {"stdout", "stderr"} <= found
 
-    eventually(streams, "both lines are in the log", 5)
+    eventually(streams, "both lines are in the log")
 
 
 def test_what_is_written_below_python_breaks_no_log_line(handler: Tree) -> None:
@@ -135,28 +135,37 @@ def test_a_compressed_body_is_refused_for_handlers_too(handler: Tree) -> None:
 # Batched --------------------------------------------------------------------------------------------------------------
 
 
+def in_flight(tree: Tree) -> int:
+    return int(tree.status()["fronts"][0]["in_flight"])
+
+
 def test_a_batched_handler_gets_several_requests_at_once_and_each_gets_its_own_answer(batched: Tree) -> None:
-    first = batched.wire()
-    first.send(request(asking(0, "wait", s=0.3)))
-    eventually(lambda: [r for r in batched.events("user_output") if r.get("message") == "begun 0"], "the engine is busy", 10)
+    first, gate = batched.wire(), Gate(batched.tmp)
+    first.send(request(gate.hold(50)))
+    eventually(lambda: [r for r in batched.events("user_output") if r.get("message") == "begun 50"], "the engine is busy")
     wires = [batched.wire() for _ in range(12)]
     for i, wire in enumerate(wires):
         wire.send(request(asking(i)))
+    eventually(lambda: in_flight(batched) == 13, "all are accepted")
+    gate.open()
     answers = [wire.read().json() for wire in wires]
     assert [a["x"] for a in answers] == [2 * i for i in range(12)]
     assert max(a["together"] for a in answers) > 1
-    assert first.read().json()["x"] == 0
+    assert first.read().json()["x"] == 100
     for wire in (first, *wires):
         wire.close()
 
 
 def test_one_bad_request_in_a_batch_fails_alone(batched: Tree) -> None:
     with batched.wire() as first:
-        first.send(request(asking(0, "wait", s=0.3)))
+        gate = Gate(batched.tmp)
+        first.send(request(gate.hold(0)))
         wires = [batched.wire() for _ in range(10)]
         for i, wire in enumerate(wires):
             what = {2: "raise", 5: "raise in input_fn", 7: "exit"}.get(i, "")
             wire.send(request(asking(i, what, say=f"number {i}")))
+        eventually(lambda: in_flight(batched) == 11, "all are accepted")
+        gate.open()
         for i, wire in enumerate(wires):
             reply = wire.read()
             if i in (2, 5, 7):
@@ -199,14 +208,14 @@ def good_again(tree: Tree) -> None:
     eventually(idle, "nothing is in flight and no slot held")
 
 
-def test_ping_is_answered_while_the_only_engine_is_busy(impatient: Tree) -> None:
+def test_ping_is_answered_while_the_only_engine_is_busy(batched: Tree) -> None:
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(ask, impatient, asking(5, "wait", s=0.6))
-        pings = 0
-        while not waiting.done():
-            assert impatient.ping() == 200
-            pings += 1
-        assert pings > 3 and waiting.result().json()["x"] == 10
+        gate = Gate(batched.tmp)
+        waiting = pool.submit(ask, batched, gate.hold(5))
+        eventually(lambda: [r for r in batched.events("user_output") if r.get("message") == "begun 5"], "the engine is busy")
+        assert {batched.ping() for _ in range(20)} == {200} and not waiting.done()
+        gate.open()
+        assert waiting.result().json()["x"] == 10
 
 
 @pytest.mark.parametrize("how", ["hang", "busy hang"])
@@ -221,7 +230,7 @@ def test_a_handler_that_never_returns_ends_at_its_deadline_and_others_go_on(impa
 def test_requests_that_wait_behind_a_hanging_one_end_by_their_deadline_at_the_latest(impatient: Tree) -> None:
     with ThreadPoolExecutor(8) as pool:
         hanging = pool.submit(ask, impatient, asking(77, "hang"))
-        eventually(lambda: [r for r in impatient.events("user_output") if r.get("message") == "hanging 77"], "it hangs", 10)
+        eventually(lambda: [r for r in impatient.events("user_output") if r.get("message") == "hanging 77"], "it hangs")
         waiting = [pool.submit(ask, impatient, asking(i)) for i in range(5)]
         assert hanging.result().status == 504
         for i, one in enumerate(waiting):
@@ -233,7 +242,7 @@ def test_requests_that_wait_behind_a_hanging_one_end_by_their_deadline_at_the_la
 @pytest.fixture(scope="module")
 def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     """Its handler will end the engine; restarts become slower and slower, so few tests share it."""
-    with serving(handler_folder(tmp_path_factory.mktemp("mortal")), EVENKEEL_RESTART_LIMIT="20") as tree:
+    with serving(handler_folder(tmp_path_factory.mktemp("mortal")), EVENKEEL_RESTART_LIMIT="20", EVENKEEL_STUCK_S="60") as tree:
         yield tree
 
 
@@ -249,9 +258,12 @@ def test_a_request_that_ends_the_engine_twice_is_given_up_and_others_go_on(morta
 def test_requests_queued_beside_one_that_ends_the_engine_are_answered(mortal: Tree) -> None:
     """They did nothing wrong: only one of them was running."""
     with ThreadPoolExecutor(7) as pool:
-        first = pool.submit(ask, mortal, asking(88, "wait", s=0.3))
-        eventually(lambda: [r for r in mortal.events("user_output") if r.get("message") == "begun 88"], "the engine is busy", 10)
+        gate = Gate(mortal.tmp)
+        first = pool.submit(ask, mortal, gate.hold(88))
+        eventually(lambda: [r for r in mortal.events("user_output") if r.get("message") == "begun 88"], "the engine is busy")
         others = [pool.submit(ask, mortal, asking(i, "die" if i == 2 else "")) for i in range(6)]
+        eventually(lambda: in_flight(mortal) == 7, "all are accepted")
+        gate.open()
         assert first.result().json()["x"] == 176
         replies = [one.result() for one in others]
     assert replies[2].code == "poisoned_request"

@@ -105,7 +105,7 @@ def test_after_large_bodies_the_memory_comes_back(fresh: Tree) -> None:
     with fresh.wire(60.0) as wire:
         for _ in range(2):
             assert wire.post(body, "application/x-npy", "application/x-npy").status == 200
-    eventually(lambda: watch.now() - watch.before_bytes < LARGE, "most of the memory is given back", 10)
+    eventually(lambda: watch.now() - watch.before_bytes < LARGE, "most of the memory is given back")
 
 
 def floats(seed: int, size_bytes: int) -> model.Array:

@@ -50,7 +50,7 @@ def test_when_the_supervisor_is_killed_at_any_moment_nobody_holds_the_port(momen
         eventually(lambda: moment(tree), moment.__name__, 60.0)
         tree.process.kill()
         tree.process.wait()
-        eventually(lambda: not tree.pids(), "every process has ended", 20.0)
+        eventually(lambda: not tree.pids(), "every process has ended")
         assert tree.ping() == 0
     finally:
         tree.kill()
@@ -63,7 +63,7 @@ def test_a_killed_supervisor_takes_a_front_with_a_request_in_flight_along() -> N
             wire.send(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n[")
             tree.process.kill()
             tree.process.wait()
-            eventually(lambda: not tree.pids(), "every process has ended", 20.0)
+            eventually(lambda: not tree.pids(), "every process has ended")
     finally:
         tree.kill()
 
@@ -94,7 +94,7 @@ def test_with_standard_files_closed_it_serves_and_leaves_nothing(closed: str, tm
         assert not [name for name in held if name.startswith("socket:")], held
         process.terminate()
         assert process.wait(60.0) == 0
-        eventually(lambda: not tree.pids(), "every process has ended", 10.0)
+        eventually(lambda: not tree.pids(), "every process has ended")
     finally:
         process.kill()
         process.wait()
@@ -117,4 +117,4 @@ def test_when_the_tests_themselves_are_killed_their_trees_end() -> None:
         with socket.socket() as s:
             return s.connect_ex(("127.0.0.1", port)) != 0
 
-    eventually(refused, "nobody listens there any more", 10)
+    eventually(refused, "nobody listens there any more")

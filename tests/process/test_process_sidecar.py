@@ -242,7 +242,7 @@ def test_a_drain_over_http_with_the_token_ends_the_container_in_good_order() -> 
 
 def test_evenkeel_drain_needs_no_token_on_the_socket_and_the_platforms_signal_after_it_is_not_impatience() -> None:
     """As a preStop hook does it: the drain first, SIGTERM while it lasts. The quiet time must still be kept."""
-    tree = Tree("digits", EVENKEEL_QUIET_S="6").wait_ready()
+    tree = Tree("digits", EVENKEEL_QUIET_S="10").wait_ready()
     try:
         path = admin_socket(tree)
         assert run_command("drain", "--socket", path).returncode == 0
@@ -272,7 +272,7 @@ def test_evenkeel_drain_finds_the_container_by_its_run_directory_and_says_when_t
 
 def test_a_grpc_watcher_is_told_of_a_drain_and_many_watchers_leave_room_for_checks() -> None:
     port = free_port()
-    tree = Tree("digits", EVENKEEL_QUIET_S="4", EVENKEEL_GRPC_HEALTH_PORT=str(port)).wait_ready()
+    tree = Tree("digits", EVENKEEL_QUIET_S="8", EVENKEEL_GRPC_HEALTH_PORT=str(port)).wait_ready()
     try:
         eventually(lambda: grpc_status(port, "") == health_pb2.HealthCheckResponse.SERVING, "gRPC says serving")
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

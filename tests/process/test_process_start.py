@@ -251,11 +251,12 @@ def test_pack_refuses_links_and_what_is_no_model_and_leaves_no_file(tmp_path: Pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
 
 
-def slow_to_load(tmp: Path, seconds: float) -> Path:
+def slow_to_load(tmp: Path) -> Path:
+    """It loads until there is a file called go."""
     (tmp / "code").mkdir()
     (tmp / "code/inference.py").write_text(
-        "import time\n\ndef model_fn(model_dir):\n    print('begun to load', flush=True)\n"
-        f"    time.sleep({seconds})\n    return 2\n\n"
+        "import os, time\n\ndef model_fn(model_dir):\n    print('begun to load', flush=True)\n"
+        f"    while not os.path.exists({str(tmp / 'go')!r}):\n        time.sleep(0.01)\n    return 2\n\n"
         "def predict_fn(data, model):\n    return data * model\n"
     )
     return tmp
@@ -263,22 +264,23 @@ def slow_to_load(tmp: Path, seconds: float) -> Path:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_while_the_model_is_still_loading_ends_at_once_and_leaves_nothing(tmp_path: Path, signum: int) -> None:
-    tree = Tree(slow_to_load(tmp_path, 20))
+    tree = Tree(slow_to_load(tmp_path))
     eventually(lambda: tree.events("user_output"), "the model begins to load")
     tree.stop(signum)
 
 
 def test_before_the_model_is_ready_ping_says_503_and_why(tmp_path: Path) -> None:
-    tree = Tree(slow_to_load(tmp_path, 1.5))
+    tree = Tree(slow_to_load(tmp_path))
     try:
         eventually(lambda: tree.events("user_output"), "the model begins to load")
-        eventually(lambda: tree.ping() == 503, "an answer to /ping", 1.4)
+        eventually(lambda: tree.ping() == 503, "an answer to /ping")
         with tree.wire(5.0) as wire:
             reply = wire.get("/ping")
             assert (reply.status, reply.code) == (503, "loading")
             refused = wire.post(b"[[1]]")
             assert (refused.status, refused.code) == (503, "not_ready")
             assert int(refused.headers["retry-after"]) >= 1
+        (tmp_path / "go").touch()
         tree.wait_ready()
         with tree.wire() as wire:
             assert wire.post(b"[[1, 2]]").json() == [[2, 4]]

@@ -188,7 +188,7 @@ def test_a_client_that_leaves_closes_the_generator_and_frees_its_slot(streaming:
     opened(wire, ask_for(10**9, "leaver", s=0.01))
     assert wire.chunk() == b'{"i":0}\n'
     wire.close()
-    eventually(lambda: streaming.noted("left leaver"), "the generator saw GeneratorExit", 10)
+    eventually(lambda: streaming.noted("left leaver"), "the generator saw GeneratorExit")
     streaming.assert_good()
     assert streaming.tree.status()["fronts"][0]["abandoned"] == before + 1
 
@@ -204,7 +204,7 @@ def test_a_reader_that_does_not_read_stops_the_generator_and_no_memory_grows(str
             with streaming.tree.wire() as other:
                 assert other.post(b'{"whole": 1}').status == 200
     wire.close()
-    left = eventually(lambda: streaming.noted("left slow"), "the generator was closed", 10)
+    left = eventually(lambda: streaming.noted("left slow"), "the generator was closed")
     made = int(left[0].split()[-1])
     assert 0 < made * 8000 < 16 << 20, f"{made} parts of 8 kB were made for nobody"
     assert watch.growth_bytes < 32 << 20
@@ -271,7 +271,7 @@ def test_a_stream_may_last_longer_than_a_request_but_not_longer_than_a_stream(ha
     assert len(records) > 20, "it went on beyond the deadline of a request"
     last = json.loads(records[-1])["error"]
     assert last["code"] == "deadline_exceeded" and "EVENKEEL_STREAM_TIMEOUT_S" in last["message"]
-    eventually(lambda: hasty.noted("left endless"), "the generator was closed", 10)
+    eventually(lambda: hasty.noted("left endless"), "the generator was closed")
     hasty.assert_good()
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.support import digits_model as model
-from tests.support.handler_model import asking, handler_folder
+from tests.support.handler_model import Gate, asking, handler_folder
 from tests.support.tree import Tree, eventually, serving
 from tests.support.wire import Closed, Wire, request
 
@@ -26,7 +26,7 @@ PING = request(None, method="GET", path="/ping")
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
-    with serving(handler_folder(tmp_path_factory.mktemp("slow")), EVENKEEL_RESTART_LIMIT="20") as tree:
+    with serving(handler_folder(tmp_path_factory.mktemp("slow")), EVENKEEL_RESTART_LIMIT="20", EVENKEEL_STUCK_S="60") as tree:
         yield tree
 
 
@@ -39,12 +39,26 @@ def slow(shared: Tree) -> Tree:
     return shared
 
 
-def begin(tree: Tree, x: int, seconds: float) -> Wire:
+def begin(tree: Tree, x: int, body: bytes) -> Wire:
     """A request that keeps the engine busy, and is known to be running when this returns."""
     wire = tree.wire()
-    wire.send(request(asking(x, "wait", s=seconds)))
-    eventually(lambda: x in begun(tree), "the request runs", 10)
+    wire.send(request(body))
+    eventually(lambda: x in begun(tree), "the request runs")
     return wire
+
+
+def hold(tree: Tree, x: int) -> tuple[Wire, Gate]:
+    """The same, and it runs until the gate is opened."""
+    gate = Gate(tree.tmp)
+    return begin(tree, x, gate.hold(x)), gate
+
+
+def accepted(tree: Tree, count: int) -> None:
+    eventually(lambda: front_of(tree)["in_flight"] == count, f"{count} are accepted")
+
+
+def abandoned(tree: Tree, count: int) -> None:
+    eventually(lambda: front_of(tree)["abandoned"] == count, "it is seen that they left")
 
 
 def begun(tree: Tree) -> list[int]:
@@ -76,28 +90,32 @@ def assert_idle(tree: Tree) -> None:
 
 
 def test_a_client_that_hangs_up_while_queued_is_never_served_and_the_others_are(slow: Tree) -> None:
-    abandoned = front_of(slow)["abandoned"]
-    running = begin(slow, 100, 0.5)
+    before = front_of(slow)["abandoned"]
+    running, gate = hold(slow, 100)
     queued = [slow.wire() for _ in range(5)]
     for i, wire in enumerate(queued):
         wire.send(request(asking(i, "wait", s=0.01)))
-    eventually(lambda: front_of(slow)["in_flight"] == 6, "all are accepted", 5)
+    accepted(slow, 6)
     for i in (1, 3):
         hang_up(queued[i], reset=True)
+    abandoned(slow, before + 2)
+    gate.open()
     assert running.read().json()["x"] == 200
     for i in (0, 2, 4):
         assert queued[i].read().json()["x"] == 2 * i
     assert_idle(slow)
     assert begun(slow) == [100, 0, 2, 4]
-    assert front_of(slow)["abandoned"] == abandoned + 2
+    assert front_of(slow)["abandoned"] == before + 2
     for wire in (running, *queued):
         wire.close()
 
 
 def test_a_client_that_ends_its_half_while_queued_is_served_in_its_turn(slow: Tree) -> None:
-    running, queued = begin(slow, 101, 0.3), slow.wire()
+    (running, gate), queued = hold(slow, 101), slow.wire()
     queued.send(request(asking(7, "wait", s=0.01)))
     queued.sock.shutdown(socket.SHUT_WR)
+    accepted(slow, 2)
+    gate.open()
     reply = queued.read()
     assert (reply.json()["x"], reply.headers["connection"]) == (14, "close") and queued.closed_by_server()
     assert running.read().json()["x"] == 202
@@ -107,9 +125,13 @@ def test_a_client_that_ends_its_half_while_queued_is_served_in_its_turn(slow: Tr
 
 
 def test_a_client_that_hangs_up_while_its_request_runs_strands_nobody(slow: Tree) -> None:
-    running, behind = begin(slow, 1, 0.4), slow.wire()
+    before = front_of(slow)["abandoned"]
+    (running, gate), behind = hold(slow, 1), slow.wire()
     behind.send(request(asking(2)))
+    accepted(slow, 2)
     hang_up(running)
+    abandoned(slow, before + 1)
+    gate.open()
     assert behind.read().json()["x"] == 4
     behind.close()
     assert_idle(slow)
@@ -117,11 +139,12 @@ def test_a_client_that_hangs_up_while_its_request_runs_strands_nobody(slow: Tree
 
 def test_one_that_leaves_a_pipeline_takes_the_rest_of_it_along(slow: Tree) -> None:
     """One request of a connection is with the engine at a time. What is behind it never gets there."""
-    running, pipeline, other = begin(slow, 50, 0.4), slow.wire(), slow.wire()
+    (running, gate), pipeline, other = hold(slow, 50), slow.wire(), slow.wire()
     pipeline.send(b"".join(request(asking(i, "wait", s=0.01)) + PING for i in range(6)))
     other.send(request(asking(70, "wait", s=0.01)))
-    eventually(lambda: front_of(slow)["in_flight"] >= 3, "they are accepted", 5)
+    eventually(lambda: front_of(slow)["in_flight"] >= 3, "they are accepted")
     hang_up(pipeline, reset=True)
+    gate.open()
     assert running.read().json()["x"] == 100
     assert other.read().json()["x"] == 140
     assert_idle(slow)
@@ -247,12 +270,13 @@ def test_when_the_engine_is_killed_under_load_every_request_is_answered(digits: 
 
 def test_requests_in_a_killed_engine_run_again_the_one_that_ran_and_those_that_waited(slow: Tree) -> None:
     before = front_of(slow)["resubmitted"]
-    running = begin(slow, 1, 0.5)
+    running, gate = hold(slow, 1)
     queued = [slow.wire() for _ in range(4)]
     for i, wire in enumerate(queued):
         wire.send(request(asking(10 + i)))
-    eventually(lambda: front_of(slow)["in_flight"] == 5, "all are accepted", 5)
+    accepted(slow, 5)
     os.kill(slow.pid_of("engine"), signal.SIGKILL)
+    gate.open()
     assert running.read().json()["x"] == 2
     assert [wire.read().json()["x"] for wire in queued] == [20, 22, 24, 26]
     assert front_of(slow)["resubmitted"] == before + 5
@@ -284,13 +308,16 @@ def test_when_a_front_is_killed_another_takes_its_place_on_the_same_port(digits:
 
 
 def test_when_a_front_is_killed_its_running_requests_do_not_block_the_next_one(slow: Tree) -> None:
-    running, queued = begin(slow, 1, 0.8), [slow.wire() for _ in range(5)]
+    (running, gate), queued = hold(slow, 1), [slow.wire() for _ in range(5)]
     for i, wire in enumerate(queued):
         wire.send(request(asking(10 + i, "wait", s=5)))
-    eventually(lambda: front_of(slow)["in_flight"] == 6, "all are accepted", 5)
+    accepted(slow, 6)
     for wire in queued:
         hang_up(wire, reset=True)
-    os.kill(slow.pid_of("front"), signal.SIGKILL)
+    killed = slow.pid_of("front")
+    os.kill(killed, signal.SIGKILL)
+    eventually(lambda: slow.pid_of("front") not in (0, killed), "another front")
+    gate.open()
     with slow.wire(10.0) as wire:
         assert wire.post(asking(3)).json()["x"] == 6
     assert begun(slow) == [1], "nobody waits for the five others any more"
@@ -327,7 +354,7 @@ def test_a_process_that_ends_again_and_again_ends_the_container_with_an_error(tm
 def test_who_waits_for_an_engine_that_never_comes_back_is_told_so_at_once(tmp_path: Path) -> None:
     tree = Tree(handler_folder(tmp_path / "model"), EVENKEEL_RESTART_LIMIT="0").wait_ready()
     try:
-        waiting = [begin(tree, 0, 60), tree.wire(), tree.wire()]
+        waiting = [begin(tree, 0, asking(0, "wait", s=60)), tree.wire(), tree.wire()]
         for n, wire in enumerate(waiting[1:]):
             wire.send(request(asking(n)))
         os.kill(tree.pid_of("engine"), signal.SIGKILL)
@@ -356,7 +383,7 @@ def test_when_the_supervisor_itself_is_killed_nothing_stays_behind(tmp_path: Pat
     try:
         tree.process.kill()
         tree.process.wait()
-        eventually(lambda: not tree.pids(), "every process has followed it", 15)
+        eventually(lambda: not tree.pids(), "every process has followed it")
     finally:
         tree.kill()
 
@@ -369,17 +396,18 @@ def test_a_stop_answers_what_was_accepted_and_leaves_nothing(tmp_path: Path, sig
     tree = Tree(handler_folder(tmp_path / "model")).wait_ready()
     idle, used = tree.wire(), tree.wire()
     assert used.ask(PING).status == 200
-    wires = [begin(tree, 0, 0.6)] + [tree.wire() for _ in range(5)]
+    running, gate = hold(tree, 0)
+    wires = [running] + [tree.wire() for _ in range(5)]
     for i, wire in enumerate(wires[1:], start=1):
         wire.send(request(asking(i, "wait", s=0.05)))
-    eventually(lambda: front_of(tree)["in_flight"] == 6, "all are accepted", 5)
-    stopping = threading.Thread(target=tree.tell, args=(signum,))
-    stopping.start()
+    accepted(tree, 6)
+    tree.tell(signum)
+    assert idle.closed_by_server(60) and used.closed_by_server(60), "connections without a request are closed"
+    gate.open()
     for i, wire in enumerate(wires):
         reply = wire.read()
         assert (reply.status, reply.json()["x"]) == (200, 2 * i)
         assert wire.closed_by_server()
-    assert idle.closed_by_server() and used.closed_by_server(), "connections without a request are closed"
     assert tree.process.wait(30) == 0
     tree.assert_nothing_left()
     assert tree.log()[-1]["event"] == "stopped"
@@ -396,11 +424,12 @@ def test_a_request_that_is_still_arriving_at_the_stop_is_answered_and_holds_nobo
         wire.send(sent[:cut])
     for wire in wires[2:]:
         wire.close()  # and two that never complete
-    running = begin(tree, 1, 0.5)
+    idle, (running, gate) = tree.wire(), hold(tree, 1)
     tree.tell(signal.SIGTERM)
-    time.sleep(0.2)
+    assert idle.closed_by_server(60), "the front has been told"
     for wire, cut in zip(wires[:2], cuts, strict=True):
         wire.send(sent[cut:])
+    gate.open()
     assert running.read().json()["x"] == 2
     for wire in wires[:2]:
         reply = wire.read()
@@ -412,11 +441,12 @@ def test_a_request_that_is_still_arriving_at_the_stop_is_answered_and_holds_nobo
 
 
 def test_during_the_quiet_time_ping_is_503_and_requests_are_still_answered(tmp_path: Path) -> None:
-    tree = Tree("echo", EVENKEEL_QUIET_S="6").wait_ready()
+    tree = Tree("echo", EVENKEEL_QUIET_S="10").wait_ready()
     tree.tell(signal.SIGTERM)
-    eventually(lambda: tree.ping() == 503, "/ping says 503", 5)
+    eventually(lambda: tree.ping() == 503, "/ping says 503")
     with tree.wire() as wire:
         assert wire.get("/ping").code == "draining"
+    with tree.wire() as wire:  # a new one: the answer that said 503 may have been its connection's last
         assert wire.post(b"[[1]]").status == 200
     assert tree.process.wait(30) == 0
     tree.assert_nothing_left()
@@ -425,7 +455,7 @@ def test_during_the_quiet_time_ping_is_503_and_requests_are_still_answered(tmp_p
 
 def test_a_request_that_outlasts_the_drain_is_told_so_and_the_exit_says_so_too(tmp_path: Path) -> None:
     tree = Tree(handler_folder(tmp_path / "model"), EVENKEEL_DRAIN_S="2").wait_ready()
-    wire = begin(tree, 1, 30)
+    wire = begin(tree, 1, asking(1, "wait", s=30))
     tree.tell(signal.SIGTERM)
     reply = wire.read()
     assert reply.status == 503 and b"this request was not done in time" in reply.body
@@ -439,15 +469,22 @@ def test_a_request_that_outlasts_the_drain_is_told_so_and_the_exit_says_so_too(t
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
-    with serving(handler_folder(tmp_path_factory.mktemp("narrow")), EVENKEEL_QUEUE_ROWS="4") as tree:
+    with serving(handler_folder(tmp_path_factory.mktemp("narrow")), EVENKEEL_QUEUE_ROWS="4", EVENKEEL_STUCK_S="60") as tree:
         yield tree
 
 
+def refusals(tree: Tree) -> int:
+    return tree.errors().get("overloaded", 0)
+
+
 def test_a_full_queue_refuses_with_429_and_serves_what_it_has(narrow: Tree) -> None:
-    before = narrow.errors().get("overloaded", 0)
-    wires = [begin(narrow, 0, 0.4)] + [narrow.wire() for _ in range(11)]
+    before = refusals(narrow)
+    running, gate = hold(narrow, 0)
+    wires = [running] + [narrow.wire() for _ in range(11)]
     for i, wire in enumerate(wires[1:], start=1):
         wire.send(request(asking(i)))
+    eventually(lambda: refusals(narrow) == before + 8, "what the queue cannot hold is refused")
+    gate.open()
     replies = [wire.read() for wire in wires]
     good = [(i, r) for i, r in enumerate(replies) if r.status == 200]
     refused = [r for r in replies if r.status != 200]
@@ -457,7 +494,7 @@ def test_a_full_queue_refuses_with_429_and_serves_what_it_has(narrow: Tree) -> N
         assert (reply.status, reply.code) == (429, "overloaded")
         assert int(reply.headers["retry-after"]) >= 1
         assert "connection" not in reply.headers
-    assert narrow.errors()["overloaded"] == before + 8
+    assert refusals(narrow) == before + 8
     assert wires[-1].post(asking(5)).json()["x"] == 10, "the refused connection goes on"
     for wire in wires:
         wire.close()
@@ -465,14 +502,17 @@ def test_a_full_queue_refuses_with_429_and_serves_what_it_has(narrow: Tree) -> N
 
 
 def test_a_client_that_hangs_up_frees_its_place_in_a_full_queue(narrow: Tree) -> None:
-    running = begin(narrow, 20, 0.5)
+    before = front_of(narrow)["abandoned"]
+    running, gate = hold(narrow, 20)
     queued = [narrow.wire() for _ in range(3)]
     for i, wire in enumerate(queued):
         wire.send(request(asking(30 + i, "wait", s=0.5)))
-    eventually(lambda: front_of(narrow)["in_flight"] == 4, "the queue is full", 5)
+    accepted(narrow, 4)
     with narrow.wire() as late:
         assert late.post(asking(1)).code == "overloaded"
         hang_up(queued[2], reset=True)
+        abandoned(narrow, before + 1)
+        gate.open()
         assert running.read().status == 200
         reply = late.post(asking(40))  # the first queued one runs now, the second waits, the third has left
         assert reply.status == 200, reply.raw[:300]
@@ -483,10 +523,13 @@ def test_a_client_that_hangs_up_frees_its_place_in_a_full_queue(narrow: Tree) ->
 
 
 def test_ping_is_200_while_requests_are_refused(narrow: Tree) -> None:
-    wires = [begin(narrow, 60, 0.3)] + [narrow.wire() for _ in range(8)]
+    before, (running, gate) = refusals(narrow), hold(narrow, 60)
+    wires = [running] + [narrow.wire() for _ in range(8)]
     for wire in wires[1:]:
         wire.send(request(asking(1)))
+    eventually(lambda: refusals(narrow) == before + 5, "the others are refused")
     assert narrow.ping() == 200
+    gate.open()
     assert {wire.read().status for wire in wires} == {200, 429}
     for wire in wires:
         wire.close()

@@ -178,7 +178,7 @@ def test_what_warm_up_and_rehearsal_did_is_not_counted_as_traffic() -> None:
             return fronts and all(r["batches"] <= len(told["fronts"]) for r in told["replicas"])
 
         # Where the rehearsal outlasts the time that engines wait, each front may have one request on the way.
-        eventually(clean, f"no traffic is counted: {tree.status()}", 5.0)
+        eventually(clean, f"no traffic is counted: {tree.status()}")
 
 
 def test_shapes_met_in_service_are_warmed_at_the_next_start(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class ProcessBox:
     def kill(self) -> None:
         self.tree.tell(signal.SIGKILL)
         self.tree.process.wait()
-        eventually(lambda: not self.tree.pids(), "the others have ended with the first process", 10.0)
+        eventually(lambda: not self.tree.pids(), "the others have ended with the first process")
 
     def again(self) -> None:
         """With the same port and the same temporary folder: what the last one left there is in the way of this one."""

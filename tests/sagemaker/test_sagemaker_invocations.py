@@ -120,16 +120,16 @@ def test_a_body_beyond_the_limit_is_413_and_the_next_request_is_served(start: St
 def test_a_request_that_takes_too_long_is_told_so_at_its_deadline(start: Start, tmp_path: Path) -> None:
     box = start(handler_folder(tmp_path / "model"), EVENKEEL_REQUEST_TIMEOUT_S="1")
     begun_s = time.monotonic()
-    with ask(box, asking(1, "wait", s=3)) as w:
+    with ask(box, asking(1, "wait", s=30)) as w:
         reply = w.read()
     assert (reply.status, reply.code) == (504, "deadline_exceeded")
-    assert 0.9 < time.monotonic() - begun_s < 3
+    assert 0.9 < time.monotonic() - begun_s < 20, "not sooner, and not when the model is done"
 
 
 @pytest.mark.contract("12.13")
 def test_more_than_the_queue_holds_is_refused_at_once_and_what_it_holds_is_answered(start: Start, tmp_path: Path) -> None:
     box = start(handler_folder(tmp_path / "model"), EVENKEEL_QUEUE_ROWS="2")
-    held = [ask(box, asking(n, "wait", s=1.5)) for n in range(2)]
+    held = [ask(box, asking(n, "wait", s=4)) for n in range(2)]
     refused = []
 
     def full() -> bool:
@@ -137,7 +137,7 @@ def test_more_than_the_queue_holds_is_refused_at_once_and_what_it_holds_is_answe
             refused.append(w.read())
         return refused[-1].status == 429
 
-    eventually(full, "429", 5.0)
+    eventually(full, "429")
     assert refused[-1].headers.get("retry-after")
     assert len(refused[-1].body) < 1024 and refused[-1].code
     assert [w.read().status for w in held] == [200, 200]

@@ -40,10 +40,10 @@ def test_a_stop_in_the_middle_of_requests_cuts_none_of_them(start: Start, tmp_pa
 
 @pytest.mark.contract("12.12")
 def test_ping_says_503_first_while_requests_are_still_served(start: Start) -> None:
-    box = start("echo", EVENKEEL_QUIET_S="6")
+    box = start("echo", EVENKEEL_QUIET_S="10")
     stopping = threading.Thread(target=box.stop)
     stopping.start()
-    eventually(lambda: ping(box) == 503, "503", 3.0)
+    eventually(lambda: ping(box) == 503, "503")
     with wire(box) as w:  # a new one: the answer that said 503 may have been its connection's last
         assert w.post(b'{"instances": [[1.0, 2.0]]}').status == 200
     stopping.join()
@@ -122,7 +122,7 @@ def test_a_stop_right_after_the_start_is_heard(start_image: Start, after_s: floa
     one before it imports anything of ours; how long the interpreter takes until then is the machine's affair."""
     box = start_image("digits", ready=False)
     assert isinstance(box, ImageBox)
-    eventually(lambda: hears_a_stop(box), "the first process has a handler", 10.0)
+    eventually(lambda: hears_a_stop(box), "the first process has a handler")
     time.sleep(after_s)
     begun_s = time.monotonic()
     docker("stop", "-t", str(GRACE_S), box.name)

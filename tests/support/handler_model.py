@@ -1,8 +1,9 @@
-"""A model folder whose handler does what its requests ask for: answer, wait, raise, print, exit, hang, die."""
+"""A model folder whose handler does what its requests ask for: answer, wait, raise, print, exit, hang, die; and be held."""
 
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 
 INFERENCE = """
@@ -25,6 +26,10 @@ def act(data):
     if do == "wait":
         print("begun", data["x"])
         time.sleep(data["s"])
+    elif do == "hold":
+        print("begun", data["x"])
+        while not os.path.exists(data["gate"]):
+            time.sleep(0.002)
     elif do == "raise":
         raise ValueError(say)
     elif do == "raise from":
@@ -98,6 +103,20 @@ def handler_folder(to: Path, *, batched: bool = False) -> Path:
     (to / "code").mkdir(parents=True)
     (to / "code" / "inference.py").write_text(INFERENCE + (BATCHED if batched else ALONE))
     return to
+
+
+class Gate:
+    """Holds the requests that name it until it is opened, however long a busy machine takes for what comes before. The handler
+    must see the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / f"gate-{uuid.uuid4().hex}"
+
+    def hold(self, x: int) -> bytes:
+        return asking(x, "hold", gate=str(self._path))
+
+    def open(self) -> None:
+        self._path.touch()
 
 
 def asking(x: int, do: str = "", **more: object) -> bytes:

@@ -209,7 +209,7 @@ class Tree:
             self.kill()
 
     def assert_nothing_left(self) -> None:
-        eventually(lambda: not self.pids(), f"processes {self.pids()} have ended", 5.0)
+        eventually(lambda: not self.pids(), f"processes {self.pids()} have ended")
         left = sorted(str(p.relative_to(self.tmp)) for name in ("tmp", "home") for p in (self.tmp / name).rglob("*"))
         assert left == [], f"files left in the temporary folder and in the home of the user: {left}"
         assert str(self.tmp) not in Path("/proc/net/unix").read_text(), "a Unix socket is left"

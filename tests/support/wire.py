@@ -177,7 +177,7 @@ class Wire:
             raise Closed(bytes(self._rest))
         self._rest += data
 
-    def closed_by_server(self, within_s: float = 10.0) -> bool:
+    def closed_by_server(self, within_s: float = 30.0) -> bool:
         """Whether the server ends the connection with nothing more to say."""
         self.sock.settimeout(within_s)
         try:

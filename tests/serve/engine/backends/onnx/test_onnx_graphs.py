@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from model_folder import Folder
-from replay_clock import ReplayClock, replayed
+from replay_clock import ReplayClock, every_batch_alike, replayed
 
 from evenkeel.serve.engine.backends.base import LoadOptions
 from evenkeel.serve.engine.backends.gpu.cuda_graphs import Graphs
@@ -224,7 +224,7 @@ def test_warm_up_records_every_size_that_it_warms_and_service_none(
     backend, gpu = made()
     monkeypatch.setattr(replica, "loader", lambda kind: lambda manifest, options: backend)
     loaded = replica.load(folder.path, LoadOptions(1, "0"))
-    report = Warmup(loaded).run()
+    report = Warmup(loaded, clock=every_batch_alike()).run()
     warmed = len({e.rows for e in report.plan})
     assert gpu.did.count("record") == warmed > 3 and report.golden.checked == report.golden.passed > 0
     gpu.did.clear()

@@ -46,9 +46,9 @@ class Peers:
     """All of them, and the listening socket, which belongs to the supervisor and outlives this process."""
 
     def __init__(self, listener: socket.socket, card: dict[str, Any], epoch: int) -> None:
-        text = _encode(card).encode()
-        self._card_fd, self._epoch = spill(text), epoch
-        self._hello = REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(text), epoch, 0.0, 0.0, 0)
+        text = _encode({**card, "epoch": epoch}).encode()
+        self._card_fd = spill(text)
+        self._hello = REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(text), 0)
         listener.setblocking(False)
         self._listener = listener
         self._by_fd: dict[int, Peer] = {}

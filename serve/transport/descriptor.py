@@ -5,6 +5,10 @@ back, always exactly once, also for a request that was cancelled or ran out of t
 process has ended and all its slots are the front's again. Times are CLOCK_MONOTONIC seconds, offsets are bytes from
 the start of the front's arena. Nothing here is ever unpickled.
 
+Every record says which model it is for, by a reference of one word: the model's number in the engine, and the generation, which
+counts how often a model was loaded under that number. What comes for a model that is not loaded is refused, so a late record
+cannot reach the model that has its number now (decision 0048). The engine says the two numbers in its HELLO.
+
     front -> engine   HELLO (with the arena's file descriptor), SUBMIT, CANCEL, MORE
     engine -> front   HELLO (with the file descriptor of its card, `bytes` of JSON), ANSWER, FAULT, PART
 
@@ -21,7 +25,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 RECORD_BYTES = 64
-PROTOCOL = 3  # raised when a record changes its meaning; both sides compare it at HELLO
+PROTOCOL = 4  # raised when a record changes its meaning; both sides compare it at HELLO
 
 
 class Kind(IntEnum):
@@ -48,12 +52,12 @@ OVERFLOW = 2  # flag of ANSWER and FAULT: the data is not in the slot but in a m
 STREAMED = 4  # flag of ANSWER: everything has come in parts, this is the end of it
 START = 1  # flag of PART: no bytes of the body, but what the handler says of it, as JSON
 
-# kind, flags, 2 spare, rows, request id, slot offset, slot capacity, used, epoch, deadline_s, submitted_s
-REQUEST = struct.Struct("<BBHIQQQQQdd")
+# kind, flags, 2 spare, rows, request id, slot offset, slot capacity, used, model reference, deadline_s, 8 spare
+REQUEST = struct.Struct("<BB2xIQQQQQd8x")
 # The same of many single rows that differ only in id and offset: the first word, those two, and all that follows.
 ROW_REQUEST = struct.Struct("<8sQQ40s")
-# kind, flags, error family, rows, request id, data offset, data bytes, epoch, queue_s, run_s, batch rows, 12 spare
-REPLY = struct.Struct("<BBHIQQQQffI12x")
+# kind, flags, error family, rows, request id, data offset, data bytes, 8 spare, model reference, 16 spare
+REPLY = struct.Struct("<BBHIQQQ8xQ16x")
 assert REQUEST.size == REPLY.size == ROW_REQUEST.size == RECORD_BYTES, "one record size both ways keeps the framing trivial"
 
 
@@ -63,15 +67,13 @@ class Request(NamedTuple):
 
     kind: int
     flags: int
-    spare: int
     rows: int
     id: int
     offset: int
     capacity: int
     used: int
-    epoch: int
+    model: int
     deadline_s: float
-    submitted_s: float
 
 
 class Reply(NamedTuple):
@@ -84,7 +86,9 @@ class Reply(NamedTuple):
     id: int
     offset: int
     bytes: int
-    epoch: int
-    queue_s: float
-    run_s: float
-    batch_rows: int
+    model: int
+
+
+def model_ref(number: int, generation: int) -> int:
+    """How records name a model. Both numbers have 32 bits."""
+    return generation << 32 | number

@@ -20,7 +20,7 @@ from evenkeel.serve.errors import FAMILIES
 from evenkeel.serve.transport import descriptor
 from evenkeel.serve.transport.arena import Arena, read_spill
 from evenkeel.serve.transport.channel import Channel
-from evenkeel.serve.transport.descriptor import FINITE, OVERFLOW, PROTOCOL, REPLY, REQUEST, Reply
+from evenkeel.serve.transport.descriptor import FINITE, OVERFLOW, PROTOCOL, REPLY, REQUEST, Reply, model_ref
 from evenkeel.serve.transport.slots import Slot, Slots
 from tests.support.clock import ManualClock
 
@@ -53,17 +53,18 @@ class FrontEnd:
         self.arena = Arena.create(SMALL_BYTES)
         self.slots = Slots(SMALL)
         self.held: dict[int, Slot] = {}
+        self.asked: dict[int, int] = {}  # how each request named its model
         self.slot_bytes = slot_bytes  # least size of a slot; more makes room for larger answers
         self._next_id = bench.next_front() << 32  # as fronts do: ids are unique among all of them
-        hello = REQUEST.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, SMALL_BYTES, 0, 0, 0.0, 0.0)
+        hello = REQUEST.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, SMALL_BYTES, 0, 0, 0.0)
         self.channel.send_with(hello, self.arena.fd, gives=False)
         bench.turn()
         greeting = self.channel.receive()
         first = Reply(*REPLY.unpack_from(greeting))
         assert first.kind == descriptor.HELLO
-        self.epoch = first.epoch
         card_fd = self.channel.fds.popleft()
         self.card = json.loads(read_spill(card_fd, first.bytes))
+        self.epoch, self.ref = self.card["epoch"], model_ref(self.card["number"], self.card["edition"])
         os.close(card_fd)
 
     def submit(self, *arrays: Any, within_s: float = 60.0) -> int:
@@ -107,14 +108,14 @@ class FrontEnd:
 
     def _record(self, slot: Slot, used: int, rows: int, within_s: float) -> tuple[int, bytes]:
         self._next_id += 1
-        self.held[self._next_id] = slot
+        self.held[self._next_id], self.asked[self._next_id] = slot, self.ref
         now_s = self.bench.clock()
         return self._next_id, REQUEST.pack(
-            descriptor.SUBMIT, 0, 0, rows, self._next_id, slot.offset, slot.capacity, used, self.epoch,
-            now_s + within_s, now_s)  # fmt: skip
+            descriptor.SUBMIT, 0, rows, self._next_id, slot.offset, slot.capacity, used, self.ref, now_s + within_s
+        )
 
     def cancel(self, id: int) -> None:
-        self.channel.send(REQUEST.pack(descriptor.CANCEL, 0, 0, 0, id, 0, 0, 0, self.epoch, 0.0, 0.0))
+        self.channel.send(REQUEST.pack(descriptor.CANCEL, 0, 0, id, 0, 0, 0, self.ref, 0.0))
 
     def replies(self) -> dict[int, Answer | Fault]:
         """Everything that has been answered since the last call; fails when a request is answered twice."""
@@ -123,8 +124,9 @@ class FrontEnd:
             for record in REPLY.iter_unpack(data):
                 reply = Reply(*record)
                 if reply.kind == descriptor.PART:  # of an answer in parts, whose end is a reply like others
-                    self.channel.send(REQUEST.pack(descriptor.MORE, 0, 0, 1, reply.id, 0, 0, 0, self.epoch, 0.0, 0.0))
+                    self.channel.send(REQUEST.pack(descriptor.MORE, 0, 1, reply.id, 0, 0, 0, self.ref, 0.0))
                     continue
+                assert reply.model == self.asked[reply.id], "a reply names the model of its request"
                 slot = self.held.pop(reply.id, None)
                 assert slot is not None, f"request {reply.id} was answered twice"
                 found[reply.id] = self._read(reply)

@@ -32,7 +32,7 @@ from evenkeel.serve.engine.failures import translated
 from evenkeel.serve.engine.foreign import let_go, root_of, trace_of
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.engine.peers import Peer, Peers
-from evenkeel.serve.errors import Cancelled, DeadlineExceeded, EvenkeelError, ModelFailed, OutOfMemory
+from evenkeel.serve.errors import Cancelled, DeadlineExceeded, EvenkeelError, ModelFailed, NotReady, OutOfMemory
 from evenkeel.serve.transport import descriptor
 from evenkeel.serve.transport.descriptor import FINITE, RECORD_BYTES, REQUEST, SUSPECT
 
@@ -40,6 +40,7 @@ PRICE_EVERY = 16  # batches between updates of the price of a row, which fronts 
 PRICE_ALWAYS_S = 0.01  # after a batch that took longer: it costs microseconds, and sixteen such batches are a long time
 IDLE_S = 0.5  # how often an idle engine stamps that it lives
 EXPIRE_EVERY_S = 0.05
+NOT_LOADED = "the model of this request is not loaded here any more"
 LONGEST_FADES = 1e-4  # of what the longest batch was above this one: one odd pause is forgotten after some 10,000
 
 _QUEUE_ROWS, _BATCHES, _ROWS = int(Engine.QUEUE_ROWS), int(Engine.BATCHES), int(Engine.ROWS)
@@ -63,7 +64,8 @@ class Cycle:
         self.on_change: Callable[[], None] = lambda: None  # what the replica says of itself has changed
         self._clock, self._epoch = clock, epoch
         self._peers = Peers(listener, replica.card(), epoch)
-        self._replies = Replies(cells, epoch)
+        self._ref = replica.ref
+        self._replies = Replies(cells, replica.ref)
         self._streams = OpenStreams(cells, self._replies, self._stamp_part, self._peers.send, _tell_of, clock)
         self._pending = Pending(replica.rows_max)
         self._arrivals = Arrivals()
@@ -137,7 +139,7 @@ class Cycle:
     def _heed(self, records: bytes) -> None:
         """What fronts say about what was taken before: they have read parts, or the caller has left, of a stream or in the
         queue. Who is not let go from there may become a stream that nobody reads, and this engine would never be done."""
-        for kind, _, _, rows, id, *_ in REQUEST.iter_unpack(records):
+        for kind, _, rows, id, *_ in REQUEST.iter_unpack(records):
             if kind == descriptor.MORE:
                 self._streams.more(id, rows)
             elif kind == descriptor.CANCEL:
@@ -214,7 +216,7 @@ class Cycle:
         now_s, before = self._clock(), pending.rows
         block = None
         if self._block_row_bytes and len(records) >= ROWS_MIN * RECORD_BYTES:
-            block = block_of(records, peer, key, now_s, self._block_row_bytes)
+            block = block_of(records, peer, key, now_s, self._block_row_bytes, self._ref)
         if block is not None:
             pending.add(block)
         else:
@@ -229,8 +231,11 @@ class Cycle:
             count[_LARGE], count[_BEYOND] = pending.large, pending.beyond
 
     def _queue_each(self, peer: Peer, records: bytes, now_s: float) -> None:
-        for kind, flags, _, rows, id, offset, capacity, used, _, deadline_s, _ in REQUEST.iter_unpack(records):
+        for kind, flags, rows, id, offset, capacity, used, ref, deadline_s in REQUEST.iter_unpack(records):
             if kind == descriptor.SUBMIT:
+                if ref != self._ref:
+                    self._refuse_late(Item(id, rows, None, deadline_s, now_s, peer, offset, capacity, used), ref)
+                    continue
                 key = self._key(peer, offset) if self._only_key is None else self._only_key
                 alone = flags & SUSPECT != 0
                 self._pending.add(Item(id, rows, key, deadline_s, now_s, peer, offset, capacity, used, alone=alone))
@@ -240,6 +245,10 @@ class Cycle:
                 self._streams.more(id, rows)
             elif kind == descriptor.HELLO:
                 self._peers.greet(peer, flags, capacity)
+
+    def _refuse_late(self, item: Item, ref: int) -> None:
+        """For a model that is not loaded, or is not the one any more that had this number: it must touch nothing here."""
+        Replies(self.cells, ref).fault(item, NotReady(NOT_LOADED))
 
     def _key(self, peer: Peer, offset: int) -> Hashable:
         gather, layout = self.replica.gather, self.replica.inputs
@@ -353,7 +362,7 @@ class Cycle:
         except Exception as e:  # foreign code: whatever it raises is an error of this batch, not of the engine
             return self._told(e, rows)
         run_s = self._clock() - run_at_s
-        failed = self._answer(segments, singles, outputs, key, started_s, run_s, rows)
+        failed = self._answer(segments, singles, outputs, key, started_s, rows)
         if failed is not None:
             return failed
         self._ran(key, rows, run_s, self._clock() - started_s)
@@ -382,9 +391,8 @@ class Cycle:
         return batch
 
     def _answer(
-        self, segments: list[Segment], singles: Array | None, outputs: Sequence[Array], key: Any, started_s: float,
-        run_s: float, rows: int,
-    ) -> EvenkeelError | None:  # fmt: skip
+        self, segments: list[Segment], singles: Array | None, outputs: Sequence[Array], key: Any, started_s: float, rows: int
+    ) -> EvenkeelError | None:
         """Check and scatter. Returns what is wrong with the outputs."""
         scatter, layout = self.replica.scatter, self.replica.outputs
         assert scatter and layout, "tensor replicas have them all"
@@ -394,9 +402,9 @@ class Cycle:
         flags = FINITE if scatter.finite(checked) else 0
         if singles is not None:
             scatter.singles(segments[0].item, checked[0], singles)
-            self._replies.singles(segments, layout.row_bytes, flags, started_s, run_s, rows)
+            self._replies.singles(segments, layout.row_bytes, flags, started_s)
         else:
-            self._scatter(segments, checked, key, flags, started_s, run_s, rows)
+            self._scatter(segments, checked, key, flags, started_s)
         return None
 
     def _told(self, error: Exception, rows: int) -> EvenkeelError:
@@ -419,9 +427,7 @@ class Cycle:
             self.cells.count[_ROWS_FIT] = fits
             self.on_change()
 
-    def _scatter(
-        self, segments: list[Segment], outputs: list[Array], key: Any, flags: int, started_s: float, run_s: float, rows: int
-    ) -> None:
+    def _scatter(self, segments: list[Segment], outputs: list[Array], key: Any, flags: int, started_s: float) -> None:
         """Each request's share of the outputs, without padding, answered when its last part is done."""
         replica = self.replica
         inputs, layout, scatter = replica.inputs, replica.outputs, replica.scatter
@@ -437,7 +443,7 @@ class Cycle:
                     flags = FINITE if scatter.finite(whole) else 0
                 if not inputs.fixed:
                     whole = scatter.crop(whole, inputs.row_dims(s.item.peer.memory, s.item.offset), key)
-                self._replies.tensors(s.item, layout, whole, flags, started_s, run_s, rows)
+                self._replies.tensors(s.item, layout, whole, flags, started_s)
 
     def _run_raw(self, segments: list[Segment], started_s: float) -> list[Segment]:
         """Whole bodies through the user's handler. Each request has a result of its own. Returns those that did not fit into
@@ -448,7 +454,7 @@ class Cycle:
         too_large: list[Segment] = []
         for s, result in zip(segments, results, strict=True):
             if isinstance(result, RawReply):
-                self._replies.raw(s.item, result, started_s, run_s, len(segments))
+                self._replies.raw(s.item, result, started_s)
                 continue
             if isinstance(result, RawStream):
                 self._streams.begin(s.item, result)

@@ -179,7 +179,7 @@ class PipelinedCycle(Cycle):
 
     def _answered(self, flight: InFlightBatch, outputs: Sequence[Array]) -> EvenkeelError | None:
         rows, run_s = flight.rows, self._clock() - flight.began_s
-        wrong = self._answer(flight.parts, flight.singles, outputs, flight.key, flight.began_s, run_s, rows)
+        wrong = self._answer(flight.parts, flight.singles, outputs, flight.key, flight.began_s, rows)
         if wrong is not None:
             return wrong
         self._ran(flight.key, rows, run_s, self._clock() - flight.began_s)

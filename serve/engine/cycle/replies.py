@@ -40,17 +40,17 @@ class Parts:
 
 
 class Replies:
-    """One engine's way of answering. Records wait in the peers' outboxes until the cycle sends them."""
+    """One model's way of answering. Records wait in the peers' outboxes until the cycle sends them, and carry `ref`."""
 
-    def __init__(self, cells: Cells, epoch: int) -> None:
-        self._count, self._value, self._epoch = cells.count, cells.value, epoch
+    def __init__(self, cells: Cells, ref: int) -> None:
+        self._count, self._value, self._ref = cells.count, cells.value, ref
         self._parts: dict[Item, Parts] = {}
 
-    def singles(self, segments: Sequence[Segment], size: int, flags: int, started_s: float, run_s: float, rows: int) -> None:
+    def singles(self, segments: Sequence[Segment], size: int, flags: int, started_s: float) -> None:
         """Answers of `size` bytes that lie in their slots already, behind the inputs: whole requests of one row."""
         for item, start, count in segments:
             shift, queue_s = aligned(item.used), started_s - item.arrived_s
-            record = REPLY.pack(_ANSWER, flags, 0, 1, abs(item.id), item.offset + shift, size, self._epoch, queue_s, run_s, rows)
+            record = REPLY.pack(_ANSWER, flags, 0, 1, abs(item.id), item.offset + shift, size, self._ref)
             if isinstance(item, RowTable):
                 record = replies(item.table[start : start + count], record, shift)
             item.peer.outbox += record
@@ -74,39 +74,37 @@ class Replies:
         parts.arrays.sort(key=lambda part: part[0])
         return [np.concatenate([arrays[i] for _, arrays in parts.arrays]) for i in range(len(outputs))]
 
-    def tensors(
-        self, item: Item, layout: Layout, outputs: list[Array], flags: int, started_s: float, run_s: float, rows: int
-    ) -> None:
+    def tensors(self, item: Item, layout: Layout, outputs: list[Array], flags: int, started_s: float) -> None:
         """The outputs of one whole request."""
         size = layout.bytes_of(outputs, item.rows)
         at = item.offset + aligned(item.used)
         if at + size <= item.offset + item.capacity:
             used = layout.pack(outputs, item.peer.memory, at)
-            self._answer(item, flags, at, used, started_s, run_s, rows)
+            self._answer(item, flags, at, used, started_s)
         else:
             room = memoryview(bytearray(size))
             layout.pack(outputs, room, 0)
-            self._answer_spilled(item, flags, room, started_s, run_s, rows)
+            self._answer_spilled(item, flags, room, started_s)
 
-    def raw(self, item: Item, reply: RawReply, started_s: float, run_s: float, rows: int) -> None:
+    def raw(self, item: Item, reply: RawReply, started_s: float) -> None:
         """A handler's answer: what it says of itself, and its body."""
         meta = said_of(reply)
         data = len(meta).to_bytes(4, "little") + meta + reply.body
         at = item.offset + aligned(item.used)
         if at + len(data) <= item.offset + item.capacity:
             item.peer.memory[at : at + len(data)] = data
-            self._answer(item, 0, at, len(data), started_s, run_s, rows)
+            self._answer(item, 0, at, len(data), started_s)
         else:
-            self._answer_spilled(item, 0, memoryview(data), started_s, run_s, rows)
+            self._answer_spilled(item, 0, memoryview(data), started_s)
 
     def part(self, item: Item, at: int, data: bytes | memoryview, flags: int = 0) -> None:
         """One part, at a place where nothing lies that the front has not read."""
         item.peer.memory[at : at + len(data)] = data
-        item.peer.outbox += REPLY.pack(PART, flags, 0, item.rows, item.id, at, len(data), self._epoch, 0.0, 0.0, 0)
+        item.peer.outbox += REPLY.pack(PART, flags, 0, item.rows, item.id, at, len(data), self._ref)
 
     def end_parts(self, item: Item) -> None:
         """The slot goes back: every part of the answer has been sent."""
-        item.peer.outbox += REPLY.pack(_ANSWER, STREAMED, 0, item.rows, item.id, 0, 0, self._epoch, 0.0, 0.0, 1)
+        item.peer.outbox += REPLY.pack(_ANSWER, STREAMED, 0, item.rows, item.id, 0, 0, self._ref)
 
     def fault(self, item: Item, error: EvenkeelError, *, spilled: bool = False) -> None:
         """Give the slot back with an error in it, or in a file of its own where the slot still holds parts to be read.
@@ -121,14 +119,13 @@ class Replies:
         at = item.offset + aligned(item.used)
         fits = not spilled and at + len(message) <= item.offset + item.capacity
         flags = 0 if fits else OVERFLOW
-        record = REPLY.pack(
-            descriptor.FAULT, flags, family, item.rows, item.id, at, len(message), self._epoch, 0.0, 0.0, 0)  # fmt: skip
+        record = REPLY.pack(descriptor.FAULT, flags, family, item.rows, item.id, at, len(message), self._ref)
         if not fits:
             try:
                 self._spilled(item, record, spill(memoryview(message)))
                 return
             except OSError:  # then without its words
-                record = REPLY.pack(descriptor.FAULT, 0, family, item.rows, item.id, at, 0, self._epoch, 0.0, 0.0, 0)
+                record = REPLY.pack(descriptor.FAULT, 0, family, item.rows, item.id, at, 0, self._ref)
                 item.peer.outbox += record
         else:
             item.peer.memory[at : at + len(message)] = message
@@ -138,17 +135,16 @@ class Replies:
         """Its front has gone: there is nobody to reply to."""
         self._parts.pop(item, None)
 
-    def _answer(self, item: Item, flags: int, at: int, size: int, started_s: float, run_s: float, rows: int) -> None:
-        queue_s = self._note_queue(item, started_s)
-        item.peer.outbox += REPLY.pack(_ANSWER, flags, 0, item.rows, item.id, at, size, self._epoch, queue_s, run_s, rows)
+    def _answer(self, item: Item, flags: int, at: int, size: int, started_s: float) -> None:
+        self._note_queue(item, started_s)
+        item.peer.outbox += REPLY.pack(_ANSWER, flags, 0, item.rows, item.id, at, size, self._ref)
 
-    def _note_queue(self, item: Item, started_s: float) -> float:
+    def _note_queue(self, item: Item, started_s: float) -> None:
         queue_s = started_s - item.arrived_s
         self._count[_QUEUE_TIME + time_bucket(queue_s)] += 1
         self._value[_QUEUE_SUM] += queue_s
-        return queue_s
 
-    def _answer_spilled(self, item: Item, flags: int, data: memoryview, started_s: float, run_s: float, rows: int) -> None:
+    def _answer_spilled(self, item: Item, flags: int, data: memoryview, started_s: float) -> None:
         """An answer larger than its slot goes in a file of its own, passed along with the record; when none can be made, the
         request is refused."""
         try:
@@ -156,9 +152,8 @@ class Replies:
         except OSError as e:
             self.fault(item, OutOfMemory(f"the answer of {len(data)} bytes has nowhere to go: {e.strerror}"))
             return
-        queue_s = self._note_queue(item, started_s)
-        record = REPLY.pack(
-            _ANSWER, flags | OVERFLOW, 0, item.rows, item.id, 0, len(data), self._epoch, queue_s, run_s, rows)  # fmt: skip
+        self._note_queue(item, started_s)
+        record = REPLY.pack(_ANSWER, flags | OVERFLOW, 0, item.rows, item.id, 0, len(data), self._ref)
         self._spilled(item, record, fd)
 
     def _spilled(self, item: Item, record: bytes, fd: int) -> None:

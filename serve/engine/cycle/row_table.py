@@ -21,8 +21,8 @@ Table = np.ndarray[Any, np.dtype[np.uint64]]
 ROWS_MIN = 6  # with fewer records the columns cost more than they save
 WORDS = RECORD_BYTES // 8
 # A record as 8-byte words, in the order of the structs in transport/descriptor.py.
-FIRST, ID, OFFSET, CAPACITY, USED, DEADLINE = 0, 1, 2, 3, 4, 6
-SINGLE_WORD = REQUEST.pack(SUBMIT, 0, 0, 1, 0, 0, 0, 0, 0, 0.0, 0.0)[:8]  # SUBMIT of one row
+FIRST, ID, OFFSET, CAPACITY, USED, MODEL, DEADLINE = 0, 1, 2, 3, 4, 5, 6
+SINGLE_WORD = REQUEST.pack(SUBMIT, 0, 1, 0, 0, 0, 0, 0, 0.0)[:8]  # SUBMIT of one row
 
 
 @dataclass(slots=True, eq=False)
@@ -51,19 +51,19 @@ class RowTable(Item):
         return bool((self.table[self.placed :, ID] == id).any())
 
 
-def block_of(records: bytes, peer: Any, key: Hashable, now_s: float, used: int) -> RowTable | None:
-    """A block of these records if every one is a SUBMIT of one row with `used` bytes of input, else None."""
+def block_of(records: bytes, peer: Any, key: Hashable, now_s: float, used: int, ref: int) -> RowTable | None:
+    """A block of these records if every one is a SUBMIT of one row with `used` bytes of input for this model, else None."""
     table = np.frombuffer(records, np.uint64).reshape(-1, WORDS)
     count = len(table)
     # Bytes are compared faster than NumPy compares and reduces columns as short as these.
     if table[:, FIRST].tobytes() != SINGLE_WORD * count:
         return None
-    _, _, _, _, id, offset, capacity, used_first, _, deadline_s, _ = REQUEST.unpack_from(records)
+    _, _, _, id, offset, capacity, used_first, ref_first, deadline_s = REQUEST.unpack_from(records)
     if table[:, CAPACITY:].tobytes() != records[8 * CAPACITY : RECORD_BYTES] * count:  # not all of one turn of the front
-        if table[:, USED].tobytes() != used.to_bytes(8, "little") * count:
+        if table[:, USED : MODEL + 1].tobytes() != (used.to_bytes(8, "little") + ref.to_bytes(8, "little")) * count:
             return None
         capacity, deadline_s = int(table[:, CAPACITY].min()), float(table.view(np.float64)[:, DEADLINE].min())
-    elif used_first != used:
+    elif used_first != used or ref_first != ref:
         return None
     return RowTable(-id, count, key, deadline_s, now_s, peer, offset, capacity, used, table=table)
 

@@ -36,7 +36,7 @@ class SingleRequest:
         assert replica.inputs and replica.outputs, "tensor replicas have them"
         self._replica, self._backend = replica, replica.backend
         self._count, self._value, self._epoch, self._clock = cells.count, cells.value, epoch, clock
-        self._key, self._fail, self._ran = key, fail, ran
+        self._key, self._fail, self._ran, self._ref = key, fail, ran, replica.ref
         self._size, self._answer_at = replica.inputs.row_bytes, aligned(replica.inputs.row_bytes)
         self._room = self._answer_at + replica.outputs.row_bytes
         self._row = row_of(replica, clock)
@@ -45,8 +45,10 @@ class SingleRequest:
         """Run it and answer it. False, and nothing done: it is not plain."""
         if len(records) != RECORD_BYTES or peer.outbox:
             return False
-        kind, flags, _, rows, id, offset, capacity, used, _, deadline_s, _ = REQUEST.unpack(records)
-        if kind != SUBMIT or flags or rows != 1 or used != self._size or capacity < self._room or deadline_s <= now_s:
+        kind, flags, rows, id, offset, capacity, used, ref, deadline_s = REQUEST.unpack(records)
+        if kind != SUBMIT or flags or rows != 1 or used != self._size or ref != self._ref or capacity < self._room:
+            return False
+        if deadline_s <= now_s:
             return False
         if self._replica.backend is not self._backend:  # faults on purpose
             self._backend, self._row = self._replica.backend, row_of(self._replica, self._clock)
@@ -59,7 +61,7 @@ class SingleRequest:
                 return True
             at, size = offset + self._answer_at, len(answer)
             peer.memory[at : at + size] = answer
-            peer.outbox += REPLY.pack(ANSWER, flags, 0, 1, id, at, size, self._epoch, 0.0, run_s, 1)
+            peer.outbox += REPLY.pack(ANSWER, flags, 0, 1, id, at, size, ref)
             self._ran(self._key, 1, run_s, self._clock() - now_s)
             self._count[_QUEUE_TIME] += 1  # it waited for nobody
         finally:

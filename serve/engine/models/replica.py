@@ -16,6 +16,7 @@ from evenkeel.serve.contract.signature import Signature
 from evenkeel.serve.engine.backends import loader
 from evenkeel.serve.engine.backends.base import LoadOptions, RawBackend, TensorBackend
 from evenkeel.serve.engine.cycle.tensors import Gather, Scatter
+from evenkeel.serve.transport.descriptor import model_ref
 from evenkeel.serve.transport.layout import Layout
 
 
@@ -33,16 +34,22 @@ class Replica:
     gather: Gather | None = None
     scatter: Scatter | None = None
     rehearsals: list[dict[str, str]] = field(default_factory=list)  # what fronts send once before traffic comes
+    number: int = 0  # the model's in its engine; together with the edition it is what records name
     edition: int = 0  # which loading of a version this is, and where fronts count its answers
     tally: int = 0
     rows_fit: int | None = None  # of a batch, learned when a larger one did not fit into memory
+
+    @property
+    def ref(self) -> int:
+        return model_ref(self.number, self.edition)
 
     def card(self) -> dict[str, Any]:
         """What fronts are told at HELLO, as JSON."""
         return {
             "name": self.manifest.name, "version": self.manifest.version, "rows_max": self.rows_max,
             "signature": self.signature.to_json() if self.signature else None, "rehearsals": self.rehearsals,
-            "edition": self.edition, "tally": self.tally, "reads_headers": getattr(self.backend, "reads_headers", False),
+            "number": self.number, "edition": self.edition, "tally": self.tally,
+            "reads_headers": getattr(self.backend, "reads_headers", False),
         }  # fmt: skip
 
 

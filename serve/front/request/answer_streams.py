@@ -63,7 +63,7 @@ class AnswerStreams:
         stream, link = invocation.stream, invocation.link
         if stream is None or not stream.owed or link is None or invocation.caller is None:
             return
-        link.submit(REQUEST.pack(descriptor.MORE, 0, 0, stream.owed, invocation.id, 0, 0, 0, link.epoch, 0.0, 0.0))
+        link.submit(REQUEST.pack(descriptor.MORE, 0, stream.owed, invocation.id, 0, 0, 0, invocation.model.ref, 0.0))
         stream.owed = 0
         self._give_time(invocation, stream, self._clock())
 

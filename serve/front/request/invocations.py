@@ -172,9 +172,12 @@ class Invocations:
         """Replies of an engine: encode and answer each, and have the slots back."""
         if len(records) > RECORD_BYTES and self._row_batcher.finish(link, records):
             return
-        for kind, flags, family, _, id, offset, size, _, _, _, _ in REPLY.iter_unpack(records):
+        for kind, flags, family, _, id, offset, size, ref in REPLY.iter_unpack(records):
             invocation = self._flight.pending.pop(id)
             assert invocation.link is link, "an engine replies once to each request that it was given"
+            if invocation.model.ref != ref:  # it is of another model than was asked, so not of this request
+                self._ignore(invocation, link, flags)
+                continue
             if kind == _PART:  # and the slot stays the engine's
                 self._flight.pending[id] = invocation
                 self.streams.take_part(invocation, flags, offset, size)
@@ -190,6 +193,12 @@ class Invocations:
                 self._encode(invocation, offset, flags & FINITE != 0)
             self._uncount(invocation)
             self._slot_writer.release(invocation)
+
+    def _ignore(self, invocation: Invocation, link: EngineChannel, flags: int) -> None:
+        log("stray_reply", "a reply names a model that its request was not for; it is ignored", level="warning")
+        self._flight.pending[invocation.id] = invocation
+        if flags & OVERFLOW and (fd := link.take_fd()) != NO_FD:
+            os.close(fd)
 
     # ---- admit, decode, claim, submit ----------------------------------------------------------------------------
 
@@ -266,8 +275,8 @@ class Invocations:
             link.large += 1
             link.beyond += invocation.beyond
         link.submit(REQUEST.pack(
-            descriptor.SUBMIT, flags, 0, invocation.rows, invocation.id, slot.offset, slot.capacity, invocation.used, link.epoch,
-            invocation.deadline_s, invocation.started_s), now)  # fmt: skip
+            descriptor.SUBMIT, flags, invocation.rows, invocation.id, slot.offset, slot.capacity, invocation.used,
+            invocation.model.ref, invocation.deadline_s), now)  # fmt: skip
 
     def _again(self, invocation: Invocation) -> int:
         """The flag of a request that another engine held when it ended."""
@@ -382,7 +391,7 @@ class Invocations:
                 self._held.remove(invocation)
                 self._drop(invocation, None)
         elif link.model is not None:
-            link.submit(REQUEST.pack(descriptor.CANCEL, 0, 0, 0, invocation.id, 0, 0, 0, link.epoch, 0.0, 0.0))
+            link.submit(REQUEST.pack(descriptor.CANCEL, 0, 0, invocation.id, 0, 0, 0, invocation.model.ref, 0.0))
             if self._flight.rows_left < self._rows_max:  # who comes and leaves for ever does not fill the engine's queue
                 self._uncount(invocation)
                 invocation.left = True

@@ -27,8 +27,8 @@ from evenkeel.serve.transport.slots import STEP
 TOGETHER_FROM = 6  # requests or replies from which handling them together is faster
 ROW_BODY_MAX = 64 * 1024  # longer bodies take the general path, where a few microseconds more do not matter
 INSTANCES = Form.INSTANCES
-ID_WORD, OFFSET_WORD = 1, 2  # of a record as 8-byte words
-SINGLE_ANSWER = REPLY.pack(descriptor.ANSWER, FINITE, 0, 1, 0, 0, 0, 0, 0.0, 0.0, 0)[:8]
+ID_WORD, OFFSET_WORD, MODEL_WORD = 1, 2, 5  # of a record as 8-byte words
+SINGLE_ANSWER = REPLY.pack(descriptor.ANSWER, FINITE, 0, 1, 0, 0, 0, 0)[:8]
 SUBMIT = int(descriptor.SUBMIT)
 _OK, _LATENCY, _LATENCY_SUM = int(Front.OK), int(Front.LATENCY), int(Front.LATENCY_SUM_S)
 
@@ -59,7 +59,7 @@ class RowBatcher:
             return arrived
         now_s, pack, size = self._clock(), ROW_REQUEST.pack, model.inputs.row_bytes
         deadline_s = now_s + self._timeout_s
-        like = REQUEST.pack(SUBMIT, 0, 0, 1, 0, 0, slots[0].capacity, size, link.epoch, deadline_s, now_s)
+        like = REQUEST.pack(SUBMIT, 0, 1, 0, 0, slots[0].capacity, size, model.ref, deadline_s)
         first, last = like[:8], like[24:]  # what all their records share; the slots are all of one size
         memory, pending, id = self._slot_writer.memory, flight.pending, flight.last_id
         records: list[bytes] = []
@@ -140,6 +140,8 @@ class RowBatcher:
         if model is None or not model.rows_together:
             return None
         words = np.frombuffer(records, np.uint64).reshape(-1, RECORD_BYTES // 8)
+        if words[:, MODEL_WORD].tobytes() != model.ref.to_bytes(8, "little") * len(words):
+            return None
         encoder = self._flight.pending[int(words[0, ID_WORD])].head.encoder
         offsets = words[:, OFFSET_WORD]
         shift = int(offsets[0]) % STEP

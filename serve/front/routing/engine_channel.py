@@ -25,7 +25,7 @@ from evenkeel.serve.front.routing.model_header import AnswerHeads
 from evenkeel.serve.transport import descriptor
 from evenkeel.serve.transport.arena import Arena, read_spill
 from evenkeel.serve.transport.channel import NO_FD, RETRY_S, Channel, ChannelClosed, SendWaits
-from evenkeel.serve.transport.descriptor import PROTOCOL, RECORD_BYTES, REPLY, REQUEST
+from evenkeel.serve.transport.descriptor import PROTOCOL, RECORD_BYTES, REPLY, REQUEST, model_ref
 from evenkeel.serve.transport.layout import Layout
 
 _BATCHES = int(Engine.BATCHES)
@@ -52,6 +52,7 @@ class ServedVersion:
     starts: AnswerHeads  # heads of its answers
     tally: StatusBlock  # where its answers are counted
     edition: int = 0  # which loading of the version; one of them takes the traffic
+    ref: int = 0  # how records name it, see transport/descriptor.py
     reads_headers: bool = False  # a handler that may ask for them
     rehearsals: tuple[Mapping[str, str], ...] = ()  # request bodies to warm the whole way with, see front_warmup.py
 
@@ -68,8 +69,9 @@ class ServedVersion:
         return ServedVersion(
             name=card["name"], version=card["version"], rows_max=card["rows_max"], signature=sig, inputs=inputs, outputs=outputs,
             row_plan=plan_of(sig) if sig and plain else None, rows_together=together, slot_bytes=room,
-            starts=AnswerHeads(card["name"], card["version"]), tally=tally(card.get("tally", 0)), edition=card.get("edition", 0),
-            reads_headers=card.get("reads_headers", False), rehearsals=tuple(card.get("rehearsals", ())))  # fmt: skip
+            starts=AnswerHeads(card["name"], card["version"]), tally=tally(card.get("tally", 0)), edition=card["edition"],
+            ref=model_ref(card["number"], card["edition"]), reads_headers=card.get("reads_headers", False),
+            rehearsals=tuple(card.get("rehearsals", ())))  # fmt: skip
 
     def takes(self, other: ServedVersion) -> bool:
         """Whether a request that was decoded for the other one can run on this one: the inputs in its slot are the same."""
@@ -160,7 +162,7 @@ class EngineChannel:
         self._channel = Channel(sock, self._watch)
         self._loop.add_reader(sock.fileno(), self._readable)
         size = len(self._arena.memory)
-        hello = REQUEST.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, size, 0, 0, 0.0, 0.0)
+        hello = REQUEST.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, size, 0, 0, 0.0)
         self._channel.send_with(hello, self._arena.fd, gives=False)
 
     def _readable(self) -> None:
@@ -202,7 +204,7 @@ class EngineChannel:
         card = json.loads(read_spill(fd, hello[6]))
         os.close(fd)
         self.model = ServedVersion.from_card(card, self._tally)
-        self.epoch, self._batches = hello[7], self.block.count[_BATCHES]
+        self.epoch, self._batches = card["epoch"], self.block.count[_BATCHES]
         self._on_up(self)
         return records[RECORD_BYTES:]
 

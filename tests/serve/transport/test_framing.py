@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evenkeel.serve.transport.descriptor import RECORD_BYTES, REPLY, REQUEST, Kind, Reply, Request
+from evenkeel.serve.transport.descriptor import RECORD_BYTES, REPLY, REQUEST, ROW_REQUEST, Kind, Reply, Request, model_ref
 from evenkeel.serve.transport.framing import Framing
 
 THREE = bytes(range(RECORD_BYTES)) + b"\xff" * RECORD_BYTES + b"\x00" * RECORD_BYTES
@@ -40,17 +40,28 @@ def test_a_broken_record_at_the_end_is_never_handed_out() -> None:
 U64, U32, TIMES = st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.floats(allow_nan=False)
 
 
-@given(st.sampled_from(Kind), U32, U64, U64, U64, U64, U64, TIMES, TIMES)
+@given(st.sampled_from(Kind), U32, U64, U64, U64, U64, U64, TIMES)
 def test_a_request_record_says_again_what_was_put_in(
-    kind: Kind, rows: int, id: int, offset: int, capacity: int, used: int, epoch: int, deadline: float, submitted: float
+    kind: Kind, rows: int, id: int, offset: int, capacity: int, used: int, model: int, deadline: float
 ) -> None:
-    request = Request(kind, 1, 2, rows, id, offset, capacity, used, epoch, deadline, submitted)
+    request = Request(kind, 1, rows, id, offset, capacity, used, model, deadline)
     raw = REQUEST.pack(*request)
     assert len(raw) == RECORD_BYTES and Request(*REQUEST.unpack(raw)) == request
 
 
-@given(U32, U64, U64, U64, U64, U32)
-def test_a_reply_record_says_again_what_was_put_in(rows: int, id: int, at: int, size: int, epoch: int, batch: int) -> None:
-    reply = Reply(Kind.ANSWER, 3, 17, rows, id, at, size, epoch, 0.5, 0.25, batch)
+@given(U32, U64, U64, U64, U64)
+def test_a_reply_record_says_again_what_was_put_in(rows: int, id: int, at: int, size: int, model: int) -> None:
+    reply = Reply(Kind.ANSWER, 3, 17, rows, id, at, size, model)
     raw = REPLY.pack(*reply)
     assert len(raw) == RECORD_BYTES and Reply(*REPLY.unpack(raw)) == reply
+
+
+@given(U32, U32)
+def test_a_model_is_named_by_its_number_and_generation(number: int, generation: int) -> None:
+    assert divmod(model_ref(number, generation), 2**32) == (generation, number)
+
+
+@given(U32, U64, U64, U64)
+def test_a_row_record_is_a_request_record_with_another_id_and_place(rows: int, id: int, at: int, model: int) -> None:
+    like = REQUEST.pack(Kind.SUBMIT, 0, rows, 0, 0, 512, 8, model, 1.5)
+    assert ROW_REQUEST.pack(like[:8], id, at, like[24:]) == REQUEST.pack(Kind.SUBMIT, 0, rows, id, at, 512, 8, model, 1.5)

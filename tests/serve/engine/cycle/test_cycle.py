@@ -11,7 +11,9 @@ import pytest
 
 from evenkeel.serve.contract.status_page import TIME_CELLS, Engine
 from evenkeel.serve.engine.backends.base import RawReply, RawRequest
+from evenkeel.serve.engine.cycle.cycle import NOT_LOADED
 from evenkeel.serve.errors import BadRequest, ModelFailed
+from evenkeel.serve.transport.descriptor import model_ref
 from tests.support.engine_bench import Answer, Bench, Fault, answer, only
 from tests.support.models import Array, raw_replica, replica, signature, spec, twice_plus_one
 
@@ -408,13 +410,50 @@ def test_a_front_that_sends_half_a_record_and_dies_is_forgotten() -> None:
         assert not bench.cycle._peers._by_fd
 
 
+@pytest.mark.parametrize("late", [model_ref(0, 6), model_ref(1, 7)], ids=["generation", "number"])
+def test_a_record_for_a_model_that_is_not_loaded_is_refused_and_touches_nothing(late: int) -> None:
+    made = replica(PAIR)
+    made.edition = 7
+    with Bench(made) as bench:
+        front = bench.front()
+        loaded = front.ref
+        front.ref = late
+        refused = front.submit([[1.0, 1.0]])
+        bench.turn()
+        (fault,) = front.replies().values()
+        assert isinstance(fault, Fault) and (fault.code, fault.message) == ("not_ready", NOT_LOADED)
+        assert bench.replica.backend.sizes == [] and not front.held
+        front.cancel(refused)  # the caller leaves as the refusal comes
+        front.ref = loaded
+        id = front.submit([[1.0, 1.0]])
+        bench.turn()
+        assert answer(front.replies(), id)[0].tolist() == [[3.0, 3.0]]
+
+
+def test_a_late_record_among_others_is_refused_alone() -> None:
+    with Bench(replica(PAIR)) as bench:
+        front = bench.front()
+        loaded = front.ref
+        records, ids = b"", []
+        for ref in [loaded, model_ref(3, 0), loaded]:
+            front.ref = ref
+            id, record = front._place([[1.0, 1.0]], within_s=60.0)
+            ids.append(id)
+            records += record
+        front.channel.send(records)
+        bench.turn()
+        replies = front.replies()
+        assert [isinstance(replies[id], Fault) for id in ids] == [False, True, False]
+        assert bench.replica.backend.sizes == [2]
+
+
 def test_a_front_of_another_protocol_is_shown_the_door() -> None:
     from evenkeel.serve.transport.descriptor import HELLO, PROTOCOL, REQUEST
 
     with Bench(replica(PAIR)) as bench:
         front = bench.front()
         stranger = bench.front()
-        stranger.channel.send(REQUEST.pack(HELLO, PROTOCOL + 1, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0))
+        stranger.channel.send(REQUEST.pack(HELLO, PROTOCOL + 1, 0, 0, 0, 0, 0, 0, 0.0))
         bench.turn()
         assert len(bench.cycle._peers._by_fd) == 1
         id = front.submit([[1.0, 1.0]])

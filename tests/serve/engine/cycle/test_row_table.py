@@ -9,6 +9,7 @@ import pytest
 
 from evenkeel.serve.contract.status_page import TIME_CELLS, Engine
 from evenkeel.serve.engine.cycle.row_table import ROWS_MIN
+from evenkeel.serve.transport.descriptor import model_ref
 from tests.support.engine_bench import Bench, Fault, FrontEnd, answer
 from tests.support.models import Array, replica, signature, spec, twice_plus_one
 
@@ -111,6 +112,24 @@ def test_a_block_among_records_of_another_kind_is_no_block() -> None:
         replies = front.replies()
         assert sorted(replies) == ids
         assert answer(replies, ids[ROWS_MIN])[0].tolist() == [[15.0, 15.0], [17.0, 17.0]]
+
+
+@pytest.mark.parametrize("late", [[0], [3], list(range(ROWS_MIN))], ids=["the first", "the fourth", "all"])
+def test_rows_for_a_model_that_is_not_loaded_are_no_part_of_a_block(late: list[int]) -> None:
+    with Bench(replica(PAIR, rows_max=64)) as bench:
+        front = bench.front()
+        loaded = front.ref
+        ids, records = [], b""
+        for i, request in enumerate(rows(ROWS_MIN)):
+            front.ref = model_ref(0, 9) if i in late else loaded
+            id, record = front._place(*request, within_s=60.0)
+            ids.append(id)
+            records += record
+        front.channel.send(records)
+        bench.turn()
+        replies = front.replies()
+        assert [i for i, id in enumerate(ids) if isinstance(replies[id], Fault)] == late
+        assert sum(bench.replica.backend.sizes) == ROWS_MIN - len(late)
 
 
 # ---- one of them is out of the ordinary ----------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from evenkeel.serve.front.http.request_head import Head
 from evenkeel.serve.front.request.suspects import SUBMITS_MAX
 from evenkeel.serve.front.routing.admission import FEW
 from evenkeel.serve.settings import Limits
+from evenkeel.serve.transport.descriptor import ANSWER, FINITE, REPLY
 from tests.support.front_bench import FrontBench, codes, head
 from tests.support.models import Array, raw_replica, replica, signature, spec, twice_plus_one
 
@@ -87,6 +88,23 @@ def test_a_body_that_does_not_fit_is_refused_and_holds_nothing() -> None:
 def test_what_the_head_asks_in_vain_is_refused_only_when_the_model_needs_codecs(the_head: Any, code: str) -> None:
     with FrontBench(plain) as bench:
         assert bench.ask(body([1, 2]), the_head).code == code
+        bench.assert_clean()
+
+
+@pytest.mark.parametrize("others", [0, 7])
+def test_a_reply_that_names_another_model_is_not_the_reply_of_its_request(others: int) -> None:
+    with FrontBench(plain) as bench:
+        asked = [bench.arrive(body([i, i]))[0] for i in range(others + 1)]
+        bench.step_front()
+        (link,) = bench.front.engines.links
+        assert link.model is not None
+        id, slot = next((i, pending.slot) for i, pending in bench.front._flight.pending.items())
+        assert slot is not None
+        stray = REPLY.pack(ANSWER, FINITE, 0, 1, id, slot.offset, 8, link.model.ref + (1 << 32))
+        bench.front.finish(link, stray * 7)
+        assert codes(asked) == ["waits"] * len(asked) and link.rows == len(asked)
+        bench.settle()
+        assert [predictions(caller.body) for caller in asked] == [[[2.0 * i + 1] * 2] for i in range(others + 1)]
         bench.assert_clean()
 
 

@@ -32,9 +32,11 @@ def greeting_engine(folder: Path) -> Iterator[tuple[socket.socket, Callable[[soc
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(folder / "engine"))
         listener.listen()
-        card = json.dumps({"name": "m", "version": "1", "rows_max": 1, "signature": None}).encode()
+        card = json.dumps(
+            {"name": "m", "version": "1", "rows_max": 1, "signature": None, "number": 0, "edition": 0, "epoch": 1}
+        ).encode()
         fd = spill(card)
-        record = REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(card), 1, 0.0, 0.0, 0)
+        record = REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(card), 0)
         yield listener, lambda engine: void(socket.send_fds(engine, [record], [fd]))
         os.close(fd)
 
@@ -63,9 +65,9 @@ def test_an_engine_that_ends_with_requests_unread_and_replies_under_way_is_notic
         hello(engine)
         await asyncio.sleep(0.05)
         assert seen == ["up"]
-        link.submit(REQUEST.pack(descriptor.MORE, 0, 0, 1, 7, 0, 0, 0, 1, 0.0, 0.0))
+        link.submit(REQUEST.pack(descriptor.MORE, 0, 1, 7, 0, 0, 0, 0, 0.0))
         await asyncio.sleep(0.05)
-        engine.sendall(REPLY.pack(descriptor.ANSWER, 0, 0, 1, 7, 0, 0, 1, 0.0, 0.0, 0))
+        engine.sendall(REPLY.pack(descriptor.ANSWER, 0, 0, 1, 7, 0, 0, 0))
         engine.close()  # with MORE unread
         await asyncio.sleep(0.05)
         link.look_again()

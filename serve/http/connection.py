@@ -2,7 +2,7 @@
 
 The data port and the sidecar's ports each derive their connection from this one. Here it is decided what is a request, where it
 ends, when the next one's turn is, and how a refusal is said so that it is heard. What a request is for, how long anybody may take
-and who has to make room is theirs. States and legal steps are in connection_state.py; what a head may be in contract/strict.py.
+and who has to make room is theirs. States and legal steps are in connection_state.py; what a head may be in strict.py.
 
 What a client sends ahead of its turn is held as it came, and reading stops: so at most one read's worth waits.
 """
@@ -18,13 +18,15 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
-from evenkeel.serve.errors import BadRequest, EvenkeelError, HeadersTooLarge
+from evenkeel.serve.errors import BadRequest, EvenkeelError
 from evenkeel.serve.http import strict
 from evenkeel.serve.http.chunks import ChunkedBody, Part
 from evenkeel.serve.http.connection_state import BUSY, READING, RECEIVING, ConnectionState, step
+from evenkeel.serve.http.head_beginning import HeadBeginning
 from evenkeel.serve.http.strict import RequestHead
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+BETWEEN = (ConnectionState.IDLE, ConnectionState.BODY)  # two requests, or two pieces of one: what is held is read on from there
 _monotonic = time.monotonic
 
 
@@ -50,7 +52,7 @@ class Connection(asyncio.Protocol):
         self.body_bytes_left = 0  # of a body of known length
         self._chunks: ChunkedBody | None = None  # the body that comes, where its length is not known
         self._held = b""  # the beginning of a head, or what came ahead of its turn
-        self._looked_at = 0  # bytes of that beginning in which nothing is wrong
+        self._beginning = HeadBeginning(self.head_bytes_max)
         self._finished = 0  # requests that have come whole
         self._owes_continue = False  # the client waits for our word before it sends the body
 
@@ -129,7 +131,7 @@ class Connection(asyncio.Protocol):
             self.refuse(e)
         if data and self.state < ConnectionState.LINGERING:
             self._hold(data)
-            if self.state in (ConnectionState.IDLE, ConnectionState.BODY):
+            if self.state in BETWEEN:
                 self.loop.call_soon(self._go_on)
 
     def _read_head(self, data: bytes) -> bytes:
@@ -138,10 +140,13 @@ class Connection(asyncio.Protocol):
             data = data.lstrip(b"\r\n")  # empty lines between requests (RFC 9112, 2.2)
             if not data:
                 return b""
-            self.began_s, self._looked_at = _monotonic(), 0
-        end = data.find(b"\r\n\r\n", max(0, self._looked_at - 3), self.head_bytes_max + 4) + 4
-        if end < 4:
-            self._wait_for_head(data)
+            self.began_s, self._beginning.checked = _monotonic(), 0
+        end = self._beginning.end_in(data)
+        if not end:
+            if self.state is ConnectionState.IDLE:
+                self.move(ConnectionState.HEAD)
+            self._beginning.check(data)
+            self._held = data
             return b""
         raw = data[:end]
         head = strict.read_head(raw, self.headers_max)
@@ -154,14 +159,6 @@ class Connection(asyncio.Protocol):
         else:
             self.move(ConnectionState.BODY)
         return data[end:]
-
-    def _wait_for_head(self, data: bytes) -> None:
-        if self.state is ConnectionState.IDLE:
-            self.move(ConnectionState.HEAD)
-        strict.check_beginning(data, self._looked_at)
-        if len(data) > self.head_bytes_max:
-            raise HeadersTooLarge(f"the request's head is larger than {self.head_bytes_max} bytes")
-        self._held, self._looked_at = data, len(data)
 
     def _read_body(self, data: bytes) -> bytes:
         """Returns what follows the body, if it is whole, or what of it is left for another turn."""
@@ -215,14 +212,12 @@ class Connection(asyncio.Protocol):
     def _go_on(self) -> None:
         """With what waits here: the rest of a body, or what follows a request that is answered, once the client takes its
         answers."""
-        if self.state not in (ConnectionState.IDLE, ConnectionState.BODY):
+        if self.state not in BETWEEN:
             return
         held, self._held = self._held, b""
         if held:
             self._read(held)
-        if self.state in (ConnectionState.HEAD, ConnectionState.DIRECT) or (
-            self.state in (ConnectionState.IDLE, ConnectionState.BODY) and not self._held
-        ):
+        if self.state in (ConnectionState.HEAD, ConnectionState.DIRECT) or (self.state in BETWEEN and not self._held):
             self.flow.resume_reading()
 
     def pause_writing(self) -> None:
@@ -282,6 +277,5 @@ class Connection(asyncio.Protocol):
 
     def cut_short(self) -> str:
         """What a request lacks whose connection ended in the middle of it."""
-        if self.state is ConnectionState.HEAD:
-            return "the connection ended in the middle of the request's head"
-        return "the connection ended in the middle of the request's body"
+        part = "head" if self.state is ConnectionState.HEAD else "body"
+        return f"the connection ended in the middle of the request's {part}"

@@ -46,15 +46,17 @@ serve: $(VENV)/.serve
 	@EVENKEEL_MODEL_DIR=$(MODEL) SAGEMAKER_BIND_TO_PORT=$(PORT) EVENKEEL_SIDECAR_ADDRESS=$(SIDECAR) exec $(BIN)/evenkeel serve
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(or $(WORKERS),2) $(ARGS)
 
+# Most of these wait for processes most of the time.
 test-slow: $(VENV)/.dev
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m slow --numprocesses $(or $(WORKERS),3) $(ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check container serve sidecar tests benchmarks model_artifacts
 	@$(BIN)/ruff check container serve sidecar tests benchmarks model_artifacts
 	@$(BIN)/mypy
+	@$(BIN)/vulture
 	@! command -v shellcheck >/dev/null || shellcheck $(SCRIPTS)
 	@! test -x $(BIN)/hadolint || $(BIN)/hadolint Dockerfile.cpu Dockerfile.gpu
 	@$(BIN)/python -m pytest tests/test_architecture.py

@@ -13,7 +13,6 @@ class EvenkeelError(Exception):
 
     code = "internal"
     status = 500
-    retryable = False
     retry_s: float | None = None  # the hint, where the one who raises it has no better one
     shed = ""  # what there was too much of, when the request was refused for load alone
 
@@ -57,7 +56,7 @@ class NotAcceptable(EvenkeelError):
 class BodyTimeout(EvenkeelError):
     """The client stopped sending in the middle of a request."""
 
-    code, status, retryable = "body_timeout", 408, True
+    code, status = "body_timeout", 408
 
 
 class HeaderTimeout(BodyTimeout):
@@ -87,7 +86,7 @@ class HeadersTooLarge(EvenkeelError):
 class Overloaded(EvenkeelError):
     """Refused at the door: the queue is full, or the wait would outlast the deadline."""
 
-    code, status, retryable = "overloaded", 429, True
+    code, status = "overloaded", 429
     retry_s = 1.0
     shed = "rows"  # as many wait as may wait
 
@@ -105,7 +104,7 @@ class WaitTooLong(Overloaded):
 
 
 class NotReady(EvenkeelError):
-    code, status, retryable = "not_ready", 503, True
+    code, status = "not_ready", 503
     retry_s = 1.0
 
 
@@ -125,12 +124,12 @@ class TooManyArriving(Overloaded):
 class EngineLost(EvenkeelError):
     """The engine ended while it held the request, and running it again was not possible."""
 
-    code, status, retryable = "engine_lost", 503, True
+    code, status = "engine_lost", 503
     retry_s = 1.0
 
 
 class DeadlineExceeded(EvenkeelError):
-    code, status, retryable = "deadline_exceeded", 504, True
+    code, status = "deadline_exceeded", 504
     retry_s = 1.0
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -29,11 +31,33 @@ settings.register_profile("shared", deadline=None, database=None, suppress_healt
 settings.load_profile("shared")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--order-seed", type=int, help="shuffle the files, and the tests in each, by this seed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         name = item.path.relative_to(TESTS).as_posix()
         if name.partition("/")[0] in SLOW and name not in CORE:
             item.add_marker(pytest.mark.slow)
+        item.add_marker(pytest.mark.xdist_group(group(item, name)))
+    if (seed := config.getoption("--order-seed")) is not None:
+        items[:] = shuffled(items, seed)
+
+
+def group(item: pytest.Item, name: str) -> str:
+    """Tests of a file share what they start, so one worker runs them; containers are for one worker alone."""
+    return "image" if item.get_closest_marker("image") else name
+
+
+def shuffled(items: list[pytest.Item], seed: int) -> list[pytest.Item]:
+    """Files stay together, since their tests share trees of processes."""
+    chance = random.Random(seed)
+    files = [list(tests) for _, tests in itertools.groupby(items, key=lambda item: item.path)]
+    chance.shuffle(files)
+    for tests in files:
+        chance.shuffle(tests)
+    return [item for tests in files for item in tests]
 
 
 class Start(Protocol):

@@ -24,7 +24,3 @@ class Framing:
         whole = len(data) - len(data) % RECORD_BYTES
         self._rest = data[whole:]
         return data[:whole]
-
-    @property
-    def pending_bytes(self) -> int:
-        return len(self._rest)

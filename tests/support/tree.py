@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "model_artifacts"
 EVENKEEL = Path(sys.executable).with_name("evenkeel")
 MARK = "EVENKEEL_TEST_MARK"
+FIRST_PORT, PORTS, PORTS_EACH = 12_000, 20_000, 487
 START_S = 90.0  # upper bounds on a busy machine, not bars
 STOP_S = 60.0
 # As a container that drops them all, and as any user but root.
@@ -40,10 +42,22 @@ T = TypeVar("T")
 LIVING: list[Tree] = []  # started and not yet cleaned up
 
 
+def _ports() -> Iterator[int]:
+    """Below the kernel's own range, so that no connection of anybody takes one meanwhile, and begun elsewhere in each process of
+    pytest, so that two that run side by side do not meet."""
+    start = os.getpid() * PORTS_EACH % PORTS
+    yield from itertools.cycle(FIRST_PORT + (start + n) % PORTS for n in range(PORTS))
+
+
+PORTS_LEFT = _ports()
+
+
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    for port in itertools.islice(PORTS_LEFT, PORTS):
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("every port of the tests is in use")
 
 
 def eventually(look: Callable[[], T], what: str, within_s: float = 30.0) -> T:

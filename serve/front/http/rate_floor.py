@@ -20,10 +20,6 @@ class RateFloor:
     def renew(self, now_s: float) -> None:
         self.left_s, self._since_s = self._full_s, now_s
 
-    def pause(self, now_s: float) -> None:
-        """The time since the last look was not the peer's."""
-        self._since_s = now_s
-
     def excuse(self, away_s: float) -> None:
         """So much of the time since the last look was not the peer's."""
         self._since_s += away_s

@@ -32,7 +32,7 @@ LEGAL = {
 }
 
 
-@pytest.mark.parametrize(("state", "target"), itertools.product(ReplicaState, ReplicaState), ids=lambda s: s.name)
+@pytest.mark.parametrize(("state", "target"), list(itertools.product(ReplicaState, ReplicaState)), ids=lambda s: s.name)
 def test_a_step_is_legal_exactly_when_the_table_has_it(state: ReplicaState, target: ReplicaState) -> None:
     if target.name in LEGAL[state.name].split():
         assert step(state, target) is target

@@ -558,7 +558,7 @@ def test_a_request_that_ran_in_two_crashes_is_refused_and_never_runs_a_third_tim
         caller = bench.ask(body([-1, 2]))
         assert live_through(bench) == 2
         assert caller.code == "poisoned_request" and caller.error is not None
-        assert (caller.error.status, caller.error.retryable, caller.error.retry_after_s) == (500, False, None)
+        assert (caller.error.status, caller.error.retry_after_s) == (500, None)
         assert batches == [[-1.0], [-1.0]]
         bench.assert_clean()
 
@@ -605,7 +605,7 @@ def test_a_request_that_no_engine_lives_to_run_is_given_up_in_the_end() -> None:
             assert caller.code == "waits"
             crash_in_the_middle(bench)
             bench.engines[0].start()
-        assert caller.code == "engine_lost" and caller.error is not None and caller.error.retryable
+        assert caller.code == "engine_lost" and caller.error is not None and caller.error.status == 503
         bench.settle()
         bench.assert_clean()
 

@@ -183,9 +183,9 @@ class TooManyRows(EvenkeelError):
 
 def families() -> tuple[type[EvenkeelError], ...]:
     """Every error class, in definition order: the wire number of an error is its place here."""
-    found: list[type[EvenkeelError]] = [EvenkeelError]
-    found += [c for c in globals().values() if isinstance(c, type) and issubclass(c, EvenkeelError) and c not in found]
-    return tuple(found)
+    classes: list[type[EvenkeelError]] = [EvenkeelError]
+    classes += [c for c in globals().values() if isinstance(c, type) and issubclass(c, EvenkeelError) and c not in classes]
+    return tuple(classes)
 
 
 FAMILIES = families()

@@ -195,11 +195,11 @@ class PageCollector:
         return generate_latest(self)
 
     def collect(self) -> Iterator[Metric]:
-        found: dict[str, list[MetricSample]] = {family.name: [] for family in FAMILIES}
+        by_family: dict[str, list[MetricSample]] = {family.name: [] for family in FAMILIES}
         for sample in self._samples():
-            found[sample.name].append(sample)
+            by_family[sample.name].append(sample)
         for family in FAMILIES:
-            yield family.metric(found[family.name])
+            yield family.metric(by_family[family.name])
 
     def _samples(self) -> Iterator[MetricSample]:
         plan = self._text(PLAN_TEXT)
@@ -213,9 +213,9 @@ class PageCollector:
 
     def _text(self, place: int) -> dict[str, Any]:
         """One look, no waiting: a writer that died in the middle must not hold up a scrape."""
-        found = self._page.read_text(place, looks=1) or self._texts.get(place, {})
-        self._texts[place] = found
-        return found
+        text = self._page.read_text(place, looks=1) or self._texts.get(place, {})
+        self._texts[place] = text
+        return text
 
 
 class Scrapes:
@@ -322,7 +322,7 @@ def _of_devices(devices: Iterable[dict[str, Any]]) -> Iterator[MetricSample]:
 
 
 def _of_warmups(reports: list[dict[str, Any]]) -> Iterator[MetricSample]:
-    results = [found for report in reports if (found := report.get("results"))]
+    results = [results for report in reports if (results := report.get("results"))]
     for result in results[0] if results else ():
         yield MetricSample("evenkeel_warmup_entries", (result,), sum(r[result] for r in results))
     checks = [golden for report in reports if (golden := report.get("golden"))]

@@ -27,10 +27,10 @@ class OnCard:
     added: int
 
 
-def by_name(told: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def by_name(devices: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Of what the sidecar tells of devices, each by every name that CUDA_VISIBLE_DEVICES may have for it. A slice of a GPU (MIG)
     has a name of its own, and is not told of."""
-    return {name: device for device in told for name in (str(device.get("place")), str(device.get("uuid")))}
+    return {name: device for device in devices for name in (str(device.get("place")), str(device.get("uuid")))}
 
 
 class Fit(NamedTuple):
@@ -38,12 +38,12 @@ class Fit(NamedTuple):
     why: str
 
 
-def fit(told: Sequence[Mapping[str, Any]], there: Sequence[OnCard], grown_bytes: int = 0) -> Fit:
+def fit(devices: Sequence[Mapping[str, Any]], residents: Sequence[OnCard], grown_bytes: int = 0) -> Fit:
     """Whether all that are to be added fit, on every card. `grown_bytes`: by how much the files of what is added are larger than
     those of what is there. Of a card that nobody tells of it is not known, so no."""
-    known, why = by_name(told), ""
-    for card in there:
-        device = known.get(card.device, {})
+    device_of, why = by_name(devices), ""
+    for card in residents:
+        device = device_of.get(card.device, {})
         used, total = device.get("memory_used_bytes"), device.get("memory_bytes")
         if used is None or total is None:
             return Fit(False, f"how much memory GPU {card.device} has left is not known")

@@ -59,21 +59,21 @@ def gpus(dev: Path, visible: str | None, given: str | None = None) -> tuple[str,
     asked, so numbers are those that CUDA gives to what is in the container, from 0 on.
     """
     nodes = [p for p in dev.glob("nvidia*") if p.name.removeprefix("nvidia").isdigit()]
-    whole = len(nodes) or int((dev / "dxg").exists())  # the second is the one of Linux under Windows
-    if not whole or given == "none":
+    count = len(nodes) or int((dev / "dxg").exists())  # the second is the one of Linux under Windows
+    if not count or given == "none":
         return ()
     if visible is not None:
-        return _visible(visible, whole)
+        return _visible(visible, count)
     slices = [v.strip() for v in (given or "").split(",") if v.strip().startswith("MIG-")]
-    return tuple(dict.fromkeys(slices)) or tuple(map(str, range(whole)))
+    return tuple(dict.fromkeys(slices)) or tuple(map(str, range(count)))
 
 
-def _visible(text: str, whole: int) -> tuple[str, ...]:
+def _visible(text: str, count: int) -> tuple[str, ...]:
     """As CUDA reads it: by number, by the UUID of a GPU or of a slice, and nothing from the first entry on that names none.
     Several slices lie on one GPU, so there may be more of them than GPUs."""
-    found: list[str] = []
+    chosen: list[str] = []
     for entry in (v.strip() for v in text.split(",")):
-        if not (entry.startswith(("GPU-", "MIG-")) or (entry.isdigit() and int(entry) < whole)) or entry in found:
+        if not (entry.startswith(("GPU-", "MIG-")) or (entry.isdigit() and int(entry) < count)) or entry in chosen:
             break
-        found.append(entry)
-    return tuple(found)
+        chosen.append(entry)
+    return tuple(chosen)

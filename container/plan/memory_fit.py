@@ -33,11 +33,11 @@ class MemoryFit:
 
 def room(m: Measured) -> MemoryFit:
     need = m.replicas * engine_bytes(m) + MARGIN_BYTES
-    told = f"needs about {need // MIB} MiB, {max(0, m.left) // MIB} MiB are left"
+    text = f"needs about {need // MIB} MiB, {max(0, m.left) // MIB} MiB are left"
     return (
-        MemoryFit(True, f"beside the old one: it {told}")
+        MemoryFit(True, f"beside the old one: it {text}")
         if need <= m.left
-        else MemoryFit(False, f"in place of the old one: it {told}")
+        else MemoryFit(False, f"in place of the old one: it {text}")
     )
 
 

@@ -22,9 +22,9 @@ def needed(plan: ProcessPlan) -> int:
 
 def check(wanted: int) -> None:
     """Raises BadSetting when so many cannot be had beside those that run."""
-    found = possible(wanted)
-    if found < wanted:
-        raise BadSetting(f"at least {wanted} more processes and threads are needed here, and {found} are allowed: raise the "
+    allowed = possible(wanted)
+    if allowed < wanted:
+        raise BadSetting(f"at least {wanted} more processes and threads are needed here, and {allowed} are allowed: raise the "
                          "limit (--pids-limit of the container, ulimit -u), or set EVENKEEL_THREADS or EVENKEEL_REPLICAS "
                          "lower")  # fmt: skip
 

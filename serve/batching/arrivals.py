@@ -19,8 +19,8 @@ class Arrivals:
     _peak_at_s: float = 0.0
 
     def note(self, rows: int, queued: int, now_s: float) -> None:
-        gone = now_s - self._at_s
+        since_s = now_s - self._at_s
         self._at_s = now_s
-        self.rate = self.rate * math.exp(-gone / RATE_TAU_S) + rows / RATE_TAU_S
+        self.rate = self.rate * math.exp(-since_s / RATE_TAU_S) + rows / RATE_TAU_S
         if queued >= self.peak_rows or now_s - self._peak_at_s > PEAK_WINDOW_S:
             self.peak_rows, self._peak_at_s = queued, now_s

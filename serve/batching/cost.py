@@ -103,10 +103,10 @@ class CostModel:
 
     def learn_shape(self, key: Hashable, measured: Sequence[tuple[int, float]]) -> None:
         """Start the curve of one more shape. Sizes that were not measured keep their proportion to the default's."""
-        default, known = self.default, dict(measured)
+        default, seconds_of = self.default, dict(measured)
         factor = measured[-1][1] / default.predict(measured[-1][0])
-        sizes = sorted({*default.sizes, *known})
-        curve = rising([(n, known.get(n, factor * default.predict(n))) for n in sizes])
+        sizes = sorted({*default.sizes, *seconds_of})
+        curve = rising([(n, seconds_of.get(n, factor * default.predict(n))) for n in sizes])
         curve.seen = True
         self._store(key, curve)
 
@@ -116,11 +116,11 @@ class CostModel:
 
     def curve(self, key: Hashable) -> Curve:
         """The curve of a shape; a shape seen for the first time starts as a copy of the default."""
-        known = self.curves.get(key)
-        if known is None:
-            known = Curve(list(self.default.sizes), list(self.default.seconds), guesses=self.default.guesses)
-            self._store(key, known)
-        return known
+        curve = self.curves.get(key)
+        if curve is None:
+            curve = Curve(list(self.default.sizes), list(self.default.seconds), guesses=self.default.guesses)
+            self._store(key, curve)
+        return curve
 
     def observe(self, key: Hashable, rows: int, took_s: float) -> None:
         if took_s > 0:

@@ -117,10 +117,10 @@ class Pending:
 
     def drop_peer(self, peer: Any) -> list[Item]:
         """Take out everything that came from one front."""
-        found = [item for item in self._by_id.values() if item.peer is peer]
-        for item in found:
+        items = [item for item in self._by_id.values() if item.peer is peer]
+        for item in items:
             self.drop(item.id)
-        return found
+        return items
 
     def expired(self, now_s: float) -> list[Item]:
         """Items whose deadline has passed while they waited. The caller drops and answers them."""

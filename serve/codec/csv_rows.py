@@ -59,9 +59,9 @@ class CsvRows:
         if not body:
             raise BadRequest("the body is empty: send one line a row")
         if not header and charset != "utf-16":
-            found = _quick(body, plan, columns)
-            if found is not None:
-                return found
+            decoded = _quick(body, plan, columns)
+            if decoded is not None:
+                return decoded
         if len(body) > CELLS_UNCOUNTED:
             cells = count(body, b",") + count(body, b"\n") + count(body, b"\r")
             check_room(OBJECT_BYTES * cells + TEXT_SHARE * len(body), room, "the lines")

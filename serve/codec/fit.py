@@ -42,11 +42,11 @@ def finish(arrays: Sequence[Array], plan: CodecPlan, form: Form) -> Decoded:
 
 
 def _check_free_dims(arrays: Sequence[Array], plan: CodecPlan) -> None:
-    known: dict[str, tuple[int, str]] = {}
+    sizes: dict[str, tuple[int, str]] = {}
     for spec, array in zip(plan.inputs, arrays, strict=True):
         for dim, size in zip(spec.dims, array.shape[plan.signature.rows_axis :], strict=True):
-            if isinstance(dim, str) and known.setdefault(dim, (size, spec.name))[0] != size:
-                other = known[dim]
+            if isinstance(dim, str) and sizes.setdefault(dim, (size, spec.name))[0] != size:
+                other = sizes[dim]
                 raise BadShape(f"input {spec.name!r}: dimension {dim!r} is {size}, but {other[0]} in input {other[1]!r}")
 
 
@@ -209,8 +209,8 @@ def check_names(names: Iterable[str], plan: CodecPlan, where: str) -> None:
     """Exactly the inputs of the model, each once."""
     names = set(names)
     for name in sorted(names - plan.input_names):
-        known = ", ".join(sorted(plan.input_names))
-        raise BadShape(f"{where}: the model has no input {name[:80]!r}; its inputs are {known}")
+        inputs_named = ", ".join(sorted(plan.input_names))
+        raise BadShape(f"{where}: the model has no input {name[:80]!r}; its inputs are {inputs_named}")
     for name in sorted(plan.input_names - names):
         raise BadShape(f"{where}: input {name!r} is missing")
 

@@ -52,9 +52,9 @@ class JsonDocument:
         if len(body) > LARGE_BYTES:
             if plan.has_texts:  # they stay objects, whichever way they are read
                 check_json(body, room, "the document")
-            found = decode_large(body, plan)
-            if found is not None:
-                return found
+            decoded = decode_large(body, plan)
+            if decoded is not None:
+                return decoded
             check_json(body, room, "the document")
         document = parse(body)
         return _quick(document, body, plan) or decode_document(document, plan)

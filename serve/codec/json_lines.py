@@ -34,9 +34,9 @@ class JsonLines:
             check_charset(params)
         if len(body) > LARGE_BYTES and plan.has_texts:  # they stay objects, whichever way they are read
             check_json(body, room, "the lines")
-        found = _quick(body, plan) if signature.rows_axis else None
-        if found is not None:
-            return found
+        decoded = _quick(body, plan) if signature.rows_axis else None
+        if decoded is not None:
+            return decoded
         if signature.rows_axis and len(body) > LARGE_BYTES:
             arrays = _by_pieces(body, plan)
             if arrays is not None:

@@ -62,11 +62,11 @@ def _unwrap(record: Any, spec: TensorSpec, where: str) -> Any:
             return _folded(record, spec)
         if record.keys() == SPARSE:
             return record
-        found = [key for key in WRAPPERS if key in record]
-        if len(found) != 1 or record.keys() - {found[0], "configuration"}:
+        wrappers = [key for key in WRAPPERS if key in record]
+        if len(wrappers) != 1 or record.keys() - {wrappers[0], "configuration"}:
             keys = ", ".join(sorted(record))[:80]
             raise BadShape(f'{where}: expected a value, {{"{spec.name}": ...}} or {{"features": [...]}}, got keys: {keys}')
-        record = record[found[0]]
+        record = record[wrappers[0]]
     return record if type(record) is dict else _folded(record, spec)
 
 

@@ -39,13 +39,13 @@ def parse_media(value: str) -> Media:
 @lru_cache(maxsize=HEADERS_REMEMBERED)
 def accepted(accept: str) -> tuple[tuple[str, float], ...]:
     """(MIME type or wildcard, q) of an Accept header, best first, ties in the order given, refusals (q=0) last."""
-    found = []
+    ranges = []
     for part in split(accept, ","):
         media = parse_media(part)
         if media.mime:
             mime = "*/*" if media.mime == "*" else media.mime  # Java's URLConnection says "*; q=.2"
-            found.append((mime, _quality(media.params.get("q", "1"))))
-    return tuple(sorted(found, key=lambda one: -one[1]))
+            ranges.append((mime, _quality(media.params.get("q", "1"))))
+    return tuple(sorted(ranges, key=lambda one: -one[1]))
 
 
 def _quality(text: str) -> float:

@@ -45,10 +45,10 @@ def filled(pieces: Iterable[list[Any]], rows: int, plan: CodecPlan, noun: Noun) 
                 if rows * sum(array[:1].nbytes for array in arrays) > ARRAY_BYTES_MAX:
                     return None
                 out = [np.empty((rows, *array.shape[1:]), array.dtype) for array in arrays]
-            for whole, array in zip(out, arrays, strict=True):
-                if array.shape[1:] != whole.shape[1:]:
+            for column, array in zip(out, arrays, strict=True):
+                if array.shape[1:] != column.shape[1:]:
                     return None
-                whole[done : done + len(array)] = array
+                column[done : done + len(array)] = array
             done += len(records)
     except (BadRequest, ValueError):  # the latter: not JSON
         return None

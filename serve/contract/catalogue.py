@@ -53,12 +53,14 @@ def read(folder: Path) -> Catalogue:
 def _read(folder: Path) -> Catalogue:
     if holds_model(folder):
         return Catalogue(folder)
-    found = {name: versions for name in _folders(folder) if (versions := _versions(folder / name))}
-    if not found:
+    by_model = {name: versions for name in _folders(folder) if (versions := _versions(folder / name))}
+    if not by_model:
         return Catalogue(folder)  # whoever loads it says what is missing
-    if len(found) > 1:
-        raise BadModel(f"{folder} holds versions of {len(found)} models ({', '.join(sorted(found))}); one container serves one")
-    ((name, versions),) = found.items()
+    if len(by_model) > 1:
+        raise BadModel(
+            f"{folder} holds versions of {len(by_model)} models ({', '.join(sorted(by_model))}); one container serves one"
+        )
+    ((name, versions),) = by_model.items()
     strange = [n for n in (name, *versions) if not _NAME.fullmatch(n) or len(n) > NAME_CHARS_MAX]
     if strange:
         raise BadModel(f"{folder / name}: {strange[0]!r} is no name for a model or version: letters, digits and ._+- only")

@@ -25,9 +25,9 @@ class Ended(IntEnum):
 
 def how(code: int, reason: str) -> Ended:
     """`reason`: one of RESTART_REASONS. `code`: as of the process, a signal's number negated."""
-    known = {"stuck": Ended.STUCK, "out_of_memory": Ended.OUT_OF_MEMORY, "leak": Ended.ASKED}.get(reason)
-    if known is not None:
-        return known
+    cause = {"stuck": Ended.STUCK, "out_of_memory": Ended.OUT_OF_MEMORY, "leak": Ended.ASKED}.get(reason)
+    if cause is not None:
+        return cause
     return Ended.KILLED if code in _KILLED else Ended.BY_ITSELF
 
 
@@ -39,7 +39,7 @@ def write(block: StatusBlock, epoch: int, ended: Ended) -> None:
 
 def read(block: StatusBlock, epoch: int) -> Ended | None:
     """How the engine of that epoch ended; None: nobody has said so yet. UNKNOWN: a later one has ended since."""
-    said = block.count[Engine.ENDED_EPOCH]
-    if said < epoch:
+    epoch_told = block.count[Engine.ENDED_EPOCH]
+    if epoch_told < epoch:
         return None
-    return Ended(block.count[Engine.ENDED_HOW]) if said == epoch else Ended.UNKNOWN
+    return Ended(block.count[Engine.ENDED_HOW]) if epoch_told == epoch else Ended.UNKNOWN

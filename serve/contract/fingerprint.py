@@ -20,22 +20,22 @@ SKIPPED = frozenset({"__pycache__", ".git", ".DS_Store"})
 
 def files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every file by its name, in order of the names. Links to files count as files (Kubernetes mounts are made of them)."""
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for inside, names, leaves in os.walk(folder):
         names[:] = [n for n in names if n not in SKIPPED]
         for leaf in leaves:
             path = Path(inside) / leaf
             name = path.relative_to(folder).as_posix()
             if leaf not in SKIPPED and name != RECORD and path.is_file():
-                found[name] = path
-    yield from sorted(found.items(), key=lambda item: item[0].encode("utf-8", "surrogateescape"))
+                by_name[name] = path
+    yield from sorted(by_name.items(), key=lambda item: item[0].encode("utf-8", "surrogateescape"))
 
 
 def sha256(folder: Path) -> str:
     """Raises OSError when a file cannot be read."""
-    whole = hashlib.sha256()
+    digest_of_all = hashlib.sha256()
     for name, path in files(folder):
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{digest}  {name}\n".encode("utf-8", "surrogateescape"))
-    return whole.hexdigest()
+        digest_of_all.update(f"{digest}  {name}\n".encode("utf-8", "surrogateescape"))
+    return digest_of_all.hexdigest()

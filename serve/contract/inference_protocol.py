@@ -42,13 +42,13 @@ class ServedModel:
 
 def served(page: StatusPage) -> list[ServedModel]:
     """The model of every engine that has said so; engines that load their first model have not."""
-    found = []
+    models = []
     for place in range(page.main.count[Main.ENGINES]):
         model = page.read_text(place).get("model")
         if isinstance(model, dict) and model.get("name"):
             warm = page.engine(place).count[Engine.STATE] == ReplicaState.READY
-            found.append(ServedModel(place, warm, warm and serves(page, place), model))
-    return found
+            models.append(ServedModel(place, warm, warm and serves(page, place), model))
+    return models
 
 
 def live() -> HealthAnswer:
@@ -61,10 +61,10 @@ def ready(page: StatusPage) -> HealthAnswer:
 
 def model_ready(page: StatusPage, name: str, version: str | None = None) -> HealthAnswer:
     """Ready when the container is, and an engine with that model. Raises NotFound for a model that is not served here."""
-    known = served(page)
-    fitting = [m for m in known if m.name == name and version in (None, m.version)]
-    if known and not fitting:
-        names = ", ".join(sorted({f"{m.name} version {m.version}" for m in known}))
+    models = served(page)
+    fitting = [m for m in models if m.name == name and version in (None, m.version)]
+    if models and not fitting:
+        names = ", ".join(sorted({f"{m.name} version {m.version}" for m in models}))
         wanted = name if version is None else f"{name} version {version}"
         raise NotFound(f"no model {wanted[:200]!r} is served here; there is {names}")
     return _answer(page, page.verdict().ready and any(m.ready for m in fitting), {"name": name})

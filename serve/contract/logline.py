@@ -127,13 +127,13 @@ def safe(text: str) -> str:
     return _UNSAFE.sub(_visible, text).replace("\t", "    ")
 
 
-def _visible(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _visible(match: re.Match[str]) -> str:
+    code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
     if 0xD800 <= code < 0xE000:
         return "\ufffd"  # half a surrogate pair is no character; strict readers refuse its escape
     if code < 0x10000:

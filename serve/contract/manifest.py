@@ -83,17 +83,17 @@ def load(folder: Path, name: str = "", version: str = "", program: str = "") -> 
     `program`: the name of a handler's file where it is not code/inference.py.
     """
     try:
-        found = _load(folder, program)
+        loaded = _load(folder, program)
     except OSError as e:  # one that may not be entered
         raise BadModel(f"model folder {folder} cannot be read: {e.strerror}") from e
     if not version:
-        return found.manifest
-    for key, said, wanted in (("name", found.name, name), ("version", found.version, version)):
-        if said not in ("", wanted):
+        return loaded.manifest
+    for key, in_file, wanted in (("name", loaded.name, name), ("version", loaded.version, version)):
+        if in_file not in ("", wanted):
             raise BadModel(
-                f"{folder / 'model.toml'}: {key} = {said!r}, but the folder says {wanted!r}: leave it out, or make it so"
+                f"{folder / 'model.toml'}: {key} = {in_file!r}, but the folder says {wanted!r}: leave it out, or make it so"
             )
-    return replace(found.manifest, name=name, version=version)
+    return replace(loaded.manifest, name=name, version=version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +179,10 @@ def _backend_and_file(top: _Table, folder: Path, program: str) -> tuple[str, Pat
         by_suffix = _kind_by_suffix(name)
         if kind and by_suffix and kind != by_suffix:
             raise BadModel(f"model.toml: backend = {kind!r}, but file = {name!r} is for the backend {by_suffix!r}")
-        found = kind or by_suffix
-        if not found:
+        backend_of_file = kind or by_suffix
+        if not backend_of_file:
             raise BadModel(f"model.toml: file = {name!r} has an unknown suffix; say backend = one of {', '.join(BACKENDS)}")
-        return found, folder / name
+        return backend_of_file, folder / name
     if file_name:
         raise BadModel(f"model.toml: file = {file_name!r} does not exist in {folder}")
     wanted = ", ".join(n for n, k in BARE_FILES if not backend or k == backend)

@@ -46,7 +46,7 @@ def write(page: StatusPage, front: int, poison: Poison) -> None:
 
 def remembered(page: StatusPage, fronts: Iterable[int], edition: int, now_s: float) -> list[Poison]:
     """Those of that edition that are not too old, the newest first."""
-    found: list[Poison] = []
+    poisons: list[Poison] = []
     for front in fronts:
         ring = page.poisons(front)
         for n in range(min(ring.count[0], REMEMBERED_MAX)):
@@ -54,5 +54,5 @@ def remembered(page: StatusPage, fronts: Iterable[int], edition: int, now_s: flo
             found_s = ring.value[at + 1]
             if ring.count[at] == edition and found_s > now_s - REMEMBERED_S:
                 digest = b"".join(ring.count[at + 3 + i].to_bytes(8, "little") for i in (0, 1))
-                found.append(Poison(found_s, edition, Fingerprint(ring.count[at + 2], digest)))
-    return sorted(found, reverse=True)[:REMEMBERED_MAX]
+                poisons.append(Poison(found_s, edition, Fingerprint(ring.count[at + 2], digest)))
+    return sorted(poisons, reverse=True)[:REMEMBERED_MAX]

@@ -37,35 +37,35 @@ class Worker:
 
 
 def workers(page: StatusPage) -> list[Worker]:
-    found, engines = [], page.main.count[Main.ENGINES]  # twenty times a second: only of places that there are
+    views, engines = [], page.main.count[Main.ENGINES]  # twenty times a second: only of places that there are
     for place in range(page.main.count[Main.FRONTS]):
         block = page.front(place)
         pid = block.count[Front.PID]
-        found.append(Worker(
+        views.append(Worker(
             place, pid, alive(pid), block.value[Front.BEAT_S], block.value[Front.APART_S],
             block.count[Front.GREETED : Front.GREETED + engines].tolist(),
             block.count[Front.REHEARSED : Front.REHEARSED + engines].tolist()))  # fmt: skip
-    return found
+    return views
 
 
-def counting(known: Sequence[Worker], now_s: float) -> list[Worker]:
+def counting(views: Sequence[Worker], now_s: float) -> list[Worker]:
     """Those that engines have to wait for: who moves, and who has not come yet. All, when there is none of these."""
-    return [w for w in known if w.pid == 0 or (w.alive and now_s - w.beat_s < MOVES_S)] or list(known)
+    return [w for w in views if w.pid == 0 or (w.alive and now_s - w.beat_s < MOVES_S)] or list(views)
 
 
-def unmet(known: Sequence[Worker], place: int, epoch: int) -> list[int]:
+def unmet(views: Sequence[Worker], place: int, epoch: int) -> list[int]:
     """Workers that this engine has not greeted."""
-    return [w.place for w in known if w.greeted[place] != epoch]
+    return [w.place for w in views if w.greeted[place] != epoch]
 
 
-def unproven(known: Sequence[Worker], place: int, epoch: int) -> list[int]:
+def unproven(views: Sequence[Worker], place: int, epoch: int) -> list[int]:
     """Workers that have had no answer from this engine, and could have had one."""
-    return [w.place for w in known if w.rehearsed[place] != epoch]
+    return [w.place for w in views if w.rehearsed[place] != epoch]
 
 
-def apart(engine: EngineView, known: Sequence[Worker], now_s: float) -> list[int]:
+def apart(engine: EngineView, views: Sequence[Worker], now_s: float) -> list[int]:
     """Workers that live and move, and are not connected to this engine, which may be too busy to greet them, see is_free."""
-    return [w.place for w in known if w.alive and now_s - w.beat_s < MOVES_S and not w.reaches(engine)]
+    return [w.place for w in views if w.alive and now_s - w.beat_s < MOVES_S and not w.reaches(engine)]
 
 
 def connected(worker: Worker, engines: Sequence[EngineView], now_s: float) -> bool:

@@ -312,10 +312,10 @@ def worker_restart_cell(reason: str) -> int:
 def restarts(page: StatusPage) -> dict[tuple[str, str], int]:
     """Every process that was replaced, by role and reason. A front is gunicorn or one of its workers."""
     count = page.main.count
-    found = {(role, why): count[restart_cell(role, why)] for role in ROLES for why in RESTART_REASONS}
+    counts = {(role, why): count[restart_cell(role, why)] for role in ROLES for why in RESTART_REASONS}
     for why in RESTART_REASONS:
-        found["front", why] += count[worker_restart_cell(why)]
-    return found
+        counts["front", why] += count[worker_restart_cell(why)]
+    return counts
 
 
 def lines_lost(page: StatusPage) -> int:

@@ -55,9 +55,9 @@ MEANING: dict[int, SendWaits] = {
 
 
 def meaning(error: OSError) -> SendWaits:
-    found = MEANING.get(error.errno or 0)
-    assert found is not None, f"the socket says what no table of ours knows: {error!r}"
-    return found
+    waits = MEANING.get(error.errno or 0)
+    assert waits is not None, f"the socket says what no table of ours knows: {error!r}"
+    return waits
 
 
 OnWaits = Callable[["Channel", SendWaits], None]

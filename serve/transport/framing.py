@@ -21,6 +21,6 @@ class Framing:
         if not self._rest and not len(data) % RECORD_BYTES:
             return data
         data = self._rest + data
-        whole = len(data) - len(data) % RECORD_BYTES
-        self._rest = data[whole:]
-        return data[:whole]
+        whole_bytes = len(data) - len(data) % RECORD_BYTES
+        self._rest = data[whole_bytes:]
+        return data[:whole_bytes]

@@ -23,12 +23,12 @@ class SharedRows:
     def view(self, shift: int, items: int, dtype: np.dtype[Any]) -> Array:
         """Array whose row i is the `items` elements at byte i x STEP + shift."""
         key = (shift, items, dtype)
-        known = self._views.get(key)
-        if known is None:
+        view = self._views.get(key)
+        if view is None:
             count = (len(self.memory) - shift - items * dtype.itemsize) // STEP + 1
             flat = np.frombuffer(self.memory, np.uint8)[shift : len(self.memory) - (len(self.memory) - shift) % dtype.itemsize]
-            known = as_strided(flat.view(dtype), (count, items), (STEP, dtype.itemsize))
+            view = as_strided(flat.view(dtype), (count, items), (STEP, dtype.itemsize))
             if len(self._views) > 64:
                 self._views.clear()
-            self._views[key] = known
-        return known
+            self._views[key] = view
+        return view

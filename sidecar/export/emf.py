@@ -42,7 +42,7 @@ class Period:
     def values(self) -> dict[str, float]:
         """By metric. What nobody knows is left out: a made-up zero would calm an alarm."""
         a, b, point = self.before, self.after, between(self.before, self.after)
-        found: dict[str, float | None] = {
+        measured: dict[str, float | None] = {
             "Requests": sum(b.latency) - sum(a.latency) + b.failed - a.failed + b.refused - a.refused,
             "Errors": b.failed - a.failed, "RefusedRequests": b.refused - a.refused, "ShedRequests": b.shed - a.shed,
             "Restarts": b.restarts - a.restarts, "LatencyP50": _ms(point.p50_s), "LatencyP99": _ms(point.p99_s),
@@ -50,7 +50,7 @@ class Period:
             "InFlight": b.in_flight, "HeadroomRequests": None if self.headroom_rps is None else round(self.headroom_rps, 2),
             "RollbackWanted": self._says(RolloutCell.ROLLBACK), "EvidenceInsufficient": self._says(RolloutCell.HOLD),
         }  # fmt: skip
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in measured.items() if value is not None}
 
     def _says(self, word: RolloutCell) -> int | None:
         return None if self.rollout == RolloutCell.NONE else int(self.rollout == word)

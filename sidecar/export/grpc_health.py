@@ -53,15 +53,15 @@ def start(page: StatusPage, host: str, port: int) -> None:
 
 def _follow(servicer: HealthServicer, page: StatusPage, server: grpc.Server) -> None:
     """Keeps the server alive too: it ends with its last reference."""
-    told: dict[str, bool] = {}
+    statuses: dict[str, bool] = {}
     while True:
-        told = _tell(servicer, page, told)
+        statuses = _tell(servicer, page, statuses)
         time.sleep(TICK_S)
 
 
-def _tell(servicer: HealthServicer, page: StatusPage, told: dict[str, bool]) -> dict[str, bool]:
-    found = serving(page)
-    for name, is_serving in found.items():
-        if told.get(name) != is_serving:
+def _tell(servicer: HealthServicer, page: StatusPage, before: dict[str, bool]) -> dict[str, bool]:
+    now = serving(page)
+    for name, is_serving in now.items():
+        if before.get(name) != is_serving:
             servicer.set(name, STATUS[is_serving])
-    return found
+    return now

@@ -43,10 +43,10 @@ class Devices:
         nvml.nvmlInit()
         self._handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(min(nvml.nvmlDeviceGetCount(), DEVICES_MAX))]
         self._uuids = [_text(self._maybe(nvml.nvmlDeviceGetUUID, h)) for h in self._handles]
-        known = {d.get("uuid"): d for d in before.get("devices", ())}
-        self._xids = [int(known.get(uuid, {}).get("xid_errors", 0)) for uuid in self._uuids]
-        self._fatal = [int(known.get(uuid, {}).get("fatal_xids", 0)) for uuid in self._uuids]
-        self._last_xid = [known.get(uuid, {}).get("last_xid") for uuid in self._uuids]
+        earlier = {d.get("uuid"): d for d in before.get("devices", ())}
+        self._xids = [int(earlier.get(uuid, {}).get("xid_errors", 0)) for uuid in self._uuids]
+        self._fatal = [int(earlier.get(uuid, {}).get("fatal_xids", 0)) for uuid in self._uuids]
+        self._last_xid = [earlier.get(uuid, {}).get("last_xid") for uuid in self._uuids]
         self._events = self._listen()
 
     @property
@@ -103,10 +103,10 @@ class Devices:
 
     def take_xids(self) -> None:
         for _ in range(XIDS_A_LOOK_MAX if self._events is not None else 0):
-            found = self._maybe(self._nvml.nvmlEventSetWait, self._events, 0)
-            if found is None:  # NVML's timeout: nothing more has happened
+            event = self._maybe(self._nvml.nvmlEventSetWait, self._events, 0)
+            if event is None:  # NVML's timeout: nothing more has happened
                 return
-            uuid, xid = _text(self._maybe(self._nvml.nvmlDeviceGetUUID, found.device)), int(found.eventData)
+            uuid, xid = _text(self._maybe(self._nvml.nvmlDeviceGetUUID, event.device)), int(event.eventData)
             if uuid in self._uuids:
                 place = self._uuids.index(uuid)
                 self._xids[place] += 1

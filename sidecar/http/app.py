@@ -87,8 +87,8 @@ def _add_people(app: FastAPI, shown: Shown) -> None:
     def status(request: Request) -> JSONResponse:
         after_s = _number(request, "points_after_s")
         at = now()
-        told = snapshot.status(shown.page, at, shown.remembered, after_s)
-        return JSONResponse({**told, "rollout": shown.judging.status(at.unix)}, headers=NO_STORE)
+        body = snapshot.status(shown.page, at, shown.remembered, after_s)
+        return JSONResponse({**body, "rollout": shown.judging.status(at.unix)}, headers=NO_STORE)
 
 
 def _number(request: Request, name: str) -> float:
@@ -124,8 +124,8 @@ def _add_probes(app: FastAPI, page: StatusPage) -> None:
     async def readyz(request: Request) -> PlainTextResponse:
         verdict = page.verdict()
         fronts = reach_cells.front_views(page, time.monotonic())
-        found = conditions(snapshot.replica_views(page), snapshot.leaving(page), fronts)
-        return _probe(probes.ready(verdict, found), request)
+        verdicts = conditions(snapshot.replica_views(page), snapshot.leaving(page), fronts)
+        return _probe(probes.ready(verdict, verdicts), request)
 
     @app.api_route("/startupz", methods=GET)
     def startupz(request: Request) -> PlainTextResponse:

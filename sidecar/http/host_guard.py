@@ -75,7 +75,7 @@ class WrongTokens:
 
     def _tell(self) -> None:
         self._timer = None
-        if told := self._guesses.told(time.monotonic()):
-            count, peer = told
+        if due := self._guesses.told(time.monotonic()):
+            count, peer = due
             message = f"{count} changing calls with a wrong token since the last such line, the newest from {peer}"
             log("wrong_admin_token", message, level="warning", count=count, peer=peer)

@@ -57,11 +57,11 @@ ANY = Hosts(None)
 
 def check(method: str, headers: Sequence[tuple[bytes, bytes]], hosts: Hosts) -> None:
     """Raises Misdirected or CrossSite. One without Host is of HTTP/1.0, which no browser speaks."""
-    told = {name: value.decode("latin-1").strip() for name, value in headers if name in (b"host", b"origin", b"sec-fetch-site")}
-    host = told.get(b"host", "")
+    named = {name: value.decode("latin-1").strip() for name, value in headers if name in (b"host", b"origin", b"sec-fetch-site")}
+    host = named.get(b"host", "")
     if host and not hosts.allow(host):
         raise Misdirected("this port is called localhost or by its address; another Host is not answered")
-    if method not in READING and not _is_own(host, told.get(b"origin"), told.get(b"sec-fetch-site")):
+    if method not in READING and not _is_own(host, named.get(b"origin"), named.get(b"sec-fetch-site")):
         raise CrossSite("a web page of another origin may change nothing here")
 
 
@@ -78,10 +78,10 @@ def _is_own(host: str, origin: str | None, site: str | None) -> bool:
 
 def _name(host: str) -> str:
     """Without port, brackets and the dot that ends a name; "" for what is no Host."""
-    found = HOST.fullmatch(host.strip().lower())
-    if found is None:
+    match = HOST.fullmatch(host.strip().lower())
+    if match is None:
         return ""
-    return (found[1] or found[2] or "").removesuffix(".")
+    return (match[1] or match[2] or "").removesuffix(".")
 
 
 def _loops(name: str) -> bool:

@@ -43,8 +43,8 @@ def live(beat_age_s: float) -> Probe:
 def ready(verdict: Verdict, conditions: Sequence[Condition]) -> Probe:
     """The verdict that `/ping` gives decides, so that all say the same. The conditions are read a moment later: for one
     look of the watch loop they may be newer than the verdict."""
-    told = Condition("verdict", verdict.ready, "" if verdict.ready else verdict.reason.code)
-    return Probe("readyz", verdict.ready, (told, *conditions))
+    first = Condition("verdict", verdict.ready, "" if verdict.ready else verdict.reason.code)
+    return Probe("readyz", verdict.ready, (first, *conditions))
 
 
 def started(all_proven: bool) -> Probe:

@@ -58,8 +58,8 @@ def _add_reading(app: FastAPI, judging: RolloutService, headers: dict[str, str])
     @app.post(adapters.FLAGGER + "{hook}")
     def flagger(hook: str) -> JSONResponse:
         """What Flagger sends, the canary's name, is not read: a sidecar follows one rollout."""
-        found = adapters.answer("POST", adapters.FLAGGER + hook, judging.shown())
-        return JSONResponse(found.body, found.status, headers)
+        reply = adapters.answer("POST", adapters.FLAGGER + hook, judging.shown())
+        return JSONResponse(reply.body, reply.status, headers)
 
 
 def _name_of_now() -> str:
@@ -69,8 +69,8 @@ def _name_of_now() -> str:
 def _split(data: object) -> Split | None:
     if not isinstance(data, dict) or set(data) != {"split"}:
         raise BadRequest('expected {"split": {"baseline": 1, "candidate": 1}}, the weights from now on, or "unchecked"')
-    found = split_from_json("split", data["split"])
-    return None if isinstance(found, str) else found
+    split = split_from_json("split", data["split"])
+    return None if isinstance(split, str) else split
 
 
 async def _asked(change: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _no_constant(text: str) -> float:
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A key given twice would leave it to chance which one counts."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         raise ValueError("a key is given twice")
-    return found
+    return fields

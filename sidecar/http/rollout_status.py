@@ -35,9 +35,9 @@ def _arms(order: RolloutSpec, signals: Mapping[str, Any], missing: Mapping[str, 
 
 def _arm(arm: Arm, addresses: tuple[str, ...], signals: Mapping[str, Any], missing: Mapping[str, str]) -> dict[str, Any]:
     names = [instance(address) for address in addresses]
-    gone = {name: why for name in names if (why := missing.get(str(Key(arm, name)))) is not None}
+    missing_here = {name: why for name in names if (why := missing.get(str(Key(arm, name)))) is not None}
     counted = signals.get(arm.value, {"requests": 0, "client_errors": 0, "shed": 0})
-    return {"instances": names, "missing": gone, **counted}
+    return {"instances": names, "missing": missing_here, **counted}
 
 
 def instance(address: str) -> str:

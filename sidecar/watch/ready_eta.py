@@ -60,6 +60,6 @@ def ready_in_s(ready: bool, leaving: Reason | None, replicas: Sequence[ReadyEta]
         return 0.0
     unproven = [r.in_s for r in replicas if not r.proven]
     if unproven:
-        known = [s for s in unproven if s is not None]
-        return max(known) if len(known) == len(unproven) else None
+        etas = [s for s in unproven if s is not None]
+        return max(etas) if len(etas) == len(unproven) else None
     return min((r.in_s for r in replicas if r.in_s is not None), default=None)

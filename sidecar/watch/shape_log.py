@@ -47,22 +47,22 @@ class ShapeLog:
         for place in range(page.main.count[Main.ENGINES]):
             text = page.read_text(place)
             try:
-                said = counts(shape_uses.from_json(text.get("shapes", [])))
+                counted = counts(shape_uses.from_json(text.get("shapes", [])))
             except ValueError:
                 continue  # an engine of another version speaks otherwise
             model = str((text.get("model") or {}).get("name") or model)
-            self._add(place, read_engine(page, place).epoch, said)
+            self._add(place, read_engine(page, place).epoch, counted)
         self._write(model)
 
-    def _add(self, place: int, epoch: int, said: Mapping[Key, int]) -> None:
+    def _add(self, place: int, epoch: int, counted: Mapping[Key, int]) -> None:
         """What is new since this engine was looked at last. One that was started again counts from nothing."""
         last_epoch, last = self._seen.get(place, (epoch, {}))
-        for key, count in said.items():
+        for key, count in counted.items():
             before = last.get(key, 0) if epoch == last_epoch else 0
             more = count - before if count >= before else count
             if more and (key in self._counts or len(self._counts) < KEYS_MAX):
                 self._counts[key] = self._counts.get(key, 0) + more
-        self._seen[place] = (epoch, said)
+        self._seen[place] = (epoch, counted)
 
     def _write(self, model: str) -> None:
         """Beside the file and then in its place, so that whoever reads it never sees half of it."""
@@ -84,12 +84,12 @@ class ShapeLog:
             self._complained = True
 
 
-def counts(found: list[ShapeUse]) -> Counts:
-    return {(use.dims, rows): n for use in found for rows, n in use.runs}
+def counts(shape_uses_read: list[ShapeUse]) -> Counts:
+    return {(use.dims, rows): n for use in shape_uses_read for rows, n in use.runs}
 
 
-def uses(found: Mapping[Key, int]) -> list[ShapeUse]:
+def uses(counted: Mapping[Key, int]) -> list[ShapeUse]:
     by_dims: dict[Dims, list[tuple[int, int]]] = {}
-    for (dims, rows), n in sorted(found.items()):
+    for (dims, rows), n in sorted(counted.items()):
         by_dims.setdefault(dims, []).append((rows, n))
     return [ShapeUse(dims, tuple(runs)) for dims, runs in by_dims.items()]

@@ -151,19 +151,19 @@ def status(page: StatusPage, now: Snapshot, remembered: Remembered, points_after
 
 def poisoned(page: StatusPage, now: Snapshot) -> dict[str, Any]:
     """The requests that ended engines of the version that serves, and are refused for it. None of their bytes is told."""
-    found = poison_page.remembered(page, range(FRONTS_MAX), page.main.count[Main.SERVING], now.monotonic_s)
-    newest = [{"id": p.fingerprint.digest[:4].hex(), "at": now.unix(p.found_s)} for p in found[:POISONS_SHOWN]]
-    return {"remembered": len(found), "for_s": poison_page.REMEMBERED_S, "newest": newest}
+    poisons = poison_page.remembered(page, range(FRONTS_MAX), page.main.count[Main.SERVING], now.monotonic_s)
+    newest = [{"id": p.fingerprint.digest[:4].hex(), "at": now.unix(p.found_s)} for p in poisons[:POISONS_SHOWN]]
+    return {"remembered": len(poisons), "for_s": poison_page.REMEMBERED_S, "newest": newest}
 
 
 def models(page: StatusPage) -> list[dict[str, Any]]:
     """Each model and version once, with the replicas that serve it. Ready as `/v2/models/{name}/ready` says it."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    by_name: dict[tuple[str, str], dict[str, Any]] = {}
     for one in inference_protocol.served(page):
-        entry = found.setdefault((one.name, one.version), {**one.model, "ready": False, "replicas": []})
+        entry = by_name.setdefault((one.name, one.version), {**one.model, "ready": False, "replicas": []})
         entry["replicas"].append(one.place)
         entry["ready"] = entry["ready"] or (page.verdict().ready and one.ready)
-    return list(found.values())
+    return list(by_name.values())
 
 
 def _replica(page: StatusPage, e: EngineView, now: Snapshot, remembered: Remembered) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def _progress(e: EngineView) -> str:
 def _measures(measures: Rates, latest: RatePoint, after_s: float) -> dict[str, Any]:
     """Points as rows under one heading: ten minutes of them are 600, and the names need not travel with each."""
     # Compared as they are told, rounded: else who asks for what came after the last point gets that one again.
-    points = [told for p in measures.points() if (told := _point(p))[AT_S] > after_s]
+    points = [point for p in measures.points() if (point := _point(p))[AT_S] > after_s]
     return {"now": dataclasses.asdict(latest), "fields": list(POINT_FIELDS), "points": points}
 
 
@@ -222,11 +222,11 @@ def _front(page: StatusPage, worker: Worker) -> dict[str, Any]:
 
 
 def _errors(cells: Sequence[int], base: int) -> dict[str, int]:
-    found: dict[str, int] = {}
+    by_code: dict[str, int] = {}
     for i, family in enumerate(FAMILIES):
         if cells[base + i]:
-            found[family.code] = found.get(family.code, 0) + cells[base + i]  # families may share a code
-    return found
+            by_code[family.code] = by_code.get(family.code, 0) + cells[base + i]  # families may share a code
+    return by_code
 
 
 def _own_faults(cells: Sequence[int]) -> dict[str, int]:

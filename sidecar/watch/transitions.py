@@ -97,9 +97,9 @@ class TransitionLog:
             self.transitions = (*self.transitions, *fresh)[-TRANSITIONS_MAX:]
         for fault in faults:
             same = next((f for f in self.faults if (f.subject, f.reason) == (fault.subject, fault.reason)), None)
-            known = same.count if same else 0
+            before = same.count if same else 0
             others = tuple(f for f in self.faults if f is not same)
-            self.faults = (*others, replace(fault, count=known + fault.count))[-FAULTS_MAX:]
+            self.faults = (*others, replace(fault, count=before + fault.count))[-FAULTS_MAX:]
 
     def _learn(self, old: SeenReplica | None, new: SeenReplica) -> None:
         """Only from a phase that was seen to end in the next one; a life that ended in it teaches nothing."""
@@ -177,20 +177,20 @@ def _restarts(old: Seen, new: Seen) -> list[SeenFault]:
             continue
         role, _, reason = key.partition("/")
         changed = [r for r in new.replicas if not r.alive or (r.place in before and r.epoch != before[r.place].epoch)]
-        known = role == "engine" and len(changed) == 1
-        message = _plain(changed[0].message) if known else ""
-        faults.append(SeenFault(new.now_s, f"engine {changed[0].place}" if known else role, reason, more, message))
+        one_engine = role == "engine" and len(changed) == 1
+        message = _plain(changed[0].message) if one_engine else ""
+        faults.append(SeenFault(new.now_s, f"engine {changed[0].place}" if one_engine else role, reason, more, message))
     return faults
 
 
 def _errors(old: SeenReplica | None, new: SeenReplica, now_s: float) -> list[SeenFault]:
-    known = old.faults if old is not None else {}
-    if known is None or new.faults is None:
+    before = old.faults if old is not None else {}
+    if before is None or new.faults is None:
         return []
     return [
-        SeenFault(now_s, f"engine {new.place}", code, count - known.get(code, 0))
+        SeenFault(now_s, f"engine {new.place}", code, count - before.get(code, 0))
         for code, count in new.faults.items()
-        if count > known.get(code, 0)
+        if count > before.get(code, 0)
     ]
 
 

@@ -18,14 +18,14 @@ def shown(page: StatusPage, unix_at_zero_s: float) -> dict[str, Any]:
     plan = page.read_text(PLAN_TEXT)
     swap, model = plan.get("swap") or {}, plan.get("model") or {}
     editions = {e["version"] or model.get("version", ""): e for e in swap.get("editions", [])}
-    problem, found = on_disk(plan)
-    names = [*found, *(v for v in editions if v not in found)]
+    problem, on_disk_now = on_disk(plan)
+    names = [*on_disk_now, *(v for v in editions if v not in on_disk_now)]
     serving = str(model.get("version", ""))
     return {
         "name": model.get("name", ""), "serving": serving, "wanted": swap.get("wanted") or serving,
         "phase": swap.get("phase", ""), "how": swap.get("how", "") if swap.get("phase", "steady") != "steady" else "",
         "versioned": bool(swap.get("wanted")), "problem": problem,
-        "versions": [_version_shown(page, v, v in found or not swap.get("wanted"), editions.get(v), swap, unix_at_zero_s)
+        "versions": [_version_shown(page, v, v in on_disk_now or not swap.get("wanted"), editions.get(v), swap, unix_at_zero_s)
                      for v in names],
         "failures": [{**f, "at_s": round(unix_at_zero_s + f["at_s"], 3)} for f in swap.get("failures", [])],
     }  # fmt: skip

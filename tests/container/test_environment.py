@@ -59,7 +59,7 @@ def test_an_empty_variable_is_an_unset_one(variable: environment.Variable) -> No
     assert environment.read({variable.name: "  "}).settings[variable.name] == Setting(variable.default, "default")
 
 
-@pytest.mark.parametrize(("variable", "alias"), [(v, a) for v in VARIABLES for a in v.also], ids=str)
+@pytest.mark.parametrize(("variable", "alias"), [(v, a) for v in VARIABLES for a in v.also], ids=lambda v: getattr(v, "name", v))
 def test_a_name_of_the_platform_means_the_same_and_ours_wins(variable: environment.Variable, alias: str) -> None:
     value, ours = ("7", "8") if variable in NUMBERS else ("/models/a", "/models/b")
     if variable.name == "SAGEMAKER_PROGRAM":

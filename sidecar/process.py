@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from evenkeel.serve.contract import logline, reach_cells
+from evenkeel.serve.contract.command_client import CommandClient
 from evenkeel.serve.contract.library_lines import capture
 from evenkeel.serve.contract.lifecycle import readiness
 from evenkeel.serve.contract.logline import log, setup
@@ -116,7 +117,8 @@ def serve_http(page: StatusPage, remembered: Remembered, settings: SidecarSettin
 
     judging = RolloutService(page, Path(settings.run_dir))
     judging.start()
-    app = build(Shown(page, remembered, judging, read_token(settings.token_fd), called(settings)))
+    supervisor = CommandClient(settings.supervisor)
+    app = build(Shown(page, remembered, judging, supervisor, read_token(settings.token_fd), called(settings)))
     threading.Thread(target=run_server, args=(trusted(app), settings.admin_fd), name="admin", daemon=True).start()
     if settings.grpc_port:
         from evenkeel.sidecar.export import grpc_health

@@ -7,7 +7,8 @@ import json
 import os
 from dataclasses import dataclass
 
-ADMIN_SOCKET = "admin.sock"  # in the run directory: changing calls
+ADMIN_SOCKET = "admin.sock"  # in the run directory: changing calls, to the sidecar
+SUPERVISOR_SOCKET = "supervisor.sock"  # the same: commands, to the supervisor
 TOKEN_BYTES_MAX = 4096
 
 
@@ -20,6 +21,7 @@ class SidecarSettings:
     status_fd: int
     admin_fd: int  # the listening Unix socket for changing calls
     token_fd: int
+    supervisor: str  # the address of the Unix socket where the supervisor takes commands
     run_dir: str  # private to our user: where a rollout in progress is saved
     log_text: bool
     log_fd: int = 1

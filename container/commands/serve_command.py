@@ -34,7 +34,7 @@ from evenkeel.serve.contract.status_page import ENGINES_MAX, Main, StatusPage
 from evenkeel.serve.errors import BadSetting
 from evenkeel.serve.settings import MIB, EngineSettings, FrontSettings
 from evenkeel.sidecar import settings as sidecar_settings
-from evenkeel.sidecar.settings import ADMIN_SOCKET, SidecarSettings
+from evenkeel.sidecar.settings import ADMIN_SOCKET, SUPERVISOR_SOCKET, SidecarSettings
 
 FILES_MIN = 128  # that one process may have open: some 30 are its own, and a third is not for connections
 
@@ -81,7 +81,8 @@ def run(environ: Mapping[str, str]) -> int:
             packages = requirements.requirements(model_dir, run_dir.path / "packages", bound_s, env.inherited)
         started = env.for_engines(run_dir.path, packages)
         sockets = [run_dir.listen(f"engine-{place}.sock") for place in range(the_plan.places)]
-        observer = Sidecar(env, page, side, run_dir, text)
+        commands = run_dir.listen(SUPERVISOR_SOCKET)
+        observer = Sidecar(env, page, side, run_dir, commands, text)
         children = [
             *engines(env, the_plan, page, sockets, run_dir.path, text, versions, started),
             front(env, the_plan, page, data, sockets, text, files_bytes(versions.serving.path)),
@@ -89,7 +90,8 @@ def run(environ: Mapping[str, str]) -> int:
         ]
         sentinel = MemorySampler(env["EVENKEEL_LEAK_S"], env["EVENKEEL_MEMORY_MB"] * MIB)
         supervisor = Supervisor(page, children, env["EVENKEEL_RESTART_LIMIT"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_QUIET_S"],
-                                watch_policy(env), sentinel, versions, ListenerDrain(data))  # fmt: skip
+                                watch_policy(env), sentinel, versions, ListenerDrain(data),
+                                socket.socket(fileno=commands.fd))  # fmt: skip
         progress = StartProgress(page, data.getsockname()[1], versions.serving.path, text)
 
         def look() -> None:
@@ -231,8 +233,11 @@ def protect_token(env: Environment) -> None:
 class Sidecar:
     """The sidecar's child, and the Unix socket for changing calls, which is made anew with the run directory."""
 
-    def __init__(self, env: Environment, page: StatusPage, side: socket.socket, run_dir: RunDir, text: bool) -> None:
+    def __init__(
+        self, env: Environment, page: StatusPage, side: socket.socket, run_dir: RunDir, supervisor: UnixListener, text: bool
+    ) -> None:
         self._env, self._page, self._side, self._run_dir, self._text = env, page, side, run_dir, text
+        self._supervisor = supervisor
         # Goes down in a memfd: arguments can be read by everybody on the machine.
         self._token_fd = sidecar_settings.hold_token(env["EVENKEEL_ADMIN_TOKEN"])
         self._admin = run_dir.listen(ADMIN_SOCKET)
@@ -240,13 +245,13 @@ class Sidecar:
 
     @property
     def _fds(self) -> tuple[int, ...]:
-        return (self._side.fileno(), self._page.fd, self._admin.fd, self._token_fd, sink().fd)
+        return (self._side.fileno(), self._page.fd, self._admin.fd, self._supervisor.node_fd, self._token_fd, sink().fd)
 
     def _command(self, epoch: int) -> list[str]:
         env = self._env
         return role_command("evenkeel.sidecar.process", sidecar_settings.dump(SidecarSettings(
             listen_fd=self._side.fileno(), status_fd=self._page.fd, admin_fd=self._admin.fd, token_fd=self._token_fd,
-            run_dir=str(self._run_dir.path), log_text=self._text, log_fd=sink().fd,
+            supervisor=self._supervisor.address, run_dir=str(self._run_dir.path), log_text=self._text, log_fd=sink().fd,
             emf_period_s=env.emf_period_s, emf_namespace=env["EVENKEEL_EMF_NAMESPACE"], host=env.sidecar[0],
             grpc_port=env["EVENKEEL_GRPC_HEALTH_PORT"], shape_log=env["EVENKEEL_SHAPE_LOG"])))  # fmt: skip
 

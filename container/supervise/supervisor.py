@@ -7,18 +7,21 @@ end in restart.py, who is stuck in stuck.py, how all of it ends in departure.py.
 from __future__ import annotations
 
 import os
-import select
 import signal
+import socket
 import time
 from collections.abc import Callable
 
 from evenkeel.container.supervise import life_records, restart
 from evenkeel.container.supervise.child import Child, how_it_ended, tell
+from evenkeel.container.supervise.command_server import CommandServer
 from evenkeel.container.supervise.departure import Departure
 from evenkeel.container.supervise.listener_drain import ListenerDrain
 from evenkeel.container.supervise.restart import End, RestartAction, Situation, Step
 from evenkeel.container.supervise.spawn import clear, spawn
 from evenkeel.container.supervise.successors import Successors
+from evenkeel.container.supervise.supervisor_commands import SupervisorCommands
+from evenkeel.container.supervise.wakeups import Wakeups
 from evenkeel.container.versions.deployer import Deployer
 from evenkeel.container.watch import stuck
 from evenkeel.container.watch.memory_kills import MemoryUse, OomKills
@@ -43,6 +46,7 @@ class Supervisor:
         self, page: StatusPage, children: list[Child], restart_limit: int, drain_s: float, quiet_s: float,
         policy: stuck.StuckLimits = stuck.StuckLimits(),  # noqa: B008  frozen
         sentinel: MemorySampler | None = None, versions: Deployer | None = None, door: ListenerDrain | None = None,
+        commands: socket.socket | None = None,
     ) -> None:  # fmt: skip
         self._page, self._children, self._restart_limit = page, children, restart_limit
         self._sentinel, self._versions = sentinel or MemorySampler(), versions
@@ -51,18 +55,18 @@ class Supervisor:
         self._successors = Successors(page, children, self._sentinel, versions)
         self._watcher = Watcher(page, children, self._successors, policy)
         self._waker, self._oom_kills, self._memory = StoppedProcesses(), OomKills(page), MemoryUse()
-        self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        served = SupervisorCommands(self._departure, versions)
+        self._wakeups = Wakeups(children, CommandServer(commands, served) if commands is not None else None)
         self.on_tick: Callable[[], None] = lambda: None
 
     # ---- the story -------------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._wakeups.heed_signals()
         self._departure.heed_signals()
         while not self._tick(time.monotonic()):
             self.on_tick()
-            self._sleep()
+            self._wakeups.sleep(LEAVING_TICK_S if self._departure.begun else TICK_S)
         return self._departure.exit_code
 
     def _tick(self, now_s: float) -> bool:
@@ -70,8 +74,6 @@ class Supervisor:
         self._reap(now_s)
         self._moment = self._moment.later(now_s)
         self._look(now_s)
-        if self._page.main.count[Main.DRAIN_ASKED]:
-            self._departure.begin(0, "asked to drain: finishing what has been accepted")
         if not self._departure.begun:
             if self._versions is not None:
                 self._versions.tick(now_s)
@@ -87,15 +89,6 @@ class Supervisor:
             self._watcher.watch_engines(self._moment)
         return False
 
-    def _sleep(self) -> None:
-        """Until a child ends or says something, a signal comes, or it is time to look again."""
-        outputs, wait_s = self._outputs(LEAVING_TICK_S if self._departure.begun else TICK_S)
-        ready, _, _ = select.select([self._wake_r, *outputs], [], [], wait_s)
-        self._drain_wakeups()
-        for fd in ready:
-            if fd in outputs:
-                self._read_output(outputs[fd])
-
     # ---- children ----------------------------------------------------------------------------------------------------
 
     def _start_due(self, now_s: float) -> None:
@@ -106,18 +99,6 @@ class Supervisor:
                 except OSError as e:  # no file descriptor, process or memory is left: those that run go on
                     log("start_failed", f"{child.label} cannot be started: {e.strerror}; it is tried again", level="warning")
                     child.due_s = now_s + START_AGAIN_S
-
-    def _outputs(self, wait_s: float) -> tuple[dict[int, Child], float]:
-        """The pipes to be read next, and how long to wait for them: less if one is due sooner."""
-        now_s = time.monotonic()
-        due = {c.output.fd: (c, c.output.due_s(now_s)) for c in self._children if c.output is not None}
-        resting = [due_s for _, due_s in due.values() if due_s > 0]
-        return {fd: c for fd, (c, due_s) in due.items() if due_s <= 0}, min([wait_s, *resting])
-
-    def _read_output(self, child: Child) -> None:
-        if child.output is not None and not child.output.read():
-            child.output.close()
-            child.output = None
 
     def _reap(self, now_s: float) -> None:
         """Collect every process that has ended, ours or orphaned to us."""
@@ -244,10 +225,3 @@ class Supervisor:
             if pid and found.get(parent_of(pid), "").startswith("front"):
                 found[pid] = f"front worker {i}"
         return found
-
-    def _drain_wakeups(self) -> None:
-        try:
-            while os.read(self._wake_r, 1024):
-                pass
-        except BlockingIOError:
-            pass

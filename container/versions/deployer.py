@@ -25,11 +25,11 @@ from evenkeel.container.watch.memory_sampler import anonymous_bytes
 from evenkeel.serve.contract import catalogue, fingerprint, manifest, reach_cells
 from evenkeel.serve.contract.catalogue import Catalogue
 from evenkeel.serve.contract.cgroup import ROOT
+from evenkeel.serve.contract.commands import CommandError, Refusal
 from evenkeel.serve.contract.lifecycle import ReplicaState
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.process_setup import EXIT_BAD_MODEL
 from evenkeel.serve.contract.status_page import (
-    ASKED_TEXT,
     DEVICE_TEXT,
     PLAN_TEXT,
     TALLIES_MAX,
@@ -107,7 +107,6 @@ class Deployer:
         self._in_place, self._target = False, version  # of the swap that is under way, or was last
         self._failed = ""  # why the new version cannot become ready
         self._failures: deque[Failure] = deque(maxlen=FAILURES_SHOWN)
-        self._asked, self._answer = 0, dict[str, Any]()
         self._since_s = 0.0  # of the phase
         self._memory_due_s = 0.0
         self._said: dict[str, Any] = {}
@@ -143,8 +142,7 @@ class Deployer:
     # ---- the story -------------------------------------------------------------------------------------------------
 
     def tick(self, now_s: float) -> None:
-        """Listen, tidy up, take the step that is due."""
-        self._listen(now_s)
+        """Tidy up, take the step that is due."""
         self._note_memory(now_s)
         if len(self.lanes) > 1:
             self._tidy(now_s)
@@ -184,17 +182,16 @@ class Deployer:
 
     # ---- what is asked -----------------------------------------------------------------------------------------------
 
-    def _listen(self, now_s: float) -> None:
-        """The sidecar writes the text before the cell; what does not belong together yet is looked at again."""
-        ask = self._page.main.count[Main.SWAP_ASKED]
-        if ask == self._asked:
-            return
-        told = self._page.read_text(ASKED_TEXT, looks=1)
-        if told.get("ask") != ask:
-            return
-        self._asked = ask
-        self._answer = {"ask": ask, **self._ask(str(told.get("version", "")), now_s)}
-        log("swap_asked", self._answer["why"], version=self.wanted, how=self._answer["how"])
+    def use(self, version: str, now_s: float) -> dict[str, str]:
+        """Somebody wants this version to serve. Says what will come of it; raises CommandError where nothing will."""
+        try:
+            answer = {**self._ask(version, now_s), "serving": self.serving.version}
+        except CommandError as e:
+            log("swap_asked", e.message, version=self.wanted, how="refused")
+            raise
+        log("swap_asked", answer["why"], version=self.wanted, how=answer["how"])
+        self._publish()
+        return answer
 
     def _ask(self, version: str, now_s: float) -> dict[str, str]:
         """Take the wish, and say what will come of it."""
@@ -214,13 +211,13 @@ class Deployer:
             if found.name != self._catalogue.name:
                 raise BadModel(f"{found.folder} holds {found.name!r} now, and {self._catalogue.name!r} was started")
         except (BadModel, OSError) as e:
-            return {"how": "refused", "why": e.message if isinstance(e, BadModel) else str(e)}
+            raise CommandError(Refusal.REFUSED, e.message if isinstance(e, BadModel) else str(e)) from e
         before, self._catalogue = self._catalogue, found
         try:
             measured = self._measure(version)
         except OSError as e:  # a folder that may not be read, or that somebody is changing just now: that ends no container
             self._catalogue = before
-            return {"how": "refused", "why": f"version {version} cannot be looked at: {e}"}
+            raise CommandError(Refusal.REFUSED, f"version {version} cannot be looked at: {e}") from e
         self.wanted, self._room = version, measured
         after = ", after the swap that is under way" if waiting else ""
         how = "beside" if self._room.beside else "in place"
@@ -463,7 +460,7 @@ class Deployer:
             "model_dir": str(self._catalogue.folder.resolve()),
             "swap": {
                 "phase": self.phase.value, "wanted": self.wanted, "serving": self.serving.version,
-                "window_s": self._rules.window_s, "answer": self._answer,
+                "window_s": self._rules.window_s,
                 "how": "beside" if self._room.beside else "in place", "why": self._room.why,
                 "editions": [self._shown(lane) for lane in self.lanes if lane.edition is not None],
                 "failures": [asdict(f) for f in self._failures],

@@ -42,8 +42,8 @@ class _Cells(IntEnum):
 
 
 class Main(_Cells):
-    """Written by the supervisor, but for the verdict, DRAIN_ASKED, SWAP_ASKED, DEVICE_FAULTS, what is measured and ROLLOUT,
-    which are the sidecar's, and WORKER_RESTARTS, which are gunicorn's."""
+    """Written by the supervisor, but for the verdict, DEVICE_FAULTS, what is measured and ROLLOUT, which are the sidecar's, and
+    WORKER_RESTARTS, which are gunicorn's."""
 
     STARTED_S = auto()
     LEAVING = auto()  # the Reason why the container is stopping, 0 while it is not
@@ -53,10 +53,8 @@ class Main(_Cells):
     VERDICT_REASON = auto()
     VERDICT_SINCE_S = auto()
     VERDICT_BEAT_S = auto()
-    DRAIN_ASKED = auto()  # not 0: somebody with authority asked the sidecar for an orderly drain
     SERVING = auto()  # the edition (one loading of one version) that takes traffic; fronts follow it
     TALLIES = auto()  # versions that were ever served, each with a tally of its own
-    SWAP_ASKED = auto()  # the number of the last wish for another version, see ASKED_TEXT; the sidecar's
     DEVICE_FAULTS = (
         auto()
     )  # errors after which a device answers nothing right, over all of them; which, in DEVICE_TEXT; the sidecar's
@@ -163,10 +161,9 @@ _BLOCKS = _TALLIES_AT + FRONTS_MAX * (TALLIES_MAX - 1)
 _TEXT_AT = _BLOCKS * BLOCK_CELLS * 8
 SIDECAR_TEXT = ENGINES_MAX  # the sidecar's own text, behind those of the engines: what its successor goes on from
 PLAN_TEXT = ENGINES_MAX + 1  # the supervisor's: which model is to be served, known before any engine has loaded it
-ASKED_TEXT = ENGINES_MAX + 2  # the sidecar's: which version is asked for, {"ask": SWAP_ASKED, "version": …}
-DEVICE_TEXT = ENGINES_MAX + 3  # the sidecar's: what the machine's accelerators say of themselves
+DEVICE_TEXT = ENGINES_MAX + 2  # the sidecar's: what the machine's accelerators say of themselves
 POISON_CELLS = 2048  # of one front, see poison_page.py
-_POISON_AT = _TEXT_AT + (ENGINES_MAX + 4) * TEXT_BYTES
+_POISON_AT = _TEXT_AT + (ENGINES_MAX + 3) * TEXT_BYTES
 PAGE_BYTES = _POISON_AT + FRONTS_MAX * POISON_CELLS * 8
 
 

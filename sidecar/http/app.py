@@ -18,12 +18,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from evenkeel.serve import exposition
 from evenkeel.serve.contract import inference_protocol, reach_cells
+from evenkeel.serve.contract.command_client import Asks
 from evenkeel.serve.contract.inference_protocol import HealthAnswer
 from evenkeel.serve.contract.lifecycle import conditions
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.status_page import Main, StatusPage
 from evenkeel.serve.errors import BadRequest, EvenkeelError, MethodNotAllowed, NotFound
-from evenkeel.sidecar.http import auth, page_html, probes, rollout_http, versions_http
+from evenkeel.sidecar.http import auth, drain_http, page_html, probes, rollout_http, versions_http
 from evenkeel.sidecar.http.auth import WrongToken
 from evenkeel.sidecar.http.host_guard import NO_STORE, TRUSTED, HostGuard, WrongTokens, refusal
 from evenkeel.sidecar.http.hosts import ANY, Hosts
@@ -37,11 +38,12 @@ GET = ["GET", "HEAD"]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What the routes read, and the token for changing calls."""
+    """What the routes read, whom they ask, and the token for changing calls."""
 
     page: StatusPage
     remembered: Remembered
     judging: RolloutService
+    supervisor: Asks
     token: str = ""
     hosts: Hosts = ANY  # what the TCP port may be called
 
@@ -55,8 +57,6 @@ def build(shown: Shown) -> FastAPI:
     _add_probes(app, shown.page)
     _add_inference_protocol(app, shown.page)
     _add_changes(app, shown)
-    versions_http.add(app, shown.page, lambda request: _require_authority(request, shown.token), NO_STORE)
-    rollout_http.add(app, shown.judging, lambda request: _require_authority(request, shown.token), NO_STORE)
     return app
 
 
@@ -160,17 +160,12 @@ def _answer(answer: HealthAnswer) -> JSONResponse:
 
 
 def _add_changes(app: FastAPI, shown: Shown) -> None:
-    @app.post("/drain")
-    def drain(request: Request) -> JSONResponse:
+    def guard(request: Request) -> None:
         _require_authority(request, shown.token)
-        count = shown.page.main.count
-        already = bool(count[Main.DRAIN_ASKED] or count[Main.LEAVING])
-        if not already:
-            log("drain_asked", "asked to drain", over="unix socket" if request.scope.get(TRUSTED) else "http")
-            # A cell that the supervisor's tick reads, not a signal to it: a signal could not be told from the platform's
-            # own SIGTERM, which often follows a drain and must then not count as a second, impatient one.
-            count[Main.DRAIN_ASKED] = 1
-        return JSONResponse({"draining": True, "already": already}, 202)
+
+    drain_http.add(app, shown.supervisor, guard)
+    versions_http.add(app, shown.page, shown.supervisor, guard, NO_STORE)
+    rollout_http.add(app, shown.judging, guard, NO_STORE)
 
 
 def _require_authority(request: Request, token: str) -> None:

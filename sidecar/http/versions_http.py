@@ -1,12 +1,11 @@
 """`/models…` on the sidecar: which versions are on disk, which serves, which is warm; and the wish for another one.
 
-Decides nothing: a wish is written to the status page, and the supervisor, who owns the engines, says what will come of it.
+Decides nothing: the supervisor, who owns the engines, is asked, and says what will come of it.
 """
 
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,26 +15,19 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from evenkeel.serve.contract import catalogue
+from evenkeel.serve.contract.command_client import Asks
+from evenkeel.serve.contract.commands import Verb
 from evenkeel.serve.contract.logline import log
-from evenkeel.serve.contract.status_page import ASKED_TEXT, PLAN_TEXT, Main, StatusPage
-from evenkeel.serve.errors import BadRequest, EvenkeelError, NotFound, NotReady
+from evenkeel.serve.contract.status_page import PLAN_TEXT, StatusPage
+from evenkeel.serve.errors import BadRequest, NotFound
+from evenkeel.sidecar.http.supervisor_answer import NotPossible, answer_of
 from evenkeel.sidecar.watch import versions_view
 
-ANSWER_S_MAX = 5.0  # the supervisor looks four times a second
-LOOK_S = 0.02
 BODY_BYTES_MAX = 4096
 Guard = Callable[[Request], None]  # raises when the caller may change nothing
 
 
-class NotPossible(EvenkeelError):
-    """Not in evenkeel.serve.errors on purpose: its families are numbered for the data plane."""
-
-    code, status = "conflict", 409
-
-
-def add(app: FastAPI, page: StatusPage, guard: Guard, headers: dict[str, str]) -> None:
-    asking = threading.Lock()  # one wish after the other: the text on the page has room for one
-
+def add(app: FastAPI, page: StatusPage, supervisor: Asks, guard: Guard, headers: dict[str, str]) -> None:
     @app.api_route("/models", methods=["GET", "HEAD"])
     def all_models() -> JSONResponse:
         return JSONResponse({"models": [versions_view.shown(page, time.time() - time.monotonic())]}, headers=headers)
@@ -50,7 +42,7 @@ def add(app: FastAPI, page: StatusPage, guard: Guard, headers: dict[str, str]) -
         guard(request)
         version = _version(await request.body())
         _check_name(page, name)
-        return JSONResponse(await run_in_threadpool(_wish, page, asking, version), 202, headers)
+        return JSONResponse(await run_in_threadpool(_wish, page, supervisor, version), 202, headers)
 
 
 def _check_name(page: StatusPage, name: str) -> None:
@@ -69,35 +61,17 @@ def _version(body: bytes) -> str:
     return str(data["version"])
 
 
-def _wish(page: StatusPage, asking: threading.Lock, version: str) -> dict[str, Any]:
+def _wish(page: StatusPage, supervisor: Asks, version: str) -> dict[str, Any]:
     """Raises NotFound for a version that is nowhere, NotPossible where there are no versions."""
     plan = page.read_text(PLAN_TEXT)
     swap = plan.get("swap") or {}
     if not swap.get("wanted"):
         raise NotPossible(f"{plan.get('model_dir', 'the model folder')} holds one model and no versions: {catalogue.LAYOUT}")
-    if page.main.count[Main.LEAVING]:
-        raise NotPossible("the container is stopping")
     problem, found = versions_view.on_disk(plan)
     warm = [e["version"] for e in swap.get("editions", []) if e["state"] != "leaving"]
     if version not in (*found, *warm):
         there = problem or f"there is {', '.join(found) or 'none any more'}"
         raise NotFound(f"no version {version[:200]!r} of {plan['model']['name']} on disk: {there}")
-    with asking:
-        ask = page.main.count[Main.SWAP_ASKED] + 1
-        page.write_text(ASKED_TEXT, {"ask": ask, "version": version})
-        page.main.count[Main.SWAP_ASKED] = ask
-        log("version_asked", f"version {version} is asked for", version=version)
-        answer = _answer(page, ask)
-    if answer["how"] == "refused":
-        raise NotPossible(answer["why"])
-    return {"version": version, "how": answer["how"], "why": answer["why"], "serving": swap["serving"]}
-
-
-def _answer(page: StatusPage, ask: int) -> dict[str, Any]:
-    end_s = time.monotonic() + ANSWER_S_MAX
-    while time.monotonic() < end_s:
-        answer = (page.read_text(PLAN_TEXT).get("swap") or {}).get("answer") or {}
-        if answer.get("ask") == ask:
-            return dict(answer)
-        time.sleep(LOOK_S)
-    raise NotReady("the supervisor has not answered; GET /models says what came of it", retry_after_s=1)
+    log("version_asked", f"version {version} is asked for", version=version)
+    answer = answer_of(supervisor, Verb.USE, {"version": version}, "GET /models says what came of it")
+    return {"version": version, "how": answer["how"], "why": answer["why"], "serving": answer["serving"]}

@@ -710,7 +710,7 @@ def test_an_answer_without_an_end_is_given_up_at_its_bound() -> None:
 def test_instances_that_hang_or_answer_garbage_do_not_slow_the_watch_loop(tmp_path: Path) -> None:
     """The real loop and the real judge in real time. The bar is wide: any shared machine stalls now and then."""
     page, remembered = StatusPage.create(), Remembered(memory=TransitionLog())
-    settings = SidecarSettings(listen_fd=-1, status_fd=-1, admin_fd=-1, token_fd=-1, run_dir="", log_text=True)
+    settings = SidecarSettings(listen_fd=-1, status_fd=-1, admin_fd=-1, token_fd=-1, supervisor="", run_dir="", log_text=True)
     threading.Thread(target=process.watch, args=(page, remembered, settings, threading.Event()), daemon=True).start()
     texts = list(garbage())
     turn = iter(range(1 << 30))

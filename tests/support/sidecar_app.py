@@ -22,6 +22,7 @@ from evenkeel.sidecar.http.hosts import Hosts
 from evenkeel.sidecar.rollout_service import RolloutService
 from evenkeel.sidecar.watch.snapshot import Remembered
 from evenkeel.sidecar.watch.transitions import TransitionLog
+from tests.support.fake_supervisor import FakeSupervisor
 
 CONNECTIONS_MAX = 16
 TOKEN = "a-token-of-the-tests"
@@ -71,6 +72,7 @@ def ask(where: int | Path, path: str, method: str = "GET", body: object = None, 
 class App:
     port: int
     admin: Path
+    supervisor: FakeSupervisor
 
     def ask(self, path: str, method: str = "GET", body: object = None) -> Said:
         """As whoever may change things."""
@@ -79,7 +81,8 @@ class App:
 
 @contextlib.contextmanager
 def serving_sidecar(page: StatusPage, judging: RolloutService, folder: Path, token: str = TOKEN) -> Iterator[App]:
-    app = build(Shown(page, Remembered(memory=TransitionLog()), judging, token, Hosts.of("127.0.0.1")))
+    supervisor = FakeSupervisor()
+    app = build(Shown(page, Remembered(memory=TransitionLog()), judging, supervisor, token, Hosts.of("127.0.0.1")))
     tcp = socket.create_server(("127.0.0.1", 0))
     unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     unix.bind(str(folder / "admin.sock"))
@@ -87,7 +90,7 @@ def serving_sidecar(page: StatusPage, judging: RolloutService, folder: Path, tok
     with contextlib.ExitStack() as stack:
         for served, sock in ((app, tcp), (trusted(app), unix)):
             stack.enter_context(_running(served, sock))
-        yield App(tcp.getsockname()[1], folder / "admin.sock")
+        yield App(tcp.getsockname()[1], folder / "admin.sock", supervisor)
 
 
 @contextlib.contextmanager

@@ -151,7 +151,7 @@ def test_engines_of_both_lanes_are_started_on_their_gpu_and_fronts_and_the_sidec
     with socket.socket() as sock:
         others = [
             serve_command.front(env, made, page, sock, sockets, False, 0),
-            serve_command.Sidecar(env, page, sock, run_dir, False).child,
+            serve_command.Sidecar(env, page, sock, run_dir, sockets[0], False).child,
         ]
         assert [(c.environ or {})["CUDA_VISIBLE_DEVICES"] for c in others] == ["-1", "-1"]
     for listener in sockets:

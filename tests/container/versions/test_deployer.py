@@ -10,6 +10,7 @@ import pytest
 from evenkeel.container.supervise.child import Child
 from evenkeel.container.versions.deployer import Deployer, Rules
 from evenkeel.serve.contract import catalogue, fingerprint
+from evenkeel.serve.contract.commands import CommandError
 from evenkeel.serve.contract.lifecycle import ReplicaState
 from evenkeel.serve.contract.status_page import DEVICE_TEXT, Engine, StatusPage
 from tests.support.versioned import tensor_version
@@ -27,8 +28,8 @@ def test_a_folder_that_cannot_be_read_refuses_the_wish_and_ends_nothing(
         raise PermissionError(13, "Permission denied", str(folder))
 
     monkeypatch.setattr(*((catalogue, "read") if where == "the names" else (fingerprint, "files")), unreadable)
-    said = asked._ask("2", 1.0)
-    assert said["how"] == "refused" and "Permission denied" in said["why"]
+    with pytest.raises(CommandError, match="Permission denied"):
+        asked.use("2", 1.0)
     assert asked.wanted == "1" and asked.steady
 
 
@@ -70,6 +71,6 @@ def test_on_a_card_a_version_loads_beside_the_old_one_only_where_both_fit(
         held.lanes[0].children[0].process = process
         assert "not all of its engines have loaded" in held._measure("2").why
         page.engine(0).count[Engine.STATE], page.engine(0).count[Engine.EPOCH] = ReplicaState.READY, 0
-        said = held._ask("2", 1.0)
+        said = held.use("2", 1.0)
         process.kill()
     assert said["how"] == how and why in said["why"]

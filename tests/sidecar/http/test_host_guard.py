@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evenkeel.serve.contract.status_page import Main, StatusPage
+from evenkeel.serve.contract.status_page import StatusPage
 from evenkeel.sidecar.http import host_guard, hosts
 from evenkeel.sidecar.http.auth import TELL_EVERY_S, Guesses
 from evenkeel.sidecar.http.hosts import CrossSite, Hosts, Misdirected
@@ -83,17 +83,17 @@ def test_the_unix_socket_takes_any_host_and_http_1_0_none(app: App) -> None:
     [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://localhost:3000"}, {"Sec-Fetch-Site": "cross-site"},
      {"Sec-Fetch-Site": "same-site"}, {"Origin": "http://[::1"}],
 )  # fmt: skip
-def test_a_foreign_page_changes_nothing_though_it_had_the_token(app: App, page: StatusPage, told: dict[str, str]) -> None:
+def test_a_foreign_page_changes_nothing_though_it_had_the_token(app: App, told: dict[str, str]) -> None:
     said = ask(app.port, "/drain", "POST", b"", **BEARER, **told)
     assert (said.status, said.code) == (403, "cross_site")
-    assert page.main.count[Main.DRAIN_ASKED] == 0
+    assert app.supervisor.drains == 0
     assert ask(app.port, "/models", **told).status == 200, "reading is kept from it by its browser"
 
 
-def test_a_page_of_our_own_may_change_things(app: App, page: StatusPage) -> None:
+def test_a_page_of_our_own_may_change_things(app: App) -> None:
     own = {"Origin": f"http://127.0.0.1:{app.port}", "Sec-Fetch-Site": "same-origin"}
     assert ask(app.port, "/drain", "POST", b"", **BEARER, **own).status == 202
-    assert page.main.count[Main.DRAIN_ASKED] == 1
+    assert app.supervisor.drains == 1
 
 
 def test_who_is_no_browser_needs_no_origin() -> None:

@@ -106,8 +106,8 @@ def test_the_status_tells_what_is_on_the_page(page: StatusPage) -> None:
 
 
 def test_the_settings_survive_their_way_through_the_command_line() -> None:
-    settings = SidecarSettings(listen_fd=5, status_fd=6, admin_fd=7, token_fd=8, run_dir="/run/x y", log_text=True,
-                               host="::", grpc_port=9)  # fmt: skip
+    settings = SidecarSettings(listen_fd=5, status_fd=6, admin_fd=7, token_fd=8, supervisor="/x y/s", run_dir="/x y",
+                               log_text=True, host="::", grpc_port=9)  # fmt: skip
     assert parse(dump(settings)) == settings
 
 

@@ -1,7 +1,7 @@
 # Two commands: `make serve` and `make test`. Both need Python 3.11 or newer and make, nothing else.
 PYTHON ?= python3
-PORT ?= 8080
-MODEL ?= model_artifacts/digits
+PORT ?= $(or $(SAGEMAKER_BIND_TO_PORT),8080)
+MODEL ?= $(or $(EVENKEEL_MODEL_DIR),model_artifacts/digits)
 SIDECAR ?= $(or $(EVENKEEL_SIDECAR_ADDRESS),127.0.0.1:9090)
 VENV := .venv
 SCRIPTS := .ci/run deploy/push-image benchmarks/peers/install.sh
@@ -25,7 +25,7 @@ BUILD = BUILDX_NO_DEFAULT_ATTESTATIONS=1 BUILDAH_FORMAT=docker $(DOCKER) build -
 .PHONY: help serve test test-slow check audit load bench bench-ping chaos overload soak fuzz lock clean
 
 help:
-	@echo "make serve [MODEL=folder] [PORT=8080]   serve a model; Ctrl-C stops it"
+	@echo "make serve [MODEL=folder] [PORT=8080] [SIDECAR=127.0.0.1:9090]   serve a model; Ctrl-C stops it"
 	@echo "make test                               the tests of the parts, and a core of those of the whole"
 	@echo "make test-slow                          the others: process trees, containers, a browser; half an hour"
 	@echo "make check                              format, lint, types, architecture, Dockerfiles, and shellcheck where it is installed"
@@ -43,7 +43,7 @@ help:
 	@echo "make soak [MINUTES=75]                  does anything grow? four fifths at 80 % load, one fifth at 150 %"
 
 serve: $(VENV)/.serve
-	@EVENKEEL_MODEL_DIR=$(MODEL) SAGEMAKER_BIND_TO_PORT=$(PORT) EVENKEEL_SIDECAR_ADDRESS=$(SIDECAR) exec $(BIN)/evenkeel serve
+	@exec $(BIN)/evenkeel serve "$(MODEL)" --port $(PORT) --page $(SIDECAR)
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m "not slow" --numprocesses $(or $(WORKERS),2) $(ARGS)

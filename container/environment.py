@@ -279,6 +279,14 @@ class Environment:
             finish_s=max(left_s / 2, left_s - FAREWELL_S))  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value from the command line, and the option that it was given with. It goes before every variable."""
+
+    option: str
+    value: str
+
+
 OURS = "EVENKEEL_"
 UNKNOWN_MAX = 32  # of which is told
 # What only looks like a setting: of the tests, and what Kubernetes sets for a Service called evenkeel.
@@ -292,9 +300,25 @@ def unknown(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: next(iter(difflib.get_close_matches(name, known, 1, 0.8)), "") for name in odd[:UNKNOWN_MAX]}
 
 
-def read(environ: Mapping[str, str]) -> Environment:
-    """Validate every variable. Raises BadSetting, naming the variable, its value and what is allowed."""
-    found = {v.name: _one(v, environ) for v in VARIABLES}
+def named(name: str) -> str:
+    """The variable that this name means; EVENKEEL_ in front and capitals may be left out. Raises BadSetting."""
+    known = {v.name: v for v in VARIABLES}
+    wanted = name.strip().upper()
+    found = known.get(wanted) or known.get(OURS + wanted)
+    if found is None:
+        near = difflib.get_close_matches(wanted if wanted.startswith(OURS) else OURS + wanted, known, 1, 0.7)
+        raise BadSetting(
+            f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ": docs/settings.md has all of them")
+        )
+    if found.secret:
+        raise BadSetting(f"{found.name} is a secret, and everybody on a machine may read command lines: set {found.name}_FILE")
+    return found.name
+
+
+def read(environ: Mapping[str, str], given: Mapping[str, Given] | None = None) -> Environment:
+    """Validate every variable. `given`: options of the command line, by the variable that each stands for.
+    Raises BadSetting, naming the variable or the option, its value and what is allowed."""
+    found = {v.name: _one(v, environ, given or {}) for v in VARIABLES}
     found["EVENKEEL_ADMIN_TOKEN"] = _admin_token(found["EVENKEEL_ADMIN_TOKEN"], found["EVENKEEL_ADMIN_TOKEN_FILE"])
     secrets = {v.name for v in VARIABLES if v.secret}
     environment = Environment(found, {k: v for k, v in environ.items() if k not in secrets})
@@ -305,15 +329,17 @@ def read(environ: Mapping[str, str]) -> Environment:
     return environment
 
 
-def _one(variable: Variable, environ: Mapping[str, str]) -> Setting:
-    for name in (variable.name, *variable.also):
-        raw = environ.get(name, "").strip()
+def _one(variable: Variable, environ: Mapping[str, str], given: Mapping[str, Given]) -> Setting:
+    option = given.get(variable.name)
+    sources = [(option.option, option.value)] if option else []
+    for name, text in (*sources, *((name, environ.get(name, "")) for name in (variable.name, *variable.also))):
+        raw = text.strip()
         if not raw:
             continue
         try:
             value = variable.kind(raw)
         except ValueError as e:
-            what = str(e) if "must" in str(e) else f"must be a {variable.kind.__name__}"
+            what = str(e) if "must" in str(e) else f"must be {'a whole number' if variable.kind is int else 'a number'}"
             raise BadSetting(f"{name} {what}" if variable.secret else f"{name}={raw!r} {what}") from e
         if variable.kind in (int, float) and not (variable.low <= value <= variable.high and math.isfinite(value)):
             raise BadSetting(f"{name}={raw} must be between {variable.low:g} and {variable.high:g}")

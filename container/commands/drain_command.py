@@ -1,39 +1,33 @@
-"""`evenkeel drain`: ask a running container to finish what it has accepted and end, as SIGTERM does.
-
-Over the Unix socket in the run directory, which needs no token; or with `--url` over HTTP with EVENKEEL_ADMIN_TOKEN.
-"""
+"""`evenkeel drain`: ask a running container to finish what it has accepted and end, as SIGTERM does."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from evenkeel.container import environment
-from evenkeel.container.commands import sidecar_client
-from evenkeel.container.commands.sidecar_client import NoAnswer, SidecarReply
-from evenkeel.container.environment import Environment
+from evenkeel.container.commands import container_choice
+from evenkeel.container.commands.container_choice import HERE, ContainerChoice
+from evenkeel.container.commands.sidecar_client import CommandFailed
 
 PATH = "/drain"
 
 
-def run(socket_path: Path | None, url: str | None, environ: Mapping[str, str]) -> int:
-    """Returns 0 when the container drains."""
-    env = environment.read(environ)
-    try:
-        where = url or socket_path or sidecar_client.only_socket(env)
-        reply = _over_http(env, where) if isinstance(where, str) else sidecar_client.over_socket("POST", where, PATH)
-    except NoAnswer as e:
-        print(f"evenkeel: {e}", file=sys.stderr)
-        return 1
+def drain(*, choice: ContainerChoice = HERE, environ: Annotated[Mapping[str, str], Parameter(parse=False)]) -> int:
+    """End a running container in good order: it answers what it has accepted first.
+
+    Example:
+
+        evenkeel drain --port 8080
+
+    Exit codes: 0 it drains, 1 it was refused or nothing answered.
+    """
+    address = container_choice.address(choice, environment.read(environ))
+    reply = address.call("POST", PATH)
     if reply.status != 202:
-        print(f"evenkeel: refused with {reply.status}: {reply.error}", file=sys.stderr)
-        return 1
+        raise CommandFailed(f"refused with {reply.status}: {reply.error}")
     said = "it was draining already" if reply.body.get("already") else "it finishes what it has accepted and ends"
-    print(f"draining {where}: {said}")
+    print(f"draining {address.where}: {said}")
     return 0
-
-
-def _over_http(env: Environment, url: str) -> SidecarReply:
-    token = env["EVENKEEL_ADMIN_TOKEN"]
-    return sidecar_client.over_http("POST", url, PATH, {"Authorization": f"Bearer {token}"} if token else {})

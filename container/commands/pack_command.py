@@ -14,16 +14,31 @@ import os
 import sys
 import tarfile
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from evenkeel.serve.contract import manifest
 from evenkeel.serve.contract.fingerprint import RECORD, SKIPPED
 from evenkeel.serve.errors import BadModel
 
 
-def run(model_dir: Path, output: Path) -> int:
-    """Write the tarball. Raises BadModel when the folder is no model or holds what SageMaker refuses."""
-    found = manifest.load(model_dir)
-    files = collect(model_dir, output)
+def pack(
+    folder: Annotated[Path, Parameter(help="the model's folder")],
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=("--output", "-o"), help="the file to write")] = Path("model.tar.gz"),
+) -> int:
+    """Make the model.tar.gz that SageMaker wants: no links, the same bytes for the same files.
+
+    Example:
+
+        evenkeel pack my-model -o model.tar.gz
+
+    Exit codes: 0 written, 1 the folder is no model or holds what SageMaker refuses.
+    """
+    found = manifest.load(folder)
+    files = collect(folder, output)
     listed = {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
     record = {"name": found.name, "version": found.version, "backend": found.backend, "files": listed}
     try:

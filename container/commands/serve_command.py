@@ -13,9 +13,10 @@ from pathlib import Path
 
 from evenkeel.container import environment, token_file
 from evenkeel.container.commands.start_progress import StartProgress
-from evenkeel.container.environment import Environment
+from evenkeel.container.environment import Environment, Given
 from evenkeel.container.plan import machine, processes, thread_limit
 from evenkeel.container.plan.processes import ProcessPlan
+from evenkeel.container.run_record import RunRecord
 from evenkeel.container.supervise import listeners, requirements
 from evenkeel.container.supervise.child import Child, tell
 from evenkeel.container.supervise.listener_drain import ListenerDrain
@@ -28,10 +29,10 @@ from evenkeel.serve import settings as serve_settings
 from evenkeel.serve.contract import catalogue as versioned
 from evenkeel.serve.contract import cgroup, fingerprint
 from evenkeel.serve.contract.library_lines import capture
-from evenkeel.serve.contract.logline import log, setup, sink
+from evenkeel.serve.contract.logline import log, say, setup, sink
 from evenkeel.serve.contract.process_setup import hide_memory, role_command
 from evenkeel.serve.contract.status_page import ENGINES_MAX, Main, StatusPage
-from evenkeel.serve.errors import BadSetting
+from evenkeel.serve.errors import BadModel, BadSetting
 from evenkeel.serve.settings import MIB, EngineSettings, FrontSettings
 from evenkeel.sidecar import settings as sidecar_settings
 from evenkeel.sidecar.settings import ADMIN_SOCKET, SUPERVISOR_SOCKET, SidecarSettings
@@ -39,9 +40,28 @@ from evenkeel.sidecar.settings import ADMIN_SOCKET, SUPERVISOR_SOCKET, SidecarSe
 FILES_MIN = 128  # that one process may have open: some 30 are its own, and a third is not for connections
 
 
-def run(environ: Mapping[str, str]) -> int:
-    """Serve until told to stop. Returns the exit code. Raises BadSetting."""
-    env = environment.read(environ)
+def main(environ: Mapping[str, str], given: Mapping[str, Given] | None = None) -> int:
+    """Serve until told to stop. Returns the exit code. `given`: options of the command line, by the variable each stands for."""
+    try:
+        return run(environ, given or {})
+    except (BadModel, BadSetting) as e:
+        chosen = given["EVENKEEL_LOG"].value if given and "EVENKEEL_LOG" in given else environ.get("EVENKEEL_LOG", "")
+        tell_why(e.message, as_json=not writes_text(chosen.strip() or "auto"))
+        return 1
+
+
+def tell_why(message: str, *, as_json: bool) -> None:
+    """Why it ends, in one line, as the log has lines; on stderr, where errors of a command are looked for."""
+    if as_json:
+        setup("evenkeel", text=False, fd=2)
+        log("cannot_start", message, level="error")
+    else:
+        say(f"evenkeel: {message}")
+
+
+def run(environ: Mapping[str, str], given: Mapping[str, Given]) -> int:
+    """Raises BadSetting and BadModel."""
+    env = environment.read(environ, given)
     text = writes_text(env["EVENKEEL_LOG"])
     setup("evenkeel", text=text)
     capture()
@@ -82,7 +102,8 @@ def run(environ: Mapping[str, str]) -> int:
         started = env.for_engines(run_dir.path, packages)
         sockets = [run_dir.listen(f"engine-{place}.sock") for place in range(the_plan.places)]
         commands = run_dir.listen(SUPERVISOR_SOCKET)
-        observer = Sidecar(env, page, side, run_dir, commands, text)
+        record = RunRecord(os.getpid(), data.getsockname()[1], listeners.page_url(side), str(env.model_dir.absolute()))
+        observer = Sidecar(env, page, side, run_dir, commands, text, record)
         children = [
             *engines(env, the_plan, page, sockets, run_dir.path, text, versions, started),
             front(env, the_plan, page, data, sockets, text, files_bytes(versions.serving.path)),
@@ -234,10 +255,12 @@ class Sidecar:
     """The sidecar's child, and the Unix socket for changing calls, which is made anew with the run directory."""
 
     def __init__(
-        self, env: Environment, page: StatusPage, side: socket.socket, run_dir: RunDir, supervisor: UnixListener, text: bool
-    ) -> None:
+        self, env: Environment, page: StatusPage, side: socket.socket, run_dir: RunDir, supervisor: UnixListener, text: bool,
+        record: RunRecord,
+    ) -> None:  # fmt: skip
         self._env, self._page, self._side, self._run_dir, self._text = env, page, side, run_dir, text
-        self._supervisor = supervisor
+        self._supervisor, self._record = supervisor, record
+        record.write(run_dir.path)
         # Goes down in a memfd: arguments can be read by everybody on the machine.
         self._token_fd = sidecar_settings.hold_token(env["EVENKEEL_ADMIN_TOKEN"])
         self._admin = run_dir.listen(ADMIN_SOCKET)
@@ -263,6 +286,7 @@ class Sidecar:
     def _listen_anew(self) -> None:
         before, self._admin = self._admin, self._run_dir.listen(ADMIN_SOCKET)
         before.close()
+        self._record.write(self._run_dir.path)
         self.child.fds = self._fds
         if self.child.process is not None:
             tell(self.child, signal.SIGTERM)

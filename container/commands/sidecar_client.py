@@ -1,11 +1,10 @@
-"""How commands ask the sidecar of a container that runs on this machine: where it is, and one HTTP call to it."""
+"""How commands ask the sidecar of a container: one HTTP call, over its Unix socket or its port."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import socket
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from evenkeel.container.environment import Environment
-from evenkeel.sidecar.settings import ADMIN_SOCKET
 
 TIMEOUT_S = 10.0
 REPLY_BYTES_MAX = 16 << 20
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # listening everywhere, it is reached at home
 
 
-class NoAnswer(Exception):
+class CommandFailed(Exception):
+    """What came of it instead, in words for the person who typed the command."""
+
+
+class NoAnswer(CommandFailed):
     """Nobody is there, or not one of ours. The message says where we asked."""
 
 
@@ -45,6 +47,27 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(TIMEOUT_S)
         self.sock.connect(self._path)
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarAddress:
+    """Where a sidecar is asked: by its Unix socket, which needs no token, or else by its URL."""
+
+    where: str  # the URL, or what is shown of the socket
+    socket: Path | None = None
+    token: str = ""
+
+    def call(self, method: str, path: str, body: bytes = b"") -> SidecarReply:
+        """Raises NoAnswer, saying why."""
+        if self.socket is not None:
+            return over_socket(method, self.socket, path, body)
+        return over_http(method, self.where, path, {"Authorization": f"Bearer {self.token}"} if self.token else {}, body)
+
+    def answers(self) -> bool:
+        try:
+            return "ready" in self.call("GET", "/status?points_after_s=1e18").body
+        except NoAnswer:
+            return False
 
 
 def sidecar_url(env: Environment) -> str:
@@ -91,29 +114,3 @@ def _call(
     if not isinstance(found, dict):
         raise NoAnswer(f"what answers at {where} is no evenkeel sidecar")
     return SidecarReply(answer.status, found)
-
-
-def admin_sockets(env: Environment) -> list[Path]:
-    """Of the containers that run here with this run directory and under our user."""
-    folder = Path(env["EVENKEEL_RUN_DIR"] or tempfile.gettempdir())
-    return sorted(path for path in folder.glob(f"evenkeel-*/{ADMIN_SOCKET}") if _somebody_listens(path))
-
-
-def _somebody_listens(path: Path) -> bool:
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(TIMEOUT_S)
-            sock.connect(str(path))
-    except OSError:
-        return False
-    return True
-
-
-def only_socket(env: Environment) -> Path:
-    """The one container that runs here. Raises NoAnswer when there is none, or more than one to choose from."""
-    found = admin_sockets(env)
-    if not found:
-        raise NoAnswer("no container of yours runs here: name its socket with --socket, or its address with --url")
-    if len(found) > 1:
-        raise NoAnswer(f"{len(found)} containers run here, choose with --socket: {', '.join(map(str, found))}")
-    return found[0]

@@ -13,6 +13,7 @@ from evenkeel.serve.contract.listen_queue import BACKLOG
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.errors import BadSetting
 
+AT_HOME = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # what listens everywhere is reached at home
 WRONG_PORT = (errno.EADDRINUSE, errno.EACCES)
 
 
@@ -69,6 +70,12 @@ def listen_sidecar(env: Environment, data_port: int) -> socket.socket:
             log("sidecar_port", f"the sidecar listens on {host}:{port}, the highest free port of SAGEMAKER_SAFE_PORT_RANGE")
         return found
     raise BadSetting(f"no port of SAGEMAKER_SAFE_PORT_RANGE={env['SAGEMAKER_SAFE_PORT_RANGE']} is free for the sidecar")
+
+
+def page_url(listener: socket.socket) -> str:
+    """Where somebody on this machine reaches a socket that listens."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{shown(AT_HOME.get(host, host), port)}"
 
 
 def reserve_grpc(host: str, port: int) -> socket.socket | None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -319,6 +320,16 @@ def test_serve_writes_nothing_into_the_model_folder_nor_into_the_home_of_the_use
 def test_the_command_without_arguments_explains_itself() -> None:
     ended = run_command()
     assert ended.returncode == 2 and "serve" in ended.stderr
+
+
+def test_nothing_of_the_command_line_is_loaded_in_a_container() -> None:
+    """Every process of the tree tells what it imports: on its stderr, which of all but the supervisor goes into the log."""
+    tree = Tree("echo", PYTHONPROFILEIMPORTTIME="1").wait_ready()
+    told = tree.err.read_text() + tree.out.read_text()
+    tree.stop()
+    loaded = {name.partition(".")[0] for name in re.findall(r"import time: +\d+ \| +\d+ \| +(\S+)", told)}
+    assert {"evenkeel", "signal"} <= loaded
+    assert loaded & {"cyclopts", "rich", "argparse", "docstring_parser"} == set()
 
 
 SECOND_IS_SLOW = """

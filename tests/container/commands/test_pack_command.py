@@ -33,7 +33,7 @@ def members(path: Path) -> dict[str, tarfile.TarInfo]:
 
 def packed(model: Path, tmp_path: Path, name: str = "model.tar.gz") -> Path:
     output = tmp_path / name
-    assert pack_command.run(model, output) == 0
+    assert pack_command.pack(model, output=output) == 0
     return output
 
 
@@ -80,19 +80,19 @@ def test_a_link_is_refused_by_name_and_nothing_is_left_behind(model: Path, tmp_p
     (model / "linked").symlink_to(model / target)
     output = tmp_path / "model.tar.gz"
     with pytest.raises(BadModel, match="linked is a symbolic link"):
-        pack_command.run(model, output)
+        pack_command.pack(model, output=output)
     assert not output.exists() and not list(tmp_path.glob("*.part"))
 
 
 def test_a_pipe_is_refused(model: Path, tmp_path: Path) -> None:
     os.mkfifo(model / "pipe")
     with pytest.raises(BadModel, match="pipe is not a regular file"):
-        pack_command.run(model, tmp_path / "model.tar.gz")
+        pack_command.pack(model, output=tmp_path / "model.tar.gz")
 
 
 def test_a_tarball_inside_the_model_folder_does_not_pack_itself(model: Path) -> None:
-    assert pack_command.run(model, model / "model.tar.gz") == 0
-    assert pack_command.run(model, model / "model.tar.gz") == 0
+    assert pack_command.pack(model, output=model / "model.tar.gz") == 0
+    assert pack_command.pack(model, output=model / "model.tar.gz") == 0
     assert "model.tar.gz" not in members(model / "model.tar.gz")
 
 
@@ -105,12 +105,12 @@ def test_an_old_record_is_replaced_and_not_packed_twice(model: Path, tmp_path: P
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(BadModel, match="no model in"):
-        pack_command.run(tmp_path, tmp_path / "model.tar.gz")
+        pack_command.pack(tmp_path, output=tmp_path / "model.tar.gz")
 
 
 def test_an_output_that_cannot_be_written_is_named(model: Path, tmp_path: Path) -> None:
     with pytest.raises(BadModel, match="cannot write"):
-        pack_command.run(model, tmp_path / "none" / "model.tar.gz")
+        pack_command.pack(model, output=tmp_path / "none" / "model.tar.gz")
 
 
 def test_what_is_packed_serves_again_when_unpacked(model: Path, tmp_path: Path) -> None:

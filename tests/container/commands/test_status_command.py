@@ -8,15 +8,15 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evenkeel.container import environment
-from evenkeel.container.commands import drain_command, sidecar_client, status_command
+from evenkeel.container.commands import sidecar_client, status_command
+from evenkeel.container.commands.command_line import main
 from evenkeel.container.commands.sidecar_client import NoAnswer
-from evenkeel.container.commands.status_command import Paint, bar, picture, span
+from evenkeel.container.commands.status_picture import Paint, bar, picture, span
 
 NOW = {"requests_per_s": 12.0, "errors_per_s": 0.5, "p50_s": 0.001, "p99_s": None}
 WARMING = {
@@ -127,16 +127,16 @@ def answering(code: int, body: bytes, address: tuple[str, int] = ("127.0.0.1", 0
 def test_the_exit_code_says_ready_or_not(ready: bool, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     told = {**WARMING, "ready": ready}
     with answering(200, json.dumps(told).encode()) as (url, _):
-        assert status_command.run(url, as_json=True, watch=False, environ={}) == code
+        assert main(["status", "--json", "--url", url], {}) == code
         assert json.loads(capsys.readouterr().out) == told
-        assert status_command.run(url, as_json=False, watch=False, environ={}) == code
+        assert main(["status", "--url", url], {}) == code
         assert "\x1b" not in capsys.readouterr().out
 
 
 def test_the_settings_say_where_the_sidecar_is(capsys: pytest.CaptureFixture[str]) -> None:
     with answering(200, json.dumps(WARMING).encode()) as (url, asked):
         address = "0.0.0.0:" + url.rpartition(":")[2]
-        assert status_command.run(None, as_json=True, watch=False, environ={"EVENKEEL_SIDECAR_ADDRESS": address}) == 2
+        assert main(["status", "--json"], {"EVENKEEL_SIDECAR_ADDRESS": address}) == 2
     assert asked == [("GET", "/status", None)]
 
 
@@ -148,14 +148,14 @@ def closed_port() -> int:
 
 def test_nobody_there_is_said_with_the_address(capsys: pytest.CaptureFixture[str]) -> None:
     url = f"http://127.0.0.1:{closed_port()}"
-    assert status_command.run(url, as_json=False, watch=False, environ={}) == 1
+    assert main(["status", "--url", url], {}) == 1
     assert f"nothing answers at {url}: Connection refused" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[1]", b"{}", b"\xff\xfe"])
 def test_another_server_is_not_taken_for_a_sidecar(body: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     with answering(200, body) as (url, _):
-        assert status_command.run(url, as_json=False, watch=False, environ={}) == 1
+        assert main(["status", "--url", url], {}) == 1
     assert "no evenkeel sidecar" in capsys.readouterr().err
 
 
@@ -166,40 +166,21 @@ def test_an_address_that_is_none_is_named(url: str) -> None:
 
 
 def test_port_zero_cannot_be_asked_and_the_message_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    assert status_command.run(None, as_json=False, watch=False, environ={"EVENKEEL_SIDECAR_ADDRESS": "127.0.0.1:0"}) == 1
+    assert main(["status"], {"EVENKEEL_SIDECAR_ADDRESS": "127.0.0.1:0"}) == 1
     assert "--url" in capsys.readouterr().err
 
 
 def test_a_drain_over_http_shows_the_token(capsys: pytest.CaptureFixture[str]) -> None:
     with answering(202, b'{"draining": true, "already": false}') as (url, asked):
-        assert drain_command.run(None, url, {"EVENKEEL_ADMIN_TOKEN": "a-token-of-some-length"}) == 0
+        assert main(["drain", "--url", url], {"EVENKEEL_ADMIN_TOKEN": "a-token-of-some-length"}) == 0
     assert asked == [("POST", "/drain", "Bearer a-token-of-some-length")]
     assert "a-token" not in "".join(capsys.readouterr())
 
 
 def test_a_refused_drain_says_what_the_sidecar_said(capsys: pytest.CaptureFixture[str]) -> None:
     with answering(403, b'{"error": {"code": "forbidden", "message": "not the token"}}') as (url, _):
-        assert drain_command.run(None, url, {}) == 1
+        assert main(["drain", "--url", url], {}) == 1
     assert capsys.readouterr().err == "evenkeel: refused with 403: not the token\n"
-
-
-def test_a_drain_without_a_place_finds_the_one_container_or_asks_which(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    environ = {"EVENKEEL_RUN_DIR": str(tmp_path)}
-    assert drain_command.run(None, None, environ) == 1
-    assert "no container of yours runs here" in capsys.readouterr().err
-    with contextlib.ExitStack() as stack:
-        for name in ("evenkeel-a", "evenkeel-b"):
-            (tmp_path / name).mkdir()
-            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
-            sock.bind(str(tmp_path / name / "admin.sock"))
-            sock.listen()
-        assert drain_command.run(None, None, environ) == 1
-        said = capsys.readouterr().err
-        assert "2 containers" in said and "evenkeel-b/admin.sock" in said
-        assert [p.parent.name for p in sidecar_client.admin_sockets(environment.read(environ))] == ["evenkeel-a", "evenkeel-b"]
-    assert sidecar_client.admin_sockets(environment.read(environ)) == [], "a socket that nobody listens on is left over"
 
 
 def test_a_watch_goes_on_through_silence_until_it_is_interrupted(
@@ -213,5 +194,5 @@ def test_a_watch_goes_on_through_silence_until_it_is_interrupted(
             raise KeyboardInterrupt
 
     monkeypatch.setattr("evenkeel.container.commands.status_command.time.sleep", sleep)
-    assert status_command.run(f"127.0.0.1:{closed_port()}", as_json=False, watch=True, environ={}) == 1
+    assert main(["status", "--watch", "--url", f"127.0.0.1:{closed_port()}"], {}) == 1
     assert capsys.readouterr().err.count("nothing answers") == 3 and slept == [status_command.WATCH_EVERY_S] * 3

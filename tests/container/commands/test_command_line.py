@@ -1,0 +1,107 @@
+"""What a person types: help that teaches, errors in one line, options that stand for settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evenkeel.container import environment
+from evenkeel.container.commands import serve_command, serve_options
+from evenkeel.container.commands.command_line import VERBS, main
+from evenkeel.container.environment import Given
+from evenkeel.serve.errors import BadSetting
+
+
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"judge"}))
+def test_the_help_of_a_command_has_an_example_and_its_exit_codes(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"], {}) == 0
+    said = capsys.readouterr().out
+    assert f"\n    evenkeel {verb}" in said and "Exit codes: 0 " in said
+
+
+def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"], {}) == 0
+    said = capsys.readouterr().out
+    assert all(f"│ {verb} " in said for verb in VERBS) and "evenkeel serve my-model" in said
+
+
+def test_nothing_typed_is_answered_by_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([], {}) == 2
+    assert "evenkeel serve my-model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["srve"], 'Did you mean "serve"?'),
+        (["drain", "--prot", "1"], "Did you mean --port?"),
+        (["drain", "--port", "x"], '"x"'),
+        (["check"], "FOLDER"),
+        (["serve", "a", "b"], "b"),
+        (["serve", "--port"], "--port requires an argument"),
+    ],
+)
+def test_a_wrong_word_is_told_in_one_line_that_leads_to_help(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words, {}) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("evenkeel: ") and said.count("\n") == 1 and told in said and "--help" in said
+
+
+# ---- serve -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Given]]:
+    """What serving would begin with."""
+    begun: list[dict[str, Given]] = []
+
+    def begin(environ: Any, given: dict[str, Given]) -> int:
+        begun.append(given)
+        return 0
+
+    monkeypatch.setattr(serve_command, "main", begin)
+    return begun
+
+
+def test_options_of_serve_stand_for_settings(served: list[dict[str, Given]]) -> None:
+    words = ["serve", "m", "--port", "9000", "--page", "9091", "--replicas", "2", "--set", "drain_s=5", "--set=EVENKEEL_LOG=text"]
+    assert main(words, {}) == 0
+    env = environment.read({"SAGEMAKER_BIND_TO_PORT": "1", "EVENKEEL_DRAIN_S": "9"}, served[0])
+    assert (env.model_dir, env["SAGEMAKER_BIND_TO_PORT"], env.sidecar) == (Path("m"), 9000, ("127.0.0.1", 9091))
+    assert (env["EVENKEEL_REPLICAS"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_LOG"]) == (2, 5.0, "text")
+    assert env.settings["SAGEMAKER_BIND_TO_PORT"].origin == "--port"
+
+
+def test_a_page_may_be_given_with_its_host() -> None:
+    assert serve_options.given(None, None, "0.0.0.0:9091", None, ())["EVENKEEL_SIDECAR_ADDRESS"].value == "0.0.0.0:9091"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("replica=2", "did you mean EVENKEEL_REPLICAS"),
+        ("nothing_like_it=2", "docs/settings.md"),
+        ("replicas", "must be NAME=VALUE"),
+        ("admin_token=a-token-of-some-length", "EVENKEEL_ADMIN_TOKEN_FILE"),
+    ],
+)
+def test_set_knows_the_settings(text: str, told: str, served: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "m", "--set", text], {}) == 1
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1 and served == []
+
+
+def test_a_secret_is_not_repeated(served: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    main(["serve", "m", "--set", "admin_token=a-token-of-some-length"], {})
+    assert "a-token" not in "".join(capsys.readouterr())
+
+
+def test_a_wrong_value_is_told_by_the_name_of_its_option() -> None:
+    with pytest.raises(BadSetting, match="--port=99999 must be between 0 and 65535"):
+        environment.read({}, serve_options.given(None, 99999, None, None, ()))
+    with pytest.raises(BadSetting, match="--set replicas='two' must be a whole number"):
+        environment.read({}, serve_options.given(None, None, None, None, ("replicas=two",)))

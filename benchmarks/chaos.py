@@ -123,6 +123,7 @@ def play_with(tree: Tree, case: Case, seed: int) -> tuple[Stage, Tally, str]:
     try:
         eventually(lambda: tree.ping() == 200 if case.loaded else tree.ping() != 0, "the data port answers", START_S)
         stage.load = Load(plan)
+        stage.load.wait_begun()
         time.sleep(0.3)
         wrong = acted_wrongly(case, stage)
         if case.ends:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,14 @@ class Load:
         assert self._process.stdin is not None, "the client reads commands"
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
+
+    def wait_begun(self) -> None:
+        """Returns when it has sent something: on a busy machine a process takes its time to begin."""
+        sent = 0
+        while not sent:
+            time.sleep(0.05)
+            self.tell(interval="begun")
+            sent = self.next_interval().sent
 
     def next_interval(self) -> Interval:
         """The next one that ended, in order; waits for it."""

@@ -178,7 +178,8 @@ def test_requests_whose_engine_died_are_answered_though_sigterm_comes(tmp_path: 
 
 
 def test_a_terminal_that_closes_ends_it_as_sigterm_does(tmp_path: Path) -> None:
-    tree = Tree(handler_folder(tmp_path / "model")).wait_ready()
+    heeding = ["env", "--default-signal=HUP"]  # whoever runs the tests under nohup ignores it, and that would be inherited
+    tree = Tree(handler_folder(tmp_path / "model"), under=heeding).wait_ready()
     try:
         with tree.wire() as wire:
             wire.send(request(asking(3, "wait", s=0.8)))

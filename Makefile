@@ -35,7 +35,7 @@ help:
 	@echo "make test-image                         build it and test it from outside"
 	@echo "make push REPOSITORY=…                  push it, print the digest for the endpoint config"
 	@echo "make load [P99_MS=50 FAILURES=0 RPS=200 URL=... IMAGE=...]   Locust; fails on objectives (docs/ci.md)"
-	@echo "make bench [ARGS=--quick]               measure against other servers (needs wrk)"
+	@echo "make bench [ARGS=--quick|--all]         the table of workloads, beside other servers (needs wrk)"
 	@echo "make bench-ping                         /ping and connects under load, two minutes"
 	@echo "make chaos [MINUTES=12]                 kill, hold and stop real trees under load; count every request"
 	@echo "make overload                           what ten times the capacity does; a minute"

@@ -32,7 +32,7 @@ from pathlib import Path
 from benchmarks.chaos_cases import CASES, Case, Stage, slow_start_folder, versions_folder
 from benchmarks.chaos_hostile import HOSTILE, free_tensors_folder, handler_folder
 from benchmarks.load import Failure, Load, Plan, Tally, tensors_folder
-from benchmarks.report import table
+from benchmarks.markdown import table
 from tests.support.tree import START_S, Tree, eventually
 
 HERE = Path(__file__).resolve().parent

@@ -44,9 +44,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import models, procs
-from benchmarks.contenders import RunningServer, ask
-from benchmarks.servers import JSON, NPY, Evenkeel, Request
-from benchmarks.summary import DISTURBANCE_MAX, Spread
+from benchmarks.table.dialects import Request
+from benchmarks.table.ratios import DISTURBANCE_MAX, Spread
+from benchmarks.table.running import RunningServer, ask
+from benchmarks.table.servers import Evenkeel, versions_in
+from benchmarks.table.workloads import JSON, NPY
 
 FIRST, SETTLING = 100, 300
 ROUNDS, BUSY_WINDOWS = 20, 5
@@ -214,14 +216,14 @@ def cases(server: Evenkeel, folder: Path) -> Iterator[tuple[list[Case], list[str
     t = folder / "T"
     rows = np.load(t / "rows.npy")
     found = [
-        Case("onnx, JSON, 1 row", t, {"": server.request(JSON, rows[:1])}),
-        Case("onnx, NPY, 16 rows", t, {"": server.request(NPY, rows[:16])}),
+        Case("onnx, JSON, 1 row", t, {"": server.dialect.request(JSON, rows[:1])}),
+        Case("onnx, NPY, 16 rows", t, {"": server.dialect.request(NPY, rows[:16])}),
     ]
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="bench-first-") as scratch:
         place = Path(scratch)
         found.append(Case("onnx, free length", free_length(place / "free-onnx", write_onnx), of_lengths()))
-        if "torch" in server.versions():
+        if "torch" in versions_in(server.program.with_name("python"), "torch"):
             wine = Request("POST", "/invocations", {"Content-Type": "application/json"},
                            (WINE / "samples" / "one_of_each.json").read_bytes())  # fmt: skip
             compiled = place / "wine"

@@ -26,7 +26,7 @@ from pathlib import Path
 from benchmarks import procs
 from benchmarks.chaos import HERE, commit
 from benchmarks.load import TENSORS_TOML, Interval, Load, Plan, Tally
-from benchmarks.report import table
+from benchmarks.markdown import table
 from tests.support.tree import Tree
 from tests.support.wire import Wire, request
 

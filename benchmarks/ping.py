@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import procs
-from benchmarks.bench import commit
+from benchmarks.facts import commit
 from benchmarks.ping_clients import FRESH_EVERY_S, LOAD_CONNECTIONS, PING_EVERY_S, STORM_PER_S
 
 HERE = Path(__file__).resolve().parent

@@ -1,22 +1,19 @@
 """Latency against throughput as an SVG picture, drawn here so that the benchmark needs no plotting library. Pure.
 
-One panel for each model, wire format and placement that was measured at two numbers of connections or more; in it one
-line a server, p99 drawn full and p50 dashed, and the number of connections at each point. Down and right is better.
+One panel for each work that was measured at two loads or more; in it one line a server, p99 drawn full and p50 dashed, and the
+number of connections at each point. Down and right is better.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # who only draws needs nothing of what it takes to measure
-    from benchmarks.summary import Summary
-
+RAW = "raw onnxruntime"
 COLORS = {"evenkeel": "#0b6e4f", "evenkeel, graphs": "#2fb488", "mosec": "#c8553d", "litserve": "#d9a521", "triton": "#3d5a98",
-          "raw onnxruntime": "#777777"}  # fmt: skip
+          RAW: "#777777"}  # fmt: skip
 HINT = "full: p99, dashed: p50, numbers: connections"
 WIDTH, HEIGHT, COLUMNS = 470, 330, 2
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 34, 44
@@ -36,19 +33,6 @@ class Panel:
     title: str
     lines: dict[str, list[Point]]  # by server
     unit: str = "requests/s"
-
-
-def panels(summaries: Iterable[Summary]) -> list[Panel]:
-    found: dict[str, dict[str, list[Point]]] = {}
-    for s in summaries:
-        group, _, connections = s.cell.rpartition("-")
-        point = Point(int(connections), s.rps.median, s.p50_ms.median, s.p99_ms.median)
-        found.setdefault(group, {}).setdefault(s.server, []).append(point)
-    return [
-        Panel(title, {server: sorted(points, key=lambda p: p.connections) for server, points in lines.items()})
-        for title, lines in found.items()
-        if max(len(points) for points in lines.values()) >= 2
-    ]
 
 
 @dataclass(frozen=True, slots=True)

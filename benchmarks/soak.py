@@ -26,8 +26,8 @@ from pathlib import Path
 from benchmarks import procs
 from benchmarks.chaos import HERE, commit
 from benchmarks.load import TENSORS_TOML, Interval, Load, Plan, Tally
+from benchmarks.markdown import table
 from benchmarks.overload import Bar, ms
-from benchmarks.report import table
 from benchmarks.trend import POINTS_MIN, trend
 from tests.support.tree import Tree
 

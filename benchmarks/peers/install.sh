@@ -1,6 +1,7 @@
 #!/bin/bash
 # Installs the servers that `make bench` compares with, each in a virtual environment of its own:
-#   benchmarks/peers/install.sh [FOLDER]     FOLDER: $EVENKEEL_BENCH_PEERS, else benchmarks/.peers (about 1.5 GB)
+#   benchmarks/peers/install.sh [FOLDER]     FOLDER: $EVENKEEL_BENCH_PEERS, else benchmarks/.peers (about 850 MB)
+#   WITH_RAY=1 benchmarks/peers/install.sh   Ray Serve, too
 #
 # Triton comes out of the nvidia-pytriton wheel, which bundles the tritonserver binary. Its Python stub brings its own
 # libpython of an early 3.11 and takes the standard library from the environment: Debian's 3.11.2 works, with 3.11.7
@@ -17,6 +18,18 @@ echo "mosec -> $peers/mosec"
 [ -x "$peers/mosec/bin/python" ] || "$python" -m venv "$peers/mosec"
 "$peers/mosec/bin/pip" install -q mosec onnxruntime numpy msgspec
 
+echo "litserve -> $peers/litserve"
+[ -x "$peers/litserve/bin/python" ] || "$python" -m venv "$peers/litserve"
+"$peers/litserve/bin/pip" install -q litserve onnxruntime numpy msgspec
+
+# Only when asked for: it is large, needs a haproxy in PATH, and its HAProxy listens on 0.0.0.0:8404 and :9101 whatever it is told.
+if [ "${WITH_RAY:-}" = 1 ]; then
+  echo "ray -> $peers/ray"
+  [ -x "$peers/ray/bin/python" ] || "$python" -m venv "$peers/ray"
+  "$peers/ray/bin/pip" install -q 'ray[serve]' onnxruntime numpy msgspec
+  command -v haproxy >/dev/null || echo "ray: there is no haproxy in PATH: apt-get install haproxy" >&2
+fi
+
 if [ -z "$triton_python" ]; then
   echo "triton: skipped, it needs a python3.11 (set TRITON_PYTHON to one of 3.11.0 to 3.11.2)" >&2
   exit 0
@@ -29,5 +42,5 @@ esac
 echo "triton -> $peers/pytritond ($version)"
 # Debian's python3.11 may come without ensurepip, so the environment has no pip of its own: mosec's installs into it.
 [ -x "$peers/pytritond/bin/python" ] || "$triton_python" -m venv --without-pip "$peers/pytritond"
-"$peers/mosec/bin/pip" --python "$peers/pytritond/bin/python" install -q nvidia-pytriton onnxruntime numpy
+"$peers/mosec/bin/pip" --python "$peers/pytritond/bin/python" install -q nvidia-pytriton onnxruntime numpy msgspec
 echo "done"

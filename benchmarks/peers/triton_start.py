@@ -12,17 +12,26 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from model_session import Model, Settings, settings
+from exchange import Exchange, OnnxModel, Settings, settings
 
 HERE = Path(__file__).parent
 CONFIG = """name: "m"
 backend: "python"
 max_batch_size: {rows_max}
-input [{{ name: "x" data_type: TYPE_FP32 dims: {row} }}]
-output [{{ name: "y" data_type: TYPE_FP32 dims: {answer} }}]
+input [{{ name: "x" data_type: TYPE_{kind} dims: {row} }}]
+output [{{ name: "y" data_type: TYPE_{answer_kind} dims: {answer} }}]
 instance_group [{{ count: 1 kind: KIND_CPU }}]
 dynamic_batching {{ max_queue_delay_microseconds: 0 }}
 """
+
+# type and shape of what goes in and of what comes out, of the models that are no ONNX files
+HANDLERS = {
+    "table": ("FP32", [8], "FP32", [8]),
+    "together": ("FP32", [8], "FP32", [8]),
+    "tensor": ("FP32", [3, 224, 224], "FP32", [1]),
+    "texts": ("STRING", [1], "STRING", [1]),
+    "picture": ("STRING", [1], "INT64", [2]),
+}
 
 
 def lay_out(scratch: Path, triton: Path, s: Settings) -> None:
@@ -30,13 +39,18 @@ def lay_out(scratch: Path, triton: Path, s: Settings) -> None:
     version = scratch / "models" / "m" / "1"
     version.mkdir(parents=True)
     shutil.copy(HERE / "triton_model.py", version / "model.py")
-    model = Model(s)
-    config = CONFIG.format(rows_max=s.rows_max, row=list(model.row_shape), answer=list(model.answer_shape))
+    kind, row, answer_kind, answer = HANDLERS.get(s.model) or of_onnx(Exchange(s).onnx)
+    rows_max = s.rows_max if s.rows_max < 64 else 256  # rows here, where the other peers count requests
+    config = CONFIG.format(rows_max=rows_max, kind=kind, row=row, answer_kind=answer_kind, answer=answer)
     (version.parent / "config.pbtxt").write_text(config)
     backend = scratch / "backends" / "python"
     shutil.copytree(triton / "backends" / "python", backend)
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     shutil.copy(triton / "python_backend_stubs" / python / "triton_python_backend_stub", backend)
+
+
+def of_onnx(model: OnnxModel) -> tuple[str, list[int], str, list[int]]:
+    return "FP32", list(model.row_shape), "FP32", list(model.answer_shape)
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu_servers, plot
-from benchmarks.contenders import RAW
 from benchmarks.gpu import MADE, OutOfTime, Run
 from benchmarks.gpu_load import Arrivals, Client, Load, Plan, together
 from benchmarks.gpu_peers import batched, decoded, encoded
@@ -137,7 +136,7 @@ def test_a_peer_that_keeps_up_with_nothing_is_no_peer_that_was_not_measured() ->
 
 
 def test_every_server_that_any_benchmark_draws_has_a_color() -> None:
-    assert {RAW, PLAIN, GRAPHS, *PEERS} <= set(plot.COLORS), "the legend names no other"
+    assert {plot.RAW, PLAIN, GRAPHS, *PEERS} <= set(plot.COLORS), "the legend names no other"
 
 
 # ---- the story -------------------------------------------------------------------------------------------------------

@@ -32,15 +32,15 @@ def check(
     """
     env = environment.read(environ)
     visible, given = env.gpus
-    the_plan = processes.make(machine.cpus(), env["EVENKEEL_FRONTS"], env["EVENKEEL_REPLICAS"], env["EVENKEEL_THREADS"],
+    the_plan = processes.make(machine.cpus(), env.settings.fronts, env.settings.replicas, env.settings.threads,
                          devices=machine.gpus(Path("/dev"), visible, given))  # fmt: skip
     found = catalogue.read(folder)
-    version = found.choose(env["EVENKEEL_MODEL_VERSION"]) if found.name else ""
+    version = found.choose(env.settings.model_version) if found.name else ""
     if version:
         print(f"version {version} of {', '.join(found.versions)}", flush=True)
     device = the_plan.device(0)
     model_dir = str(found.path(version).resolve())
     command = [sys.executable, "-P", "-m", "evenkeel.serve.engine.model_check", model_dir, str(the_plan.threads), device,
-               env["EVENKEEL_REQUIRE_GPU"]]  # fmt: skip
+               env.settings.require_gpu]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="evenkeel-") as scratch:
         return subprocess.run(command, check=False, env=env.on_device(env.for_engines(Path(scratch)), device)).returncode

@@ -31,7 +31,7 @@ HERE = ContainerChoice()
 def address(choice: ContainerChoice, env: Environment) -> SidecarAddress:
     """Raises NoAnswer where the choice leads to none, or to more than one."""
     if choice.url is not None:
-        return SidecarAddress(choice.url, token=env["EVENKEEL_ADMIN_TOKEN"])
+        return SidecarAddress(choice.url, token=env.settings.admin_token)
     if choice.socket is not None:
         return SidecarAddress(str(choice.socket), choice.socket)
     chosen = running_containers.only(running_containers.find(env), wanted_port(choice, env), env)
@@ -40,14 +40,15 @@ def address(choice: ContainerChoice, env: Environment) -> SidecarAddress:
 
 def wanted_port(choice: ContainerChoice, env: Environment) -> int | None:
     """The port that was asked for; else that of the settings, where it was set by hand."""
-    named = env.settings["SAGEMAKER_BIND_TO_PORT"]
-    return choice.port if choice.port is not None or named.origin == "default" else named.value or None
+    if choice.port is not None:
+        return choice.port
+    return env.settings.port or None if env.is_set("SAGEMAKER_BIND_TO_PORT") else None
 
 
 def address_to_look_at(choice: ContainerChoice, env: Environment) -> SidecarAddress:
     """As `address`, for commands that change nothing: where no run directory leads anywhere, such as to a container of another
     machine whose page was published, the sidecar's address in the settings is asked."""
-    by_hand = env.settings["EVENKEEL_SIDECAR_ADDRESS"].origin != "default"
+    by_hand = env.is_set("EVENKEEL_SIDECAR_ADDRESS")
     if by_hand and choice == HERE:
         return SidecarAddress(sidecar_client.sidecar_url(env))
     try:

@@ -39,7 +39,7 @@ def find(env: Environment) -> list[RunningContainer]:
 
 
 def folder(env: Environment) -> Path:
-    return Path(env["EVENKEEL_RUN_DIR"] or tempfile.gettempdir())
+    return Path(env.settings.run_dir or tempfile.gettempdir())
 
 
 def _is_ours(run_dir: Path) -> bool:

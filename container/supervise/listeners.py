@@ -58,7 +58,7 @@ def listen_sidecar(env: Environment, data_port: int) -> socket.socket:
     """Where the settings say; else, in a pipeline's range of ports, the highest that nobody has. Raises BadSetting."""
     host, _ = env.sidecar
     for port in env.sidecar_ports:
-        if port == data_port or port == env["EVENKEEL_GRPC_HEALTH_PORT"] != 0:
+        if port == data_port or port == env.settings.grpc_health_port != 0:
             continue
         try:
             found = listen(host, port, "EVENKEEL_SIDECAR_ADDRESS", "EVENKEEL_SIDECAR_ADDRESS")
@@ -69,7 +69,7 @@ def listen_sidecar(env: Environment, data_port: int) -> socket.socket:
         if len(env.sidecar_ports) > 1:
             log("sidecar_port", f"the sidecar listens on {host}:{port}, the highest free port of SAGEMAKER_SAFE_PORT_RANGE")
         return found
-    raise BadSetting(f"no port of SAGEMAKER_SAFE_PORT_RANGE={env['SAGEMAKER_SAFE_PORT_RANGE']} is free for the sidecar")
+    raise BadSetting(f"no port of SAGEMAKER_SAFE_PORT_RANGE={env.settings.safe_port_range} is free for the sidecar")
 
 
 def page_url(listener: socket.socket) -> str:

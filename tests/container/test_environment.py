@@ -8,32 +8,39 @@ from pathlib import Path
 import pytest
 
 from evenkeel.container import environment, token_file
-from evenkeel.container.environment import VARIABLES, Setting
+from evenkeel.container.environment import Environment
+from evenkeel.container.variables import FIELDS, VARIABLES, ContainerSettings, Variable
 from evenkeel.serve.errors import BadSetting
 from evenkeel.serve.settings import MIB
 from evenkeel.serve.transport.slots import SLOT_BYTES_MAX
 
-NUMBERS = [v for v in VARIABLES if v.kind in (int, float)]
-TEXTS = [v for v in VARIABLES if v.kind not in (int, float)]
+NUMBERS = [v for v in VARIABLES if v.is_number]
+FIELD_OF = {v.name: field for field, v in FIELDS.items()}
+
+
+def setting(env: Environment, variable: Variable) -> tuple[object, str]:
+    """The value, and what it was set by."""
+    return getattr(env.settings, FIELD_OF[variable.name]), env.origins.get(variable.name, "default")
 
 
 def test_without_any_variable_everything_has_its_default() -> None:
     env = environment.read({})
-    assert dict(env.settings.items()) == {v.name: Setting(v.default, "default") for v in VARIABLES}
-    assert env["SAGEMAKER_BIND_TO_PORT"] == 8080 and env.model_dir == Path("/opt/ml/model")
+    assert env.settings == ContainerSettings() and env.origins == {}
+    assert all(setting(env, v) == (v.default, "default") for v in VARIABLES)
+    assert env.settings.port == 8080 and env.model_dir == Path("/opt/ml/model")
     assert env.sidecar == ("127.0.0.1", 9090)
 
 
 @pytest.mark.parametrize("variable", NUMBERS, ids=lambda v: v.name)
-def test_a_number_is_taken_at_both_ends_of_its_range_with_its_origin(variable: environment.Variable) -> None:
+def test_a_number_is_taken_at_both_ends_of_its_range_with_its_origin(variable: Variable) -> None:
     for value in (variable.low, variable.high):
         others = {"EVENKEEL_QUIET_S": "0", "EVENKEEL_DRAIN_S": "3600"}  # which must not contradict the one at hand
         env = environment.read({**others, variable.name: f"{value:g}" if variable.kind is float else str(int(value))})
-        assert env.settings[variable.name] == Setting(variable.kind(value), variable.name)
+        assert setting(env, variable) == (variable.kind(value), variable.name)
 
 
 @pytest.mark.parametrize("variable", NUMBERS, ids=lambda v: v.name)
-def test_a_number_out_of_range_is_refused_with_its_name_and_its_range(variable: environment.Variable) -> None:
+def test_a_number_out_of_range_is_refused_with_its_name_and_its_range(variable: Variable) -> None:
     for value in (int(variable.low) - 1, int(variable.high) + 1):
         with pytest.raises(BadSetting) as e:
             environment.read({variable.name: str(value)})
@@ -42,31 +49,31 @@ def test_a_number_out_of_range_is_refused_with_its_name_and_its_range(variable: 
 
 @pytest.mark.parametrize("variable", NUMBERS, ids=lambda v: v.name)
 @pytest.mark.parametrize("value", ["many", "1,5", "0x10", "nan", "inf", "1 2", "--1"])
-def test_what_is_no_number_is_refused_with_its_name_and_value(variable: environment.Variable, value: str) -> None:
+def test_what_is_no_number_is_refused_with_its_name_and_value(variable: Variable, value: str) -> None:
     with pytest.raises(BadSetting) as e:
         environment.read({variable.name: value})
     assert variable.name in e.value.message and value in e.value.message and "\n" not in e.value.message
 
 
 @pytest.mark.parametrize("variable", [v for v in NUMBERS if v.kind is int], ids=lambda v: v.name)
-def test_a_whole_number_has_no_point(variable: environment.Variable) -> None:
+def test_a_whole_number_has_no_point(variable: Variable) -> None:
     with pytest.raises(BadSetting, match=variable.name):
         environment.read({variable.name: "1.5"})
 
 
 @pytest.mark.parametrize("variable", VARIABLES, ids=lambda v: v.name)
-def test_an_empty_variable_is_an_unset_one(variable: environment.Variable) -> None:
-    assert environment.read({variable.name: "  "}).settings[variable.name] == Setting(variable.default, "default")
+def test_an_empty_variable_is_an_unset_one(variable: Variable) -> None:
+    assert setting(environment.read({variable.name: "  "}), variable) == (variable.default, "default")
 
 
 @pytest.mark.parametrize(("variable", "alias"), [(v, a) for v in VARIABLES for a in v.also], ids=lambda v: getattr(v, "name", v))
-def test_a_name_of_the_platform_means_the_same_and_ours_wins(variable: environment.Variable, alias: str) -> None:
+def test_a_name_of_the_platform_means_the_same_and_ours_wins(variable: Variable, alias: str) -> None:
     value, ours = ("7", "8") if variable in NUMBERS else ("/models/a", "/models/b")
     if variable.name == "SAGEMAKER_PROGRAM":
         value, ours = "a.py", "b.py"
-    assert environment.read({alias: value}).settings[variable.name] == Setting(variable.kind(value), alias)
+    assert setting(environment.read({alias: value}), variable) == (variable.kind(value), alias)
     both = environment.read({alias: value, variable.name: ours})
-    assert both.settings[variable.name] == Setting(variable.kind(ours), variable.name)
+    assert setting(both, variable) == (variable.kind(ours), variable.name)
 
 
 def test_a_wrong_alias_is_named_as_it_was_written() -> None:
@@ -75,7 +82,7 @@ def test_a_wrong_alias_is_named_as_it_was_written() -> None:
 
 
 def test_an_alias_that_nobody_reads_is_not_checked() -> None:
-    assert environment.read({"EVENKEEL_REPLICAS": "2", "SAGEMAKER_MODEL_SERVER_WORKERS": "x"})["EVENKEEL_REPLICAS"] == 2
+    assert environment.read({"EVENKEEL_REPLICAS": "2", "SAGEMAKER_MODEL_SERVER_WORKERS": "x"}).settings.replicas == 2
 
 
 @pytest.mark.parametrize("value", ["9090", ":9090", "localhost:", "localhost:http", "localhost:70000", "localhost:-1"])
@@ -93,7 +100,7 @@ def test_an_address_is_taken_apart(value: str, address: tuple[str, int]) -> None
 
 def test_the_form_of_the_log_is_one_of_three() -> None:
     for value in ("json", "text", "auto"):
-        assert environment.read({"EVENKEEL_LOG": value})["EVENKEEL_LOG"] == value
+        assert environment.read({"EVENKEEL_LOG": value}).settings.log == value
     with pytest.raises(BadSetting, match="EVENKEEL_LOG='xml' must be json, text or auto"):
         environment.read({"EVENKEEL_LOG": "xml"})
 
@@ -156,7 +163,7 @@ def test_every_variable_is_in_the_table_for_the_docs() -> None:
 def test_a_secret_is_shown_nowhere_and_handed_to_no_process_that_we_start() -> None:
     token = "a-token-of-some-length"
     env = environment.read({"EVENKEEL_ADMIN_TOKEN": token, "EVENKEEL_FRONTS": "2", "HOME": "/root"})
-    assert env["EVENKEEL_ADMIN_TOKEN"] == token
+    assert env.settings.admin_token == token
     assert env.set_by_hand() == {"EVENKEEL_ADMIN_TOKEN": "(secret)", "EVENKEEL_FRONTS": 2}
     assert env.inherited == {"EVENKEEL_FRONTS": "2", "HOME": "/root"}
 
@@ -172,7 +179,7 @@ def test_the_token_may_lie_in_a_file_and_its_last_newline_is_not_part_of_it(tmp_
     file = tmp_path / "token"
     file.write_text("  a-token-of-some-length\r\n")
     env = environment.read({"EVENKEEL_ADMIN_TOKEN_FILE": str(file)})
-    assert env["EVENKEEL_ADMIN_TOKEN"] == "a-token-of-some-length"
+    assert env.settings.admin_token == "a-token-of-some-length"
     assert env.set_by_hand() == {"EVENKEEL_ADMIN_TOKEN": "(secret)", "EVENKEEL_ADMIN_TOKEN_FILE": str(file)}
     file.chmod(0o440)
     assert not token_file.is_open_to_others(file)
@@ -208,14 +215,14 @@ def test_a_pipe_in_place_of_the_tokens_file_does_not_hold_the_start(tmp_path: Pa
 
 def test_the_port_of_grpc_health_must_be_inside_the_safe_range_when_it_is_on() -> None:
     inside = {"SAGEMAKER_SAFE_PORT_RANGE": "9000-9100"}
-    assert environment.read(inside)["EVENKEEL_GRPC_HEALTH_PORT"] == 0
+    assert environment.read(inside).settings.grpc_health_port == 0
     with pytest.raises(BadSetting, match="EVENKEEL_GRPC_HEALTH_PORT=8999 is outside"):
         environment.read({**inside, "EVENKEEL_GRPC_HEALTH_PORT": "8999"})
 
 
 def test_faults_on_purpose_are_off_and_a_wrong_one_stops_the_start_with_one_line() -> None:
-    assert environment.read({})["EVENKEEL_FAULTS"] == ""
-    assert environment.read({"EVENKEEL_FAULTS": "slow:rate=0.5,ms=20"})["EVENKEEL_FAULTS"] == "slow:rate=0.5,ms=20"
+    assert environment.read({}).settings.faults == ""
+    assert environment.read({"EVENKEEL_FAULTS": "slow:rate=0.5,ms=20"}).settings.faults == "slow:rate=0.5,ms=20"
     with pytest.raises(BadSetting, match="EVENKEEL_FAULTS='crash' must say one of every=N") as e:
         environment.read({"EVENKEEL_FAULTS": "crash"})
     assert "\n" not in e.value.message

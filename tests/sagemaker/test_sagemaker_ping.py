@@ -63,4 +63,4 @@ def test_ping_is_503_with_a_reason_until_the_model_is_loaded_and_says_how_long_i
 
 @pytest.mark.contract("12.2")
 def test_idle_connections_are_kept_for_longer_than_the_platform_reuses_them() -> None:
-    assert environment.read({})["EVENKEEL_KEEP_ALIVE_S"] >= 60
+    assert environment.read({}).settings.keep_alive_s >= 60

@@ -71,9 +71,9 @@ def test_options_of_serve_stand_for_settings(served: list[dict[str, Given]]) -> 
     words = ["serve", "m", "--port", "9000", "--page", "9091", "--replicas", "2", "--set", "drain_s=5", "--set=EVENKEEL_LOG=text"]
     assert main(words, {}) == 0
     env = environment.read({"SAGEMAKER_BIND_TO_PORT": "1", "EVENKEEL_DRAIN_S": "9"}, served[0])
-    assert (env.model_dir, env["SAGEMAKER_BIND_TO_PORT"], env.sidecar) == (Path("m"), 9000, ("127.0.0.1", 9091))
-    assert (env["EVENKEEL_REPLICAS"], env["EVENKEEL_DRAIN_S"], env["EVENKEEL_LOG"]) == (2, 5.0, "text")
-    assert env.settings["SAGEMAKER_BIND_TO_PORT"].origin == "--port"
+    assert (env.model_dir, env.settings.port, env.sidecar) == (Path("m"), 9000, ("127.0.0.1", 9091))
+    assert (env.settings.replicas, env.settings.drain_s, env.settings.log) == (2, 5.0, "text")
+    assert env.origins["SAGEMAKER_BIND_TO_PORT"] == "--port"
 
 
 def test_a_page_may_be_given_with_its_host() -> None:

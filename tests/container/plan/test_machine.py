@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from evenkeel.container.commands import serve_command
-from evenkeel.container.commands.serve_command import bound_engines
-from evenkeel.container.commands.serve_command import gpus as required
 from evenkeel.container.environment import read
 from evenkeel.container.plan import processes
 from evenkeel.container.plan.machine import cpu_quota, cpus, gpus
+from evenkeel.container.plan.start_checks import bound_engines
+from evenkeel.container.plan.start_checks import gpus as required
+from evenkeel.container.supervise import engine_children, front_child
 from evenkeel.container.supervise.run_dir import RunDir
+from evenkeel.container.supervise.sidecar_child import SidecarChild
 from evenkeel.container.versions.deployer import Deployer, Rules
 from evenkeel.serve import settings as serve_settings
 from evenkeel.serve.contract import catalogue
@@ -142,16 +143,16 @@ def test_engines_of_both_lanes_are_started_on_their_gpu_and_fronts_and_the_sidec
     made, page, run_dir = processes.make(4, 1, 2, 1, lanes=2, devices=("0", MIG)), StatusPage.create(), RunDir(str(tmp_path))
     versions = Deployer(page, catalogue.read(env.model_dir), "1", Rules(), {})
     sockets = [run_dir.listen(f"engine-{place}.sock") for place in range(made.places)]
-    children = serve_command.engines(env, made, page, sockets, run_dir.path, False, versions, env.for_engines(tmp_path))
+    children = engine_children.engines(env, made, page, sockets, run_dir.path, False, versions)
     versions.lanes[1].edition = versions.lanes[0].edition
     told = [serve_settings.parse(serve_settings.EngineSettings, c.command(1)[-1]) for c in children]
     assert [t.device for t in told] == [c.device for c in children] == ["0", MIG] * 4 and all(t.require_gpu for t in told)
     assert {t.sharers for t in told} == {2}, "of one version: the other one's come when there is room for both"
     assert [(c.environ or {})["CUDA_VISIBLE_DEVICES"] for c in children] == ["0", MIG] * 4
-    with socket.socket() as sock:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
         others = [
-            serve_command.front(env, made, page, sock, sockets, False, 0),
-            serve_command.Sidecar(env, page, sock, run_dir, sockets[0], False).child,
+            front_child.front(env, made, page, sock, sockets, False, 0),
+            SidecarChild(env, page, sock, run_dir, False, 8080).child,
         ]
         assert [(c.environ or {})["CUDA_VISIBLE_DEVICES"] for c in others] == ["-1", "-1"]
     for listener in sockets:

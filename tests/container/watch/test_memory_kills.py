@@ -112,7 +112,7 @@ def test_a_host_that_is_none_of_ours_is_named_and_not_the_port(host: str, named:
 
 
 def test_an_address_of_ipv6_may_be_written_as_in_a_url() -> None:
-    assert read({"EVENKEEL_HOST": "[::]"})["EVENKEEL_HOST"] == "::"
+    assert read({"EVENKEEL_HOST": "[::]"}).settings.host == "::"
 
 
 def test_a_limit_on_threads_is_met_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,49 @@
+"""What a start will do, from its settings, its model folder and its machine; told in the first lines of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evenkeel.container import environment
+from evenkeel.container.environment import Environment
+from evenkeel.container.plan import machine, processes, start_checks, thread_limit
+from evenkeel.container.plan.processes import ProcessPlan
+from evenkeel.serve.contract import catalogue as catalogues
+from evenkeel.serve.contract.catalogue import Catalogue
+from evenkeel.serve.contract.logline import log
+
+
+@dataclass(frozen=True, slots=True)
+class StartPlan:
+    catalogue: Catalogue
+    version: str  # that serves first
+    processes: ProcessPlan
+
+
+def make(env: Environment, environ: Mapping[str, str]) -> StartPlan:
+    """Raises BadSetting and BadModel."""
+    start_checks.protect_token(env)
+    start_checks.require_files()
+    devices = start_checks.gpus(env)
+    cpus, wanted = machine.cpus(), env.settings
+    catalogue = catalogues.read(env.model_dir)
+    version = catalogue.choose(wanted.model_version)
+    plan = processes.make(cpus, wanted.fronts, wanted.replicas, wanted.threads, lanes=2 if catalogue.name else 1,
+                          devices=devices)  # fmt: skip
+    start_checks.bound_engines(plan)
+    more = {"name": catalogue.name, "version": version, "versions": list(catalogue.versions)} if catalogue.name else {}
+    log("plan", plan.why(cpus), model_dir=str(env.model_dir), set=env.set_by_hand(), **more)
+    _warn(env, environ)
+    thread_limit.check(thread_limit.needed(plan))
+    return StartPlan(catalogue, version, plan)
+
+
+def _warn(env: Environment, environ: Mapping[str, str]) -> None:
+    """Of settings that are none, and of one that is for trying things."""
+    for name, near in environment.unknown(environ).items():
+        meant = f"; {near} is one" if near else "; docs/settings.md has all of them"
+        log("unknown_setting", f"{name} is no setting and does nothing{meant}", level="warning", setting=name)
+    if env.settings.faults:
+        log("faults_on", "EVENKEEL_FAULTS is set: the model of this container fails on purpose; never so in production",
+            level="warning", faults=env.settings.faults)  # fmt: skip

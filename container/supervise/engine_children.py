@@ -1,0 +1,55 @@
+"""The engines as children of the supervisor: what each is told at its start, and what it inherits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from evenkeel.container.environment import Environment
+from evenkeel.container.plan.processes import ProcessPlan
+from evenkeel.container.supervise import requirements
+from evenkeel.container.supervise.child import Child
+from evenkeel.container.supervise.run_dir import UnixListener
+from evenkeel.container.versions.deployer import Deployer, Lane
+from evenkeel.serve import settings as serve_settings
+from evenkeel.serve.contract.logline import sink
+from evenkeel.serve.contract.process_setup import role_command
+from evenkeel.serve.contract.status_page import StatusPage
+from evenkeel.serve.settings import EngineSettings
+
+
+def engines(
+    env: Environment, plan: ProcessPlan, page: StatusPage, sockets: Sequence[UnixListener], run_dir: Path, text: bool,
+    versions: Deployer,
+) -> list[Child]:  # fmt: skip
+    """One child per engine place, each with a listening socket that the supervisor keeps open across its restarts."""
+    children = []
+    environ = env.for_engines(run_dir, installed(env, versions.serving.path, run_dir))
+    log_fd = sink().fd  # an engine's own stdout is read line by line, so that user code cannot break our log
+    for place in range(plan.places):
+        lane = versions.lanes[place // plan.engines]
+        fd = sockets[place].fd
+
+        def command(epoch: int, place: int = place, fd: int = fd, lane: Lane = lane) -> list[str]:
+            edition = lane.edition
+            assert edition is not None, "nothing is started where nothing is to be loaded"
+            return role_command("evenkeel.serve.engine.process", serve_settings.dump(EngineSettings(
+                place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(edition.path.resolve()),
+                threads=plan.threads, log_text=text, log_fd=log_fd, shape_log=env.settings.shape_log,
+                faults=env.settings.faults, program=env.settings.program, name=versions.name,
+                version=edition.version, edition=edition.number, tally=edition.tally,
+                device=plan.device(place), sharers=plan.sharers, cache_dir=str(run_dir / f"cache-{place}"),
+                require_gpu=env.settings.require_gpu != "0")))  # fmt: skip
+
+        fds = (fd, page.fd, log_fd)
+        device = plan.device(place)
+        children.append(Child("engine", place, command, fds, env.on_device(environ, device), device, captured=True))
+        versions.place(lane, children[-1])
+    return children
+
+
+def installed(env: Environment, model_dir: Path, run_dir: Path) -> Path | None:
+    """Where what the model's requirements.txt names was installed just now. None: that was not asked for."""
+    if not env.settings.install_requirements:
+        return None
+    return requirements.requirements(model_dir, run_dir / "packages", env.settings.install_timeout_s, env.inherited)

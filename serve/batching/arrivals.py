@@ -15,12 +15,12 @@ class Arrivals:
 
     rate: float = 0.0
     peak_rows: float = 0.0
-    _at_s: float = 0.0
-    _peak_at_s: float = 0.0
+    at_s: float = 0.0
+    peak_at_s: float = 0.0
 
     def note(self, rows: int, queued: int, now_s: float) -> None:
-        since_s = now_s - self._at_s
-        self._at_s = now_s
+        since_s = now_s - self.at_s
+        self.at_s = now_s
         self.rate = self.rate * math.exp(-since_s / RATE_TAU_S) + rows / RATE_TAU_S
-        if queued >= self.peak_rows or now_s - self._peak_at_s > PEAK_WINDOW_S:
-            self.peak_rows, self._peak_at_s = queued, now_s
+        if queued >= self.peak_rows or now_s - self.peak_at_s > PEAK_WINDOW_S:
+            self.peak_rows, self.peak_at_s = queued, now_s

@@ -45,10 +45,9 @@ class Peer:
 class Peers:
     """All of them, and the listening socket, which belongs to the supervisor and outlives this process."""
 
-    def __init__(self, listener: socket.socket, card: dict[str, Any], epoch: int) -> None:
-        text = _encode({**card, "epoch": epoch}).encode()
-        self._card_fd = spill(text)
-        self._hello = REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(text), 0)
+    def __init__(self, listener: socket.socket, epoch: int) -> None:
+        self._epoch = epoch
+        self._info_fd, self._hello = NO_FD, b""
         listener.setblocking(False)
         self._listener = listener
         self._by_fd: dict[int, Peer] = {}
@@ -56,6 +55,14 @@ class Peers:
         self._full_since_s = 0.0  # since when the listener is not watched, for want of file descriptors
         self._poll = select.epoll()
         self._poll.register(listener.fileno(), select.EPOLLIN)
+
+    def introduce(self, info: dict[str, Any]) -> None:
+        """What fronts that come from now on are told."""
+        text = _encode({**info, "epoch": self._epoch}).encode()
+        if self._info_fd != NO_FD:
+            os.close(self._info_fd)
+        self._info_fd = spill(text)
+        self._hello = REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(text), 0)
 
     def _pause(self, why: str) -> None:
         """Let nobody in for a moment: those who are here are served, and who comes waits in the kernel."""
@@ -131,7 +138,7 @@ class Peers:
         self._poll.register(sock.fileno(), select.EPOLLIN)
 
     def greet(self, peer: Peer, protocol: int, arena_bytes: int) -> None:
-        """Map the arena that came with HELLO and tell the front what model this is: one record, and the card in a file
+        """Map the arena that came with HELLO and tell the front what model this is: one record, and the info in a file
         with it."""
         if protocol != PROTOCOL or not peer.channel.fds:
             log("bad_hello", "a front speaks another protocol; is an old process still running?")
@@ -151,7 +158,7 @@ class Peers:
                 os.close(fd)
         peer.rows = SharedRows(peer.memory)
         peer.channel.takes_fds = False  # its arena was the only one
-        peer.channel.send_with(self._hello, self._card_fd, gives=False)
+        peer.channel.send_with(self._hello, self._info_fd, gives=False)
 
     def forget(self, peer: Peer) -> None:
         """Its arena is unmapped when the last view of it is gone."""
@@ -174,4 +181,5 @@ class Peers:
         for peer in list(self._by_fd.values()):
             self.forget(peer)
         self._poll.close()
-        os.close(self._card_fd)
+        if self._info_fd != NO_FD:
+            os.close(self._info_fd)

@@ -75,7 +75,7 @@ def main() -> None:
 
 def run(settings: EngineSettings, page: StatusPage, life: ReplicaLife, ledger: Ledger, signals: ScriptSignals) -> None:
     life.become(ReplicaState.LOADING)
-    from evenkeel.serve.engine.cycle.pipelined import cycle_for
+    from evenkeel.serve.engine.cycle.cycle import Cycle
     from evenkeel.serve.engine.models import (  # NumPy comes with it and the framework with the backend, so only from here on
         explain,
         succession,
@@ -93,8 +93,9 @@ def run(settings: EngineSettings, page: StatusPage, life: ReplicaLife, ledger: L
     block.value[Engine.ROW_COST_S] = replica.cost.default.cheapest_row(replica.rows_max)
     block.value[Engine.RUN_LIMIT_S] = replica.manifest.run_s_max or 0.0
     listener = socket.socket(fileno=os.dup(settings.listen_fd))
-    cycle = cycle_for(replica, listener, block, settings.epoch)
-    cycle.on_change = lambda: explanation.update(batching=explain.batching(replica))
+    cycle = Cycle(listener, block, settings.epoch)
+    model = cycle.add(replica)
+    model.queue.on_change = lambda: explanation.update(batching=explain.batching(replica))
 
     def close(signum: int, frame: FrameType | None) -> None:
         cycle.closing = True
@@ -202,8 +203,9 @@ def rehearse(cycle: Cycle, page: StatusPage, settings: EngineSettings) -> None:
         block.value[Engine.AWAITS_S] = waiting.began_s if unmet and now_s - waiting.began_s > UNMET_S else 0.0
         cycle.turn(REHEARSAL_TURN_S)
     block.value[Engine.AWAITS_S] = 0.0
-    for curve in cycle.replica.cost.curves.values():
-        curve.forget_runs()
+    for model in cycle.models.all:
+        for curve in model.replica.cost.curves.values():
+            curve.forget_runs()
     if settings.epoch == 1:
         old = memoryview(before).cast("Q")
         for cell in (Engine.BATCHES, Engine.ROWS, *range(Engine.RUN_SUM_S, RUN_SPANS)):

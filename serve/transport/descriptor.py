@@ -58,6 +58,7 @@ REQUEST = struct.Struct("<BB2xIQQQQQd8x")
 ROW_REQUEST = struct.Struct("<8sQQ40s")
 # kind, flags, error family, rows, request id, data offset, data bytes, 8 spare, model reference, 16 spare
 REPLY = struct.Struct("<BBHIQQQ8xQ16x")
+REF = struct.Struct("<40xQ16x")  # of either, only which model it is for
 assert REQUEST.size == REPLY.size == ROW_REQUEST.size == RECORD_BYTES, "one record size both ways keeps the framing trivial"
 
 
@@ -92,3 +93,8 @@ class Reply(NamedTuple):
 def model_ref(number: int, generation: int) -> int:
     """How records name a model. Both numbers have 32 bits."""
     return generation << 32 | number
+
+
+def number_of(ref: int) -> int:
+    """The model's number; another generation may have had it before."""
+    return ref & 0xFFFFFFFF

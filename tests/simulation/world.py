@@ -25,7 +25,8 @@ import numpy as np
 from evenkeel.serve.contract.engine_ends import Ended
 from evenkeel.serve.contract.signature import Signature
 from evenkeel.serve.contract.status_page import TALLIES_MAX, Front
-from evenkeel.serve.engine.cycle.pipelined import FLYING_MAX
+from evenkeel.serve.engine.backends.base import Capabilities
+from evenkeel.serve.engine.cycle.launch_complete import FLYING_MAX
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.errors import FAMILIES
 from evenkeel.serve.front.http.request_head import Head
@@ -110,6 +111,10 @@ class Launching(ScriptedBackend):
         self._beside = beside
         self._flying: list[list[Array]] = []
 
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(launching=self)
+
     def launch(self, inputs: Sequence[Array]) -> list[Array]:
         self._flying.append([np.array(a) for a in inputs])
         assert len(self._flying) <= FLYING_MAX
@@ -187,7 +192,7 @@ class World:
             run = functools.partial(self._run, edition)
             made = replica(self.model.signature(edition), run, rows_max=self.rows_max, free_rows=self.free_rows)
             if self.flies:
-                made.backend = Launching(made.backend.signature, run, self.beside)
+                made.tensors = Launching(self.model.signature(edition), run, self.beside)
         made.manifest = dataclasses.replace(made.manifest, version=str(edition))
         made.edition, made.tally = edition, min(edition, TALLIES_MAX) - 1
         return made
@@ -314,7 +319,7 @@ class World:
             engine = self.random.choice(alive)
             assert engine.cycle is not None
             if self.random.random() < 0.5:
-                engine.cycle._take(engine.cycle._peers.receive(0))  # it dies with records that it has read
+                engine.take()  # it dies with records that it has read
             engine.crash(Ended.KILLED)
             self.crashes += 1
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from evenkeel.serve.contract.status_page import StatusPage
-from evenkeel.serve.engine.cycle.pipelined import cycle_for
+from evenkeel.serve.engine.cycle.cycle import Cycle
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.errors import FAMILIES
 from evenkeel.serve.transport import descriptor
@@ -164,7 +164,8 @@ class Bench:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(self.path)
         self.listener.listen(8)
-        self.cycle = cycle_for(replica, self.listener, self.block, epoch, self.clock)
+        self.cycle = Cycle(self.listener, self.block, epoch, self.clock)
+        self.model = self.cycle.add(replica)
         self._fronts: list[FrontEnd] = []
 
     def next_front(self) -> int:
@@ -179,6 +180,11 @@ class Bench:
         """Enough turns for whatever lies in the sockets; never sleeps."""
         for _ in range(times):
             self.cycle.turn(0)
+
+    def take(self) -> None:
+        """What lies in the sockets is queued, and nothing runs."""
+        for peer, records in self.cycle._peers.receive(0):
+            self.cycle._take(peer, records)
 
     def __enter__(self) -> Bench:
         return self

@@ -13,7 +13,7 @@ from evenkeel.serve.contract import engine_ends
 from evenkeel.serve.contract.engine_ends import Ended
 from evenkeel.serve.contract.status_page import StatusPage
 from evenkeel.serve.engine.cycle.cycle import Cycle
-from evenkeel.serve.engine.cycle.pipelined import cycle_for
+from evenkeel.serve.engine.cycle.model_cycle import ModelCycle
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.errors import EvenkeelError
 from evenkeel.serve.front.http.request_head import Head, Route, build
@@ -89,7 +89,8 @@ class EnginePlace:
     def start(self) -> Cycle:
         self.epoch += 1
         block = self.bench.page.engine(self.number)
-        self.cycle = cycle_for(self._make(), self.listener.dup(), block, self.epoch, self.bench.clock)
+        self.cycle = Cycle(self.listener.dup(), block, self.epoch, self.bench.clock)
+        self.cycle.add(self._make())
         return self.cycle
 
     def crash(self, ended: Ended | None = Ended.BY_ITSELF) -> None:
@@ -108,6 +109,19 @@ class EnginePlace:
         for peer in self.cycle._peers._by_fd.values():
             peer.channel.sock.shutdown(socket.SHUT_WR)
 
+    def take(self) -> None:
+        """What lies in the sockets is read and queued, and nothing runs."""
+        assert self.cycle is not None, "only a living engine takes anything"
+        for peer, records in self.cycle._peers.receive(0):
+            self.cycle._take(peer, records)
+
+    @property
+    def model(self) -> ModelCycle:
+        """The one that a living engine has."""
+        assert self.cycle is not None, "only a living engine has one"
+        (model,) = self.cycle.models.all
+        return model
+
     def tell(self, ended: Ended) -> None:
         """As the supervisor does it before it starts the next engine."""
         engine_ends.write(self.bench.page.engine(self.number), self.epoch, ended)
@@ -124,7 +138,7 @@ class EnginePlace:
         if not cycle.closing:
             cycle.turn(0)
         elif not cycle.idle:
-            cycle._last_turn(0)
+            cycle.last_turn(0)
         else:
             self.cycle = None
             cycle.close()
@@ -201,9 +215,10 @@ class FrontBench:
         assert all(link.rows == 0 for link in self.front.engines.links)
         for engine in self.engines:
             if engine.cycle is not None:
-                pending = engine.cycle._pending
-                assert len(pending) == 0 and pending.rows == 0 and pending.oldest() is None
-                assert not engine.cycle._replies._parts and not engine.cycle._streams.open
+                for model in engine.cycle.models.all:
+                    pending = model.queue.pending
+                    assert len(pending) == 0 and pending.rows == 0 and pending.oldest() is None
+                    assert not model.replies._parts and (model.streams is None or not model.streams.open)
 
     def __enter__(self) -> FrontBench:
         return self

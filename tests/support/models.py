@@ -12,6 +12,7 @@ import numpy as np
 from evenkeel.serve.batching.cost import CostModel
 from evenkeel.serve.contract.manifest import Manifest
 from evenkeel.serve.contract.signature import Signature, TensorSpec
+from evenkeel.serve.engine.backends.base import Capabilities
 from evenkeel.serve.engine.cycle.tensors import Gather, Scatter
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.transport.layout import Layout, numpy_dtype
@@ -29,6 +30,10 @@ class ScriptedBackend:
         self._run = run
         self.batches: list[list[Array]] = []
         self.lent: list[Array] = []
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities()
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Any]:
         self.batches.append([np.array(a) for a in inputs])
@@ -72,6 +77,10 @@ class ScriptedDevice(ScriptedBackend):
         self._clock.advance(self.takes_s)
         return super().run(inputs)
 
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(launching=self)
+
     def launch(self, inputs: Sequence[Array]) -> list[Array]:
         rows = len(inputs[0])
         self.did.append(f"launch {rows}")
@@ -97,6 +106,8 @@ class ScriptedDevice(ScriptedBackend):
 
 class ScriptedHandler:
     """A raw backend: one reply or exception for each request."""
+
+    capabilities = Capabilities()
 
     def __init__(self, handle: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
         self.handle = handle
@@ -128,9 +139,9 @@ def replica(
     inputs, outputs = Layout(sig.inputs, sig.rows_axis), Layout(sig.outputs, sig.rows_axis)
     gather, scatter = Gather(sig, inputs, pad_waste), Scatter(sig, outputs)
     rows = rows_max if sig.rows_axis else 1
-    return Replica(manifest, ScriptedBackend(sig, run), cost, rows, sig, inputs, outputs, gather, scatter)
+    return Replica(manifest, cost, rows, ScriptedBackend(sig, run), None, sig, inputs, outputs, gather, scatter)
 
 
 def raw_replica(handle: Callable[[Sequence[Any]], Sequence[Any]], rows_max: int = 1) -> Replica:
     manifest = Manifest(folder=Path("."), name="scripted", version="1", backend="handler", file=None, rows_max=rows_max)
-    return Replica(manifest, ScriptedHandler(handle), CostModel(), rows_max)
+    return Replica(manifest, CostModel(), rows_max, handler=ScriptedHandler(handle))

@@ -25,7 +25,11 @@ Array = np.ndarray[Any, Any]
 class TensorBackend(Protocol):
     """Runs whole batches of arrays. Strings are object arrays of str, bfloat16 is uint16 bit patterns."""
 
-    signature: Signature
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def signature(self) -> Signature: ...
 
     def run(self, inputs: Sequence[Array]) -> Sequence[Array]:
         """Inputs in signature order, each (rows, *dims); outputs likewise. May return views of its own memory."""
@@ -35,7 +39,7 @@ class TensorBackend(Protocol):
 
 
 class LaunchingBackend(TensorBackend, Protocol):
-    """A tensor backend that can begin a batch while another runs: see engine/cycle/pipelined.py. Whoever has `launch` is one."""
+    """A tensor backend that can begin a batch while another runs: see engine/cycle/launch_complete.py."""
 
     def lend(self, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
         """Places for the inputs of the next launch, of these shapes and of the signature's types, from where the device copies
@@ -49,6 +53,38 @@ class LaunchingBackend(TensorBackend, Protocol):
     def complete(self, ticket: Any) -> Sequence[Array]:
         """Sleep until it is done; once for each ticket, in the order of the launches. Raises what failed. The outputs
         hold until the batch after the next is launched."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundRun:
+    """`run` raises what the framework raises; `failed` says that as one of our errors."""
+
+    run: Callable[[], object]
+    failed: Callable[[Exception], Exception]
+
+
+class BindingBackend(TensorBackend, Protocol):
+    """A tensor backend that can run from the very same memory into the very same memory, time after time."""
+
+    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> BoundRun | None:
+        """None: not for these types."""
+
+
+class PreparingBackend(TensorBackend, Protocol):
+    """A tensor backend that can make something ready for batches of one shape, in warm-up."""
+
+    def prepare(self, inputs: Sequence[Array]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do beyond running a batch: the backend itself, as one that can, or a plain yes or no."""
+
+    launching: LaunchingBackend | None = None
+    binding: BindingBackend | None = None
+    preparing: PreparingBackend | None = None
+    batched: bool = True  # whether several requests at once are any use to it
+    reads_headers: bool = False  # a handler that may ask for those of a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +123,8 @@ RawResult = RawReply | RawStream | Exception
 class RawBackend(Protocol):
     """Runs whole requests. One failed request is an exception in its place, never a raise for all."""
 
-    batched: bool  # whether several requests at once are any use to it
+    @property
+    def capabilities(self) -> Capabilities: ...
 
     def handle(self, requests: Sequence[RawRequest]) -> Sequence[RawResult]: ...
 

@@ -10,13 +10,15 @@ from typing import Any
 
 from evenkeel.serve.contract.manifest import Manifest
 from evenkeel.serve.contract.signature import Signature, TensorSpec
-from evenkeel.serve.engine.backends.base import Array, LoadOptions
+from evenkeel.serve.engine.backends.base import Array, Capabilities, LoadOptions
 from evenkeel.serve.errors import BadModel
 
 PLAIN = (TensorSpec("x", "float32", ("n",)),)
 
 
 class EchoBackend:
+    capabilities = Capabilities()
+
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
 

@@ -11,15 +11,13 @@ front and not yet read there; beyond that its generator is not asked for more, s
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from evenkeel.serve.batching.item import Item
 from evenkeel.serve.contract.logline import log
-from evenkeel.serve.contract.status_page import Engine
-from evenkeel.serve.contract.status_page import StatusBlock as Cells
 from evenkeel.serve.engine.backends.base import RawStream
+from evenkeel.serve.engine.cycle.engine_context import EngineContext
 from evenkeel.serve.engine.cycle.replies import Replies, said_of
 from evenkeel.serve.engine.failures import translated
 from evenkeel.serve.engine.foreign import let_go, said
@@ -33,8 +31,6 @@ STREAMS_MAX = 64  # open in one engine: each takes a turn between batches, so mo
 WINDOW_BYTES = 64 * 1024
 PARTS_AHEAD_MAX = 256
 ROOM_MIN = 8 * 1024  # behind the input; holds what a handler says of its answer. Only a front whose memory is full gives less
-
-_STARTED, _BUSY_SUM = int(Engine.RUN_STARTED_S), int(Engine.BUSY_SUM_S)
 
 
 @dataclass(slots=True, eq=False)
@@ -55,14 +51,13 @@ class OpenStream:
 
 
 class OpenStreams:
-    """`open` is by request id. `stamp` notes on the status page that this request runs now; `flush` sends the outboxes."""
+    """`open` is by request id. `tell`: the log's word of what a generator raised."""
 
     def __init__(
-        self, cells: Cells, replies: Replies, stamp: Callable[[Item], float], flush: Callable[[], None],
-        tell: Callable[[Item, BaseException, EvenkeelError], None], clock: Callable[[], float] = time.monotonic,
+        self, replies: Replies, engine: EngineContext, tell: Callable[[Item, BaseException, EvenkeelError], None]
     ) -> None:  # fmt: skip
-        self._value, self._replies, self._clock = cells.value, replies, clock
-        self._stamp, self._flush, self._tell = stamp, flush, tell
+        self._replies, self._tell = replies, tell
+        self._stamp, self._peers, self._clock = engine.stamp, engine.peers, engine.clock
         self.open: dict[int, OpenStream] = {}
 
     def begin(self, item: Item, source: RawStream) -> None:
@@ -85,7 +80,7 @@ class OpenStreams:
         for stream in list(self.open.values()):
             if not stream.blocked and self.open.get(stream.item.id) is stream:
                 self._advance(stream)
-                self._flush()
+                self._peers.send()
         return any(not stream.blocked for stream in self.open.values())
 
     def more(self, id: int, parts: int) -> None:
@@ -158,12 +153,11 @@ class OpenStreams:
     def _running(self, item: Item, patience_s: float) -> Iterator[None]:
         """The script's generator runs for so long at most, and the status page says so: else it would look as if nothing did."""
         item.deadline_s = self._clock() + patience_s
-        started_s = self._stamp(item)
+        began_s = self._stamp.part(item)
         try:
             yield
         finally:
-            self._value[_STARTED] = 0.0
-            self._value[_BUSY_SUM] += self._clock() - started_s
+            self._stamp.part_over(began_s)
 
     def _close(self, item: Item, source: RawStream, patience_s: float) -> None:
         """What the generator does at its end (`finally`) has as long as a part."""

@@ -13,20 +13,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from evenkeel.serve.batching.item import Item, Segment
-from evenkeel.serve.contract.status_page import Engine, time_bucket
-from evenkeel.serve.contract.status_page import StatusBlock as Cells
+from evenkeel.serve.contract.status_page import StatusBlock, time_bucket
 from evenkeel.serve.engine.backends.base import RawReply, RawStream
+from evenkeel.serve.engine.cells import ERRORS, QUEUE_SUM, QUEUE_TIME
 from evenkeel.serve.engine.cycle.row_table import RowTable, replies
 from evenkeel.serve.engine.cycle.tensors import Array
 from evenkeel.serve.errors import NUMBER, EvenkeelError, OutOfMemory
-from evenkeel.serve.transport import descriptor
 from evenkeel.serve.transport.arena import spill
-from evenkeel.serve.transport.descriptor import OVERFLOW, PART, REPLY, STREAMED
+from evenkeel.serve.transport.descriptor import ANSWER, FAULT, OVERFLOW, PART, REPLY, STREAMED
 from evenkeel.serve.transport.layout import Layout, aligned
 
 MESSAGE_BYTES_MAX = 1000  # of a fault's message: fits the smallest slot
-_QUEUE_TIME, _QUEUE_SUM, _ERRORS = int(Engine.QUEUE_TIME), int(Engine.QUEUE_SUM_S), int(Engine.ERRORS)
-_ANSWER = int(descriptor.ANSWER)
 _encode = json.JSONEncoder().encode  # ours: a script may replace json.dumps
 
 
@@ -42,20 +39,20 @@ class Parts:
 class Replies:
     """One model's way of answering. Records wait in the peers' outboxes until the cycle sends them, and carry `ref`."""
 
-    def __init__(self, cells: Cells, ref: int) -> None:
-        self._count, self._value, self._ref = cells.count, cells.value, ref
+    def __init__(self, block: StatusBlock, ref: int) -> None:
+        self._count, self._value, self._ref = block.count, block.value, ref
         self._parts: dict[Item, Parts] = {}
 
     def singles(self, segments: Sequence[Segment], size: int, flags: int, started_s: float) -> None:
         """Answers of `size` bytes that lie in their slots already, behind the inputs: whole requests of one row."""
         for item, start, count in segments:
             shift, queue_s = aligned(item.used), started_s - item.arrived_s
-            record = REPLY.pack(_ANSWER, flags, 0, 1, abs(item.id), item.offset + shift, size, self._ref)
+            record = REPLY.pack(ANSWER, flags, 0, 1, abs(item.id), item.offset + shift, size, self._ref)
             if isinstance(item, RowTable):
                 record = replies(item.table[start : start + count], record, shift)
             item.peer.outbox += record
-            self._count[_QUEUE_TIME + time_bucket(queue_s)] += count
-            self._value[_QUEUE_SUM] += queue_s * count
+            self._count[QUEUE_TIME + time_bucket(queue_s)] += count
+            self._value[QUEUE_SUM] += queue_s * count
 
     def join(self, segment: Segment, outputs: list[Array]) -> list[Array] | None:
         """The outputs of the whole request once its last part is here, else None."""
@@ -104,7 +101,7 @@ class Replies:
 
     def end_parts(self, item: Item) -> None:
         """The slot goes back: every part of the answer has been sent."""
-        item.peer.outbox += REPLY.pack(_ANSWER, STREAMED, 0, item.rows, item.id, 0, 0, self._ref)
+        item.peer.outbox += REPLY.pack(ANSWER, STREAMED, 0, item.rows, item.id, 0, 0, self._ref)
 
     def fault(self, item: Item, error: EvenkeelError, *, spilled: bool = False) -> None:
         """Give the slot back with an error in it, or in a file of its own where the slot still holds parts to be read.
@@ -115,17 +112,17 @@ class Replies:
         self._parts.pop(item, None)
         message = error.message.encode("utf-8", "replace")[:MESSAGE_BYTES_MAX]
         family = next(NUMBER[kind] for kind in type(error).__mro__ if kind in NUMBER)
-        self._count[_ERRORS + family] += 1
+        self._count[ERRORS + family] += 1
         at = item.offset + aligned(item.used)
         fits = not spilled and at + len(message) <= item.offset + item.capacity
         flags = 0 if fits else OVERFLOW
-        record = REPLY.pack(descriptor.FAULT, flags, family, item.rows, item.id, at, len(message), self._ref)
+        record = REPLY.pack(FAULT, flags, family, item.rows, item.id, at, len(message), self._ref)
         if not fits:
             try:
                 self._spilled(item, record, spill(memoryview(message)))
                 return
             except OSError:  # then without its words
-                record = REPLY.pack(descriptor.FAULT, 0, family, item.rows, item.id, at, 0, self._ref)
+                record = REPLY.pack(FAULT, 0, family, item.rows, item.id, at, 0, self._ref)
                 item.peer.outbox += record
         else:
             item.peer.memory[at : at + len(message)] = message
@@ -137,12 +134,12 @@ class Replies:
 
     def _answer(self, item: Item, flags: int, at: int, size: int, started_s: float) -> None:
         self._note_queue(item, started_s)
-        item.peer.outbox += REPLY.pack(_ANSWER, flags, 0, item.rows, item.id, at, size, self._ref)
+        item.peer.outbox += REPLY.pack(ANSWER, flags, 0, item.rows, item.id, at, size, self._ref)
 
     def _note_queue(self, item: Item, started_s: float) -> None:
         queue_s = started_s - item.arrived_s
-        self._count[_QUEUE_TIME + time_bucket(queue_s)] += 1
-        self._value[_QUEUE_SUM] += queue_s
+        self._count[QUEUE_TIME + time_bucket(queue_s)] += 1
+        self._value[QUEUE_SUM] += queue_s
 
     def _answer_spilled(self, item: Item, flags: int, data: memoryview, started_s: float) -> None:
         """An answer larger than its slot goes in a file of its own, passed along with the record; when none can be made, the
@@ -153,7 +150,7 @@ class Replies:
             self.fault(item, OutOfMemory(f"the answer of {len(data)} bytes has nowhere to go: {e.strerror}"))
             return
         self._note_queue(item, started_s)
-        record = REPLY.pack(_ANSWER, flags | OVERFLOW, 0, item.rows, item.id, 0, len(data), self._ref)
+        record = REPLY.pack(ANSWER, flags | OVERFLOW, 0, item.rows, item.id, 0, len(data), self._ref)
         self._spilled(item, record, fd)
 
     def _spilled(self, item: Item, record: bytes, fd: int) -> None:

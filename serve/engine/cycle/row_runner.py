@@ -18,6 +18,7 @@ from evenkeel.serve.errors import ModelFailed
 from evenkeel.serve.transport.descriptor import FINITE
 
 if TYPE_CHECKING:
+    from evenkeel.serve.engine.backends.base import BoundRun
     from evenkeel.serve.engine.cycle.tensors import Array, Gather
     from evenkeel.serve.engine.models.replica import Replica
     from evenkeel.serve.transport.layout import Layout
@@ -32,8 +33,8 @@ Row = Callable[[memoryview, int], Answer]
 
 class RowRunner:
     def __init__(self, replica: Replica, clock: Callable[[], float]) -> None:
-        assert replica.gather and replica.scatter and replica.inputs, "tensor replicas have them all"
-        self._replica, self._clock = replica, clock
+        assert replica.gather and replica.scatter and replica.inputs and replica.tensors, "tensor replicas have them all"
+        self._tensors, self._clock = replica.tensors, clock
         self._gather, self._scatter, self._inputs = replica.gather, replica.scatter, replica.inputs
 
     def __call__(self, memory: memoryview, offset: int) -> Answer:
@@ -41,7 +42,7 @@ class RowRunner:
         batch = self._inputs.unpack(memory.toreadonly(), offset, 1)  # read-only, as Gather says
         self._gather.refuse_not_finite(batch)
         began_s = self._clock()
-        outputs = self._replica.backend.run(batch)
+        outputs = self._tensors.run(batch)
         run_s = self._clock() - began_s
         checked = self._scatter.checked(outputs, 1)
         if isinstance(checked, str):
@@ -53,9 +54,10 @@ class BoundRowRunner:
     """Owner of the memory of one row of the only input, and of one of the only output."""
 
     def __init__(self, gather: Gather, clock: Callable[[], float], batch: list[Array], outputs: list[Array],
-                 run: Callable[[], None]) -> None:  # fmt: skip
-        """`run`: from `batch` into `outputs`, one array each."""
-        self._gather, self._clock, self._batch, self._outputs, self._run = gather, clock, batch, outputs, run
+                 bound: BoundRun) -> None:  # fmt: skip
+        """`bound`: from `batch` into `outputs`, one array each."""
+        self._gather, self._clock, self._batch, self._outputs = gather, clock, batch, outputs
+        self._run, self._failed = bound.run, bound.failed
         self._size, self._in, self._out = batch[0].nbytes, _bytes_of(batch[0]), _bytes_of(outputs[0])
         self._is_good = _finite_in(batch[0], self._in) if gather.checks else _yes
         self._is_finite = _finite_in(outputs[0], self._out)
@@ -66,7 +68,10 @@ class BoundRowRunner:
         if not self._is_good():
             self._gather.refuse_not_finite(self._batch)
         began_s = self._clock()
-        self._run()
+        try:
+            self._run()
+        except Exception as e:  # the framework's own
+            raise self._failed(e) from e
         run_s = self._clock() - began_s
         return bytes(self._out), FINITE if self._is_finite() else 0, run_s
 
@@ -74,12 +79,12 @@ class BoundRowRunner:
 def row_of(replica: Replica, clock: Callable[[], float]) -> Row:
     """The quickest way that the backend has. All inputs and outputs of the model are one of each, of fixed size."""
     assert replica.gather and replica.inputs and replica.outputs, "tensor replicas have them all"
-    bind = getattr(replica.backend, "bind", None)
-    if bind is None or max(replica.inputs.row_bytes, replica.outputs.row_bytes) > BOUND_BYTES_MAX:
+    binding = replica.capabilities.binding
+    if binding is None or max(replica.inputs.row_bytes, replica.outputs.row_bytes) > BOUND_BYTES_MAX:
         return RowRunner(replica, clock)
     batch, outputs = _rows(replica.inputs), _rows(replica.outputs)
-    run = bind(batch, outputs)
-    return RowRunner(replica, clock) if run is None else BoundRowRunner(replica.gather, clock, batch, outputs, run)
+    bound = binding.bind(batch, outputs)
+    return RowRunner(replica, clock) if bound is None else BoundRowRunner(replica.gather, clock, batch, outputs, bound)
 
 
 def _yes() -> bool:

@@ -18,7 +18,15 @@ import numpy as np
 
 from evenkeel.serve.contract.fault_grammar import PlannedFault, parse
 from evenkeel.serve.contract.logline import log
-from evenkeel.serve.engine.backends.base import Array, LaunchingBackend, RawBackend, RawRequest, RawResult, TensorBackend
+from evenkeel.serve.engine.backends.base import (
+    Array,
+    Capabilities,
+    LaunchingBackend,
+    RawBackend,
+    RawRequest,
+    RawResult,
+    TensorBackend,
+)
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.errors import BadModel
 
@@ -30,12 +38,15 @@ def apply(replica: Replica, text: str) -> None:
     """Give the replica the faults that the setting names. Raises BadModel."""
     faults = parse(text)
     if replica.signature is not None:
-        kind = FaultyLaunches if hasattr(replica.backend, "launch") else FaultyTensors
-        replica.backend = kind(replica.backend, Injector(faults), text)
+        assert replica.tensors is not None, "a signature is of tensors"
+        launching = replica.capabilities.launching
+        faulty = FaultyTensors(replica.tensors, Injector(faults), text)
+        replica.tensors = faulty if launching is None else FaultyLaunches(launching, Injector(faults), text)
         return
     if any(f.kind == "nan" for f in faults):
         raise BadModel("EVENKEEL_FAULTS: nan needs a model that answers in tensors; a handler encodes its answers itself")
-    replica.backend = FaultyHandler(replica.backend, Injector(faults), text)
+    assert replica.handler is not None, "the other kind of replica"
+    replica.handler = FaultyHandler(replica.handler, Injector(faults), text)
 
 
 class Injector:
@@ -85,6 +96,8 @@ def hang() -> None:
 
 
 class FaultyTensors:
+    capabilities = Capabilities()
+
     def __init__(self, backend: TensorBackend, injector: Injector, text: str) -> None:
         self.signature = backend.signature
         self._backend, self._injector, self._text = backend, injector, text
@@ -99,25 +112,28 @@ class FaultyTensors:
 
 
 class FaultyLaunches(FaultyTensors):
-    """The same where batches fly: what is due happens at the launch."""
+    """The same where batches are launched: what is due happens then."""
 
-    _backend: LaunchingBackend
+    def __init__(self, backend: LaunchingBackend, injector: Injector, text: str) -> None:
+        super().__init__(backend, injector, text)
+        self._device = backend
+        self.capabilities = Capabilities(launching=self)
 
     def lend(self, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
-        return self._backend.lend(shapes)
+        return self._device.lend(shapes)
 
     def launch(self, inputs: Sequence[Array]) -> tuple[Any, bool]:
         spoilt = self._injector.next_batch()
-        return self._backend.launch(inputs), spoilt
+        return self._device.launch(inputs), spoilt
 
     def complete(self, ticket: tuple[Any, bool]) -> Sequence[Array]:
-        outputs = self._backend.complete(ticket[0])
+        outputs = self._device.complete(ticket[0])
         return [_with_nan(a) for a in outputs] if ticket[1] else outputs
 
 
 class FaultyHandler:
     def __init__(self, backend: RawBackend, injector: Injector, text: str) -> None:
-        self.batched = backend.batched
+        self.capabilities = backend.capabilities
         self._backend, self._injector, self._text = backend, injector, text
 
     def handle(self, requests: Sequence[RawRequest]) -> Sequence[RawResult]:

@@ -5,6 +5,7 @@ Everything that can stop a start raises BadModel with one line. The cycle gets a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from evenkeel.serve.contract import manifest as manifests
 from evenkeel.serve.contract.manifest import Manifest
 from evenkeel.serve.contract.signature import Signature
 from evenkeel.serve.engine.backends import loader
-from evenkeel.serve.engine.backends.base import LoadOptions, RawBackend, TensorBackend
+from evenkeel.serve.engine.backends.base import Array, Capabilities, LoadOptions, RawBackend, RawRequest, RawResult, TensorBackend
 from evenkeel.serve.engine.cycle.tensors import Gather, Scatter
 from evenkeel.serve.transport.descriptor import model_ref
 from evenkeel.serve.transport.layout import Layout
@@ -22,12 +23,13 @@ from evenkeel.serve.transport.layout import Layout
 
 @dataclass(slots=True)
 class Replica:
-    """What the cycle needs. For a raw backend `signature`, `gather` and `scatter` are None."""
+    """What the cycle needs. Either `tensors` runs it, and then all from `signature` to `scatter` is there, or `handler` does."""
 
     manifest: Manifest
-    backend: Any  # TensorBackend when signature is set, else RawBackend
     cost: CostModel
     rows_max: int
+    tensors: TensorBackend | None = None
+    handler: RawBackend | None = None
     signature: Signature | None = None
     inputs: Layout | None = None
     outputs: Layout | None = None
@@ -40,6 +42,31 @@ class Replica:
     rows_fit: int | None = None  # of a batch, learned when a larger one did not fit into memory
 
     @property
+    def backend(self) -> TensorBackend | RawBackend:
+        backend = self.tensors or self.handler
+        assert backend is not None, "a replica has one of the two"
+        return backend
+
+    def run(self, batch: Sequence[Array]) -> Sequence[Array]:
+        """Of a tensor replica. Hot paths call its backend themselves."""
+        assert self.tensors is not None, "only tensor replicas run batches"
+        return self.tensors.run(batch)
+
+    def handle(self, requests: Sequence[RawRequest]) -> Sequence[RawResult]:
+        assert self.handler is not None, "only handlers take whole requests"
+        return self.handler.handle(requests)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.backend.capabilities
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether requests of one row can be handled as rows of one table, both ways."""
+        inputs, outputs = self.inputs, self.outputs
+        return inputs is not None and outputs is not None and bool(inputs.single and outputs.single and inputs.rows_axis)
+
+    @property
     def ref(self) -> int:
         return model_ref(self.number, self.edition)
 
@@ -49,7 +76,7 @@ class Replica:
             "name": self.manifest.name, "version": self.manifest.version, "rows_max": self.rows_max,
             "signature": self.signature.to_json() if self.signature else None, "rehearsals": self.rehearsals,
             "number": self.number, "edition": self.edition, "tally": self.tally,
-            "reads_headers": getattr(self.backend, "reads_headers", False),
+            "reads_headers": self.capabilities.reads_headers,
         }  # fmt: skip
 
 
@@ -66,10 +93,11 @@ def load(folder: Path, options: LoadOptions, name: str = "", version: str = "", 
         raw: RawBackend = backend  # type: ignore[assignment]
         # Nothing is known of its cost: suppose that a batch costs hardly more than one, until batches have run.
         cost.default = Curve([1, manifest.rows_max], [1e-3, 1.01e-3], guesses=FIRST_BATCHES)
-        return Replica(manifest, raw, cost, manifest.rows_max if raw.batched else 1)
+        rows = manifest.rows_max if raw.capabilities.batched else 1
+        return Replica(manifest, cost, rows, handler=raw)
     tensor: TensorBackend = backend  # type: ignore[assignment]
     sig = tensor.signature
     inputs, outputs = Layout(sig.inputs, sig.rows_axis), Layout(sig.outputs, sig.rows_axis)
     return Replica(
-        manifest, tensor, cost, manifest.rows_max if sig.rows_axis else 1, sig, inputs, outputs,
+        manifest, cost, manifest.rows_max if sig.rows_axis else 1, tensor, None, sig, inputs, outputs,
         Gather(sig, inputs, manifest.pad_waste), Scatter(sig, outputs))  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 from evenkeel.serve import codec
 from evenkeel.serve.contract.manifest import SUFFIX_TYPES, ModelSample
 from evenkeel.serve.contract.signature import Signature
-from evenkeel.serve.engine.backends.base import Array, RawBackend, RawReply, RawRequest, RawResult, RawStream
+from evenkeel.serve.engine.backends.base import Array, RawReply, RawRequest, RawResult, RawStream
 from evenkeel.serve.engine.models import golden
 from evenkeel.serve.engine.models.golden import Golden
 from evenkeel.serve.engine.models.replica import Replica
@@ -25,7 +25,7 @@ def run_sample(replica: Replica, sample: ModelSample, judge: Golden) -> str:
     """Answer one sample and compare it with its golden output. Returns the answer's start. Raises BadModel."""
     label = f"sample {sample.input.name}"
     if replica.signature is None:
-        reply = raw_reply(replica.backend, sample)
+        reply = raw_reply(replica, sample)
         answer, mime = reply.body, reply.content_type
     else:
         answer, mime = _tensor_answer(replica, replica.signature, sample, judge)
@@ -39,8 +39,8 @@ def raw_request(sample: ModelSample) -> RawRequest:
     return RawRequest(sample.input.read_bytes(), sample.content_type, _accept(sample), "warm-up")
 
 
-def raw_reply(backend: RawBackend, sample: ModelSample) -> RawReply:
-    reply = whole(backend.handle([raw_request(sample)])[0])
+def raw_reply(replica: Replica, sample: ModelSample) -> RawReply:
+    reply = whole(replica.handle([raw_request(sample)])[0])
     if isinstance(reply, EvenkeelError):
         raise BadModel(f"sample {sample.input.name} fails: {reply.code}: {reply.message}") from reply
     if isinstance(reply, Exception):
@@ -79,7 +79,7 @@ def _outputs(replica: Replica, arrays: tuple[Array, ...]) -> list[Array]:
     assert gather and scatter and signature, "tensor replicas have them all"
     actual = tuple(a.shape[signature.rows_axis :] for a in arrays)
     key = gather.key(actual)
-    outputs = [np.asarray(a) for a in replica.backend.run(gather.padded(arrays, key))]
+    outputs = [np.asarray(a) for a in replica.run(gather.padded(arrays, key))]
     checked = scatter.checked(outputs, len(arrays[0]) if signature.rows_axis else 1)
     if isinstance(checked, str):
         raise BadModel(checked)

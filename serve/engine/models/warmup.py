@@ -203,23 +203,23 @@ class Warmup:
             for rows, batch, times in batches if nth % 2 else reversed(batches):
                 start_s = self._clock()
                 for _ in range(times):
-                    self.replica.backend.run(batch)
+                    self.replica.run(batch)
                 took[rows].append((self._clock() - start_s) / times)
         return [(rows, CYCLE_S + sorted(all_)[len(all_) // 4]) for rows, all_ in took.items()]
 
     def _entry(self, shape: Shape, rows: int, alone: Sequence[Sequence[Array]]) -> float:
         """Run one shape and size until its latency has settled; check its first answer. Seconds of a batch in service."""
         batch = shape.batch(rows)
-        prepare = getattr(self.replica.backend, "prepare", None)
-        if prepare is not None and self._prepared_s < self.replica.manifest.warmup_s:
+        preparing = self.replica.capabilities.preparing
+        if preparing is not None and self._prepared_s < self.replica.manifest.warmup_s:
             begun_s = self._clock()
-            prepare(batch)
+            preparing.prepare(batch)
             took_s = self._clock() - begun_s
             self._prepared_s, self._end_s = self._prepared_s + took_s, self._end_s + took_s
 
         def run() -> Sequence[Array]:
             try:
-                found: Sequence[Array] = self.replica.backend.run(batch)
+                found: Sequence[Array] = self.replica.run(batch)
             except EvenkeelError as e:
                 raise BadModel(f"a batch of {rows} rows made from {self._origin(shape)} fails: {e.message}") from e
             return found
@@ -286,7 +286,7 @@ class Warmup:
 
     def _one(self, shape: Shape, row: list[Array]) -> list[Array]:
         try:
-            outputs = self.replica.backend.run(row)
+            outputs = self.replica.run(row)
         except EvenkeelError as e:
             raise BadModel(f"a row made from {self._origin(shape)} fails: {e.message}") from e
         return [np.array(a) for a in self._checked(outputs, 1)]  # a backend may give views of memory that it uses again
@@ -304,24 +304,24 @@ class Warmup:
         """Whole requests: nothing can be made up for them, so only samples warm a handler."""
         replica = self.replica
         for sample in all_:
-            found = self._until_settled(partial(samples.raw_reply, replica.backend, sample), lambda reply: None)
+            found = self._until_settled(partial(samples.raw_reply, replica, sample), lambda reply: None)
             self._record(sample.input.name, 1, found)
-            if not replica.backend.batched:
+            if not replica.capabilities.batched:
                 replica.cost.default = Curve([1], [found.steady_s])
-        if replica.backend.batched and all_:
+        if replica.capabilities.batched and all_:
             self._compare_handler(all_)
 
     def _compare_handler(self, all_: Sequence[ModelSample]) -> None:
         """A batch of requests must answer each as it would be answered alone, if it answers alike twice."""
-        backend = self.replica.backend
-        alone = [samples.raw_reply(backend, s) for s in all_]
-        again = [samples.raw_reply(backend, s) for s in all_]
+        replica = self.replica
+        alone = [samples.raw_reply(replica, s) for s in all_]
+        again = [samples.raw_reply(replica, s) for s in all_]
         if any(_reply_differs(a, b, s) for a, b, s in zip(alone, again, all_, strict=True)):
             self.report.notes.append("the same request gives another answer each time: batches cannot be compared")
             return
         for rows in sizes(min(self.replica.rows_max, 8))[1:]:
             chosen = [i % len(all_) for i in range(rows)]
-            replies = [samples.whole(r) for r in backend.handle([samples.raw_request(all_[i]) for i in chosen])]
+            replies = [samples.whole(r) for r in replica.handle([samples.raw_request(all_[i]) for i in chosen])]
             for at, (i, reply) in enumerate(zip(chosen, replies, strict=True)):
                 difference = str(reply) if isinstance(reply, Exception) else _reply_differs(reply, alone[i], all_[i])
                 what = f"request {at} of a batch of {rows} (sample {all_[i].input.name}), compared with its answer alone"

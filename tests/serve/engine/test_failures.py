@@ -149,7 +149,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_and_later_ones_are_smal
     made = replica(PAIR, fits(10), rows_max=64)
     with Bench(made) as bench:
         front, told = bench.front(), []
-        bench.cycle.on_change = lambda: told.append(made.rows_fit)
+        bench.model.queue.on_change = lambda: told.append(made.rows_fit)
         rows = [[[[float(i), 0.0]]] for i in range(40)]
         ids = front.submit_all(rows) if together else [front.submit(*r) for r in rows]
         bench.turn(8)

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from evenkeel.serve.contract.manifest import Manifest
-from evenkeel.serve.engine.backends.base import LoadOptions, RawRequest, RawResult
+from evenkeel.serve.engine.backends.base import Capabilities, LoadOptions, RawRequest, RawResult
 from evenkeel.serve.engine.backends.handler.handler_context import Context, Facts, Processor
 from evenkeel.serve.engine.backends.handler.handler_defaults import (
     CSV,
@@ -53,7 +53,7 @@ _scripts: set[str] = set()  # names under which scripts were imported here
 class HandlerBackend:
     def __init__(self, script: Script, model: Any, batched: bool) -> None:
         self._script, self._model, self.batched = script, model, batched
-        self.reads_headers = script.reads_headers
+        self.capabilities = Capabilities(batched=batched, reads_headers=script.reads_headers)
         self._pid = os.getpid()
 
     def handle(self, requests: Sequence[RawRequest]) -> Sequence[RawResult]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from evenkeel.serve.contract import fingerprint
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.manifest import Manifest
 from evenkeel.serve.contract.signature import Signature
-from evenkeel.serve.engine.backends.base import Array, LoadOptions
+from evenkeel.serve.engine.backends.base import Array, BoundRun, Capabilities, LoadOptions
 from evenkeel.serve.engine.backends.formats import kind_of
 from evenkeel.serve.engine.backends.gpu import cuda_runtime, device_memory
 from evenkeel.serve.engine.backends.gpu.assigned_device import facts, unused
@@ -39,6 +40,12 @@ FATAL = 4  # every error is raised as well; the runtime's own lines would break 
 
 
 class OnnxBackend:
+    """`run` alone, on whatever device."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities()
+
     def __init__(self, session: ort.InferenceSession, manifest: Manifest, options: LoadOptions, io: str = "") -> None:
         """`io`: for people, how batches come to the device; empty: there is none."""
         self._session, self._threads, self._io = session, manifest.threads or options.threads, {"io": io} if io else {}
@@ -85,7 +92,11 @@ class OnnxBackend:
 class OnnxOnHost(OnnxBackend):
     """On the CPU."""
 
-    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], None] | None:
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(binding=self)
+
+    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> BoundRun | None:
         """By IO binding: 4 us for a tiny model where a run takes 6, and less yet where caches are cold."""
         if {spec.dtype for spec in (*self.signature.inputs, *self.signature.outputs)} & {"bfloat16", "string"}:
             return None
@@ -97,14 +108,7 @@ class OnnxOnHost(OnnxBackend):
         begin, bound = session.run_with_iobinding, binding
         if hasattr(session, "_sess") and hasattr(binding, "_iobinding"):  # as in `_runs`; the public one takes 75 us in 1.31
             begin, bound = session._sess.run_with_iobinding, binding._iobinding
-
-        def run() -> None:
-            try:
-                begin(bound, options)
-            except Exception as e:  # as in `run`
-                raise _failed(e) from e
-
-        return run
+        return BoundRun(partial(begin, bound, options), _failed)
 
 
 class OnnxOnDevice(OnnxBackend):
@@ -120,6 +124,10 @@ class OnnxOnDevice(OnnxBackend):
 
     def _runs(self, signature: Signature) -> DeviceRun:
         return DeviceRun(self._device, self._session, ort.RunOptions, signature)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(launching=self, preparing=self)
 
     def prepare(self, inputs: Sequence[Array]) -> None:
         self._run.prepare(inputs)

@@ -29,7 +29,7 @@ import numpy as np
 from evenkeel.serve.engine.backends.base import Array
 from evenkeel.serve.engine.backends.gpu.cuda_runtime import DeviceMemory, Event, Runtime, opened
 
-SLOTS = 2  # FLYING_MAX of serve/engine/cycle/pipelined.py
+SLOTS = 2  # FLYING_MAX of serve/engine/cycle/launch_complete.py
 ALIGN_BYTES = 256  # each tensor begins where cudaMalloc could have put it: kernels read several values at once
 
 

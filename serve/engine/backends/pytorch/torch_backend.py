@@ -20,7 +20,7 @@ import torch.export.passes
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.manifest import ROWS, UNSAID, Manifest
 from evenkeel.serve.contract.signature import Signature, TensorSpec
-from evenkeel.serve.engine.backends.base import Array, LoadOptions
+from evenkeel.serve.engine.backends.base import Array, Capabilities, LoadOptions
 from evenkeel.serve.engine.backends.formats import kind_of
 from evenkeel.serve.engine.backends.gpu.assigned_device import CPU, facts
 from evenkeel.serve.engine.backends.gpu.cuda_graphs import Graphs
@@ -54,6 +54,10 @@ class TorchProgram:
 
 
 class PytorchBackend:
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities()
+
     def __init__(
         self, program: TorchProgram, manifest: Manifest, options: LoadOptions, device: TorchTransfers | None = None
     ) -> None:
@@ -146,6 +150,10 @@ class PytorchOnDevice(PytorchBackend):
             [(ours.index(f.name), TORCH_DTYPES[f.dtype]) for f in self._program.ins], len(outs),
             [(places[spec.name], TORCH_DTYPES[outs[places[spec.name]].dtype]) for spec in signature.outputs],
             signature.rows_axis, self._graphs)  # fmt: skip
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(launching=self, preparing=self)
 
     def prepare(self, inputs: Sequence[Array]) -> None:
         run = self._run

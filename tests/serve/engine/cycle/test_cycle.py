@@ -244,7 +244,7 @@ def test_a_split_request_whose_second_part_fails_gets_one_error() -> None:
         replies = front.replies()
         assert len(replies) == 2
         assert answer(replies, other)[0].tolist() == [[11.0, 11.0]]
-        assert not bench.cycle._replies._parts and bench.cycle._pending.rows == 0
+        assert not bench.model.replies._parts and bench.model.queue.pending.rows == 0
 
 
 def test_requests_of_different_shapes_never_share_a_batch() -> None:
@@ -354,7 +354,7 @@ def test_a_request_cancelled_between_its_parts_stops_running() -> None:
         bench.turn()
         assert only(front.replies()) == Fault("cancelled", "the caller has left")
         assert bench.replica.backend.sizes == [2]
-        assert not bench.cycle._replies._parts and len(bench.cycle._pending) == 0 and bench.cycle._pending.rows == 0
+        assert not bench.model.replies._parts and len(bench.model.queue.pending) == 0 and bench.model.queue.pending.rows == 0
 
 
 def test_a_request_past_its_deadline_is_not_run() -> None:
@@ -370,7 +370,7 @@ def test_a_request_past_its_deadline_is_not_run() -> None:
         assert isinstance(replies[late], Fault) and replies[late].code == "deadline_exceeded"
         assert answer(replies, good)[0].tolist() == [[5.0, 5.0]]
         assert bench.replica.backend.sizes == [1]
-        assert bench.cycle._pending.rows == 0
+        assert bench.model.queue.pending.rows == 0
 
 
 def test_a_lone_request_past_its_deadline_is_answered_at_the_next_turns() -> None:
@@ -396,7 +396,7 @@ def test_a_front_that_dies_takes_its_queue_along_and_leaves_the_others_alone() -
         bench.turn(6)
         assert answer(stays.replies(), id)[0].tolist() == [[9.0, 9.0]]
         assert bench.replica.backend.sizes == [2, 1], "nothing runs for a front that is gone"
-        assert len(bench.cycle._pending) == 0 and bench.cycle._pending.rows == 0 and not bench.cycle._replies._parts
+        assert len(bench.model.queue.pending) == 0 and bench.model.queue.pending.rows == 0 and not bench.model.replies._parts
         assert bench.block.count[Engine.QUEUE_ROWS] == 0
 
 

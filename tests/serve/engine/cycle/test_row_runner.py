@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evenkeel.serve.engine.backends.base import BoundRun, Capabilities
 from evenkeel.serve.engine.cycle.row_runner import BOUND_BYTES_MAX, LOOKED_AT_BY_STRUCT_MAX, BoundRowRunner, RowRunner, row_of
 from evenkeel.serve.errors import NotFinite
 from evenkeel.serve.transport.descriptor import FINITE
@@ -22,26 +23,30 @@ OFFSET = 1024
 class Binding(ScriptedBackend):
     """Runs from the same memory into the same memory."""
 
-    bound = 0
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(binding=self)
 
-    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], None] | None:
-        self.bound += 1
-
+    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> BoundRun | None:
         def run() -> None:
             outputs[0][:] = self.run(inputs)[0]
 
-        return run
+        return BoundRun(run, lambda e: e)
 
 
 class NotOfTheseTypes(ScriptedBackend):
-    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], None] | None:
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(binding=self)
+
+    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> BoundRun | None:
         return None
 
 
 def made(run: Run, *dims: int, dtype: str = "float32", backend: type[ScriptedBackend] = Binding, **said: Any) -> Any:
     sig = signature([spec("x", *dims, dtype=dtype, **said)], [spec("y", *dims, dtype=dtype)])
     found = replica(sig, run)
-    found.backend = backend(sig, run)
+    found.tensors = backend(sig, run)
     return found
 
 
@@ -160,7 +165,7 @@ def test_a_backend_that_is_put_in_its_place_later_is_the_one_that_runs() -> None
         front.submit([[1.0, 2.0]])
         bench.turn()
         front.replies()
-        model.backend = ScriptedBackend(model.signature, raises)
+        model.tensors = ScriptedBackend(model.signature, raises)
         front.submit([[1.0, 2.0]])
         bench.turn()
         assert isinstance(only(front.replies()), Fault)

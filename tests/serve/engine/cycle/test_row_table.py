@@ -36,7 +36,7 @@ def test_each_gets_the_answer_to_its_own_row(count: int) -> None:
         bench.turn()
         assert bench.replica.backend.sizes == [count]
         assert_own_answers(front, ids)
-        assert bench.cycle._pending.rows == 0
+        assert bench.model.queue.pending.rows == 0
 
 
 def test_slots_that_are_not_neighbours_are_gathered_from_where_they_are() -> None:
@@ -63,7 +63,7 @@ def test_two_blocks_of_one_front_share_a_batch() -> None:
     with Bench(replica(PAIR, rows_max=64)) as bench:
         front = bench.front()
         first = front.submit_all(rows(MANY))
-        bench.cycle._take(bench.cycle._peers.receive(0))
+        bench.take()
         second = front.submit_all(rows(MANY, start=MANY))
         bench.turn()
         assert bench.replica.backend.sizes == [2 * MANY]
@@ -83,7 +83,7 @@ def test_a_block_shares_a_batch_with_a_request_of_several_rows() -> None:
     with Bench(replica(PAIR, rows_max=64)) as bench:
         front = bench.front()
         ids = front.submit_all(rows(MANY))
-        bench.cycle._take(bench.cycle._peers.receive(0))
+        bench.take()
         several = front.submit([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
         bench.turn()
         replies = front.replies()
@@ -96,7 +96,7 @@ def test_a_request_of_several_rows_before_a_block_gets_its_own_rows() -> None:
     with Bench(replica(PAIR, rows_max=64)) as bench:
         front = bench.front()
         several = front.submit([[1.0, 1.0], [2.0, 2.0]])
-        bench.cycle._take(bench.cycle._peers.receive(0))
+        bench.take()
         ids = front.submit_all(rows(MANY))
         bench.turn()
         replies = front.replies()
@@ -173,14 +173,14 @@ def test_a_caller_of_a_block_that_leaves_is_given_back_alone(leaver: int) -> Non
     with Bench(replica(PAIR, rows_max=64)) as bench:
         front = bench.front()
         ids = front.submit_all(rows(MANY))
-        bench.cycle._take(bench.cycle._peers.receive(0))
+        bench.take()
         front.cancel(ids[leaver])
         bench.turn()
         replies = front.replies()
         assert sorted(replies) == ids
         assert [id for id in ids if isinstance(replies[id], Fault)] == [ids[leaver]]
         assert answer(replies, ids[1])[0].tolist() == [[3.0, -1.0]]
-        assert bench.cycle._pending.rows == 0
+        assert bench.model.queue.pending.rows == 0
 
 
 @pytest.mark.parametrize("leaver", [0, 1, 3, 4, 7])
@@ -196,7 +196,7 @@ def test_a_caller_of_a_block_that_leaves_when_half_of_it_has_run_disturbs_nobody
         replies = front.replies()
         assert sorted(replies) == ids
         assert [i for i, id in enumerate(ids) if isinstance(replies[id], Fault)] == ([leaver] if leaver >= 4 else [])
-        assert (len(bench.cycle._pending), bench.cycle._pending.rows) == (0, 0)
+        assert (len(bench.model.queue.pending), bench.model.queue.pending.rows) == (0, 0)
 
 
 def test_a_block_whose_deadlines_pass_while_it_waits_is_given_back() -> None:
@@ -211,7 +211,7 @@ def test_a_block_whose_deadlines_pass_while_it_waits_is_given_back() -> None:
         replies = front.replies()
         assert sorted(replies) == ids
         assert {r.code for r in replies.values() if isinstance(r, Fault)} == {"deadline_exceeded"}
-        assert bench.replica.backend.sizes == [] and bench.cycle._pending.rows == 0
+        assert bench.replica.backend.sizes == [] and bench.model.queue.pending.rows == 0
 
 
 def test_one_late_request_of_a_block_does_not_take_the_others_along() -> None:
@@ -228,7 +228,7 @@ def test_one_late_request_of_a_block_does_not_take_the_others_along() -> None:
         replies = front.replies()
         assert sorted(replies) == ids
         assert [id for id in ids if isinstance(replies[id], Fault)] == [ids[4]]
-        assert bench.cycle._pending.rows == 0 and len(bench.cycle._pending) == 0
+        assert bench.model.queue.pending.rows == 0 and len(bench.model.queue.pending) == 0
 
 
 def test_a_front_that_dies_takes_its_blocks_along() -> None:
@@ -241,7 +241,7 @@ def test_a_front_that_dies_takes_its_blocks_along() -> None:
         bench.turn(10)
         assert_own_answers(stays, ids)
         assert bench.replica.backend.sizes == [4, 4, 4, 4], "nothing runs for a front that is gone"
-        assert (len(bench.cycle._pending), bench.cycle._pending.rows) == (0, 0)
+        assert (len(bench.model.queue.pending), bench.model.queue.pending.rows) == (0, 0)
 
 
 def test_a_block_of_rows_is_counted_as_its_rows() -> None:

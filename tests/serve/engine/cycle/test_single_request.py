@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evenkeel.serve.batching.arrivals import Arrivals
 from evenkeel.serve.contract.status_page import TIME_CELLS, Engine, run_spans
 from evenkeel.serve.engine.cycle.single_request import SingleRequest
 from evenkeel.serve.engine.failures import DeviceLost
@@ -66,7 +67,7 @@ def test_it_is_answered_as_by_the_cycle(run: Run, row: list[float], taken: list[
     def asked(alone: bool) -> tuple[Answer | Fault, list[int]]:
         with Bench(replica(PAIR, run)) as bench:
             if not alone:
-                bench.cycle._single_request = None
+                bench.model.single_request = None
             front = bench.front()
             front.submit([row])
             bench.turn()
@@ -86,7 +87,7 @@ def test_rows_of_any_dtype_are_answered_as_by_the_cycle(dtype: str, taken: list[
     found = []
     for alone in (True, False):
         with Bench(replica(sig, lambda inputs: [inputs[0][:, ::-1]])) as bench:
-            bench.cycle._single_request = bench.cycle._single_request if alone else None
+            bench.model.single_request = bench.model.single_request if alone else None
             front = bench.front()
             front.submit([[[0, 1], [1, 1], [1, 0]]])
             bench.turn()
@@ -122,7 +123,7 @@ def test_it_is_counted_and_learned_from(taken: list[bool]) -> None:
 
     with Bench(replica(PAIR, run)) as bench:
         front = bench.front()
-        before_s = bench.replica.cost.curve(bench.cycle._only_key).predict(1)
+        before_s = bench.replica.cost.curve(bench.model.queue.only_key).predict(1)
         for _ in range(3):
             front.submit([[1.0, 2.0]])
             bench.turn(1)
@@ -131,7 +132,7 @@ def test_it_is_counted_and_learned_from(taken: list[bool]) -> None:
         assert (count[Engine.BATCHES], count[Engine.ROWS], count[Engine.QUEUE_TIME]) == (3, 3, 3)
         assert sum(count[Engine.RUN_TIME : Engine.RUN_TIME + TIME_CELLS]) == 3
         assert bench.block.value[Engine.RUN_SUM_S] == pytest.approx(0.012)
-        assert bench.replica.cost.curve(bench.cycle._only_key).predict(1) > before_s
+        assert bench.replica.cost.curve(bench.model.queue.only_key).predict(1) > before_s
 
 
 def test_a_lost_device_ends_the_engine_with_the_request_named(taken: list[bool]) -> None:
@@ -214,3 +215,14 @@ def test_an_answer_that_finds_the_socket_full_is_sent_when_it_has_room(taken: li
         bench.turn(1)
         assert answer(front.replies(), id)[0].tolist() == [[3.0, 5.0]]
         assert bench.cycle.idle
+
+
+def test_its_arrival_is_noted_as_that_of_any_other(taken: list[bool]) -> None:
+    with Bench(replica(PAIR)) as bench:
+        front, expected = bench.front(), Arrivals()
+        for wait_s in (1.0, 0.01, 0.3, 0.0):
+            bench.clock.advance(wait_s)
+            front.submit([[1.0, 2.0]])
+            bench.turn(1)
+            expected.note(1, 1, bench.clock())
+        assert len(taken) == 4 and bench.model.queue.arrivals == expected

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evenkeel.serve.contract.fault_grammar import PlannedFault
-from evenkeel.serve.engine.backends.base import RawReply, RawRequest
+from evenkeel.serve.engine.backends.base import Capabilities, RawReply, RawRequest
 from evenkeel.serve.engine.models import fault_injection
 from evenkeel.serve.engine.models.fault_injection import FaultyHandler, FaultyTensors, Injector
 from evenkeel.serve.errors import BadModel
@@ -87,12 +87,12 @@ def test_faults_that_come_with_every_batch_do_not_fill_the_log(capfd: pytest.Cap
 
 def test_a_handlers_requests_each_get_the_fault() -> None:
     scripted = ScriptedHandler(lambda requests: [RawReply(r.body, "text/plain") for r in requests])
-    scripted.batched = True  # type: ignore[attr-defined]
+    scripted.capabilities = Capabilities(batched=True, reads_headers=True)
     backend = FaultyHandler(scripted, Injector([PlannedFault("oom", at=1)]), "oom:at=1")  # type: ignore[arg-type]
     requests = [RawRequest(b"a", "text/plain", "", "1"), RawRequest(b"b", "text/plain", "", "2")]
     assert [type(r) for r in backend.handle(requests)] == [MemoryError, MemoryError]
     assert [r.body for r in backend.handle(requests) if isinstance(r, RawReply)] == [b"a", b"b"]
-    assert backend.batched is True
+    assert backend.capabilities is scripted.capabilities
 
 
 def test_apply_wraps_the_backend_and_says_so_among_its_facts() -> None:

@@ -497,13 +497,12 @@ def test_the_sweep_leaves_those_alone_who_still_have_time() -> None:
 
 def crash_in_the_middle(bench: FrontBench) -> None:
     """Engine 0 greets the front and reads its requests, and dies before it answers."""
-    cycle = bench.engines[0].cycle
-    assert cycle is not None
+    engine = bench.engines[0]
     for _ in range(6):
         bench.step_front()
-        cycle._take(cycle._peers.receive(0))
-    assert len(cycle._pending) > 0
-    bench.engines[0].crash()
+        engine.take()
+    assert len(engine.model.queue.pending) > 0
+    engine.crash()
     bench.step_front()
 
 
@@ -584,7 +583,7 @@ def test_those_that_only_waited_behind_a_crash_still_run_together() -> None:
         bench.step_front()
         cycle = bench.engines[0].cycle
         assert cycle is not None
-        cycle._take(cycle._peers.receive(0))
+        bench.engines[0].take()
         others = [bench.arrive(body([i, i]))[0] for i in range(12)]
         bench.step_front()  # they are in the engine's socket
         with pytest.raises(Dead):
@@ -616,9 +615,7 @@ def test_when_the_next_engine_runs_already_everybody_may_have_been_in_the_crash(
     with FrontBench(mortal(batches)) as bench:
         callers = [bench.ask(body([i, i])) for i in range(3)]
         bench.step_front()
-        cycle = bench.engines[0].cycle
-        assert cycle is not None
-        cycle._take(cycle._peers.receive(0))
+        bench.engines[0].take()
         bench.engines[0].crash()
         bench.page.engine(0).count[RUN_EPOCH] = 2
         bench.engines[0].start()

@@ -6,7 +6,6 @@ import signal
 
 import pytest
 
-from evenkeel.serve.batching.item import Segment
 from evenkeel.serve.contract import engine_ends
 from evenkeel.serve.contract.engine_ends import Ended
 from evenkeel.serve.contract.status_page import StatusPage
@@ -83,13 +82,12 @@ def test_every_503_and_504_says_when_to_come_back() -> None:
 def dies_while_it_runs(bench: FrontBench, place: int, ended: Ended | None) -> None:
     """The engine takes what waits for it, begins a batch, and is ended before it can answer."""
     engine = bench.engines[place]
-    cycle = engine.cycle
-    assert cycle is not None
     for _ in range(6):
         bench.step_front()
-        cycle._take(cycle._peers.receive(0))
-    (item,) = cycle._pending.items()
-    cycle._note_who_runs([Segment(item, 0, 1)])
+        engine.take()
+    assert engine.cycle is not None, "it lives still"
+    (item,) = engine.model.queue.pending.items()
+    engine.cycle._engine.stamp.part(item)
     engine.crash(ended)
     bench.step_front()
 

@@ -155,7 +155,7 @@ ACTS = st.one_of(
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bench, Any]]:
     folder = Folder(tmp_path_factory.mktemp("odd"))
     backend = handler(folder, HEAD + SCRIPTS[request.param])
-    replica = Replica(folder.manifest(), backend, CostModel(), rows_max=8 if backend.batched else 1)
+    replica = Replica(folder.manifest(), CostModel(), 8 if backend.batched else 1, handler=backend)
     script = module_of(backend)
     with Bench(replica) as made:
         yield made, script

@@ -15,7 +15,7 @@ from evenkeel.serve.engine import failures
 from evenkeel.serve.engine.backends.base import LoadOptions
 from evenkeel.serve.engine.backends.onnx import onnx_device
 from evenkeel.serve.engine.backends.onnx.providers import CPU, CUDA, TENSORRT
-from evenkeel.serve.engine.cycle.pipelined import FLYING_MAX
+from evenkeel.serve.engine.cycle.launch_complete import FLYING_MAX
 from evenkeel.serve.errors import ModelFailed, OutOfMemory
 
 pytest.importorskip("onnx")

@@ -10,8 +10,8 @@ import pytest
 
 from evenkeel.container.watch.stuck import StuckLimits, StuckView, stuck
 from evenkeel.serve.contract.status_page import RUN_SPANS, Engine, read_engine, run_spans
-from evenkeel.serve.engine.cycle.cycle import Cycle
-from evenkeel.serve.engine.cycle.pipelined import PipelinedCycle
+from evenkeel.serve.engine.cycle.launch_complete import LaunchAndComplete
+from evenkeel.serve.engine.cycle.run_now import RunNow
 from evenkeel.serve.engine.failures import DeviceLost
 from evenkeel.serve.engine.models import fault_injection
 from evenkeel.serve.transport.descriptor import SUSPECT
@@ -28,7 +28,7 @@ def flying(run: Run = twice_plus_one, rows_max: int = 4, expected_s: float = TAK
     clock = ManualClock()
     made = replica(PAIR, run, rows_max=rows_max)
     made.cost.learn(((2,),), [(1, expected_s), (rows_max, expected_s)])
-    device = made.backend = ScriptedDevice(PAIR, run, clock, TAKES_S)
+    device = made.tensors = ScriptedDevice(PAIR, run, clock, TAKES_S)
     with Bench(made, clock=clock) as bench:
         yield bench, device
 
@@ -242,8 +242,8 @@ def test_of_a_batch_of_two_fronts_only_the_one_that_lives_is_answered() -> None:
         submit(dies, 6)
         ids = submit(stays, 6)
         bench.cycle.turn(0)
-        assert isinstance(bench.cycle, PipelinedCycle)
-        gone = bench.cycle._flights[0].segments[0].item.peer
+        assert isinstance(bench.model.runner, LaunchAndComplete)
+        gone = bench.model.runner._flights[0].segments[0].item.peer
         assert device.did == ["launch 12"]
         dies.channel.close()
         bench.clock.advance(TAKES_S)
@@ -369,7 +369,7 @@ def test_a_suspect_runs_with_nothing_beside_it() -> None:
         used = layout.pack([np.array([[7.0, 7.0]], np.float32)], front.arena.memory, slot.offset)
         id, record = front._record(slot, used, 1, 60.0)
         front.channel.send(record[:1] + bytes((SUSPECT,)) + record[2:])
-        bench.cycle._take(bench.cycle._peers.receive(0))
+        bench.take()
         bench.clock.advance(0.001)
         submit(front, 4)
         turns(bench)
@@ -377,9 +377,9 @@ def test_a_suspect_runs_with_nothing_beside_it() -> None:
         assert answer(front.replies(), id)[0].tolist() == [[15.0, 15.0]]
 
 
-def test_a_model_that_cannot_launch_has_the_plain_cycle() -> None:
+def test_a_model_that_cannot_launch_runs_at_once() -> None:
     with Bench(replica(PAIR)) as plain, flying() as (bench, _):
-        assert type(plain.cycle) is Cycle and type(bench.cycle) is PipelinedCycle
+        assert isinstance(plain.model.runner, RunNow) and isinstance(bench.model.runner, LaunchAndComplete)
 
 
 # ---- what is learned, counted and stamped ----------------------------------------------------------------------------------

@@ -1,0 +1,97 @@
+"""Whole bodies through the user's handler. Each request of a batch has a result of its own."""
+
+from __future__ import annotations
+
+import json
+
+from evenkeel.serve.batching.item import Item, Segment
+from evenkeel.serve.contract.logline import log
+from evenkeel.serve.engine.backends.base import RawReply, RawRequest, RawStream
+from evenkeel.serve.engine.cycle.engine_context import EngineContext
+from evenkeel.serve.engine.cycle.halving import halves
+from evenkeel.serve.engine.cycle.model_queue import ModelQueue
+from evenkeel.serve.engine.cycle.open_streams import OpenStreams
+from evenkeel.serve.engine.cycle.replies import Replies
+from evenkeel.serve.engine.failures import translated
+from evenkeel.serve.engine.foreign import let_go, root_of, trace_of
+from evenkeel.serve.engine.peers import Peer
+from evenkeel.serve.errors import EvenkeelError, ModelFailed, OutOfMemory
+
+
+class RunHandler:
+    """A Runner. Owner of the streams that its answers have become."""
+
+    def __init__(self, queue: ModelQueue, replies: Replies, engine: EngineContext) -> None:
+        self._queue, self._replica, self._replies = queue, queue.replica, replies
+        self._stamp, self._clock = engine.stamp, engine.clock
+        self.streams = OpenStreams(replies, engine, tell_of)
+
+    @property
+    def idle(self) -> bool:
+        return not self.streams.open
+
+    def advance(self, now_s: float, closing: bool) -> float:
+        segments = self._queue.next(now_s)
+        if segments:
+            self.run(segments)
+        return self._queue.wait_s
+
+    def run(self, segments: list[Segment]) -> None:
+        started_s = self._stamp.batch(segments, len(segments), 0.0)
+        try:
+            too_large = self._run(segments, started_s)
+        finally:
+            self._stamp.over()
+        if too_large:  # some of a batch of several: each is told only what it does alone
+            for fewer in halves(too_large) or (too_large,):
+                self.run(fewer)
+
+    def _run(self, segments: list[Segment], started_s: float) -> list[Segment]:
+        """Returns those that did not fit into memory together, which may fit apart."""
+        requests = [raw_request(s.item) for s in segments]
+        handler = self._replica.handler
+        assert handler is not None, "only handlers run so"
+        results = handler.handle(requests)
+        run_s = self._clock() - started_s
+        too_large: list[Segment] = []
+        for s, result in zip(segments, results, strict=True):
+            if isinstance(result, RawReply):
+                self._replies.raw(s.item, result, started_s)
+            elif isinstance(result, RawStream):
+                self.streams.begin(s.item, result)
+            elif self._fails(s.item, result, len(segments)):
+                too_large.append(s)
+        if len(too_large) > 1:
+            self._queue.lower_ceiling(len(too_large))
+        ran = len(segments) - len(too_large)
+        if ran:
+            self._stamp.ran(self._replica, (), ran, run_s, run_s)
+            self._queue.tell()
+        return too_large
+
+    def _fails(self, item: Item, error: Exception, requests: int) -> bool:
+        """Tell it so. True: it has not been told, since it may fit into memory when it runs with fewer."""
+        known = translated(error)
+        together = isinstance(known, OutOfMemory) and requests > 1
+        if not together:
+            tell_of(item, error, known)
+            self._replies.fault(item, known)
+        let_go(error)
+        return together
+
+    def forget(self, peer: Peer) -> None:
+        self.streams.forget(peer)
+
+
+def tell_of(item: Item, error: BaseException, known: EvenkeelError) -> None:
+    """What a handler raised, in the log under the request's id."""
+    if isinstance(known, ModelFailed | OutOfMemory):
+        trace = trace_of(root_of(known, error))
+        log("handler_error", known.message, request_id=raw_request(item).request_id, traceback=trace)
+
+
+def raw_request(item: Item) -> RawRequest:
+    data = item.peer.memory[item.offset : item.offset + item.used]
+    size = int.from_bytes(data[:4], "little")
+    meta = json.loads(bytes(data[4 : 4 + size]))
+    return RawRequest(bytes(data[4 + size :]), meta["content_type"], meta["accept"], meta["request_id"], meta["headers"])

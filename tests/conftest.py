@@ -23,7 +23,7 @@ CORE = (
     "process/test_process_answers.py", "process/test_process_exact.py", "process/test_process_orphans.py",
     "process/test_process_reach.py", "metrics/test_metrics_exact.py", "metrics/test_metrics_exposition.py",
     "metrics/test_metrics_measure.py", "metrics/test_metrics_emf.py", "benchmarks/test_benchmarks_trend.py",
-    "benchmarks/test_benchmarks_table.py",
+    "benchmarks/test_benchmarks_table.py", "benchmarks/test_benchmarks_client.py", "benchmarks/test_benchmarks_handlers.py",
 )  # fmt: skip
 TESTS = Path(__file__).parent
 

@@ -17,7 +17,7 @@ from benchmarks.table.workloads import LEAD, Workload
 
 EVENKEEL, BEFORE, UNCOUNTED, BARE = "evenkeel", "before", "uncounted", BareHttp.name
 FIXED_HEADS = ", fixed heads"
-COMPARED_MIN = 200  # answers of each contender before the windows; more where there are more bodies
+COMPARED = 1000  # answers of each contender before the windows, or what it manages in the time
 COMPARED_S_MAX = 10.0
 OPEN_RATE_MAX = 20_000.0  # the open client cannot send more on one core
 
@@ -54,8 +54,7 @@ class ServerContender:
                 self.rate = min(workload.load * result.requests / result.seconds, OPEN_RATE_MAX)
 
     def _compare(self, workload: Workload) -> None:
-        count = max(COMPARED_MIN, 2 * len(self.samples))
-        tally = compared(workload, self._plan(workload, COMPARED_S_MAX, count=count))
+        tally = compared(workload, self._plan(workload, COMPARED_S_MAX, count=COMPARED))
         if tally.non2xx or tally.errors or len(tally.answers) < len(self.samples):
             counts = f"{tally.non2xx} of {tally.requests} answers were no 2xx, {tally.errors} requests failed"
             raise ServerFailed(f"{self.name}: {counts}; {self.running.log_tail()}")

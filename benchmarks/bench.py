@@ -119,7 +119,7 @@ class Bench:
         for found in running:
             found.measure_idle()
             if found.idle_cores > IDLE_CORES_MAX:
-                held = isinstance(found.server, Peer)
+                held = isinstance(found.server, Peer) and found.server.may_be_held
                 note = ", and is held (SIGSTOP) outside its turns" if held else ""
                 self.plan.note(f"{found.name} uses {found.idle_cores:.3f} cores while idle{note}")
                 if held:

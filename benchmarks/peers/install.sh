@@ -22,12 +22,11 @@ echo "litserve -> $peers/litserve"
 [ -x "$peers/litserve/bin/python" ] || "$python" -m venv "$peers/litserve"
 "$peers/litserve/bin/pip" install -q litserve onnxruntime numpy msgspec
 
-# Only when asked for: it is large, needs a haproxy in PATH, and its HAProxy listens on 0.0.0.0:8404 and :9101 whatever it is told.
+# Only when asked for: it is large (570 MB), and its HAProxy listens on 0.0.0.0:8404 and :9101 whatever it is told.
 if [ "${WITH_RAY:-}" = 1 ]; then
   echo "ray -> $peers/ray"
   [ -x "$peers/ray/bin/python" ] || "$python" -m venv "$peers/ray"
   "$peers/ray/bin/pip" install -q 'ray[serve]' onnxruntime numpy msgspec
-  command -v haproxy >/dev/null || echo "ray: there is no haproxy in PATH: apt-get install haproxy" >&2
 fi
 
 if [ -z "$triton_python" ]; then

@@ -1,7 +1,7 @@
 """Ray Serve behind its HAProxy ingress: one replica that batches.
 
-The ingress needs a `haproxy` in PATH. Its own HAProxy listens on 0.0.0.0 for its statistics (port 8404) and its metrics (9101)
-whatever it is told, so it is measured only when it is asked for by name.
+Its HAProxy listens on 0.0.0.0 for its statistics (port 8404) and its metrics (9101) whatever it is told, so it is measured only
+when it is asked for by name.
 """
 
 from __future__ import annotations

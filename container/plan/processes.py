@@ -23,12 +23,12 @@ class ProcessPlan:
     fronts: int
     engines: int
     threads: int  # per engine
-    lanes: int = 1  # sets of engine places: 2 where a new version may load beside the one that serves
+    slots: int = 1  # sets of engine places, blue and green: 2 where a new version may load beside the one that serves
     devices: tuple[str, ...] = ()  # accelerators, each as CUDA_VISIBLE_DEVICES names it; `engines` is a multiple of their number
 
     @property
     def places(self) -> int:
-        return self.lanes * self.engines
+        return self.slots * self.engines
 
     @property
     def sharers(self) -> int:
@@ -36,7 +36,7 @@ class ProcessPlan:
         return self.engines // max(1, len(self.devices))
 
     def device(self, place: int) -> str:
-        """What the engine at this place runs on; "": the CPUs. Both lanes have the same devices."""
+        """What the engine at this place runs on; "": the CPUs. Both slots have the same devices."""
         return self.devices[place % len(self.devices)] if self.devices else ""
 
     def why(self, cpus: int) -> str:
@@ -45,12 +45,12 @@ class ProcessPlan:
         return f"{have}: {self.fronts} front, {self.engines} engine with {self.threads} threads each{each}"
 
 
-def make(cpus: int, fronts: int, replicas: int, threads: int, lanes: int = 1, devices: tuple[str, ...] = ()) -> ProcessPlan:
+def make(cpus: int, fronts: int, replicas: int, threads: int, slots: int = 1, devices: tuple[str, ...] = ()) -> ProcessPlan:
     """Zeros mean: choose. One replica that uses every CPU answers a lone request soonest and holds the model once. Where there
     are accelerators, `replicas` counts for each of them."""
     engines = (replicas or 1) * max(1, len(devices))
     fronts = fronts or max(1, min(8, cpus // CPUS_PER_FRONT))
-    return ProcessPlan(fronts, engines, threads or max(1, cpus // engines), lanes, devices)
+    return ProcessPlan(fronts, engines, threads or max(1, cpus // engines), slots, devices)
 
 
 def idle_bytes(the_plan: ProcessPlan, files_bytes: int) -> int:

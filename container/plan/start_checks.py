@@ -34,7 +34,7 @@ def bound_engines(plan: ProcessPlan) -> None:
     """Raises BadSetting when there is no place on the status page for so many."""
     if plan.places <= ENGINES_MAX:
         return
-    most, versions = ENGINES_MAX // plan.lanes, " for a folder with versions" if plan.lanes > 1 else ""
+    most, versions = ENGINES_MAX // plan.slots, " for a folder with versions" if plan.slots > 1 else ""
     if not plan.devices:
         raise BadSetting(f"EVENKEEL_REPLICAS={plan.engines} is too many{versions}: at most {most}")
     each = plan.engines // len(plan.devices)

@@ -29,7 +29,7 @@ def make(env: Environment, environ: Mapping[str, str]) -> StartPlan:
     cpus, wanted = machine.cpus(), env.settings
     catalogue = catalogues.read(env.model_dir)
     version = catalogue.choose(wanted.model_version)
-    plan = processes.make(cpus, wanted.fronts, wanted.replicas, wanted.threads, lanes=2 if catalogue.name else 1,
+    plan = processes.make(cpus, wanted.fronts, wanted.replicas, wanted.threads, slots=2 if catalogue.name else 1,
                           devices=devices)  # fmt: skip
     start_checks.bound_engines(plan)
     more = {"name": catalogue.name, "version": version, "versions": list(catalogue.versions)} if catalogue.name else {}

@@ -10,7 +10,8 @@ from evenkeel.container.plan.processes import ProcessPlan
 from evenkeel.container.supervise import requirements
 from evenkeel.container.supervise.child import Child
 from evenkeel.container.supervise.run_dir import UnixListener
-from evenkeel.container.versions.deployer import Deployer, Lane
+from evenkeel.container.versions.blue_green import BlueGreenSlot
+from evenkeel.container.versions.deployer import Deployer
 from evenkeel.serve import settings as serve_settings
 from evenkeel.serve.contract.logline import sink
 from evenkeel.serve.contract.process_setup import role_command
@@ -27,24 +28,24 @@ def engines(
     environ = env.for_engines(run_dir, installed(env, versions.serving.path, run_dir))
     log_fd = sink().fd  # an engine's own stdout is read line by line, so that user code cannot break our log
     for place in range(plan.places):
-        lane = versions.lanes[place // plan.engines]
+        slot = versions.places.slots[place // plan.engines]
         fd = sockets[place].fd
 
-        def command(epoch: int, place: int = place, fd: int = fd, lane: Lane = lane) -> list[str]:
-            edition = lane.edition
-            assert edition is not None, "nothing is started where nothing is to be loaded"
+        def command(epoch: int, place: int = place, fd: int = fd, slot: BlueGreenSlot = slot) -> list[str]:
+            revision = slot.revision
+            assert revision is not None, "nothing is started where nothing is to be loaded"
             return role_command("evenkeel.serve.engine.process", serve_settings.dump(EngineSettings(
-                place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(edition.path.resolve()),
+                place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(revision.path.resolve()),
                 threads=plan.threads, log_text=text, log_fd=log_fd, shape_log=env.settings.shape_log,
                 faults=env.settings.faults, program=env.settings.program, name=versions.name,
-                version=edition.version, edition=edition.number, tally=edition.tally,
+                version=revision.version, edition=revision.number, tally=revision.counters,
                 device=plan.device(place), sharers=plan.sharers, cache_dir=str(run_dir / f"cache-{place}"),
                 require_gpu=env.settings.require_gpu != "0")))  # fmt: skip
 
         fds = (fd, page.fd, log_fd)
         device = plan.device(place)
         children.append(Child("engine", place, command, fds, env.on_device(environ, device), device, captured=True))
-        versions.place(lane, children[-1])
+        versions.place(slot, children[-1])
     return children
 
 

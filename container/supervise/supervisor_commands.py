@@ -5,6 +5,7 @@ from __future__ import annotations
 from evenkeel.container.supervise.departure import Departure
 from evenkeel.container.versions.deployer import Deployer
 from evenkeel.serve.contract.commands import Command, CommandError, Refusal, Result, Verb, unknown_here
+from evenkeel.serve.contract.logline import log
 
 
 class SupervisorCommands:
@@ -16,7 +17,7 @@ class SupervisorCommands:
             case Verb.DRAIN:
                 return self._drain()
             case Verb.USE:
-                return self._use(command.arguments["version"], now_s)
+                return self._use(command.arguments["version"])
             case _:
                 raise unknown_here(command.verb)
 
@@ -26,9 +27,13 @@ class SupervisorCommands:
         self._departure.begin(0, "asked to drain: finishing what has been accepted")
         return {"already": already}
 
-    def _use(self, version: str, now_s: float) -> Result:
+    def _use(self, version: str) -> Result:
         if self._departure.begun:
             raise CommandError(Refusal.REFUSED, "the container is stopping")
         if self._versions is None:
             raise CommandError(Refusal.REFUSED, "there are no versions here")
-        return self._versions.use(version, now_s)
+        try:
+            return self._versions.use(version)
+        except CommandError as e:
+            log("swap_asked", e.message, version=version, how="refused")
+            raise

@@ -32,11 +32,11 @@ def go(phase: Phase, target: Phase) -> Phase:
     return target
 
 
-class Do(Enum):
+class SwapAction(Enum):
     NOTHING = "nothing"
-    CLEAR = "clear"  # tell engines to finish and end: those of the other lane, in place also those that serve
-    LOAD = "load"  # start the engines of the wanted version in the other lane
-    SWITCH = "switch"  # name the other lane's edition as the one that serves
+    CLEAR = "clear"  # engines finish and end: those of the other slot, in place also those that serve
+    LOAD = "load"  # start the engines of the wanted version in the other slot
+    SWITCH = "switch"  # name the other slot's revision as the one that serves
     SETTLE = "settle"  # every front follows: the old one stands by
     GIVE_UP = "give up"  # the new one is ended, the old one serves as before
     RESTORE = "restore"  # the same, but the old one has to be loaded again
@@ -44,49 +44,54 @@ class Do(Enum):
     RETIRE = "retire"  # the version that stands by has done so long enough
 
 
-PHASE_AFTER: dict[Do, Phase] = {
-    Do.CLEAR: Phase.CLEARING, Do.LOAD: Phase.LOADING, Do.SWITCH: Phase.SWITCHING, Do.SETTLE: Phase.STEADY,
-    Do.GIVE_UP: Phase.STEADY, Do.RESTORE: Phase.RESTORING, Do.RESTORED: Phase.STEADY,
-}  # fmt: skip
+PHASE_AFTER: dict[SwapAction, Phase] = {
+    SwapAction.CLEAR: Phase.CLEARING,
+    SwapAction.LOAD: Phase.LOADING,
+    SwapAction.SWITCH: Phase.SWITCHING,
+    SwapAction.SETTLE: Phase.STEADY,
+    SwapAction.GIVE_UP: Phase.STEADY,
+    SwapAction.RESTORE: Phase.RESTORING,
+    SwapAction.RESTORED: Phase.STEADY,
+}
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """One moment. The other lane is the one that does not serve: it holds the new version, or one that stands by."""
+class SwapView:
+    """One moment. The other slot is the one that does not serve: it holds the new version, or one that stands by."""
 
     phase: Phase
     wanted: bool = False  # another version than the one that serves is wanted, now
     in_place: bool = False
     cleared: bool = False  # every engine that was told to leave has ended
-    other_wanted: bool = False  # the other lane holds just the wanted version
+    other_wanted: bool = False  # the other slot holds just the wanted version
     other_ready: bool = False  # every engine there is READY
     other_failed: bool = False  # one of them cannot become so, or it took too long
-    followed: bool = False  # every front sends its requests to the edition that serves, or had time enough
+    followed: bool = False  # every front sends its requests to the revision that serves, or had time enough
     serving_ready: bool = False
-    standby_over: bool = False  # somebody stands by, and has done so for the whole window
+    standby_over: bool = False  # the version before has stood by for its whole window
 
 
-def step(v: View) -> Do:
+def step(v: SwapView) -> SwapAction:
     match v.phase:
         case Phase.STEADY:
             return _steady(v)
         case Phase.CLEARING:
             if not v.wanted:
                 if v.in_place:  # engines that were told to leave take nothing more: the old version begins when they are gone
-                    return Do.RESTORE if v.cleared else Do.NOTHING
-                return Do.GIVE_UP
-            return Do.LOAD if v.cleared else Do.NOTHING
+                    return SwapAction.RESTORE if v.cleared else SwapAction.NOTHING
+                return SwapAction.GIVE_UP
+            return SwapAction.LOAD if v.cleared else SwapAction.NOTHING
         case Phase.LOADING:
             if v.other_failed or not (v.wanted and v.other_wanted):
-                return Do.RESTORE if v.in_place else Do.GIVE_UP
-            return Do.SWITCH if v.other_ready else Do.NOTHING
+                return SwapAction.RESTORE if v.in_place else SwapAction.GIVE_UP
+            return SwapAction.SWITCH if v.other_ready else SwapAction.NOTHING
         case Phase.SWITCHING:
-            return Do.SETTLE if v.followed else Do.NOTHING
+            return SwapAction.SETTLE if v.followed else SwapAction.NOTHING
         case Phase.RESTORING:
-            return Do.RESTORED if v.serving_ready else Do.NOTHING
+            return SwapAction.RESTORED if v.serving_ready else SwapAction.NOTHING
 
 
-def _steady(v: View) -> Do:
+def _steady(v: SwapView) -> SwapAction:
     if v.wanted:
-        return Do.SWITCH if v.other_wanted and v.other_ready else Do.CLEAR
-    return Do.RETIRE if v.standby_over else Do.NOTHING
+        return SwapAction.SWITCH if v.other_wanted and v.other_ready else SwapAction.CLEAR
+    return SwapAction.RETIRE if v.standby_over else SwapAction.NOTHING

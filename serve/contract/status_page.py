@@ -291,7 +291,7 @@ def serves(page: StatusPage, place: int) -> bool:
 
 
 def places(page: StatusPage) -> list[int]:
-    """Engine places that are in use: those of the other lane are empty most of the time."""
+    """Engine places that are in use: those of the other slot (blue or green) are empty most of the time."""
     count = page.main.count
     return [i for i in range(count[Main.ENGINES]) if page.engine(i).count[Engine.EDITION] or not count[Main.SERVING]]
 

@@ -15,7 +15,7 @@ from evenkeel.container.plan.start_checks import gpus as required
 from evenkeel.container.supervise import engine_children, front_child
 from evenkeel.container.supervise.run_dir import RunDir
 from evenkeel.container.supervise.sidecar_child import SidecarChild
-from evenkeel.container.versions.deployer import Deployer, Rules
+from evenkeel.container.versions.deployer import Deployer, SwapRules
 from evenkeel.serve import settings as serve_settings
 from evenkeel.serve.contract import catalogue
 from evenkeel.serve.contract.status_page import StatusPage
@@ -127,8 +127,8 @@ def test_a_gpu_that_is_required_and_missing_is_refused_with_the_reason(tmp_path:
         read({"EVENKEEL_REQUIRE_GPU": "yes"})
 
 
-def test_each_gpu_has_its_engines_and_both_lanes_of_a_place_have_the_same_gpu() -> None:
-    made = processes.make(16, 0, 2, 0, lanes=2, devices=("0", "1", MIG))
+def test_each_gpu_has_its_engines_and_both_slots_of_a_place_have_the_same_gpu() -> None:
+    made = processes.make(16, 0, 2, 0, slots=2, devices=("0", "1", MIG))
     assert (made.engines, made.threads, made.places) == (6, 2, 12)
     assert [made.device(place) for place in range(12)] == ["0", "1", MIG] * 4
     assert processes.make(8, 0, 0, 0, devices=("0", "1")).engines == 2
@@ -136,15 +136,15 @@ def test_each_gpu_has_its_engines_and_both_lanes_of_a_place_have_the_same_gpu() 
     assert processes.make(8, 0, 4, 0).device(3) == ""
 
 
-def test_engines_of_both_lanes_are_started_on_their_gpu_and_fronts_and_the_sidecar_on_none(tmp_path: Path) -> None:
+def test_engines_of_both_slots_are_started_on_their_gpu_and_fronts_and_the_sidecar_on_none(tmp_path: Path) -> None:
     for version in ("1", "2"):
         tree(tmp_path, **{f"root__m__{version}__model_dot_toml": 'backend = "echo"'})
     env = read({"EVENKEEL_MODEL_DIR": str(tmp_path / "root"), "EVENKEEL_REQUIRE_GPU": "auto", "EVENKEEL_LOG": "json"})
-    made, page, run_dir = processes.make(4, 1, 2, 1, lanes=2, devices=("0", MIG)), StatusPage.create(), RunDir(str(tmp_path))
-    versions = Deployer(page, catalogue.read(env.model_dir), "1", Rules(), {})
+    made, page, run_dir = processes.make(4, 1, 2, 1, slots=2, devices=("0", MIG)), StatusPage.create(), RunDir(str(tmp_path))
+    versions = Deployer(page, catalogue.read(env.model_dir), "1", SwapRules(), {})
     sockets = [run_dir.listen(f"engine-{place}.sock") for place in range(made.places)]
     children = engine_children.engines(env, made, page, sockets, run_dir.path, False, versions)
-    versions.lanes[1].edition = versions.lanes[0].edition
+    versions.places.slots[1].revision = versions.serving
     told = [serve_settings.parse(serve_settings.EngineSettings, c.command(1)[-1]) for c in children]
     assert [t.device for t in told] == [c.device for c in children] == ["0", MIG] * 4 and all(t.require_gpu for t in told)
     assert {t.sharers for t in told} == {2}, "of one version: the other one's come when there is room for both"
@@ -160,11 +160,11 @@ def test_engines_of_both_lanes_are_started_on_their_gpu_and_fronts_and_the_sidec
 
 
 def test_more_engines_than_the_status_page_has_places_for_are_refused_with_what_to_change() -> None:
-    bound_engines(processes.make(8, 0, 4, 0, lanes=2, devices=("0", "1", "2", "3")))
+    bound_engines(processes.make(8, 0, 4, 0, slots=2, devices=("0", "1", "2", "3")))
     with pytest.raises(BadSetting, match=r"EVENKEEL_REPLICAS=5 on each of 4 GPUs .*with versions: at most 16; .*CUDA_VISIBLE"):
-        bound_engines(processes.make(8, 0, 5, 0, lanes=2, devices=("0", "1", "2", "3")))
+        bound_engines(processes.make(8, 0, 5, 0, slots=2, devices=("0", "1", "2", "3")))
     with pytest.raises(BadSetting, match="EVENKEEL_REPLICAS=17 is too many for a folder with versions: at most 16"):
-        bound_engines(processes.make(8, 0, 17, 0, lanes=2))
+        bound_engines(processes.make(8, 0, 17, 0, slots=2))
 
 
 def test_an_engine_sees_its_gpu_alone_and_nobody_else_sees_any() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evenkeel.container.supervise.child import Child
-from evenkeel.container.versions.deployer import Deployer, Rules
+from evenkeel.container.versions.deployer import Deployer, SwapRules
 from evenkeel.serve.contract import catalogue, fingerprint
 from evenkeel.serve.contract.commands import CommandError
 from evenkeel.serve.contract.lifecycle import ReplicaState
@@ -22,31 +22,31 @@ def test_a_folder_that_cannot_be_read_refuses_the_wish_and_ends_nothing(
 ) -> None:
     for version in "12":
         tensor_version(tmp_path, version)
-    asked = Deployer(StatusPage.create(), catalogue.read(tmp_path), "1", Rules(), {})
+    asked = Deployer(StatusPage.create(), catalogue.read(tmp_path), "1", SwapRules(), {})
 
     def unreadable(folder: Path) -> None:
         raise PermissionError(13, "Permission denied", str(folder))
 
     monkeypatch.setattr(*((catalogue, "read") if where == "the names" else (fingerprint, "files")), unreadable)
     with pytest.raises(CommandError, match="Permission denied"):
-        asked.use("2", 1.0)
+        asked.use("2")
     assert asked.wanted == "1" and asked.steady
 
 
 def test_an_old_engine_that_was_about_to_come_back_at_the_switch_is_due_no_more(tmp_path: Path) -> None:
-    """Its lane has nothing to load any more, and whoever tries to start it ends PID 1."""
+    """Its slot has nothing to load any more, and whoever tries to start it ends PID 1."""
     for version in "12":
         tensor_version(tmp_path, version)
-    held = Deployer(StatusPage.create(), catalogue.read(tmp_path), "1", Rules(), {})
-    for place, lane in enumerate(held.lanes):
-        held.place(lane, Child("engine", place, lambda epoch: [], ()))
-    old, new = held.lanes
-    held.wanted = "2"
+    held = Deployer(StatusPage.create(), catalogue.read(tmp_path), "1", SwapRules(), {})
+    for place, slot in enumerate(held.places.slots):
+        held.place(slot, Child("engine", place, lambda epoch: [], ()))
+    old, new = held.places.slots
+    held._progress.wanted = "2"
     held._load(1.0)
     (crashed,) = old.children
     crashed.due_s = 6.0
     held._switch(2.0)
-    assert held.serving.version == "2" and old.edition is None
+    assert held.serving.version == "2" and old.revision is None
     assert crashed.due_s is None and new.children[0].due_s == 1.0
 
 
@@ -64,13 +64,13 @@ def test_on_a_card_a_version_loads_beside_the_old_one_only_where_both_fit(
         gib = 1 << 30
         page.write_text(DEVICE_TEXT, {"devices": [
             {"place": 0, "uuid": "GPU-a", "memory_used_bytes": used_gib * gib, "memory_bytes": 16 * gib}]})  # fmt: skip
-    held = Deployer(page, catalogue.read(tmp_path), "1", Rules(), {})
-    for place, lane in enumerate(held.lanes):
-        held.place(lane, Child("engine", place, lambda epoch: [], (), device="0"))
+    held = Deployer(page, catalogue.read(tmp_path), "1", SwapRules(), {})
+    for place, slot in enumerate(held.places.slots):
+        held.place(slot, Child("engine", place, lambda epoch: [], (), device="0"))
     with subprocess.Popen(["/bin/sleep", "60"]) as process:
-        held.lanes[0].children[0].process = process
-        assert "not all of its engines have loaded" in held._measure("2").why
+        held.places.slots[0].children[0].process = process
+        assert "not all of its engines have loaded" in held.use("2")["why"]
         page.engine(0).count[Engine.STATE], page.engine(0).count[Engine.EPOCH] = ReplicaState.READY, 0
-        said = held.use("2", 1.0)
+        said = held.use("2")
         process.kill()
     assert said["how"] == how and why in said["why"]

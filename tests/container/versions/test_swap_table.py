@@ -7,11 +7,11 @@ from itertools import product
 import pytest
 
 from evenkeel.container.plan.memory_fit import MARGIN_BYTES, MIB, Measured, room
-from evenkeel.container.versions.swap_table import NEXT, PHASE_AFTER, Do, Phase, View, go, step
+from evenkeel.container.versions.swap_table import NEXT, PHASE_AFTER, Phase, SwapAction, SwapView, go, step
 
 FLAGS = ("wanted", "in_place", "cleared", "other_wanted", "other_ready", "other_failed", "followed", "serving_ready",
          "standby_over")  # fmt: skip
-VIEWS = [View(phase, *flags) for phase in Phase for flags in product((False, True), repeat=len(FLAGS))]
+VIEWS = [SwapView(phase, *flags) for phase in Phase for flags in product((False, True), repeat=len(FLAGS))]
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -29,14 +29,14 @@ def test_whatever_is_seen_the_next_step_is_legal() -> None:
 
 
 def test_no_version_takes_traffic_that_is_not_ready_or_not_wanted() -> None:
-    switching = [v for v in VIEWS if step(v) is Do.SWITCH]
+    switching = [v for v in VIEWS if step(v) is SwapAction.SWITCH]
     assert switching and all(v.wanted and v.other_wanted and v.other_ready for v in switching)
     assert not any(v.other_failed for v in switching if v.phase is Phase.LOADING)
 
 
 def test_only_a_swap_in_place_loads_the_old_version_again() -> None:
-    ended = [v for v in VIEWS if step(v) in (Do.RESTORE, Do.GIVE_UP)]
-    assert ended and all((step(v) is Do.RESTORE) == v.in_place for v in ended)
+    ended = [v for v in VIEWS if step(v) in (SwapAction.RESTORE, SwapAction.GIVE_UP)]
+    assert ended and all((step(v) is SwapAction.RESTORE) == v.in_place for v in ended)
 
 
 def test_every_phase_can_be_left() -> None:
@@ -45,24 +45,24 @@ def test_every_phase_can_be_left() -> None:
 
 
 @pytest.mark.parametrize(("seen", "due"), [
-    (View(Phase.STEADY, wanted=True), Do.CLEAR),
-    (View(Phase.STEADY, wanted=True, other_wanted=True, other_ready=True), Do.SWITCH),
-    (View(Phase.STEADY, standby_over=True), Do.RETIRE),
-    (View(Phase.STEADY, wanted=True, standby_over=True, other_wanted=True, other_ready=True), Do.SWITCH),
-    (View(Phase.CLEARING, wanted=True), Do.NOTHING),
-    (View(Phase.CLEARING, wanted=True, cleared=True), Do.LOAD),
-    (View(Phase.CLEARING), Do.GIVE_UP),
-    (View(Phase.CLEARING, in_place=True), Do.NOTHING),
-    (View(Phase.CLEARING, in_place=True, cleared=True), Do.RESTORE),
-    (View(Phase.LOADING, wanted=True, other_wanted=True), Do.NOTHING),
-    (View(Phase.LOADING, wanted=True, other_wanted=True, other_failed=True), Do.GIVE_UP),
-    (View(Phase.LOADING, wanted=False, other_wanted=False), Do.GIVE_UP),
-    (View(Phase.SWITCHING), Do.NOTHING),
-    (View(Phase.SWITCHING, followed=True), Do.SETTLE),
-    (View(Phase.RESTORING), Do.NOTHING),
-    (View(Phase.RESTORING, serving_ready=True), Do.RESTORED),
+    (SwapView(Phase.STEADY, wanted=True), SwapAction.CLEAR),
+    (SwapView(Phase.STEADY, wanted=True, other_wanted=True, other_ready=True), SwapAction.SWITCH),
+    (SwapView(Phase.STEADY, standby_over=True), SwapAction.RETIRE),
+    (SwapView(Phase.STEADY, wanted=True, standby_over=True, other_wanted=True, other_ready=True), SwapAction.SWITCH),
+    (SwapView(Phase.CLEARING, wanted=True), SwapAction.NOTHING),
+    (SwapView(Phase.CLEARING, wanted=True, cleared=True), SwapAction.LOAD),
+    (SwapView(Phase.CLEARING), SwapAction.GIVE_UP),
+    (SwapView(Phase.CLEARING, in_place=True), SwapAction.NOTHING),
+    (SwapView(Phase.CLEARING, in_place=True, cleared=True), SwapAction.RESTORE),
+    (SwapView(Phase.LOADING, wanted=True, other_wanted=True), SwapAction.NOTHING),
+    (SwapView(Phase.LOADING, wanted=True, other_wanted=True, other_failed=True), SwapAction.GIVE_UP),
+    (SwapView(Phase.LOADING, wanted=False, other_wanted=False), SwapAction.GIVE_UP),
+    (SwapView(Phase.SWITCHING), SwapAction.NOTHING),
+    (SwapView(Phase.SWITCHING, followed=True), SwapAction.SETTLE),
+    (SwapView(Phase.RESTORING), SwapAction.NOTHING),
+    (SwapView(Phase.RESTORING, serving_ready=True), SwapAction.RESTORED),
 ])  # fmt: skip
-def test_what_is_due(seen: View, due: Do) -> None:
+def test_what_is_due(seen: SwapView, due: SwapAction) -> None:
     assert step(seen) is due
 
 

@@ -15,9 +15,11 @@ import math
 import mmap
 import os
 import time
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, auto
+from functools import partial
 from typing import Any
 
 from evenkeel.serve.contract.lifecycle import Reason, ReplicaState, Verdict
@@ -255,24 +257,16 @@ class StatusPage:
         return changed
 
 
-def row_bucket(rows: int) -> int:
-    """The histogram cell of a number of rows: the first i with rows < 2**i."""
-    return min(rows.bit_length(), ROW_CELLS - 1)
-
-
-def time_bucket(seconds: float) -> int:
-    """The histogram cell of a time. Cell 0 is below 1 us; then four linear steps from each power of two to the next."""
-    us = seconds * 1e6
-    if us < 1:
-        return 0
-    mantissa, exponent = math.frexp(us)  # us = mantissa * 2**exponent, mantissa in [0.5, 1)
-    return min(4 * exponent + int(8 * mantissa) - 7, TIME_CELLS - 1)
-
-
 def time_edge(cell: int) -> float:
     """Seconds below which the times of a cell lie; those of the last cell have no bound."""
     octave, quarter = divmod(cell - 1, 4)
     return 1e-6 if cell == 0 else math.ldexp(1 + (quarter + 1) / 4, octave) * 1e-6
+
+
+# The histogram cell of a time. Cell 0 is below 1 us; then four linear steps from each power of two to the next.
+time_bucket: Callable[[float], int] = partial(bisect_right, [time_edge(cell) for cell in range(TIME_CELLS - 1)])
+# The histogram cell of a number of rows: the first i with rows < 2**i.
+row_bucket: Callable[[int], int] = partial(bisect_right, [2**cell for cell in range(ROW_CELLS - 1)])
 
 
 def tallies(page: StatusPage, front: int) -> list[StatusBlock]:

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 
+from evenkeel.serve.transport.descriptor import RECORD_BYTES
 from evenkeel.serve.transport.framing import Framing
 
 RECEIVE_BYTES = 64 * 1024  # below the size from which malloc maps and unmaps memory at each call
@@ -95,7 +96,8 @@ class Channel:
             return b""
         if not data:
             raise ChannelClosed("end of stream")
-        return self._framing.feed(data)
+        framing = self._framing
+        return data if not framing.rest and not len(data) % RECORD_BYTES else framing.feed(data)
 
     def _receive_with_fds(self) -> bytes:
         data, ancillary, flags, _ = self.sock.recvmsg(RECEIVE_BYTES, _FDS_SPACE)

@@ -9,18 +9,16 @@ from evenkeel.serve.transport.descriptor import RECORD_BYTES
 
 
 class Framing:
-    """Feed it what was received; it gives back whole records."""
+    """Feed it what was received; it gives back whole records. Where there is no `rest`, whole records are what they are."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("rest",)
 
     def __init__(self) -> None:
-        self._rest = b""
+        self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
         """All whole records received so far, as one run of bytes (a multiple of RECORD_BYTES, maybe empty)."""
-        if not self._rest and not len(data) % RECORD_BYTES:
-            return data
-        data = self._rest + data
+        data = self.rest + data
         whole_bytes = len(data) - len(data) % RECORD_BYTES
-        self._rest = data[whole_bytes:]
+        self.rest = data[whole_bytes:]
         return data[:whole_bytes]

@@ -18,19 +18,16 @@ from evenkeel.serve.batching.item import Item
 from evenkeel.serve.contract.status_page import StatusBlock
 from evenkeel.serve.engine.cells import QUEUE_BEYOND, QUEUE_LARGE, QUEUE_ROWS
 from evenkeel.serve.engine.cycle.engine_context import EngineContext
-from evenkeel.serve.engine.cycle.model_cycle import ModelCycle
+from evenkeel.serve.engine.cycle.model_cycle import BLOCK_BYTES_MIN, ModelCycle
 from evenkeel.serve.engine.cycle.model_queue import IDLE_S
-from evenkeel.serve.engine.cycle.replies import Replies
-from evenkeel.serve.engine.cycle.row_table import ROWS_MIN
+from evenkeel.serve.engine.cycle.replies import refuse_late
 from evenkeel.serve.engine.cycle.run_stamp import RunStamp
 from evenkeel.serve.engine.models.loaded_models import LoadedModels
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.engine.peers import Peer, Peers
-from evenkeel.serve.errors import NotReady
 from evenkeel.serve.transport.descriptor import CANCEL, HELLO, MORE, RECORD_BYTES, REF, REQUEST, SUBMIT
 
 EXPIRE_EVERY_S = 0.05
-NOT_LOADED = "the model of this request is not loaded here any more"
 
 
 class Cycle:
@@ -144,7 +141,7 @@ class Cycle:
             self._forget(peer)
             return
         now_s = self._clock()
-        if len(records) >= ROWS_MIN * RECORD_BYTES:
+        if len(records) >= BLOCK_BYTES_MIN:
             model = self.models.get(REF.unpack_from(records)[0])
             if model is not None and model.took_block(peer, records, now_s):
                 return
@@ -152,7 +149,7 @@ class Cycle:
             if kind == SUBMIT:
                 model = self.models.get(ref)
                 if model is None:
-                    self._refuse(Item(id, rows, None, deadline_s, now_s, peer, offset, capacity, used), ref)
+                    refuse_late(self._block, ref, Item(id, rows, None, deadline_s, now_s, peer, offset, capacity, used))
                 else:
                     model.take(peer, flags, rows, id, offset, capacity, used, deadline_s, now_s)
             elif kind == HELLO:
@@ -177,10 +174,6 @@ class Cycle:
             model.more(id, rows)
         elif kind == CANCEL:
             model.cancel(id)
-
-    def _refuse(self, item: Item, ref: int) -> None:
-        """For a model that is not loaded, or is not the one any more that had this number: it must touch nothing here."""
-        Replies(self._block, ref).fault(item, NotReady(NOT_LOADED))
 
     def _forget(self, peer: Peer) -> None:
         for model in self.models.all:

@@ -19,7 +19,6 @@ from typing import Any
 
 from evenkeel.serve.batching.item import Segment
 from evenkeel.serve.contract.logline import log
-from evenkeel.serve.engine.backends.base import LaunchingBackend, TensorBackend
 from evenkeel.serve.engine.cycle.engine_context import EngineContext
 from evenkeel.serve.engine.cycle.model_queue import ModelQueue
 from evenkeel.serve.engine.cycle.row_table import RowTable, broken_up
@@ -27,7 +26,6 @@ from evenkeel.serve.engine.cycle.run_now import RunNow
 from evenkeel.serve.engine.cycle.tensor_steps import TensorSteps
 from evenkeel.serve.engine.cycle.tensors import Array
 from evenkeel.serve.engine.failures import translated
-from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.engine.peers import Peer
 from evenkeel.serve.errors import EvenkeelError, OutOfMemory
 
@@ -64,7 +62,7 @@ class LaunchAndComplete:
         self._stamp, self._peers, self._clock = engine.stamp, engine.peers, engine.clock
         self._flights: deque[InFlightBatch] = deque()
         self._flying_max = FLYING_MAX
-        self._tensors, self._device = replica_device(queue.replica)
+        self._tensors, self._device = queue.replica.tensors, queue.replica.device
 
     @property
     def idle(self) -> bool:
@@ -113,7 +111,7 @@ class LaunchAndComplete:
         self._flights.append(flight)
         self._stamp.in_flight(self._flights)  # before anything of it reaches the device
         if self._replica.tensors is not self._tensors:  # faults on purpose
-            self._tensors, self._device = replica_device(self._replica)
+            self._tensors, self._device = self._replica.tensors, self._replica.device
         device = self._device
         try:
             flight.ticket = device.launch(self._steps.gathered(flight.parts, key, flight.singles, device.lend))
@@ -189,10 +187,3 @@ class LaunchAndComplete:
         if self._flying_max > 1:
             log("out_of_memory", "two batches do not fit into memory together; from now on one runs at a time")
             self._flying_max = 1
-
-
-def replica_device(replica: Replica) -> tuple[TensorBackend | None, LaunchingBackend]:
-    """The backend, and the same as one that launches."""
-    launching = replica.capabilities.launching
-    assert launching is not None, "asked of replicas that launch"
-    return replica.tensors, launching

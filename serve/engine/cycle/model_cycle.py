@@ -7,19 +7,15 @@ from __future__ import annotations
 
 from evenkeel.serve.batching.item import Item
 from evenkeel.serve.engine.cycle.engine_context import EngineContext
-from evenkeel.serve.engine.cycle.launch_complete import LaunchAndComplete
 from evenkeel.serve.engine.cycle.model_queue import ModelQueue
-from evenkeel.serve.engine.cycle.open_streams import OpenStreams
 from evenkeel.serve.engine.cycle.replies import Replies
-from evenkeel.serve.engine.cycle.row_table import block_of
-from evenkeel.serve.engine.cycle.run_handler import RunHandler
-from evenkeel.serve.engine.cycle.run_now import RunNow
-from evenkeel.serve.engine.cycle.runner import Runner
-from evenkeel.serve.engine.cycle.single_request import SingleRequest
-from evenkeel.serve.engine.cycle.tensor_steps import TensorSteps
+from evenkeel.serve.engine.cycle.row_table import ROWS_MIN, block_of
+from evenkeel.serve.engine.cycle.runners import ways_of
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.engine.peers import Peer
-from evenkeel.serve.transport.descriptor import SUSPECT
+from evenkeel.serve.transport.descriptor import RECORD_BYTES, SUSPECT
+
+BLOCK_BYTES_MIN = ROWS_MIN * RECORD_BYTES  # of records that may be handled by columns
 
 
 class ModelCycle:
@@ -29,25 +25,10 @@ class ModelCycle:
         self.replica, self.ref = replica, replica.ref
         self.replies = Replies(engine.block, replica.ref)
         self.queue = ModelQueue(replica, self.replies, engine.block)
-        self.single_request: SingleRequest | None = None
-        self.streams: OpenStreams | None = None
-        self.runner = self._runner(engine)
+        ways = ways_of(self.queue, self.replies, engine)
+        self.runner, self.single_request, self.streams = ways.runner, ways.single_request, ways.streams
         # Bytes of a row where requests of one row can be handled by columns, else 0.
         self._block_row_bytes = replica.inputs.row_bytes if replica.inputs is not None and replica.by_columns else 0
-
-    def _runner(self, engine: EngineContext) -> Runner:
-        replica = self.replica
-        if replica.signature is None:
-            handler = RunHandler(self.queue, self.replies, engine)
-            self.streams = handler.streams
-            return handler
-        steps = TensorSteps(replica, self.replies)
-        now = RunNow(self.queue, steps, engine)
-        if replica.capabilities.launching is not None:
-            return LaunchAndComplete(self.queue, steps, engine, now)
-        if replica.by_columns:
-            self.single_request = SingleRequest(self.queue, now, engine)
-        return now
 
     @property
     def idle(self) -> bool:

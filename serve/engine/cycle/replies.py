@@ -18,11 +18,12 @@ from evenkeel.serve.engine.backends.base import RawReply, RawStream
 from evenkeel.serve.engine.cells import ERRORS, QUEUE_SUM, QUEUE_TIME
 from evenkeel.serve.engine.cycle.row_table import RowTable, replies
 from evenkeel.serve.engine.cycle.tensors import Array
-from evenkeel.serve.errors import NUMBER, EvenkeelError, OutOfMemory
+from evenkeel.serve.errors import NUMBER, EvenkeelError, NotReady, OutOfMemory
 from evenkeel.serve.transport.arena import spill
 from evenkeel.serve.transport.descriptor import ANSWER, FAULT, OVERFLOW, PART, REPLY, STREAMED
 from evenkeel.serve.transport.layout import Layout, aligned
 
+NOT_LOADED = "the model of this request is not loaded here any more"
 MESSAGE_BYTES_MAX = 1000  # of a fault's message: fits the smallest slot
 _encode = json.JSONEncoder().encode  # ours: a script may replace json.dumps
 
@@ -156,6 +157,11 @@ class Replies:
     def _spilled(self, item: Item, record: bytes, fd: int) -> None:
         item.peer.send()
         item.peer.channel.send_with(record, fd, gives=True)
+
+
+def refuse_late(block: StatusBlock, ref: int, item: Item) -> None:
+    """For a model that is not loaded, or is not the one any more that had this number: it must touch nothing here."""
+    Replies(block, ref).fault(item, NotReady(NOT_LOADED))
 
 
 def said_of(reply: RawReply | RawStream) -> bytes:

@@ -15,7 +15,16 @@ from evenkeel.serve.contract import manifest as manifests
 from evenkeel.serve.contract.manifest import Manifest
 from evenkeel.serve.contract.signature import Signature
 from evenkeel.serve.engine.backends import loader
-from evenkeel.serve.engine.backends.base import Array, Capabilities, LoadOptions, RawBackend, RawRequest, RawResult, TensorBackend
+from evenkeel.serve.engine.backends.base import (
+    Array,
+    Capabilities,
+    LaunchingBackend,
+    LoadOptions,
+    RawBackend,
+    RawRequest,
+    RawResult,
+    TensorBackend,
+)
 from evenkeel.serve.engine.cycle.tensors import Gather, Scatter
 from evenkeel.serve.transport.descriptor import model_ref
 from evenkeel.serve.transport.layout import Layout
@@ -59,6 +68,13 @@ class Replica:
     @property
     def capabilities(self) -> Capabilities:
         return self.backend.capabilities
+
+    @property
+    def device(self) -> LaunchingBackend:
+        """The backend of a replica whose batches are launched."""
+        launching = self.capabilities.launching
+        assert launching is not None, "asked where it launches"
+        return launching
 
     @property
     def by_columns(self) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from evenkeel.serve.contract.status_page import TIME_CELLS, Engine
 from evenkeel.serve.engine.backends.base import RawReply, RawRequest
-from evenkeel.serve.engine.cycle.cycle import NOT_LOADED
+from evenkeel.serve.engine.cycle.replies import NOT_LOADED
 from evenkeel.serve.errors import BadRequest, ModelFailed
 from evenkeel.serve.transport.descriptor import model_ref
 from tests.support.engine_bench import Answer, Bench, Fault, answer, only

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from evenkeel.serve.contract.status_page import Engine
-from evenkeel.serve.engine.cycle.cycle import NOT_LOADED
 from evenkeel.serve.engine.cycle.model_queue import IDLE_S
+from evenkeel.serve.engine.cycle.replies import NOT_LOADED
 from evenkeel.serve.engine.models.replica import Replica
 from tests.support.engine_bench import Bench, Fault, answer, only
 from tests.support.models import ScriptedBackend, replica, signature, spec

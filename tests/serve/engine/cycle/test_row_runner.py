@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evenkeel.serve.engine.backends.base import BoundRun, Capabilities
-from evenkeel.serve.engine.cycle.row_runner import BOUND_BYTES_MAX, LOOKED_AT_BY_STRUCT_MAX, BoundRowRunner, RowRunner, row_of
+from evenkeel.serve.engine.cycle.single_request import BOUND_BYTES_MAX, LOOKED_AT_BY_STRUCT_MAX, BoundRowRunner, RowRunner, row_of
 from evenkeel.serve.errors import NotFinite
 from evenkeel.serve.transport.descriptor import FINITE
 from tests.support.engine_bench import Bench, Fault, only

@@ -19,13 +19,16 @@ def main(argv: list[str] | None = None) -> int:
     begin_anywhere()
     keep_standard_descriptors()
     words = sys.argv[1:] if argv is None else argv
-    if words == ["serve"]:  # as SageMaker starts it: all that it is told are variables
-        from evenkeel.container.commands import serve_command
+    try:
+        if words == ["serve"]:  # as SageMaker starts it: all that it is told are variables
+            from evenkeel.container.commands import serve_command
 
-        return serve_command.main(os.environ)
-    from evenkeel.container.commands import command_line
+            return serve_command.main(os.environ)
+        from evenkeel.container.commands import command_line
 
-    return command_line.main(words, os.environ)
+        return command_line.main(words, os.environ)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

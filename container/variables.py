@@ -127,7 +127,7 @@ class ContainerSettings:
         "MiB that all replicas together may take, for EVENKEEL_LEAK_S; 0: what cgroup and machine have left")
     faults: str = variable("EVENKEEL_FAULTS", kinds.faults, "", 0, 0,
         "faults on purpose, for trying a model, such as `crash:every=100;slow:rate=0.01,ms=200`; empty: none")
-    log: str = variable("EVENKEEL_LOG", kinds.log_form, "auto", 0, 0, "json or text; auto: text on a terminal")
+    log: str = variable("EVENKEEL_LOG", kinds.log_form, "auto", 0, 0, "json or text; auto: a short view on a terminal, else json")
     emf: int = variable("EVENKEEL_EMF", int, 0, 0, 1, "1: metrics as CloudWatch embedded metric format on stdout too")
     emf_period_s: float = variable("EVENKEEL_EMF_PERIOD_S", float, 60.0, 1, 3600,
         "one such line a period; shorter alarms sooner and costs more")

@@ -28,7 +28,7 @@ from evenkeel.container.commands.sidecar_client import CommandFailed
 from evenkeel.serve.contract import logline
 from evenkeel.serve.errors import BadModel, BadSetting
 
-FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_USE = 1, 2
 VERBS: dict[str, Callable[..., int]] = {
     "serve": serve_options.serve, "check": check_command.check, "pack": pack_command.pack, "status": status_command.status,
     "use": use_command.use, "drain": drain_command.drain, "judge": judge_command.judge,
@@ -78,8 +78,6 @@ def main(words: Sequence[str], environ: Mapping[str, str]) -> int:
     except BrokenPipeError:  # nobody reads on; Python would complain once more when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
 
 
 def tell(message: str) -> None:

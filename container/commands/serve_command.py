@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from evenkeel.container import environment
 from evenkeel.container.commands.start_progress import StartProgress
+from evenkeel.container.commands.view_process import ViewProcess, show_card
 from evenkeel.container.environment import Environment, Given
 from evenkeel.container.plan import start_plan
 from evenkeel.container.plan.processes import ProcessPlan
@@ -42,21 +44,34 @@ def tell_why(message: str, *, as_json: bool) -> None:
 def run(environ: Mapping[str, str], given: Mapping[str, Given]) -> int:
     """Raises BadSetting and BadModel."""
     env = environment.read(environ, given)
-    text = writes_text(env.settings.log)
-    setup("evenkeel", text=text)
-    capture()
+    view = ViewProcess(env.inherited) if env.settings.log == "auto" and os.isatty(1) else None
+    setup("evenkeel", text=env.settings.log == "text", fd=view.fd if view else 1)
+    try:
+        capture()
+        return serve(env, environ, is_viewed=view is not None)
+    finally:
+        if view is not None:
+            setup("evenkeel", text=True)  # closes what led to the view
+            view.end()
+
+
+def serve(env: Environment, environ: Mapping[str, str], is_viewed: bool) -> int:
+    """`is_viewed`: by a person at a terminal, on a machine of their own."""
+    text = env.settings.log == "text"
     plan = start_plan.make(env, environ)
     run_dir = RunDir(env.settings.run_dir)
     reserved = None
     try:
-        data = listeners.listen(env.settings.host, env.settings.port, "EVENKEEL_HOST", "SAGEMAKER_BIND_TO_PORT")
+        data = listeners.listen(env.settings.host, env.settings.port, "EVENKEEL_HOST", "--port or SAGEMAKER_BIND_TO_PORT")
         listeners.warn_if_alone(data)
-        side = listeners.listen_sidecar(env, data.getsockname()[1])
+        side = listeners.listen_sidecar(env, data.getsockname()[1], or_next=is_viewed)
         reserved = listeners.reserve_grpc(env.sidecar[0], env.settings.grpc_health_port)
         page = new_page(plan.processes)
         versions = Deployer(page, plan.catalogue, plan.version, swap_rules(env), {"fault_injection": env.settings.faults})
         tree = process_tree.make(env, plan.processes, page, versions, run_dir, data, side, text)
-        progress = StartProgress(page, data.getsockname()[1], versions.serving.path, text)
+        told = {"address": listeners.home_address(data), "run_dir": str(run_dir.path), "model_dir": str(versions.serving.path)}
+        progress = StartProgress(page, tree.sidecar.record, told, steps=text or is_viewed,
+                                 then=partial(show_card, env.inherited) if text else None)  # fmt: skip
 
         def look() -> None:
             progress.look()
@@ -86,5 +101,5 @@ def swap_rules(env: Environment) -> SwapRules:
 
 
 def writes_text(log_setting: str) -> bool:
-    """Whether log lines are text for a person, and not JSON."""
+    """Whether why it ends is told in words for a person, and not as a line of JSON."""
     return log_setting == "text" or (log_setting == "auto" and os.isatty(1))

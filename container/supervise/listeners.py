@@ -14,6 +14,7 @@ from evenkeel.serve.contract.logline import log
 from evenkeel.serve.errors import BadSetting
 
 AT_HOME = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # what listens everywhere is reached at home
+NEXT_PORTS = 10  # that are tried, the first one included
 WRONG_PORT = (errno.EADDRINUSE, errno.EACCES)
 
 
@@ -54,22 +55,34 @@ def warn_if_alone(listener: socket.socket) -> None:
             level="warning")  # fmt: skip
 
 
-def listen_sidecar(env: Environment, data_port: int) -> socket.socket:
-    """Where the settings say; else, in a pipeline's range of ports, the highest that nobody has. Raises BadSetting."""
-    host, _ = env.sidecar
-    for port in env.sidecar_ports:
+def listen_sidecar(env: Environment, data_port: int, or_next: bool = False) -> socket.socket:
+    """Where the settings say; else, in a pipeline's range of ports, the highest that nobody has. `or_next`: where it was not set
+    by hand, one of the next few ports will do. Raises BadSetting."""
+    host, first = env.sidecar
+    ports, why = list(env.sidecar_ports), "the highest free port of SAGEMAKER_SAFE_PORT_RANGE"
+    is_range = len(ports) > 1
+    if or_next and not is_range and not env.is_set("EVENKEEL_SIDECAR_ADDRESS"):
+        ports, why = list(range(first, first + NEXT_PORTS)), f"the next free port, since {first} is taken"
+    for port in ports:
         if port == data_port or port == env.settings.grpc_health_port != 0:
             continue
         try:
-            found = listen(host, port, "EVENKEEL_SIDECAR_ADDRESS", "EVENKEEL_SIDECAR_ADDRESS")
+            found = listen(host, port, "EVENKEEL_SIDECAR_ADDRESS", "--page or EVENKEEL_SIDECAR_ADDRESS")
         except BadSetting:
-            if len(env.sidecar_ports) == 1:
+            if len(ports) == 1:
                 raise
             continue
-        if len(env.sidecar_ports) > 1:
-            log("sidecar_port", f"the sidecar listens on {host}:{port}, the highest free port of SAGEMAKER_SAFE_PORT_RANGE")
+        if is_range or port != first:
+            log("sidecar_port", f"the sidecar listens on {shown(host, port)}, {why}")
         return found
-    raise BadSetting(f"no port of SAGEMAKER_SAFE_PORT_RANGE={env.settings.safe_port_range} is free for the sidecar")
+    wanted = f"SAGEMAKER_SAFE_PORT_RANGE={env.settings.safe_port_range}" if is_range else f"{ports[0]} to {ports[-1]}"
+    raise BadSetting(f"no port of {wanted} is free for the sidecar")
+
+
+def home_address(listener: socket.socket) -> str:
+    """HOST:PORT, as somebody on this machine writes it."""
+    host, port = listener.getsockname()[:2]
+    return shown("localhost" if host in ("0.0.0.0", "::", "127.0.0.1", "::1") else host, port)
 
 
 def page_url(listener: socket.socket) -> str:

@@ -27,6 +27,7 @@ from benchmarks.table.windows import ROOT, LoadResult, Window, observed
 from benchmarks.table.workloads import ONNX_MODELS, Workload
 
 CALLS_MIN = 3
+SWEEP_S = 0.5  # for each call that is tried before the windows
 DOMINATES = ("S", "M", "table", "together")  # where the model is most of the work, so that its raw speed is a limit
 TOGETHER = ("S", "M", "together")  # where rows of several requests run in one call
 RAW = "raw model"
@@ -60,6 +61,7 @@ class RawModel:
         tried = [rows]
         if self._model in TOGETHER and workload.connections > 1:
             tried = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= workload.connections]
+        seconds = min(seconds, SWEEP_S)
         found = [(self._measure(Call(n, threads), seconds), Call(n, threads)) for threads in self._threads for n in tried]
         _, call = max(found, key=lambda f: f[0]["rows_s"])
         self._calls[workload.name], self.described[workload.name] = call, call.describe()

@@ -57,10 +57,15 @@ SHORT: tuple[Workload, ...] = (
     Workload("cnn-8", "M, NPY of 602 kB, 8 connections", "M", NPY, connections=8, pinned=False),
 )
 
+
+def _at(n: int) -> str:
+    return f"{n} connection{'s' * (n > 1)}"
+
+
 MORE: tuple[Workload, ...] = (
-    *(Workload(f"json-{n}", f"T, JSON, {n} connections", "T", JSON, connections=n) for n in (8, 256)),
-    *(Workload(f"npy-{n}", f"T, NPY, {n} connections", "T", NPY, connections=n) for n in (1, 8, 256)),
-    *(Workload(f"csv-{n}", f"T, CSV, {n} connections", "T", CSV, connections=n) for n in (1, 8, 256)),
+    *(Workload(f"json-{n}", f"T, JSON, {_at(n)}", "T", JSON, connections=n) for n in (8, 256)),
+    *(Workload(f"npy-{n}", f"T, NPY, {_at(n)}", "T", NPY, connections=n) for n in (1, 8, 256)),
+    *(Workload(f"csv-{n}", f"T, CSV, {_at(n)}", "T", CSV, connections=n) for n in (1, 8, 256)),
     Workload("npy-rows-16", "T, NPY, 16 rows", "T", NPY, rows=(16, 16)),
     Workload("npy-rows-mixed", "T, NPY, 1 to 100 rows", "T", NPY, rows=(1, 100)),
     Workload("csv-rows-16", "T, CSV, 16 rows", "T", CSV, rows=(16, 16)),
@@ -68,17 +73,17 @@ MORE: tuple[Workload, ...] = (
     Workload("npy-fresh", "T, NPY, a new connection for each request", "T", NPY, fresh=True),
     Workload("s-json-64", "S (1 ms), JSON", "S", JSON, pinned=False),
     Workload("s-npy-64", "S (1 ms), NPY", "S", NPY, pinned=False),
-    *(Workload(f"handler-{n}", f"a Python handler of 0.1 ms, JSON, {n} connections", "table", JSON, connections=n)
+    *(Workload(f"handler-{n}", f"a Python handler of 0.1 ms, JSON, {_at(n)}", "table", JSON, connections=n)
       for n in (1, 8, 256)),
     Workload("handler-rows-16", "a Python handler of 0.1 ms, JSON, 16 rows", "table", JSON, rows=(16, 16)),
     Workload("handler-open", "the handler of 0.1 ms, open load at half of the capacity", "table", JSON, load=0.5, bar=OPEN),
     Workload("together-64", "a handler that takes a batch in one call of 0.1 ms, JSON", "together", JSON),
     Workload("texts-1", "a Python handler, 4 texts, JSON, 1 connection", "texts", JSON, connections=1),
-    *(Workload(f"picture-{n}", f"a JPEG of 150 kB to a Python handler, {n} connections", "picture", PICTURE, connections=n)
+    *(Workload(f"picture-{n}", f"a JPEG of 150 kB to a Python handler, {_at(n)}", "picture", PICTURE, connections=n)
       for n in (1, 8)),
-    *(Workload(f"tensor-{n}", f"an NPY of 602 kB to a Python handler, {n} connections", "tensor", NPY, connections=n)
+    *(Workload(f"tensor-{n}", f"an NPY of 602 kB to a Python handler, {_at(n)}", "tensor", NPY, connections=n)
       for n in (1, 8, 64)),
-    *(Workload(f"cnn-{n}", f"M, NPY of 602 kB, {n} connections", "M", NPY, connections=n, pinned=False) for n in (1, 64)),
+    *(Workload(f"cnn-{n}", f"M, NPY of 602 kB, {_at(n)}", "M", NPY, connections=n, pinned=False) for n in (1, 64)),
 )  # fmt: skip
 
 WORKLOADS: dict[str, Workload] = {w.name: w for w in (*SHORT, *MORE)}

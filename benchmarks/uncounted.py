@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 COUNTING = (
-    "serve/front/request/row_batcher.py", "serve/front/request/invocations.py", "serve/engine/cycle/cycle.py",
-    "serve/engine/cycle/single_request.py",
+    "serve/front/request/row_batcher.py", "serve/front/request/outcomes.py", "serve/front/request/failover.py",
+    "serve/engine/cycle/cycle.py", "serve/engine/cycle/single_request.py",
     "serve/engine/cycle/replies.py", "serve/engine/cycle/open_streams.py",
 )  # fmt: skip
 CELLS = {"count", "value", "_count", "_value"}  # names under which blocks of the page go there

@@ -77,8 +77,8 @@ class FrontWorker(Worker):  # type: ignore[misc]
         invocations = Invocations(page, place, settings.engine_sockets, settings.limits)
         block.value[Front.BEAT_S] = time.monotonic()  # a worker that ends within its first second was there, too
         block.count[Front.PID] = os.getpid()  # what the worker before it knew of engines is cleared by now
-        self.wsgi.state.count_error, self.wsgi.state.page = invocations.count_error, page
-        self.wsgi.state.execution = invocations.execution
+        self.wsgi.state.count_error, self.wsgi.state.page = invocations.outcomes.count_error, page
+        self.wsgi.state.execution = invocations.engines.execution
         limits = dataclasses.replace(settings.limits, connections_max=connections_possible(settings.limits.connections_max))
         connections = Connections(page, block, invocations, limits, settings.default_accept)
         asyncio.get_running_loop().set_exception_handler(leave_on_a_bug)

@@ -59,7 +59,11 @@ ROW_REQUEST = struct.Struct("<8sQQ40s")
 # kind, flags, error family, rows, request id, data offset, data bytes, 8 spare, model reference, 16 spare
 REPLY = struct.Struct("<BBHIQQQ8xQ16x")
 REF = struct.Struct("<40xQ16x")  # of either, only which model it is for
-assert REQUEST.size == REPLY.size == ROW_REQUEST.size == RECORD_BYTES, "one record size both ways keeps the framing trivial"
+# Of the reply to a single row: the first word, which says that it is one, the id, the offset and the model.
+ROW_REPLY = struct.Struct("<8sQQ16xQ16x")
+assert REQUEST.size == REPLY.size == ROW_REQUEST.size == ROW_REPLY.size == RECORD_BYTES, (
+    "one record size both ways keeps the framing trivial"
+)
 
 
 class Request(NamedTuple):

@@ -17,6 +17,7 @@ CLASSES: tuple[tuple[int, int], ...] = (
 ARENA_BYTES = sum(size * count for size, count in CLASSES)
 SLOT_BYTES_MAX = max(size for size, _ in CLASSES)
 RETURN_PAGES_FROM = 1 << 20  # freed slots of this size and more give their pages back to the machine
+LIGHT_SLOT_BYTES_MAX = max(size for size, _ in CLASSES if size < RETURN_PAGES_FROM)  # what needs more gets such a slot
 
 
 class Slot:
@@ -67,15 +68,19 @@ class Slots:
 
     def claim_all(self, size: int, count: int) -> list[Slot] | None:
         """`count` slots at once, of the smallest size that fits, or None when there are not as many."""
-        free = next((free for capacity, free in self._free if size <= capacity), [])
-        if len(free) < count:
-            return None
-        taken = free[-count:]
-        del free[-count:]
+        for capacity, free in self._free:
+            if size <= capacity:
+                first = len(free) - count
+                return self._take(free, first, size) if first >= 0 else None
+        return None
+
+    def _take(self, free: list[Slot], first: int, size: int) -> list[Slot]:
+        taken = free[first:]
+        del free[first:]
         for slot in taken:
             slot.size = size
-        self.held += count
-        self.held_bytes += size * count
+        self.held += len(taken)
+        self.held_bytes += size * len(taken)
         return taken
 
     def release_all(self, slots: Sequence[Slot]) -> None:

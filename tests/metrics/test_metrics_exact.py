@@ -43,7 +43,7 @@ def replace_front(bench: FrontBench) -> None:
     gone.close()
     bench.settle()
     bench.front = bench.loop.run_until_complete(bench._make())
-    os.close(gone._slot_writer.arena.fd)
+    os.close(gone.slot_writer.arena.fd)
     bench.settle()
 
 

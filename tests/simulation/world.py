@@ -30,7 +30,7 @@ from evenkeel.serve.engine.cycle.launch_complete import FLYING_MAX
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.errors import FAMILIES
 from evenkeel.serve.front.http.request_head import Head
-from evenkeel.serve.front.request.invocations import Invocation
+from evenkeel.serve.front.request.invocation import Invocation
 from evenkeel.serve.front.request.suspects import KILLS_MAX
 from evenkeel.serve.settings import Limits
 from tests.simulation import handling
@@ -265,7 +265,7 @@ class World:
         deadline_s, front = self.bench.clock() + TIMEOUT_S, self.bench.front
         self.requests.append(Request(number, array, mark, as_json, caller, invocation, deadline_s, front.engines._edition, wish))
         # As the hot path brings them, many in a turn of the event loop, or each on its own.
-        enter = front.arrive if self.random.random() < 0.7 else front.begin
+        enter = front.row_batcher.arrive if self.random.random() < 0.7 else self.bench.begin_alone
         enter(invocation, body)
 
     def _head(self, as_json: bool) -> Head:
@@ -297,8 +297,8 @@ class World:
 
     def catch_up(self) -> None:
         """Clients who were slow take what is there for them."""
-        for invocation in list(self.bench.front._flight.pending.values()):
-            self.bench.front.streams.resume(invocation)
+        for invocation in list(self.bench.front.in_flight.pending.values()):
+            self.bench.front.outcomes.streams.resume(invocation)
 
     def kill_front(self) -> None:
         self.check_answers()
@@ -311,7 +311,7 @@ class World:
         if waiting:
             request = self.random.choice(waiting)
             request.left = True
-            self.bench.front.abandon(request.invocation)
+            self.bench.front.cancellation.abandon(request.invocation)
 
     def crash(self) -> None:
         alive = [e for e in self.bench.engines if e.cycle is not None]

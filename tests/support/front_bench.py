@@ -17,7 +17,8 @@ from evenkeel.serve.engine.cycle.model_cycle import ModelCycle
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.errors import EvenkeelError
 from evenkeel.serve.front.http.request_head import Head, Route, build
-from evenkeel.serve.front.request.invocations import Invocation, Invocations
+from evenkeel.serve.front.request.invocation import Invocation
+from evenkeel.serve.front.request.invocations import Invocations
 from evenkeel.serve.settings import Limits
 from tests.support.clock import ManualClock
 
@@ -170,10 +171,13 @@ class FrontBench:
 
     def kill_front(self) -> None:
         """As the kernel does it: its sockets close. Another worker goes on in its counters; its callers are the test's."""
-        for invocation in [*self.front._flight.pending.values(), *(i for i, _ in [*self.front._arrived, *self.front._early])]:
+        for invocation in [
+            *self.front.in_flight.pending.values(),
+            *(i for i, _ in [*self.front.row_batcher.arrived, *self.front.early.waiting]),
+        ]:
             invocation.caller = None
         self.front.close()
-        os.close(self.front._slot_writer.arena.fd)
+        os.close(self.front.slot_writer.arena.fd)
         self.front = self.loop.run_until_complete(self._make())
 
     def ask(self, body: bytes, the_head: Head | None = None) -> Caller:
@@ -183,14 +187,18 @@ class FrontBench:
     def begin(self, body: bytes, the_head: Head | None = None) -> tuple[Caller, Invocation]:
         caller = Caller()
         invocation = Invocation(caller, the_head or head())
-        self.front.begin(invocation, body)
+        self.begin_alone(invocation, body)
         return caller, invocation
+
+    def begin_alone(self, invocation: Invocation, body: bytes) -> None:
+        """The general way of any request, now."""
+        self.front.begin(invocation, body, self.front.engines.serving)
 
     def arrive(self, body: bytes, the_head: Head | None = None) -> tuple[Caller, Invocation]:
         """As the hot path brings it: begun at the end of this turn of the event loop."""
         caller = Caller()
         invocation = Invocation(caller, the_head or head())
-        self.front.arrive(invocation, body)
+        self.front.row_batcher.arrive(invocation, body)
         return caller, invocation
 
     def step_front(self) -> None:
@@ -210,8 +218,13 @@ class FrontBench:
     def assert_clean(self) -> None:
         """Nothing in flight, no slot held, nothing queued, on either side; and no callback of the loop has failed."""
         assert self.errors == []
-        assert self.front.idle and not self.front._flight.rows and not self.front._flight.rows_left and not self.front._held
-        assert self.front._flight.beyond == 0 and all(link.beyond == 0 for link in self.front.engines.links)
+        assert (
+            self.front.idle
+            and not self.front.in_flight.rows
+            and not self.front.in_flight.rows_left
+            and not self.front.failover.held
+        )
+        assert self.front.in_flight.beyond == 0 and all(link.beyond == 0 for link in self.front.engines.links)
         assert all(link.rows == 0 for link in self.front.engines.links)
         for engine in self.engines:
             if engine.cycle is not None:
@@ -231,7 +244,7 @@ class FrontBench:
             engine.listener.close()
         self.loop.close()
         self.folder.cleanup()
-        os.close(self.front._slot_writer.arena.fd)
+        os.close(self.front.slot_writer.arena.fd)
         os.close(self.page.fd)
 
 

@@ -45,7 +45,7 @@ class FrontProtocol(Answering):
     def __init__(self, connections: Connections, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.connections = connections
-        self._arrive = connections.invocations.arrive
+        self._row_batcher = connections.invocations.row_batcher
         self._known = connections.heads.get
         self._usual = NO_USUAL
         self._leaving = connections.leaving  # the next answer is the last
@@ -67,7 +67,7 @@ class FrontProtocol(Answering):
             if len(data) == usual.length and data.startswith(usual.raw):
                 self.state = ANSWERING
                 self.request = invocation = Invocation(self, usual.head)
-                self._arrive(invocation, data[len(usual.raw) :])
+                self._row_batcher.arrive(invocation, data[len(usual.raw) :])
                 return
             if not self._leaving and self._is_known(data):
                 return
@@ -85,7 +85,7 @@ class FrontProtocol(Answering):
         self.request = invocation = Invocation(self, head)
         if head.route is Route.INVOKE:
             self._usual = Usual(data[:end], len(data), head)
-            self._arrive(invocation, data[end:])
+            self._row_batcher.arrive(invocation, data[end:])
         else:
             self.answer_ping(invocation)
         return True
@@ -139,22 +139,20 @@ class FrontProtocol(Answering):
         body = self.bodies.finish(request)
         if request.refused is not None:
             request.caller = None
-            self.connections.invocations.count_error(request.refused)
+            self.connections.invocations.outcomes.count_error(request.refused)
             self.answer_error(request, request.refused)
         elif request.head.route is Route.PING:
             self.answer_ping(request)
-        elif type(body) is bytes:
-            self._arrive(request, body)
         else:
-            self.connections.invocations.begin(request, body)
+            self._row_batcher.arrive(request, body)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if isinstance(self.request, Invocation):
-            self.connections.invocations.streams.resume(self.request)  # if it is answered in parts
+            self.connections.invocations.outcomes.streams.resume(self.request)  # if it is answered in parts
 
     def refusal(self, error: EvenkeelError) -> bytes:
-        self.connections.invocations.count_error(error)
+        self.connections.invocations.outcomes.count_error(error)
         hot = self.request if self.state in (ConnectionState.BODY, ConnectionState.DIRECT) else None
         return refusal(error, False, isinstance(hot, Invocation) and hot.head.is_head)
 
@@ -253,5 +251,5 @@ class FrontProtocol(Answering):
         if self.busy and isinstance(request, ApplicationRequest):
             request.leave()
         elif self.busy and isinstance(request, Invocation) and request.caller is not None:
-            self.connections.invocations.abandon(request)
+            self.connections.invocations.cancellation.abandon(request)
         super().connection_lost(exc)

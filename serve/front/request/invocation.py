@@ -1,8 +1,8 @@
-"""One request in a front, from its head to its answer, who waits for it, and all that are in flight. No behaviour."""
+"""One request in a front, from its head to its answer, who waits for it, and the path that takes it on. No behaviour."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from evenkeel.serve.codec import Form
@@ -11,7 +11,9 @@ from evenkeel.serve.front.http.request_head import Head
 from evenkeel.serve.transport.slots import Slot
 
 if TYPE_CHECKING:
+    from evenkeel.serve.codec import Body, Decoded
     from evenkeel.serve.front.request.suspects import LastRun
+    from evenkeel.serve.front.routing.destination import Destination
     from evenkeel.serve.front.routing.engine_channel import EngineChannel, ServedVersion
 
 
@@ -40,8 +42,18 @@ class Caller(Protocol):
     def end_stream(self, invocation: Invocation) -> None: ...
 
 
+class RequestPath(Protocol):
+    """What takes any request on from its body, and any reply: Invocations."""
+
+    def begin(
+        self, invocation: Invocation, body: Body, to: Destination, decoded: Decoded | None = None, now: bool = False
+    ) -> None: ...
+
+    def replied(self, link: EngineChannel, records: bytes) -> None: ...
+
+
 class Invocation:
-    """One request from its head to its answer. The protocol fills the first group, Invocations and SlotWriter the second.
+    """One request from its head to its answer. The connection fills the first group, the request's path the second.
 
     The values here are those of nearly every request; setting only what differs is a third of the cost of making one.
     """
@@ -69,6 +81,7 @@ class Invocation:
     request_id = ""  # under which the handler's log has it, where the client gave none
     link: EngineChannel | None = None
     stream: AnswerStream | None = None  # once the answer has begun to come in parts
+    uncounted = False  # this worker asks itself
     left = False  # the caller is gone and the rows count no more, though an engine has them still
     delimited = True  # HTTP/1.1, so that chunks can end an answer; else only the end of the connection can
 
@@ -81,15 +94,3 @@ class Invocation:
 def model_of(invocation: Invocation) -> ServedVersion | None:
     """The version that answers it, or decoded it; None while it has met none."""
     return getattr(invocation, "model", None)
-
-
-@dataclass(slots=True)
-class InFlightRequests:
-    """The requests that hold a slot, by id, and how many rows they are together: of those who wait, and of those who left.
-    `beyond`: of those who wait, the rows that nobody waits behind."""
-
-    last_id: int
-    rows: int = 0
-    beyond: int = 0
-    rows_left: int = 0
-    pending: dict[int, Invocation] = field(default_factory=dict)

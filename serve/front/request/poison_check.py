@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from evenkeel.serve.contract import poison_page
 from evenkeel.serve.contract.poison_page import REMEMBERED_S, Fingerprint, Poison
 from evenkeel.serve.contract.status_page import FRONTS_MAX, StatusPage
+from evenkeel.serve.front.request.suspects import poisoned_again
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -48,6 +49,11 @@ class Poisons:
         for poison in found:
             self._by_sample.setdefault(poison.fingerprint.sample, set()).add(poison.fingerprint.digest)
         self.known, self._oldest_s = len(found), min((p.found_s for p in found), default=0.0)
+
+    def check(self, invocation: Invocation) -> None:
+        """Raises PoisonedRequest."""
+        if self.known and self.has(invocation):
+            raise poisoned_again()
 
     def has(self, invocation: Invocation) -> bool:
         """Whether one is remembered that is the same as this request, which lies in its slot."""

@@ -2,66 +2,112 @@
 
 What arrives in one turn of the event loop is decoded, placed and submitted in one loop, and replies that come together
 are encoded in one call. Each loop is written out in one piece: a call costs more here than its work. Whatever is not a
-plain row is left to Invocations, which does the same for any request, one at a time.
+plain row goes on to Invocations, which does the same for any request, one at a time.
 """
 
 from __future__ import annotations
 
+import asyncio
 import traceback
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from evenkeel.serve.codec import Codec, Form
+from evenkeel.serve.codec import Form
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.status_page import Front, time_bucket
-from evenkeel.serve.front.request.invocation import InFlightRequests, Invocation
-from evenkeel.serve.front.request.slot_writer import SlotWriter
-from evenkeel.serve.front.routing.engine_channel import EngineChannel, ServedVersion
-from evenkeel.serve.settings import Limits
+from evenkeel.serve.front.routing.admission import spread
 from evenkeel.serve.transport import descriptor
-from evenkeel.serve.transport.descriptor import FINITE, RECORD_BYTES, REPLY, REQUEST, ROW_REQUEST
+from evenkeel.serve.transport.descriptor import FINITE, REPLY, REQUEST, ROW_REPLY, ROW_REQUEST
 from evenkeel.serve.transport.slots import STEP
 
-TOGETHER_FROM = 6  # requests or replies from which handling them together is faster
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from evenkeel.serve.codec import Body, Codec
+    from evenkeel.serve.front.request.failover import Failover
+    from evenkeel.serve.front.request.in_flight import InFlightRequests
+    from evenkeel.serve.front.request.invocation import Invocation, RequestPath
+    from evenkeel.serve.front.request.outcomes import Outcomes
+    from evenkeel.serve.front.request.slot_writer import SlotWriter
+    from evenkeel.serve.front.routing.destination import Destination
+    from evenkeel.serve.front.routing.engine_channel import EngineChannel, ServedVersion
+    from evenkeel.serve.front.routing.router import Router
+    from evenkeel.serve.settings import Limits
+    from evenkeel.serve.transport.rows import Array
+
+    Arrival = tuple[Invocation, Body]
+
 ROW_BODY_MAX = 64 * 1024  # longer bodies take the general path, where a few microseconds more do not matter
 INSTANCES = Form.INSTANCES
-ID_WORD, OFFSET_WORD, MODEL_WORD = 1, 2, 5  # of a record as 8-byte words
-SINGLE_ANSWER = REPLY.pack(descriptor.ANSWER, FINITE, 0, 1, 0, 0, 0, 0)[:8]
+ROW_ANSWER = REPLY.pack(descriptor.ANSWER, FINITE, 0, 1, 0, 0, 0, 0)[:8]
 SUBMIT = int(descriptor.SUBMIT)
 _OK, _LATENCY, _LATENCY_SUM = int(Front.OK), int(Front.LATENCY), int(Front.LATENCY_SUM_S)
 
-Arrival = tuple[Invocation, bytes]
-Words = np.ndarray[Any, np.dtype[np.uint64]]
-EncodeAlone = Callable[[Invocation, int, bool], None]  # a request, the offset of its reply, whether that is finite
-
 
 class RowBatcher:
-    """Shares flight and slots with Invocations; owns nothing."""
+    """Owner of what has arrived in this turn of the event loop. `path`: where everything else goes."""
 
     def __init__(
-        self, flight: InFlightRequests, intake: SlotWriter, limits: Limits, clock: Callable[[], float], encode_alone: EncodeAlone
-    ) -> None:
-        self._flight, self._slot_writer, self._clock = flight, intake, clock
+        self, in_flight: InFlightRequests, slot_writer: SlotWriter, engines: Router, failover: Failover, outcomes: Outcomes,
+        limits: Limits, clock: Callable[[], float], path: RequestPath,
+    ) -> None:  # fmt: skip
+        self._in_flight, self._slot_writer, self._engines = in_flight, slot_writer, engines
+        self._poisons, self._outcomes, self._clock, self._path = failover.poisons, outcomes, clock, path
         self._rows_max, self._timeout_s = limits.queue_rows_max, limits.request_timeout_s
-        self._encode_alone = encode_alone
+        self._loop = asyncio.get_running_loop()
+        self.arrived: list[Arrival] = []
+        self._outputs: Array | None = None  # as rows, where the replies of that model lay last, from that byte of a slot
+        self._outputs_of: ServedVersion | None = None
+        self._outputs_at = -1
+        self._came_single = False  # the last turn in which something arrived brought one request
 
-    def take(self, arrived: list[Arrival], model: ServedVersion | None, link: EngineChannel | None) -> list[Arrival]:
-        """Decode, claim and submit the plain rows among them. Returns the rest: to be begun one by one, or refused."""
-        flight, plan = self._flight, model.row_plan if model is not None else None
-        if len(arrived) < TOGETHER_FROM or model is None or plan is None or link is None:
-            return arrived
-        if link.rows >= link.rows_sure or flight.rows + len(arrived) > self._rows_max:
+    # ---- requests ------------------------------------------------------------------------------------------------
+
+    def arrive(self, invocation: Invocation, body: Body) -> None:
+        """A whole request is here. What comes in one turn of the event loop is taken together at its end.
+
+        One that is alone, as the one before it was, has nobody to wait for: 4 us less of some 100.
+        """
+        if self._came_single and not self.arrived and not self._in_flight.pending:
+            self.take([(invocation, body)], self._engines.serving)
+            return
+        if not self.arrived:
+            self._loop.call_soon(self._take_arrived)
+        self.arrived.append((invocation, body))
+
+    def _take_arrived(self) -> None:
+        arrived, self.arrived = self.arrived, []
+        self._came_single = len(arrived) == 1
+        self.take(arrived, self._engines.serving)
+
+    def take(self, arrived: list[Arrival], to: Destination) -> None:
+        """Submit the plain rows among them, and begin the others one by one."""
+        model, count, rest = to.model, len(arrived), arrived
+        # While poisoned requests are known, each has to be looked at; and close to the limit of rows, too.
+        if model is not None and not self._poisons.known and self._in_flight.rows + count <= self._rows_max:
+            if to.only is not None:
+                rest = self._submit(arrived, model, to.only)
+            elif to.up:
+                rest, at = [], 0
+                for link, share in zip(to.up, spread([link.rows for link in to.up], count), strict=True):
+                    rest += self._submit(arrived[at : at + share], model, link)
+                    at += share
+        for invocation, body in rest:
+            if invocation.caller is not None:
+                self._path.begin(invocation, body, to, now=len(rest) == 1)
+
+    def _submit(self, arrived: list[Arrival], model: ServedVersion, link: EngineChannel) -> list[Arrival]:
+        """Decode, claim and submit the plain rows among them, to that engine. Returns the rest."""
+        in_flight, plan = self._in_flight, model.row_plan
+        if plan is None or link.rows >= link.rows_sure:
             return arrived
         slots = self._slot_writer.claim_rows(model, len(arrived))
-        if slots is None:
+        if not slots:
             return arrived
         now_s, pack, size = self._clock(), ROW_REQUEST.pack, model.inputs.row_bytes
         deadline_s = now_s + self._timeout_s
         like = REQUEST.pack(SUBMIT, 0, 1, 0, 0, slots[0].capacity, size, model.ref, deadline_s)
         first, last = like[:8], like[24:]  # what all their records share; the slots are all of one size
-        memory, pending, id = self._slot_writer.memory, flight.pending, flight.last_id
+        memory, pending, id = self._slot_writer.memory, in_flight.pending, in_flight.last_id
         records: list[bytes] = []
         rest: list[Arrival] = []
         for each in arrived:
@@ -84,25 +130,28 @@ class RowBatcher:
             invocation.submits = 1
             pending[id] = invocation
             records.append(pack(first, id, at, last))
-        flight.last_id = id
-        flight.rows += len(records)
+        in_flight.last_id = id
+        in_flight.rows += len(records)
         link.rows += len(records)
         if records:
             link.send(records)
-        self._slot_writer.slots.release_all(slots)
+        if slots:
+            self._slot_writer.slots.release_all(slots)
         return rest
 
-    def finish(self, link: EngineChannel, records: bytes) -> bool:
-        """Encode and answer replies that are all single rows of one plain output. False, and nothing done: they are not."""
-        together = self._encoded(link, records) if len(records) >= TOGETHER_FROM * RECORD_BYTES else None
-        if together is None:
-            return False
-        encoder, words, bodies = together
+    # ---- replies -------------------------------------------------------------------------------------------------
+
+    def replied(self, link: EngineChannel, records: bytes) -> None:
+        """Encode and answer replies that are all single rows of one plain output; others go on."""
         model = link.model
-        assert model is not None, "it has just replied"
-        pending, slots, start = self._flight.pending, [], b""
+        encoded = self._encoded(model, records) if model is not None and model.rows_together else None
+        if model is None or encoded is None:
+            self._path.replied(link, records)
+            return
+        encoder, ids, offsets, bodies = encoded
+        pending, slots, start = self._in_flight.pending, [], b""
         now_s, started_s, alike, left = self._clock(), 0.0, 0, 0
-        for n, id in enumerate(words[:, ID_WORD].tolist()):
+        for id, offset, body in zip(ids, offsets, bodies, strict=True):
             invocation = pending.pop(id)
             assert invocation.link is link, "an engine replies once to each request that it was given"
             assert invocation.slot is not None, "the engine had it until now"
@@ -112,51 +161,54 @@ class RowBatcher:
                 left += invocation.left
                 continue
             if head.encoder is not encoder or invocation.form is not INSTANCES:
-                self._encode_alone(invocation, int(words[n, OFFSET_WORD]), True)
+                self._outcomes.encode(invocation, self._slot_writer.memory, offset, True)
                 continue
             invocation.caller = None
-            if invocation.started_s != started_s:  # many were taken together, so they took equally long
-                _note_ok(model, alike, now_s - started_s)
-                started_s, alike = invocation.started_s, 0
+            if invocation.started_s != started_s or invocation.model is not model:
+                if alike:
+                    _note_ok(model, alike, now_s - started_s)  # those that were taken together took equally long
+                started_s, model, alike = invocation.started_s, invocation.model, 0
             alike += 1
             start = start or model.starts[head.answer_start]  # one encoder, so one head for all
             try:
-                caller.answer(invocation, start, bodies[n])
+                caller.answer(invocation, start, body)
             except Exception:  # a bug of ours must cost this caller only, not those whose replies come after it
                 log("answer_failed", "a reply could not be answered", trace=traceback.format_exc(limit=-6))
-        _note_ok(model, alike, now_s - started_s)
-        self._flight.rows_left -= left
-        self._flight.rows -= len(bodies) - left
-        link.rows -= len(bodies) - left
+        if alike:
+            _note_ok(model, alike, now_s - started_s)
+        self._in_flight.rows_left -= left
+        self._in_flight.rows -= len(slots) - left
+        link.rows -= len(slots) - left
         self._slot_writer.slots.release_all(slots)
-        return True
 
-    def _encoded(self, link: EngineChannel, records: bytes) -> tuple[Codec, Words, list[bytes]] | None:
-        """The bodies of many replies at once, and the records as words, if all are single rows of one plain output.
+    def _encoded(self, model: ServedVersion, records: bytes) -> tuple[Codec, list[int], list[int], list[bytes]] | None:
+        """The bodies of these replies, with their ids and offsets, if all are single rows of one plain output.
 
-        In the format of the first of them; whoever asked for another is answered on its own.
+        In the format of the first of them; one that asked for another is answered on its own.
         """
-        model = link.model
-        if model is None or not model.rows_together:
-            return None
-        words = np.frombuffer(records, np.uint64).reshape(-1, RECORD_BYTES // 8)
-        if words[:, MODEL_WORD].tobytes() != model.ref.to_bytes(8, "little") * len(words):
-            return None
-        encoder = self._flight.pending[int(words[0, ID_WORD])].head.encoder
-        offsets = words[:, OFFSET_WORD]
-        shift = int(offsets[0]) % STEP
-        alike = words[:, 0].tobytes() == SINGLE_ANSWER * len(words) and (offsets % STEP == shift).all()
+        ids, offsets, numbers, ref, shift = [], [], [], model.ref, -1
+        for word, id, offset, of in ROW_REPLY.iter_unpack(records):
+            if shift < 0:
+                shift = offset % STEP
+            if word != ROW_ANSWER or of != ref or offset % STEP != shift:
+                return None
+            ids.append(id)
+            offsets.append(offset)
+            numbers.append(offset // STEP)
+        encoder = self._in_flight.pending[ids[0]].head.encoder
         encode_rows = getattr(encoder, "encode_rows", None)  # of a RowsCodec; isinstance would cost more than it says
-        if not alike or encode_rows is None:
+        if encode_rows is None:
             return None
-        outputs = model.outputs
-        view = self._slot_writer.shared_rows.view(shift, outputs.row_bytes // outputs.dtypes[0].itemsize, outputs.dtypes[0])
-        return encoder, words, encode_rows(view[offsets // STEP])
+        outputs = self._outputs
+        if outputs is None or shift != self._outputs_at or model is not self._outputs_of:
+            layout, dtype = model.outputs, model.outputs.dtypes[0]
+            outputs = self._slot_writer.shared_rows.view(shift, layout.row_bytes // dtype.itemsize, dtype)
+            self._outputs, self._outputs_at, self._outputs_of = outputs, shift, model
+        rows = outputs[numbers] if len(numbers) > 1 else outputs[numbers[0] : numbers[0] + 1]  # one is no copy
+        return encoder, ids, offsets, encode_rows(rows)
 
 
 def _note_ok(model: ServedVersion, requests: int, latency_s: float) -> None:
-    if not requests:
-        return
     tally = model.tally
     tally.count[_OK] += requests
     tally.count[_LATENCY + time_bucket(latency_s)] += requests

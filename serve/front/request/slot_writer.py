@@ -17,7 +17,7 @@ from evenkeel.serve.settings import Limits
 from evenkeel.serve.transport.arena import Arena
 from evenkeel.serve.transport.layout import aligned
 from evenkeel.serve.transport.rows import SharedRows
-from evenkeel.serve.transport.slots import RETURN_PAGES_FROM, SLOT_BYTES_MAX, Slot, Slots
+from evenkeel.serve.transport.slots import LIGHT_SLOT_BYTES_MAX, RETURN_PAGES_FROM, SLOT_BYTES_MAX, Slot, Slots
 
 if TYPE_CHECKING:
     from evenkeel.serve.front.request.invocation import Invocation
@@ -40,20 +40,10 @@ class SlotWriter:
         self._resting: set[Slot] = set()
         self._bytes_max = limits.queue_bytes_max
 
-    def take_row(self, invocation: Invocation, model: ServedVersion, packed: Body) -> None:
-        """One row of the only input, as its bytes. The hot path."""
-        slots = self.slots
-        slot = slots.claim(model.slot_bytes)
-        if slot is None or slots.held_bytes > self._bytes_max:
-            slot = self._claim_without_room(slot, len(packed))
-        invocation.slot, at = slot, slot.offset
-        invocation.used = size = len(packed)
-        self.memory[at : at + size] = packed
-
     def claim_rows(self, model: ServedVersion, count: int) -> list[Slot] | None:
         """Small slots for `count` plain rows, or None when there is no room for all of them."""
         size = model.slot_bytes
-        if size >= RETURN_PAGES_FROM or self.slots.held_bytes + count * size > self._bytes_max:
+        if size > LIGHT_SLOT_BYTES_MAX or self.slots.held_bytes + count * size > self._bytes_max:
             return None
         return self.slots.claim_all(model.slot_bytes, count)
 

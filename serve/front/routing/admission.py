@@ -17,6 +17,7 @@ counts for those behind it, and it must itself expect to share the engine with t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -218,3 +219,17 @@ def _decide_large(asked: Asked, load: EngineLoad, late_s: float) -> Accept | Ref
         return Refuse(TooManyRows(words), alone_s, crowded=False, own_rows=True)
     retry_s = max(1, math.ceil(turns * load.row_s))
     return Refuse(WaitTooLong(words, retry_after_s=retry_s), alone_s, crowded=False, own_rows=True)
+
+
+def spread(ahead: Sequence[int], count: int) -> list[int]:
+    """How many of `count` single rows each engine gets, by the rows that are ahead there: as even as can be."""
+    shares = [0] * len(ahead)
+    order = sorted(range(len(ahead)), key=ahead.__getitem__)
+    level, left = 0, count
+    for filled in range(len(order), 0, -1):  # the fullest engines may have too much already to get any
+        level, left = divmod(count + sum(ahead[i] for i in order[:filled]), filled)
+        if level >= ahead[order[filled - 1]]:
+            break
+    for n, i in enumerate(order[:filled]):
+        shares[i] = level - ahead[i] + (n < left)
+    return shares

@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from evenkeel.serve.codec import CodecPlan, plan_of
 from evenkeel.serve.contract import engine_ends
@@ -27,6 +27,7 @@ from evenkeel.serve.transport.arena import Arena, read_spill
 from evenkeel.serve.transport.channel import NO_FD, RETRY_S, Channel, ChannelClosed, SendWaits
 from evenkeel.serve.transport.descriptor import PROTOCOL, RECORD_BYTES, REPLY, REQUEST, model_ref
 from evenkeel.serve.transport.layout import Layout
+from evenkeel.serve.transport.slots import LIGHT_SLOT_BYTES_MAX
 
 _BATCHES = int(Engine.BATCHES)
 FULL_S = 0.5  # between two greetings when there was no file descriptor to take one
@@ -47,7 +48,7 @@ class ServedVersion:
     # The codecs' view of the signature, if rows of the only input have a fixed size: a codec may then hand over a request
     # of one row as its bytes.
     row_plan: CodecPlan | None
-    rows_together: bool  # one numeric output whose rows are lists of fixed length: many replies are encoded at once
+    rows_together: bool  # one numeric output whose rows are short lists of one length: many replies are encoded at once
     slot_bytes: int  # room for one row and its answer, when both have a fixed size
     starts: AnswerHeads  # heads of its answers
     tally: StatusBlock  # where its answers are counted
@@ -66,6 +67,7 @@ class ServedVersion:
         together = together and output is not None and output.dtype != "bfloat16"
         plain = sig is not None and sig.rows_axis and inputs.single and outputs.fixed
         room = inputs.row_room + (outputs.row_room if outputs.fixed else inputs.row_room)
+        together = together and room <= LIGHT_SLOT_BYTES_MAX
         return ServedVersion(
             name=card["name"], version=card["version"], rows_max=card["rows_max"], signature=sig, inputs=inputs, outputs=outputs,
             row_plan=plan_of(sig) if sig and plain else None, rows_together=together, slot_bytes=room,
@@ -81,16 +83,24 @@ class ServedVersion:
         return mine.inputs == theirs.inputs and mine.rows_axis == theirs.rows_axis
 
 
-OnReplies = Callable[["EngineChannel", bytes], None]
-OnChange = Callable[["EngineChannel"], None]
+class ReplyTaker(Protocol):
+    def replied(self, link: EngineChannel, records: bytes) -> None: ...
+
+
+class ChannelOwner(Protocol):
+    """Is told when an engine is there, and when it has gone."""
+
+    def greeted(self, link: EngineChannel) -> None: ...
+
+    def lost(self, link: EngineChannel) -> None: ...
 
 
 class EngineChannel:
     """One engine place. `model` is set while an engine there is ready to take requests."""
 
     def __init__(
-        self, path: str, block: StatusBlock, arena: Arena, tally: Callable[[int], StatusBlock], on_replies: OnReplies,
-        on_up: OnChange, on_lost: OnChange,
+        self, path: str, block: StatusBlock, arena: Arena, tally: Callable[[int], StatusBlock], replies: ReplyTaker,
+        owner: ChannelOwner,
     ) -> None:  # fmt: skip
         self.path, self.block, self._tally = path, block, tally
         self.model: ServedVersion | None = None
@@ -103,7 +113,7 @@ class EngineChannel:
         self.heard = False  # whether it has said anything since somebody looked, see self_check.py
         self.mistrusted = False  # it answers nothing: nothing more is sent there
         self._arena = arena
-        self._on_replies, self._on_up, self._on_lost = on_replies, on_up, on_lost
+        self._replies, self._owner = replies, owner
         self._loop = asyncio.get_running_loop()
         self._channel: Channel | None = None
         self._outbox: list[bytes] = []
@@ -122,8 +132,11 @@ class EngineChannel:
 
     def send(self, records: list[bytes]) -> None:
         """Send now, behind whatever this turn of the event loop has submitted already."""
-        self._outbox += records
-        self._flush()
+        if self._outbox:
+            records = [*self._outbox, *records]
+            self._outbox.clear()
+        if self._channel is not None:
+            self._channel.send(b"".join(records))
 
     def _flush(self) -> None:
         if not self._outbox:  # it went out with what came after it
@@ -177,7 +190,7 @@ class EngineChannel:
         if records:
             self.heard = True
             try:
-                self._on_replies(self, records)
+                self._replies.replied(self, records)
             except Exception as e:  # whose answers were behind it nobody knows: this worker cannot go on
                 raise AssertionError("replies of an engine could not be handled") from e
 
@@ -205,7 +218,7 @@ class EngineChannel:
         os.close(fd)
         self.model = ServedVersion.from_card(card, self._tally)
         self.epoch, self._batches = card["epoch"], self.block.count[_BATCHES]
-        self._on_up(self)
+        self._owner.greeted(self)
         return records[RECORD_BYTES:]
 
     def last_run(self, now_s: float) -> LastRun:
@@ -228,7 +241,7 @@ class EngineChannel:
         self._outbox.clear()
         if was_used and not self._closing:
             log("engine_lost", "an engine has gone; its requests are run again", epoch=self.epoch)
-        self._on_lost(self)
+        self._owner.lost(self)
         if was_up:
             self._connect()
         else:  # it would not have us, or ended while it loaded

@@ -6,13 +6,12 @@ engines were given before is answered by them. Knows requests only by the number
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from typing import TYPE_CHECKING, Protocol
 
 from evenkeel.serve.contract.status_page import Engine, Front, Main, StatusPage
-from evenkeel.serve.errors import Overloaded
+from evenkeel.serve.errors import NotReady, Overloaded
 from evenkeel.serve.front.pages import execution_parameters
 from evenkeel.serve.front.routing.admission import (
     Accept,
@@ -28,14 +27,15 @@ from evenkeel.serve.front.routing.admission import (
     row_cost,
     rows_sure,
 )
-from evenkeel.serve.front.routing.engine_channel import EngineChannel, ServedVersion
+from evenkeel.serve.front.routing.destination import Destination
+from evenkeel.serve.front.routing.engine_channel import EngineChannel
 from evenkeel.serve.front.routing.engine_reach import Reach
 from evenkeel.serve.settings import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from evenkeel.serve.front.routing.engine_channel import OnChange, OnReplies
+    from evenkeel.serve.front.routing.engine_channel import ReplyTaker, ServedVersion
     from evenkeel.serve.transport.arena import Arena
 
 _SERVING = int(Main.SERVING)
@@ -52,49 +52,54 @@ class EngineObserver(Protocol):
     def engine_up(self, place: int, link: EngineChannel, takes_traffic: bool) -> None: ...
 
 
-class Router:
-    """`on_serving`: an engine has greeted, or a version was followed, and requests can be given to it."""
+class EngineEvents(Protocol):
+    """Has requests for engines, and takes those back that an engine had when it ended."""
 
-    def __init__(
-        self, page: StatusPage, place: int, sockets: Sequence[str], arena: Arena, limits: Limits, clock: Callable[[], float],
-        on_replies: OnReplies, on_lost: OnChange, on_serving: Callable[[], None],
-    ) -> None:  # fmt: skip
-        self._page, self._clock, self._limits = page, clock, limits
+    def engine_serves(self, to: Destination) -> None:
+        """Requests can be given to engines there that could not before."""
+
+    def engine_lost(self, link: EngineChannel) -> None: ...
+
+
+class Router:
+    """`serving`: where requests go that name no model."""
+
+    def __init__(self, page: StatusPage, place: int, limits: Limits, clock: Callable[[], float]) -> None:
+        self._page, self._place, self._clock, self._limits = page, place, clock, limits
         self._count = page.front(place).count
-        self._on_lost, self._on_serving = on_lost, on_serving
         self._waits = AcceptedWaits.start(limits.request_timeout_s, clock(), limits.queue_wait_s)
         # Where requests were refused for their own rows: since when, and the number of batches then, while none has run.
         self._untried: dict[EngineChannel, tuple[float, int]] = {}
-        self.model: ServedVersion | None = None  # set from the first HELLO of an engine that serves on
+        self.serving = Destination()
         self._edition = page.main.count[Main.SERVING]  # of the version to which everything is sent
         self._count[Front.FOLLOWS] = self._edition
         self._sha256 = (0, "")  # the edition whose sum was learnt last, and the sum
-        self.up: list[EngineChannel] = []  # those of that edition that take requests
-        self.only_up: EngineChannel | None = None  # the one that is up, when exactly one is
-        self._rehearsing: EngineChannel | None = None  # everything goes there for the moment
-        self.directed = False  # what is begun now is to go to one engine, so it may not come back later
         self.rehearsal: EngineObserver | None = None
         self._swept_s = clock()  # when it was last swept
         self._awake_s = 0.0  # since when without a gap
         self.reach = Reach(page, place, clock())
-        # One object for each place to count: a rehearsal sets it aside, whichever engine answers.
-        tally = functools.cache(functools.partial(page.tally, place))
+        self.links: list[EngineChannel] = []
+        self._events: EngineEvents | None = None
+
+    def connect(self, sockets: Sequence[str], arena: Arena, replies: ReplyTaker, events: EngineEvents) -> None:
+        """To every engine place, for as long as this worker lives."""
+        self._events = events
+        tally = functools.partial(self._page.tally, self._place)
         self.links = [
-            EngineChannel(path, page.engine(i), arena, tally, on_replies, self._greeted, self._lost)
-            for i, path in enumerate(sockets)
+            EngineChannel(path, self._page.engine(i), arena, tally, replies, owner=self) for i, path in enumerate(sockets)
         ]
 
     # ---- who gets a request ------------------------------------------------------------------------------------------
 
-    def choose(self, rows: int, started_s: float, waiting: int) -> EngineChannel | None:
-        """The least loaded; None: none is up. Raises what admission.py refuses with. `waiting`: the requests of this front that
-        are to be answered."""
-        link = min(self.up, key=_rows_of, default=None)
+    def choose(self, to: Destination, rows: int, started_s: float, waiting: int) -> EngineChannel | None:
+        """The least loaded there; None: none is up. Raises what admission.py refuses with. `waiting`: the requests of this front
+        that are to be answered."""
+        link = to.only or min(to.up, key=_rows_of, default=None)
         if link is not None and link.rows + rows <= link.rows_sure:
             return link
         now_s, timeout_s = self._clock(), self._limits.request_timeout_s
         asked = Asked(rows, started_s + timeout_s - now_s, timeout_s, waiting)
-        match decide(asked, self._load(link, now_s) if link is not None else None, self._waits, now_s):
+        match decide(asked, self._load(link, len(to.up), now_s) if link is not None else None, self._waits, now_s):
             case Accept():
                 return link
             case Hold():
@@ -106,20 +111,20 @@ class Router:
                     self._waits = self._waits.refused(crowded, now_s, wait_s)
                 raise error
 
-    def _load(self, link: EngineChannel, now_s: float) -> EngineLoad:
+    def _load(self, link: EngineChannel, engines: int, now_s: float) -> EngineLoad:
         count, model = link.block.count, link.model
         assert model is not None, "those that are up have one"
         rows, beyond = count[_ENGINE_ROWS], count[_BEYOND]
         untried_s = now_s - self._untried[link][0] if link in self._untried else 0.0
         return EngineLoad(
-            engines=len(self.up), ahead=max(link.rows - link.beyond, rows - beyond), rows=max(link.rows, rows),
+            engines=engines, ahead=max(link.rows - link.beyond, rows - beyond), rows=max(link.rows, rows),
             large=max(link.large, count[_LARGE]), turn_rows=model.rows_max, row_s=link.block.value[_ROW_COST],
             running=_running(link, now_s, self._awake_since(now_s)), untried_s=untried_s)  # fmt: skip
 
     def choose_for(self, wanted: ServedVersion) -> EngineChannel | None:
         """For a request whose inputs lie in its slot as that model wanted them: one that serves and takes them, or else one of
         its own version, which once served."""
-        fitting = [link for link in self.up if link.model is not None and link.model.takes(wanted)]
+        fitting = [link for link in self.serving.up if link.model is not None and link.model.takes(wanted)]
         if not fitting:
             own = [link for link in self.links if link.model is not None and link.model.edition == wanted.edition]
             fitting = [link for link in own if not link.mistrusted]
@@ -128,7 +133,7 @@ class Router:
     def choose_for_suspect(self, wanted: ServedVersion) -> EngineChannel | None:
         """As `choose_for`, but always the same engine for all of them, in every front: the one that was started most often. So
         two suspects cannot end two replicas at once."""
-        fitting = [link for link in self.up if link.model is not None and link.model.takes(wanted)]
+        fitting = [link for link in self.serving.up if link.model is not None and link.model.takes(wanted)]
         return max(fitting, key=_starts_of) if fitting else self.choose_for(wanted)
 
     @property
@@ -136,11 +141,11 @@ class Router:
         """Whether a replica may be risked: another one would go on. Where there is only one, it has to be."""
         edition = self._edition
         replicas = sum(link.epoch > 0 and link.block.count[_EDITION] == edition for link in self.links)
-        return replicas < 2 or len(self.up) > 1
+        return replicas < 2 or len(self.serving.up) > 1
 
     def overloaded(self, message: str, kind: type[Overloaded] = Overloaded) -> Overloaded:
         """A refusal that says when the least loaded engine will have done what waits."""
-        costs = [(link.rows - link.beyond) * link.block.value[_ROW_COST] for link in self.up]
+        costs = [(link.rows - link.beyond) * link.block.value[_ROW_COST] for link in self.serving.up]
         return kind(message, retry_after_s=max(1, math.ceil(min(costs, default=1.0))))
 
     # ---- they come and go ----------------------------------------------------------------------------------------------
@@ -150,8 +155,8 @@ class Router:
         if self._page.main.count[_SERVING] != self._edition:
             self._follow()
         self._awake_s, self._swept_s = self._awake_since(now_s), now_s
-        self._look_at_waits(now_s, is_empty(waiting, len(self.up)))
-        self.reach.look(now_s, bool(self.up))
+        self._look_at_waits(now_s, is_empty(waiting, len(self.serving.up)))
+        self.reach.look(now_s, bool(self.serving.up))
         for link in self.links:
             link.look_again()
 
@@ -162,7 +167,7 @@ class Router:
 
     def _look_at_waits(self, now_s: float, empty: bool = False) -> None:
         """What may be accepted without a look, and with one. `empty`: so few wait that the queue counts as empty."""
-        up = [(link, link.model, _running(link, now_s, self._awake_s)) for link in self.up if link.model is not None]
+        up = [(link, link.model, _running(link, now_s, self._awake_s)) for link in self.serving.up if link.model is not None]
         costs = [row_cost(link.block.value[_ROW_COST], running) for link, _, running in up]
         batch_s = max((model.rows_max * cost_s for (_, model, _), cost_s in zip(up, costs, strict=True)), default=0.0)
         self._waits = self._waits.later(now_s, batch_s, empty)
@@ -170,7 +175,7 @@ class Router:
             link.rows_sure = rows_sure(max(0.0, self._waits.least_s - overrun(running)), cost_s)
         self._untried = {link: at for link, at in self._untried.items() if link.block.count[_BATCHES] == at[1]}
 
-    def _greeted(self, link: EngineChannel) -> None:
+    def greeted(self, link: EngineChannel) -> None:
         assert link.model is not None, "called after HELLO"
         self._know(link)
         place = self.links.index(link)
@@ -180,12 +185,11 @@ class Router:
                 self.rehearsal.engine_up(place, link, takes_traffic=False)
             self._follow()
             return
-        self.model = link.model
-        self._note_up()
+        self._note_up(link.model)
         self._look_at_waits(self._clock())
         if self.rehearsal is not None:
             self.rehearsal.engine_up(place, link, takes_traffic=True)
-        self._on_serving()
+        self._serves()
 
     def _follow(self) -> None:
         """Go over to the edition that the supervisor has named, as soon as an engine of it has greeted."""
@@ -196,51 +200,36 @@ class Router:
         for link in up:  # a version takes the traffic when its sum is known: every reply can name it
             self._know(link)
         self._edition = self._count[Front.FOLLOWS] = serving
-        self._rehearsing, self.model = None, up[0].model
-        self._note_up()
-        self._on_serving()
+        self._note_up(up[0].model)
+        self._serves()
 
-    def _lost(self, link: EngineChannel) -> None:
-        if self._rehearsing is link:
-            self._rehearsing = None
-        self._note_up()
-        self.reach.look(self._clock(), bool(self.up))  # before it is told: from now on there is a moment's grace
+    def _serves(self) -> None:
+        assert self._events is not None, "engines greet those who have connected"
+        self._events.engine_serves(self.serving)
+
+    def lost(self, link: EngineChannel) -> None:
+        self._note_up(self.serving.model)
+        self.reach.look(self._clock(), bool(self.serving.up))  # before it is told: from now on there is a moment's grace
         self.reach.lost(self.links.index(link))
         self._follow()
-        self._on_lost(link)
+        assert self._events is not None, "it was connected to"
+        self._events.engine_lost(link)
 
-    def _note_up(self) -> None:
-        self.up = up = [link for link in self.links if link.model is not None and link.model.edition == self._edition
-                        and not link.mistrusted]  # fmt: skip
-        self.only_up = self._rehearsing or (up[0] if len(up) == 1 else None)
-
-    def rehearse_with(self, link: EngineChannel | None) -> None:
-        """Everything goes there until the next call."""
-        self._rehearsing = link
-        self._note_up()
-
-    @contextlib.contextmanager
-    def only(self, link: EngineChannel, model: ServedVersion) -> Iterator[None]:
-        """What is begun meanwhile goes to this engine, whichever version takes the traffic."""
-        before = self.model, self.up, self.only_up
-        self.model, self.up, self.only_up, self.directed = model, [link], link, True
-        try:
-            yield
-        finally:
-            self.model, self.up, self.only_up = before
-            self.directed = False
+    def _note_up(self, model: ServedVersion | None) -> None:
+        up = [link for link in self.links if link.model is not None and link.model.edition == self._edition]
+        self.serving.serve(model, [link for link in up if not link.mistrusted])
 
     def mistrust(self, link: EngineChannel) -> None:
         """It has been given requests, has nothing else to do, and says nothing: no more go there until it does."""
         link.mistrusted = True
-        self._note_up()
-        self.reach.mistrusts(self.links.index(link), self._clock(), bool(self.up))
+        self._note_up(self.serving.model)
+        self.reach.mistrusts(self.links.index(link), self._clock(), bool(self.serving.up))
 
     def trust(self, link: EngineChannel) -> None:
         link.mistrusted = False
         self.reach.greeted(self.links.index(link), link.epoch)
-        self._note_up()
-        self._on_serving()
+        self._note_up(self.serving.model)
+        self._serves()
 
     # ---- what is known of them -----------------------------------------------------------------------------------------
 
@@ -257,20 +246,20 @@ class Router:
     def _know(self, link: EngineChannel) -> None:
         model = link.model
         if model is not None and not model.starts.sha256:
-            told = self._page.read_text(self.links.index(link), looks=1).get("model") or {}
-            if told.get("sha256") and told.get("version") == model.version:
-                self._sha256 = (model.edition, str(told["sha256"]))
+            text = self._page.read_text(self.links.index(link), looks=1).get("model") or {}
+            if text.get("sha256") and text.get("version") == model.version:
+                self._sha256 = (model.edition, str(text["sha256"]))
             edition, sha256 = self._sha256
             if edition == model.edition and sha256:  # an engine that was started again has the same files
                 model.starts.know(sha256)
 
-    def execution(self) -> dict[str, int | str] | None:
-        """What batch transform should send; None while no engine has said what it runs."""
-        if self.model is None:
-            return None
-        costs = [link.block.value[_ROW_COST] for link in self.up] or [0.0]
+    def execution(self) -> dict[str, int | str]:
+        """What batch transform should send. Raises NotReady while no engine has said what it runs."""
+        if self.serving.model is None:
+            raise NotReady("the model is still loading or warming; /ping turns 200 when it is ready", retry_after_s=1)
+        costs = [link.block.value[_ROW_COST] for link in self.serving.up] or [0.0]
         return execution_parameters.parameters(
-            execution_parameters.Known(self.model.signature, len(costs), max(costs)), self._limits
+            execution_parameters.Known(self.serving.model.signature, len(costs), max(costs)), self._limits
         )
 
     def close(self) -> None:

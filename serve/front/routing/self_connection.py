@@ -1,7 +1,7 @@
 """A connection of a worker to itself, over which it asks what a client would ask: parse, decode, slot, engine, encode, write.
 
-`DirectedRouting` sends what comes over such a connection to one engine, whichever takes the traffic, and counts it where nobody
-reads.
+What comes over it goes to one engine, whichever takes the traffic, and is never counted: a counter that rose before the first
+client came would look like traffic, and one that fell again like a restart.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from evenkeel.serve.codec import Body
 from evenkeel.serve.contract.status_page import BLOCK_CELLS, StatusBlock
 from evenkeel.serve.errors import NotReady
 from evenkeel.serve.front.http.connections import Connections
+from evenkeel.serve.front.routing.destination import Destination
 from evenkeel.serve.front.routing.engine_channel import EngineChannel, ServedVersion
 
 if TYPE_CHECKING:
@@ -62,13 +63,42 @@ class SelfConnection:
         return data
 
 
+class OwnRequests:
+    """Invocations, as a connection of our own sees them. `row_batcher` is what a connection brings its requests to."""
+
+    def __init__(self, invocations: Invocations, link: EngineChannel, model: ServedVersion) -> None:
+        self._invocations, self._link = invocations, link
+        nowhere = StatusBlock(memoryview(bytearray(BLOCK_CELLS * 8)))
+        self._to = Destination.of(dataclasses.replace(model, tally=nowhere), link)
+
+    @property
+    def row_batcher(self) -> OwnRequests:
+        return self
+
+    def arrive(self, invocation: Invocation, body: Body) -> None:
+        invocation.uncounted = True
+        if self._link.model is not None:
+            self._invocations.row_batcher.take([(invocation, body)], self._to)
+        elif invocation.caller is not None:  # gone since, and it would wait there for its deadline
+            invocation.caller.answer_error(invocation, NotReady("the engine has gone"))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._invocations, name)
+
+
 @contextlib.asynccontextmanager
-async def own_line(connect: Connect, connections: Connections) -> AsyncIterator[SelfConnection]:
+async def connected_to(
+    connect: Connect, connections: Connections, link: EngineChannel, model: ServedVersion
+) -> AsyncIterator[SelfConnection]:
+    """A connection whose requests that engine gets. It takes no client's place, and no limit of theirs keeps it out."""
+    own = copy.copy(connections)
+    own.open, own.reserve = set(), {}
+    own.invocations = OwnRequests(connections.invocations, link, model)  # type: ignore[assignment]
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
     try:
-        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: connect(connections), theirs)
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: connect(own), theirs)
         try:
             yield SelfConnection(ours)
         finally:
@@ -77,40 +107,9 @@ async def own_line(connect: Connect, connections: Connections) -> AsyncIterator[
         ours.close()
 
 
-class DirectedRouting:
-    """Invocations, as one connection sees them: all that it brings goes to one engine."""
-
-    def __init__(self, invocations: Invocations, link: EngineChannel, model: ServedVersion) -> None:
-        self._invocations, self._link = invocations, link
-        self._model = dataclasses.replace(model, tally=StatusBlock(memoryview(bytearray(BLOCK_CELLS * 8))))
-
-    def arrive(self, invocation: Invocation, body: bytes) -> None:
-        self.begin(invocation, body)
-
-    def begin(self, invocation: Invocation, body: Body) -> None:
-        if self._link.model is None:  # gone since, and it would wait there for its deadline
-            if invocation.caller is not None:
-                invocation.caller.answer_error(invocation, NotReady("the engine has gone"))
-            return
-        with self._invocations.engines.only(self._link, self._model):
-            self._invocations.begin(invocation, body)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._invocations, name)
-
-
-def apart(connections: Connections) -> Connections:
-    """The same for a connection of our own, which takes no client's place and is kept out by no limit of theirs."""
-    own = copy.copy(connections)
-    own.open, own.reserve = set(), {}
-    return own
-
-
 async def ask_one(connect: Connect, connections: Connections, link: EngineChannel, model: ServedVersion, data: bytes) -> bool:
     """Ask that engine one thing of its model. Whether it answered: a refusal of the worker's own is no answer."""
-    own = apart(connections)
-    own.invocations = DirectedRouting(connections.invocations, link, model)  # type: ignore[assignment]
-    async with own_line(connect, own) as line:
+    async with connected_to(connect, connections, link, model) as line:
         return await line.ask(data) not in OURS
 
 

@@ -63,6 +63,7 @@ def test_every_slot_of_the_real_arena_starts_on_a_step_and_lies_inside() -> None
 def test_many_are_handed_out_at_once_or_none_at_all() -> None:
     slots = Slots(FEW)
     assert slots.claim_all(1, 5) is None and slots.held == 0
+    assert slots.claim_all(1, 0) == [] and slots.held == 0
     four = slots.claim_all(100, 4)
     assert four is not None and len({s.offset for s in four}) == 4 and {s.capacity for s in four} == {1024}
     assert (slots.held, slots.held_bytes) == (4, 400)

@@ -102,7 +102,7 @@ def test_a_client_that_ends_its_half_in_the_middle_hears_how_much_came(line: Lin
 
 def test_a_client_that_ends_its_half_after_its_request_gets_its_answer_and_then_the_end(line: Line) -> None:
     line.send(SMALL)
-    line.until(lambda: line.bench.front._flight.pending or line.heard)
+    line.until(lambda: line.bench.front.in_flight.pending or line.heard)
     line.client.shutdown(socket.SHUT_WR)
     line.until(lambda: answers(line.heard))
     line.until(lambda: line.transport.is_closing())

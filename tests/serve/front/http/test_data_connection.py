@@ -191,7 +191,7 @@ def test_a_client_that_ends_its_half_while_the_engine_works_gets_its_answer(line
     line.client.shutdown(socket.SHUT_WR)
     for _ in range(3):
         line.bench.step_front()
-    assert line.front.state is ConnectionState.OWED and line.bench.front._flight.pending
+    assert line.front.state is ConnectionState.OWED and line.bench.front.in_flight.pending
     said(line, GOOD)
     assert b"connection: close" in line.heard
     ended(line)

@@ -98,10 +98,10 @@ def test_a_reply_that_names_another_model_is_not_the_reply_of_its_request(others
         bench.step_front()
         (link,) = bench.front.engines.links
         assert link.model is not None
-        id, slot = next((i, pending.slot) for i, pending in bench.front._flight.pending.items())
+        id, slot = next((i, pending.slot) for i, pending in bench.front.in_flight.pending.items())
         assert slot is not None
         stray = REPLY.pack(ANSWER, FINITE, 0, 1, id, slot.offset, 8, link.model.ref + (1 << 32))
-        bench.front.finish(link, stray * 7)
+        bench.front.row_batcher.replied(link, stray * 7)
         assert codes(asked) == ["waits"] * len(asked) and link.rows == len(asked)
         bench.settle()
         assert [predictions(caller.body) for caller in asked] == [[[2.0 * i + 1] * 2] for i in range(others + 1)]
@@ -292,12 +292,12 @@ def test_a_request_of_many_rows_shuts_nobody_out_and_is_answered_beside_the_othe
 def test_a_large_request_in_a_crash_or_whose_caller_leaves_is_counted_once() -> None:
     with FrontBench(plain) as bench:
         large, (_, leaves) = bench.ask(body(*[[1, 2]] * 200)), bench.begin(body(*[[1, 2]] * 200))
-        bench.front.abandon(leaves)
+        bench.front.cancellation.abandon(leaves)
         crash_in_the_middle(bench)
         assert bench.front.engines.links[0].beyond == 0
         bench.engines[0].start()
         bench.settle(30)
-        assert large.code == "ok" and bench.front._flight.beyond == 0
+        assert large.code == "ok" and bench.front.in_flight.beyond == 0
         bench.assert_clean()
 
 
@@ -383,7 +383,7 @@ def test_a_large_answer_whose_caller_has_left_closes_its_file() -> None:
         _, invocation = bench.begin(body([1, 1]))
         bench.step_front()
         bench.engines[0].turn()
-        bench.front.abandon(invocation)
+        bench.front.cancellation.abandon(invocation)
         bench.settle()
         bench.assert_clean()
         assert open_files() == before
@@ -411,7 +411,7 @@ def test_a_caller_that_leaves_frees_its_place_and_is_never_answered() -> None:
     with FrontBench(plain) as bench:
         caller, invocation = bench.begin(body([1, 2]))
         mate = bench.ask(body([3, 4]))
-        bench.front.abandon(invocation)
+        bench.front.cancellation.abandon(invocation)
         bench.settle()
         assert caller.code == "waits"
         assert predictions(mate.body) == [[7.0, 9.0]]
@@ -424,7 +424,7 @@ def test_who_hangs_up_while_a_batch_runs_makes_room_for_others_at_once() -> None
         begun = [bench.begin(body([i, i])) for i in range(3)]
         assert bench.ask(body([9, 9])).code == "overloaded"
         for _, invocation in begun:  # the engine has not had a turn: it cannot have heard
-            bench.front.abandon(invocation)
+            bench.front.cancellation.abandon(invocation)
         assert bench.front.engines.links[0].rows == 0
         others = [bench.ask(body([i, i])) for i in range(3)]
         assert bench.ask(body([9, 9])).code == "overloaded"
@@ -437,8 +437,8 @@ def test_who_comes_and_leaves_for_ever_does_not_fill_the_queue_of_the_engine() -
     with FrontBench(plain, limits=Limits(queue_rows_max=3)) as bench:
         for i in range(20):
             _, invocation = bench.begin(body([i, i]))
-            bench.front.abandon(invocation)
-        assert len(bench.front._flight.pending) == 6
+            bench.front.cancellation.abandon(invocation)
+        assert len(bench.front.in_flight.pending) == 6
         bench.settle()
         bench.assert_clean()
 
@@ -449,8 +449,8 @@ def test_those_of_a_crowd_who_left_are_not_counted_twice() -> None:
         bench.step_front()
         bench.engines[0].turn()  # all have run; their replies are on the way
         for _, invocation in crowd[::3]:
-            bench.front.abandon(invocation)
-        assert bench.front._flight.rows == bench.front.engines.links[0].rows == CROWD - len(crowd[::3])
+            bench.front.cancellation.abandon(invocation)
+        assert bench.front.in_flight.rows == bench.front.engines.links[0].rows == CROWD - len(crowd[::3])
         bench.settle()
         assert [c.code for c, _ in crowd] == ["waits" if n % 3 == 0 else "ok" for n in range(CROWD)]
         bench.assert_clean()
@@ -460,7 +460,7 @@ def test_a_slot_of_a_caller_that_left_stays_claimed_until_the_engine_gives_it_ba
     with FrontBench(plain) as bench:
         _, invocation = bench.begin(body([1, 2]))
         bench.step_front()
-        bench.front.abandon(invocation)
+        bench.front.cancellation.abandon(invocation)
         assert not bench.front.idle
         bench.settle()
         bench.assert_clean()
@@ -654,7 +654,7 @@ def test_a_held_request_whose_caller_leaves_is_over_at_once() -> None:
         bench.engines[0].crash()
         bench.settle()
         _, invocation = bench.begin(body([1, 2]))
-        bench.front.abandon(invocation)
+        bench.front.cancellation.abandon(invocation)
         bench.assert_clean()
 
 
@@ -662,7 +662,7 @@ def test_a_caller_that_left_before_the_crash_is_not_run_again() -> None:
     with FrontBench(plain) as bench:
         _, invocation = bench.begin(body([1, 2]))
         bench.step_front()
-        bench.front.abandon(invocation)
+        bench.front.cancellation.abandon(invocation)
         bench.engines[0].crash()
         bench.settle()
         bench.assert_clean()
@@ -721,7 +721,7 @@ def test_a_large_slot_keeps_its_pages_for_the_next_request_and_gives_them_back_w
     with FrontBench(lambda: replica(large, lambda arrays: [arrays[0][:, :1]])) as bench:
 
         def resident() -> int:
-            return os.fstat(bench.front._slot_writer.arena.fd).st_blocks * 512
+            return os.fstat(bench.front.slot_writer.arena.fd).st_blocks * 512
 
         assert bench.ask(npy(np.ones((1, 200_000))), head("application/x-npy")).code == "waits"
         bench.settle()
@@ -742,9 +742,9 @@ CROWD = 12
 def test_a_crowd_is_taken_in_one_go_and_each_gets_its_own_answer() -> None:
     with FrontBench(plain) as bench:
         callers = [bench.arrive(body([i, -i]))[0] for i in range(CROWD)]
-        assert codes(callers) == ["waits"] * CROWD and bench.front._flight.rows == 0
+        assert codes(callers) == ["waits"] * CROWD and bench.front.in_flight.rows == 0
         bench.step_front()
-        assert bench.front._flight.rows == CROWD
+        assert bench.front.in_flight.rows == CROWD
         bench.settle()
         assert [predictions(c.body) for c in callers] == [[[2.0 * i + 1, -2.0 * i + 1]] for i in range(CROWD)]
         bench.assert_clean()
@@ -785,9 +785,9 @@ def test_who_leaves_before_the_turn_ends_is_never_submitted() -> None:
     with FrontBench(plain) as bench:
         crowd = [bench.arrive(body([i, i])) for i in range(CROWD)]
         for _, invocation in crowd[::2]:
-            bench.front.abandon(invocation)
+            bench.front.cancellation.abandon(invocation)
         bench.step_front()
-        assert bench.front._flight.rows == CROWD // 2
+        assert bench.front.in_flight.rows == CROWD // 2
         bench.settle()
         assert codes([c for c, _ in crowd]) == ["waits", "ok"] * (CROWD // 2)
         bench.assert_clean()
@@ -832,12 +832,12 @@ def test_after_one_that_went_ahead_the_others_of_the_turn_still_go_together() ->
         bench.arrive(body([1, 2]))
         bench.settle()
         callers = [bench.arrive(body([i, i]))[0] for i in range(CROWD)]
-        assert bench.front._flight.rows == 1
+        assert bench.front.in_flight.rows == 1
         bench.settle()
         assert codes(callers) == ["ok"] * CROWD
         # That turn brought many, so now everybody waits for the end of the turn.
         callers = [bench.arrive(body([i, i]))[0] for i in range(CROWD)]
-        assert bench.front._flight.rows == 0
+        assert bench.front.in_flight.rows == 0
         bench.settle()
         assert codes(callers) == ["ok"] * CROWD
         bench.assert_clean()

@@ -13,7 +13,7 @@ import pytest
 from evenkeel.serve.contract.status_page import Front
 from evenkeel.serve.errors import NUMBER, DeadlineExceeded
 from evenkeel.serve.front.http.request_head import Head, Route, build
-from evenkeel.serve.front.request.invocations import OFFLOADED_FROM
+from evenkeel.serve.front.request.decoding import OFFLOADED_FROM
 from evenkeel.serve.settings import Limits
 from tests.support.front_bench import Caller, FrontBench
 from tests.support.models import replica, signature, spec
@@ -37,7 +37,7 @@ def bench() -> Iterator[FrontBench]:
 def busy_thread(bench: FrontBench) -> Iterator[None]:
     """Somebody else's body is being decoded for as long as this lasts."""
     done = threading.Event()
-    bench.front._offload._thread.submit(done.wait, WITHIN_S)
+    bench.front.offload._thread.submit(done.wait, WITHIN_S)
     try:
         yield
     finally:
@@ -58,7 +58,7 @@ def answered(*callers: Caller) -> object:
 
 def test_a_large_body_is_decoded_aside_and_answered(bench: FrontBench) -> None:
     caller = bench.ask(LARGE)
-    assert not bench.front.idle and not bench.front._flight.pending
+    assert not bench.front.idle and not bench.front.in_flight.pending
     _until(bench, answered(caller))
     assert caller.code == "ok" and caller.body is not None and caller.body.count(b"[2.5,3.5]") == OFFLOADED_FROM // 10
 
@@ -80,7 +80,7 @@ def test_the_deadline_counts_from_when_the_request_was_here_not_from_when_it_was
         caller, invocation = bench.begin(LARGE)
         came_s = bench.clock()
         bench.clock.advance(TIMEOUT_S / 2)
-    _until(bench, lambda: caller.answered or bench.front._flight.pending)
+    _until(bench, lambda: caller.answered or bench.front.in_flight.pending)
     assert invocation.deadline_s == came_s + TIMEOUT_S
 
 
@@ -95,9 +95,9 @@ def test_the_body_of_one_who_does_not_wait_any_more_is_not_decoded(
             bench.clock.advance(TIMEOUT_S)
             bench.front.sweep()
         else:
-            bench.front.abandon(invocation)
+            bench.front.cancellation.abandon(invocation)
     _until(bench, lambda: bench.front.idle)
-    assert bench.front._offload.bytes == 0
+    assert bench.front.offload.bytes == 0
     assert caller.code == ("deadline_exceeded" if late else "waits")
     assert bench.page.front(0).count[Front.ABANDONED] == (not late)
 
@@ -114,8 +114,8 @@ def wide() -> Head:
 def test_a_large_answer_is_encoded_in_the_thread_and_its_slot_is_free_then(bench: FrontBench) -> None:
     with busy_thread(bench):
         caller = bench.ask(RAW, wide())
-        _until(bench, lambda: not bench.front._flight.pending)
-        assert not caller.answered and bench.front._slot_writer.slots.held == 1
+        _until(bench, lambda: not bench.front.in_flight.pending)
+        assert not caller.answered and bench.front.slot_writer.slots.held == 1
     _until(bench, answered(caller))
     assert caller.code == "ok" and caller.body is not None and caller.body.count(b"[2.5,3.5]") == ROWS
 
@@ -123,16 +123,16 @@ def test_a_large_answer_is_encoded_in_the_thread_and_its_slot_is_free_then(bench
 def test_who_leaves_while_the_answer_is_encoded_strands_nothing(bench: FrontBench) -> None:
     with busy_thread(bench):
         caller, invocation = bench.begin(RAW, wide())
-        _until(bench, lambda: not bench.front._flight.pending)
+        _until(bench, lambda: not bench.front.in_flight.pending)
         assert not caller.answered
-        bench.front.abandon(invocation)
+        bench.front.cancellation.abandon(invocation)
     _until(bench, lambda: bench.front.idle)
 
 
 def test_an_answer_that_waits_to_be_encoded_is_refused_at_its_deadline(bench: FrontBench) -> None:
     with busy_thread(bench):
         caller, _ = bench.begin(RAW, wide())
-        _until(bench, lambda: not bench.front._flight.pending)
+        _until(bench, lambda: not bench.front.in_flight.pending)
         bench.clock.advance(TIMEOUT_S)
         bench.front.sweep()
     assert caller.code == "deadline_exceeded"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from hypothesis import given
@@ -30,6 +31,7 @@ from evenkeel.serve.front.routing.admission import (
     overrun,
     row_cost,
     rows_sure,
+    spread,
 )
 
 STEP_S = 0.05
@@ -205,3 +207,31 @@ def test_where_only_large_requests_come_a_cost_that_is_old_is_tried_again() -> N
     assert isinstance(large(1000, stale), Accept)
     assert isinstance(large(1000, stale._replace(untried_s=PROBE_S - 1)), Refuse)
     assert isinstance(large(1000, stale._replace(rows=1)), Refuse), "one is being tried"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "count", "shares"),
+    [
+        ([0], 5, [5]),
+        ([0, 0], 5, [3, 2]),
+        ([4, 0], 3, [0, 3]),
+        ([4, 0], 6, [1, 5]),
+        ([9, 0, 2], 4, [0, 3, 1]),
+        ([3, 3], 0, [0, 0]),
+    ],
+)
+def test_rows_are_spread_so_that_the_fullest_engine_has_as_few_as_can_be(ahead: list[int], count: int, shares: list[int]) -> None:
+    assert spread(ahead, count) == shares
+
+
+def test_all_rows_are_spread_and_as_evenly_as_one_by_one_would() -> None:
+    seed = random.randrange(1 << 30)
+    print(f"SEED={seed}")
+    dice = random.Random(seed)
+    for _ in range(500):
+        ahead, count = [dice.randrange(20) for _ in range(dice.randint(1, 5))], dice.randrange(70)
+        shares, one_by_one = spread(ahead, count), list(ahead)
+        for _ in range(count):
+            one_by_one[one_by_one.index(min(one_by_one))] += 1
+        assert sum(shares) == count and min(shares) >= 0
+        assert sorted(a + n for a, n in zip(ahead, shares, strict=True)) == sorted(one_by_one)

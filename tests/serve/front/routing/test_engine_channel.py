@@ -26,6 +26,22 @@ from tests.support.front_bench import FrontBench
 from tests.support.models import replica, signature, spec
 
 
+class Seen:
+    """Writes down what a channel says."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+
+    def replied(self, link: EngineChannel, records: bytes) -> None:
+        self.words.append(f"{len(records) // RECORD_BYTES} replies")
+
+    def greeted(self, link: EngineChannel) -> None:
+        self.words.append("up")
+
+    def lost(self, link: EngineChannel) -> None:
+        self.words.append("lost")
+
+
 @contextlib.contextmanager
 def greeting_engine(folder: Path) -> Iterator[tuple[socket.socket, Callable[[socket.socket], None]]]:
     """A listening socket at `folder`/engine, and what an engine says first to whom it accepts."""
@@ -55,11 +71,7 @@ def test_an_engine_that_ends_with_requests_unread_and_replies_under_way_is_notic
     async def ends_with_requests_unread(listener: socket.socket, hello: Callable[[socket.socket], None]) -> None:
         seen: list[str] = []
         block = StatusPage.create().engine(0)
-        link = EngineChannel(
-            str(tmp_path / "engine"), block, Arena.create(1 << 20), lambda tally: block,
-            lambda link, records: seen.append(f"{len(records) // RECORD_BYTES} replies"),
-            lambda link: seen.append("up"), lambda link: seen.append("lost"),
-        )  # fmt: skip
+        link = EngineChannel(str(tmp_path / "engine"), block, Arena.create(1 << 20), lambda tally: block, Seen(seen), Seen(seen))
         engine, _ = listener.accept()
         engine.recv(RECORD_BYTES)
         hello(engine)
@@ -90,7 +102,7 @@ def test_a_front_is_greeted_in_one_record_whatever_the_model_has_to_say(bodies: 
 
     with FrontBench(made) as bench:
         bench.settle(1)
-        model = bench.front.engines.model
+        model = bench.front.engines.serving.model
         assert model is not None and len(model.rehearsals) == bodies
         assert model.signature is not None and len(model.signature.inputs) == inputs
 
@@ -101,9 +113,8 @@ def test_a_front_without_a_free_descriptor_is_greeted_when_it_has_one(tmp_path: 
             seen: list[str] = []
             block = StatusPage.create().engine(0)
             link = EngineChannel(
-                str(tmp_path / "engine"), block, Arena.create(1 << 20), lambda tally: block, lambda link, records: None,
-                lambda link: seen.append("up"), lambda link: seen.append("lost"),
-            )  # fmt: skip
+                str(tmp_path / "engine"), block, Arena.create(1 << 20), lambda tally: block, Seen(seen), Seen(seen)
+            )
             for wait_s, fds_left in ((2 * FULL_S, False), (0.1, True)):
                 engine, _ = listener.accept()
                 engine.recv(RECORD_BYTES)
@@ -129,9 +140,8 @@ def test_a_want_of_descriptors_costs_a_moment_and_no_engine(tmp_path: Path, monk
                 patched.setattr(engine_channel, "FULL_S", 0.01)
                 patched.setattr(engine_channel.socket, "socket", none_left)
                 link = EngineChannel(
-                    str(tmp_path / "engine"), block, Arena.create(1 << 20), lambda tally: block, lambda link, records: None,
-                    lambda link: seen.append("up"), lambda link: seen.append("lost"),
-                )  # fmt: skip
+                    str(tmp_path / "engine"), block, Arena.create(1 << 20), lambda tally: block, Seen(seen), Seen(seen)
+                )
                 await asyncio.sleep(0.1)
             listener.settimeout(5.0)
             engine, _ = await asyncio.get_running_loop().run_in_executor(None, listener.accept)

@@ -53,7 +53,7 @@ def test_an_engine_that_has_nothing_to_do_and_does_not_answer_is_not_reached_any
         looking.look(LOST_LOOKS - 1)
         assert looking.reached == [0]
         looking.look(1)
-        assert looking.reached == [] and bench.front.engines.up == [] and waiting.code == "waits"
+        assert looking.reached == [] and bench.front.engines.serving.up == [] and waiting.code == "waits"
 
 
 def test_an_engine_that_answers_after_all_is_trusted_again() -> None:
@@ -130,7 +130,7 @@ def test_what_a_lost_engine_had_is_held_rather_than_given_to_one_that_does_not_a
             looking.look(1)
             lost.turn()
             bench.step_front()
-        assert bench.front.engines.up == [bench.front.engines.links[1]]
+        assert bench.front.engines.serving.up == [bench.front.engines.links[1]]
         third = bench.ask(BODY)
         lost.crash()
         bench.step_front()

@@ -166,8 +166,8 @@ def test_who_leaves_the_queue_of_an_engine_that_is_leaving_becomes_no_stream_tha
         bench.step_front()
         bench.engines[0].turn()
         bench.engines[0].leave()
-        bench.front.abandon(first)
-        bench.front.abandon(second)
+        bench.front.cancellation.abandon(first)
+        bench.front.cancellation.abandon(second)
         bench.settle(20)
         assert bench.engines[0].cycle is None, "it has nothing more to do"
         bench.assert_clean()

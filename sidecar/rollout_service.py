@@ -243,10 +243,12 @@ class RolloutService:
         if case.start_s is None and found.missing and waited_s < wait_s_max:
             return None
         if case.start_s is None:
-            case.rollout.observe(0.0, found.scrapes, tuple(found.missing))
+            case.rollout.observe(0.0, found.scrapes, tuple(found.missing), found.unread)
             case.start_s = began_s
-            return case.rollout.observe(round(waited_s, 3), found.scrapes, tuple(found.missing)) if found.missing else None
-        return case.rollout.observe(at_s, found.scrapes, tuple(found.missing))
+            if not found.missing:
+                return None
+            return case.rollout.observe(round(waited_s, 3), found.scrapes, tuple(found.missing), found.unread)
+        return case.rollout.observe(at_s, found.scrapes, tuple(found.missing), found.unread)
 
     def _next_due_s(self, case: Case) -> float:
         """On the grid of window_s from the first round on; a look that took longer than a window skips its turns."""

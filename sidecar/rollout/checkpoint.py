@@ -22,7 +22,7 @@ from evenkeel.sidecar.rollout.rollout import Rollout, RolloutMemory
 from evenkeel.sidecar.rollout.rule import Rule
 from evenkeel.sidecar.rollout.spec import RolloutSpec, from_json
 
-FORMAT = "evenkeel rollout in progress 1"
+FORMAT = "evenkeel rollout in progress 2"
 LOG, STATE = "rollout.jsonl", "rollout.json"
 
 

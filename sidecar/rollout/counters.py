@@ -26,6 +26,9 @@ FATAL_WORDS = {
 }
 
 
+RESET_REQUESTS_MIN = 1000  # below this a counter that fell is taken for a restart, however little it fell
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
     """An instance: its arm and its name."""
@@ -50,6 +53,7 @@ class Scrape:
     ready: bool | None = None  # None: the instance does not say
     state: str = ""
     faults: tuple[str, ...] = ()  # hard facts learned otherwise, by their names in guards.FAULTS
+    in_flight: int | None = None  # requests begun and not answered yet; None: the instance does not say
 
     def to_json(self) -> dict[str, Any]:
         """Edges as text: the last one is infinite, which JSON cannot hold."""
@@ -82,6 +86,11 @@ class Delta:
     faults: tuple[str, ...] = ()
     reset: bool = False  # the counters began anew: what happened between the last look and the restart is lost
     joined: bool = False  # its first scrape: what it did before belongs to no window
+    seconds: float = 0.0  # between its own two scrapes; 0: those of the window
+    far: int = 0  # of the observations, above the window's far edge
+    missed: tuple[int, ...] = ()  # of the observations, above the edge of each latency objective
+    in_flight: int | None = None
+    other_edges: bool = False  # its histogram lacks an edge that is judged, so its latency cannot be compared
 
     def to_json(self) -> dict[str, Any]:
         """Without what is at its default: a log of a thousand windows stays readable."""
@@ -92,7 +101,7 @@ class Delta:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Delta:
-        tuples = {k: tuple(v) for k, v in data.items() if k in ("slower", "faults")}
+        tuples = {k: tuple(v) for k, v in data.items() if k in ("slower", "faults", "missed")}
         return Delta(**{**data, **tuples, "arm": Arm(data["arm"])})
 
 
@@ -104,7 +113,10 @@ class Window:
     split: tuple[tuple[Arm, float], ...]  # intended weights of the arms, empty when unknown
     edges: tuple[float, ...]  # latency edges in force, seconds
     deltas: tuple[Delta, ...]
-    missing: tuple[str, ...] = ()  # instances that were expected and did not answer: this window is a gap, not a zero
+    missing: tuple[str, ...] = ()  # instances that were expected and did not answer: a gap, not a zero
+    unread: tuple[str, ...] = ()  # of those: who answered what cannot be used, which is a gap and not an instance that is gone
+    far_edge: float = 0.0  # so far above the reference's answers that a tenfold latency crosses it; 0: none
+    slo_edges: tuple[float, ...] = ()  # of the rule's latency objectives, in their order
 
     @property
     def seconds(self) -> float:
@@ -120,7 +132,10 @@ class Window:
             "stage": self.stage,
             "split": {arm.value: weight for arm, weight in self.split},
             "edges": list(self.edges),
+            **({"far_edge": self.far_edge} if self.far_edge else {}),
+            **({"slo_edges": list(self.slo_edges)} if self.slo_edges else {}),
             "missing": list(self.missing),
+            **({"unread": list(self.unread)} if self.unread else {}),
             "deltas": [d.to_json() for d in self.deltas],
         }
 
@@ -134,6 +149,9 @@ class Window:
             tuple(data["edges"]),
             tuple(Delta.from_json(d) for d in data["deltas"]),
             tuple(data["missing"]),
+            tuple(data.get("unread", ())),
+            data.get("far_edge", 0.0),
+            tuple(data.get("slo_edges", ())),
         )
 
 
@@ -173,16 +191,31 @@ def buckets(seconds: Sequence[tuple[float, int]], edges: Sequence[float]) -> dic
     return {repr(e): n - less for e, n, less in zip(edges, below[1:], below, strict=False)}
 
 
-def delta(before: Scrape, after: Scrape, edges: Sequence[float]) -> Delta:
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """Upper edges of the latency histogram that are counted above, in seconds."""
+
+    judged: tuple[float, ...] = ()
+    far: float = 0.0
+    objectives: tuple[float, ...] = ()
+    floors: tuple[float, ...] = ()  # of the judged ones: the reference's bucket edge at or below each; empty: not known
+
+
+def delta(before: Scrape, after: Scrape, edges: Edges) -> Delta:
     """What an instance did between two scrapes. After a restart the new value is the delta, and says so."""
     assert before.key == after.key, "deltas are taken of one instance"
     reset = began_anew(before, after)
+    if reset and _goes_back(before, after):
+        return Delta(after.key.arm, after.key.name, slower=(0,) * len(edges.judged), missed=(0,) * len(edges.objectives),
+                     restarts=1, ready=after.ready, state=after.state, faults=after.faults, reset=True)  # fmt: skip
     codes = grown(before.codes, after.codes, reset=reset)
-    slow = tuple(total(after.seconds) - at_or_below(after.seconds, e) for e in edges)
-    slow_before = tuple(0 if reset else total(before.seconds) - at_or_below(before.seconds, e) for e in edges)
     requests = sum(codes.values())
     client_errors = sum(n for code, n in codes.items() if code.startswith("4"))
     restarts = grown(before.restarts or {}, after.restarts or {}, reset=reset)
+
+    def above(edge: float) -> int:
+        return _above(after.seconds, edge) - (0 if reset else _above(before.seconds, edge))
+
     return Delta(
         arm=after.key.arm,
         instance=after.key.name,
@@ -190,7 +223,7 @@ def delta(before: Scrape, after: Scrape, edges: Sequence[float]) -> Delta:
         judged=requests - client_errors,
         errors=sum(n for code, n in codes.items() if code.startswith("5")),
         timed=total(after.seconds) - (0 if reset else total(before.seconds)),
-        slower=tuple(a - b for a, b in zip(slow, slow_before, strict=True)),
+        slower=tuple(above(e) for e in edges.judged),
         client_errors=client_errors,
         shed=after.shed - (0 if reset else before.shed),
         restarts=sum(restarts.values()) + reset,
@@ -198,7 +231,34 @@ def delta(before: Scrape, after: Scrape, edges: Sequence[float]) -> Delta:
         state=after.state,
         faults=tuple(sorted({*after.faults, *fatal(restarts)})),
         reset=reset,
+        seconds=max(0.0, after.at_s - before.at_s),
+        far=above(edges.far) if edges.far else 0,
+        missed=tuple(above(e) for e in edges.objectives),
+        in_flight=after.in_flight,
+        other_edges=_lacks(after.seconds, edges),
     )
+
+
+def _above(seconds: Sequence[tuple[float, int]], edge: float) -> int:
+    return total(seconds) - at_or_below(seconds, edge)
+
+
+def _goes_back(before: Scrape, after: Scrape) -> bool:
+    """A process that began anew has served less than one that ran for long. Counters that fell only a little are somebody's
+    mistake, and what they say of the last window cannot be known."""
+    was, now = sum(before.codes.values()), sum(after.codes.values())
+    return now > RESET_REQUESTS_MIN and now > was / 2
+
+
+def _lacks(seconds: Sequence[tuple[float, int]], edges: Edges) -> bool:
+    """The histogram has other edges than the reference's, so that a judged edge falls into another bucket."""
+    known = [edge for edge, _ in seconds]
+    return bool(known and edges.floors) and floors(known, edges.judged) != edges.floors
+
+
+def floors(known: Sequence[float], judged: Sequence[float]) -> tuple[float, ...]:
+    """Of each judged edge the largest known one that is not above it; 0 where there is none."""
+    return tuple(max((edge for edge in known if edge <= e), default=0.0) for e in judged)
 
 
 def fatal(restarts: Mapping[str, int]) -> set[str]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from math import isinf
 from typing import Any
 
-from evenkeel.sidecar.rollout.decide import Decision, Judged, Signals, flags
-from evenkeel.sidecar.rollout.e_values import FAR_WORSE_AT, log_mean
-from evenkeel.sidecar.rollout.evidence import Evidence, e_value
+from evenkeel.sidecar.rollout.e_values import e_value
+from evenkeel.sidecar.rollout.evidence import Evidence
 from evenkeel.sidecar.rollout.interval import LEVEL
+from evenkeel.sidecar.rollout.judged import Decision, Judged
+from evenkeel.sidecar.rollout.objectives import ObjectiveEvidence
+from evenkeel.sidecar.rollout.obstacles import flags
 from evenkeel.sidecar.rollout.reasons import Finding, RolloutReason, RolloutVerdict
 from evenkeel.sidecar.rollout.rule import Rule
+from evenkeel.sidecar.rollout.traffic import Signals
 
 
 def record(rule: Rule, state: Judged, decision: Decision) -> dict[str, Any]:
+    split = state.traffic.split
     return {
         "rollout": rule.rollout,
         "decision": decision.verdict.value,
@@ -24,16 +28,19 @@ def record(rule: Rule, state: Judged, decision: Decision) -> dict[str, Any]:
         "elapsed_s": tidy(state.elapsed_s),
         "metrics": {name: _metric(rule, e) for name, e in state.metrics.items()},
         "same_version": {name: _witnesses(rule, e) for name, e in state.same_version.items()},
-        "sample_ratio": {"p": tidy(state.mix.p), "p_min": rule.mix_p_min, "requests": list(state.mix.counts)},
-        "signals": {arm.value: _signals(s) for arm, s in state.signals.items()},
+        "objectives": {e.objective.name: _objective(e) for e in state.objectives},
+        "split": {"candidate": tidy(split.share), "declared": tidy(split.declared), "off_by": tidy(split.deviation),
+                  "tolerance": rule.split_tolerance},
+        "signals": {arm.value: _signals(s) for arm, s in state.traffic.signals.items()},
         "flags": [f.value for f in flags(rule, state)],
         "rule": rule.to_json(),
-    }
+    }  # fmt: skip
 
 
 def lost(about: str, why: str) -> dict[str, Any]:
     """The record of a rollout of which nothing is known any more: hold, and say so."""
-    nothing: dict[str, Any] = {"metrics": {}, "same_version": {}, "sample_ratio": None, "signals": {}, "flags": [], "rule": None}
+    tables = ("metrics", "same_version", "objectives", "signals")
+    nothing: dict[str, Any] = {**{name: {} for name in tables}, "split": None, "flags": [], "rule": None}
     head = {"rollout": about, **holding(RolloutReason.JUDGE_LOST, why, final=True), "stage": 0, "windows": 0, "elapsed_s": 0.0}
     return {**head, **nothing}
 
@@ -45,8 +52,8 @@ def holding(reason: RolloutReason, why: str, *, final: bool) -> dict[str, Any]:
 
 def _witnesses(rule: Rule, e: Evidence) -> dict[str, Any]:
     return {
-        "count_e": tidy(e_value(e.count_log_e)),
-        "sign_e": tidy(e_value(e.sign_log_e)),
+        "count_e": tidy(e_value(e.count_log_e(rule))),
+        "sign_e": tidy(e_value(e.sign_log_e(rule))),
         "rollback_at": tidy(rule.rollback_at(e.metric)),
     }
 
@@ -57,15 +64,17 @@ def _metric(rule: Rule, e: Evidence) -> dict[str, Any]:
         "candidate": {"requests": t.n_c, "bad": t.bad_c},
         "reference": {"requests": t.n_r, "bad": t.bad_r},
         **_witnesses(rule, e),
-        "far_worse_e": tidy(e_value(log_mean(e.far_worse))),
-        "far_worse_at": FAR_WORSE_AT,
-        "not_worse_e": tidy(e_value(e.not_bad_log_e)),
+        "not_worse_e": tidy(e_value(e.not_bad_log_e(rule))),
         "within_budget_e": None if isinf(budget) else tidy(e_value(budget)),
         "promote_at": tidy(rule.promote_at),
         "ratio": {"low": tidy(interval.low), "high": None if isinf(interval.high) else tidy(interval.high), "level": LEVEL},
-        "design_effect": tidy(e.clumping.design_effect),
-        "blocks": {"wins": tidy(e.signs.wins), "losses": tidy(e.signs.losses), "all": e.signs.blocks},
+        "dispersion": tidy(e.proof.dispersion),
+        "blocks": {"all": len(e.blocks), "left_out": sum(e.left_out)},
     }
+
+
+def _objective(e: ObjectiveEvidence) -> dict[str, Any]:
+    return {"requests": e.total[0], "bad": e.total[1], "share_max": e.objective.share, "missed": e.is_missed}
 
 
 def _signals(s: Signals) -> dict[str, int]:

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from math import exp, fsum, inf, lgamma, log, sqrt
 
 WORSE_GAINS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
-FAR_WORSE_GAINS = (1.5, 2.0, 4.0, 10.0)
 WIN_CHANCES = (0.6, 0.7, 0.8, 0.9, 0.97)
+E_MAX = 1e300  # what is reported when an e-value leaves the range of floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +136,5 @@ def sign_e(blocks: Iterable[Pair]) -> float:
     return log_mean(logs)
 
 
-# The fast path: so bad that half a minute blocks are too slow, and not one burst alone.
-FAR_WORSE_RATIO = 3.0
-FAR_WORSE_AT = 1e6
-FAR_WORSE_RATE = 0.05
-FAR_WORSE_WINDOWS = 3
-
-
-def far_worse(log_e: float, recent: Sequence[Pair], windows_with_bad: int) -> bool:
-    """`recent` are the last three windows."""
-    requests = sum(p.n_c for p in recent)
-    rate = sum(p.bad_c for p in recent) / requests if requests else 0.0
-    return log_e >= log(FAR_WORSE_AT) and rate >= FAR_WORSE_RATE and windows_with_bad >= FAR_WORSE_WINDOWS
+def e_value(log_e: float) -> float:
+    return min(exp(min(log_e, 700.0)), E_MAX)

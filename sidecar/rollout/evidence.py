@@ -1,120 +1,92 @@
-"""All that is known of one metric: both witnesses, both routes to promotion, the counts. Grows by one window at a time.
-
-The sums are kept as logarithms, one for each bet, so a window costs the same at the end of a rollout as at its start.
-"""
+"""All that is known of one metric: its blocks, the case against the candidate, the proof for it. Grows by a window at a time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import exp, log
+from dataclasses import dataclass, replace
+from math import log
 
-from evenkeel.sidecar.rollout.e_values import (
-    FAR_WORSE_GAINS,
-    FAR_WORSE_RATIO,
-    FAR_WORSE_WINDOWS,
-    NOTHING,
-    WIN_CHANCES,
-    WORSE_GAINS,
-    Outcome,
-    Pair,
-    added,
-    far_worse,
-    log_mean,
-    outcome,
-    ratio_factors,
-    sign_factors,
-)
+from evenkeel.sidecar.rollout import detector, promotion, stability
+from evenkeel.sidecar.rollout.detector import Row, Suspicion
+from evenkeel.sidecar.rollout.e_values import NOTHING, Pair, added
 from evenkeel.sidecar.rollout.interval import Interval, ratio_interval
-from evenkeel.sidecar.rollout.promotion import NOT_BAD_GAINS, UNKNOWN, DesignEffect, budget_e
-from evenkeel.sidecar.rollout.rule import ERRORS, Rule
-
-E_MAX = 1e300  # what is reported when an e-value leaves the range of floats
-
-
-@dataclass(frozen=True, slots=True)
-class Signs:
-    """The sign witness: the block that is filling, and the stakes after the blocks before it."""
-
-    open: Pair = NOTHING
-    open_s: float = 0.0
-    logs: tuple[float, ...] = (0.0,) * len(WIN_CHANCES)
-    wins: float = 0.0  # not whole where arms had different traffic: chances over the thinning
-    losses: float = 0.0
-    blocks: int = 0
-
-    def add(self, pair: Pair, seconds: float, block_s: float) -> Signs:
-        block, open_s = self.open + pair, self.open_s + seconds
-        if open_s < block_s - 1e-6:  # windows of a third of a block may add up to a hair less than one
-            return Signs(block, open_s, self.logs, self.wins, self.losses, self.blocks)
-        said: Outcome = outcome(block)
-        logs = added(self.logs, sign_factors(said))
-        return Signs(NOTHING, 0.0, logs, self.wins + said.win, self.losses + said.loss, self.blocks + 1)
+from evenkeel.sidecar.rollout.promotion import UNPROVEN, Proof
+from evenkeel.sidecar.rollout.rule import Rule
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     metric: str
-    pairs: tuple[Pair, ...] = ()
     total: Pair = NOTHING
-    windows_with_bad: int = 0
-    worse: tuple[float, ...] = (0.0,) * len(WORSE_GAINS)
-    far_worse: tuple[float, ...] = (0.0,) * len(FAR_WORSE_GAINS)
-    not_bad: tuple[float, ...] = (0.0,) * len(NOT_BAD_GAINS)
-    signs: Signs = Signs()
-    clumping: DesignEffect = UNKNOWN
+    open: Pair = NOTHING  # the block that is filling
+    open_s: float = 0.0
+    blocks: tuple[Pair, ...] = ()  # as they were
+    stable: tuple[Pair, ...] = ()  # the same, with nothing in those that count for nobody
+    left_out: tuple[bool, ...] = ()
+    sums: tuple[tuple[Row, ...], ...] = ()  # of each tier, the factors up to every block
+    suspicion: Suspicion | None = None  # before the first block
+    proof: Proof = UNPROVEN
 
-    def add(self, pair: Pair, halves: Pair, seconds: float, rule: Rule) -> Evidence:
-        """One more window. `halves` are the reference's own two halves."""
-        return Evidence(
-            self.metric,
-            (*self.pairs, pair),
-            self.total + pair,
-            self.windows_with_bad + (pair.bad_c > 0),
-            added(self.worse, ratio_factors(pair, rule.margin, WORSE_GAINS)),
-            added(self.far_worse, ratio_factors(pair, FAR_WORSE_RATIO, FAR_WORSE_GAINS)),
-            added(self.not_bad, ratio_factors(pair, rule.bad_ratio_of(self.metric), NOT_BAD_GAINS)),
-            self.signs.add(pair, seconds, rule.block_s),
-            self.clumping.add(pair, halves, seconds, rule.batch_s),
+    def add(self, pair: Pair, seconds: float, rule: Rule) -> Evidence:
+        """One more window."""
+        total, block, open_s = self.total + pair, self.open + pair, self.open_s + seconds
+        if open_s < rule.block_s - 1e-6:  # windows of a third of a block may add up to a hair less than one
+            return replace(self, total=total, open=block, open_s=open_s)
+        return replace(self, total=total, open=NOTHING, open_s=0.0)._closed(block, rule)
+
+    def _closed(self, block: Pair, rule: Rule) -> Evidence:
+        blocks = (*self.blocks, block)
+        typical = stability.median([stability.rate(b) for b in blocks])
+        is_stable = stability.is_stable(self.metric, block, typical)
+        counts = is_stable or not stability.is_shared(block)
+        stable = (*self.stable, block if counts else NOTHING)
+        tiers = detector.tiers(rule)
+        before = self.sums or ((detector.START,),) * len(tiers)
+        sums = tuple(
+            (*rows, added(rows[-1], detector.factors(tier, stable[-1]))) for tier, rows in zip(tiers, before, strict=True)
+        )
+        cases = [detector.suspect(rule, self.metric, t, rows, stable) for t, rows in zip(tiers, sums, strict=True)]
+        return replace(
+            self,
+            blocks=blocks,
+            stable=stable,
+            left_out=(*self.left_out, not is_stable),
+            sums=sums,
+            suspicion=max(cases, key=lambda s: s.weakest),
+            proof=promotion.proof(rule, self.metric, blocks),
         )
 
-    @property
-    def count_log_e(self) -> float:
-        return log_mean(self.worse)
+    def count_log_e(self, rule: Rule) -> float:
+        """On the scale of the e-value that convicts, whatever stretch and tier the case is made of."""
+        return self.suspicion.count + log(rule.rollback_at(self.metric)) if self.suspicion else 0.0
+
+    def sign_log_e(self, rule: Rule) -> float:
+        return self.suspicion.sign + log(rule.rollback_at(self.metric)) if self.suspicion else 0.0
 
     @property
-    def sign_log_e(self) -> float:
-        return log_mean(self.signs.logs)
+    def is_worse(self) -> bool:
+        return self.suspicion is not None and self.suspicion.convicts
 
     @property
-    def not_bad_log_e(self) -> float:
-        """Divided by the design effect only where it speaks for the candidate: clumping must never help it."""
-        whole = log_mean(self.not_bad)
-        return whole / self.clumping.design_effect if whole > 0 else whole
+    def one_witness(self) -> bool:
+        return self.suspicion is not None and (self.suspicion.count >= 0) != (self.suspicion.sign >= 0)
 
-    def budget_log_e(self, rule: Rule) -> float:
-        return budget_e(self.total.n_c, self.total.bad_c, rule.budget_of(self.metric))
-
-    def is_worse(self, rule: Rule) -> bool:
-        at = log(rule.rollback_at(self.metric))
-        return self.count_log_e >= at and self.sign_log_e >= at
-
-    def is_far_worse(self) -> bool:
-        recent = self.pairs[-FAR_WORSE_WINDOWS:]
-        return self.metric == ERRORS and far_worse(log_mean(self.far_worse), recent, self.windows_with_bad)
-
-    def one_witness(self, rule: Rule) -> bool:
-        at = log(rule.rollback_at(self.metric))
-        return (self.count_log_e >= at) != (self.sign_log_e >= at)
+    def not_bad_log_e(self, rule: Rule) -> float:
+        """On the scale of promote_at; the weaker of both witnesses."""
+        return self.proof.weakest(rule) + log(rule.promote_at)
 
     def is_not_bad(self, rule: Rule) -> bool:
-        return self.not_bad_log_e >= log(rule.promote_at)
+        return self.proof.holds(rule)
+
+    def budget_log_e(self, rule: Rule) -> float:
+        return promotion.budget_e(self.total.n_c, self.total.bad_c, rule.budget_of(self.metric))
 
     def is_within_budget(self, rule: Rule) -> bool:
         return self.budget_log_e(rule) >= log(rule.promote_at)
 
+    @property
+    def is_unstable(self) -> bool:
+        """The reference is far from its own past now, or has been too often."""
+        return bool(self.left_out) and (self.left_out[-1] or sum(self.left_out) > stability.UNSTABLE_SHARE * len(self.left_out))
+
     def interval(self) -> Interval:
-        return ratio_interval(self.pairs)
-
-
-def e_value(log_e: float) -> float:
-    return min(exp(min(log_e, 700.0)), E_MAX)
+        return ratio_interval([*self.blocks, self.open])

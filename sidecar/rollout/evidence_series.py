@@ -26,8 +26,9 @@ class EvidencePoint:
 
 
 def point(rule: Rule, e: Evidence, at_s: float) -> EvidencePoint:
-    good = max(e.not_bad_log_e, e.budget_log_e(rule))
-    return EvidencePoint(at_s, {n: v / log(10) for n, v in zip(CURVES, (e.count_log_e, e.sign_log_e, good), strict=True)})
+    good = max(e.not_bad_log_e(rule), e.budget_log_e(rule))
+    logs = (e.count_log_e(rule), e.sign_log_e(rule), good)
+    return EvidencePoint(at_s, {n: v / log(10) for n, v in zip(CURVES, logs, strict=True)})
 
 
 class EvidenceSeries:

@@ -169,11 +169,11 @@ def evidence(m: dict[str, Any]) -> str:
 def watch(rollout: Rollout, source: Source, window_s: float, clock: Clock, show: JudgeOutput) -> Iterator[Record]:
     """Look every window_s; gives the record after each look. Raises CannotJudge when a reference does not answer at first."""
     start_s, first = _first(rollout, source, window_s, clock, show)
-    rollout.observe(0.0, first.scrapes, tuple(first.missing))
+    rollout.observe(0.0, first.scrapes, tuple(first.missing), first.unread)
     looks = 0
     if first.missing:  # for the last time allowed
         waited_s = round(wait_s_max(rollout.rule), 3)
-        rollout.observe(waited_s, first.scrapes, tuple(first.missing))
+        rollout.observe(waited_s, first.scrapes, tuple(first.missing), first.unread)
         record = rollout.decision()
         show.look(record, tuple(first.missing.values()))
         yield record
@@ -183,7 +183,7 @@ def watch(rollout: Rollout, source: Source, window_s: float, clock: Clock, show:
         clock.sleep(max(0.0, start_s + looks * window_s - clock.now_s()))
         at_s = round(clock.now_s() - start_s, 3)
         found = source.look(at_s)
-        rollout.observe(at_s, found.scrapes, tuple(found.missing))
+        rollout.observe(at_s, found.scrapes, tuple(found.missing), found.unread)
         record = rollout.decision()
         show.look(record, tuple(found.missing.values()))
         yield record
@@ -268,15 +268,15 @@ def judge(argv: Sequence[str], clock: Clock, write: Callable[[str], Any]) -> int
     show = JudgeOutput(write, quiet=args.quiet or args.json)
     if args.replay:
         found = run_replay(args.replay, show)
-        record, rule, windows = found.decision, found.rule, found.windows
+        record, rule, lines = found.decision, found.rule, found.lines
     else:
         record, rollout = run_live(args, clock, show)
-        rule, windows = rollout.rule, tuple(rollout.windows)
+        rule, lines = rollout.rule, replay.recompute(rollout.rule, tuple(rollout.windows)).lines
         log = args.log or Path(f"{rule.rollout}.jsonl")
         save(log, "\n".join(rollout.log()) + "\n")
     picture = args.plot or (None if args.replay else Path(f"{rule.rollout}.svg"))
     if picture:
-        save(picture, plot.svg(rule, windows))
+        save(picture, plot.svg(rule, lines, record["decision"], record["elapsed_s"]))
     if args.json:
         write(replay.line(record))
     else:

@@ -7,10 +7,11 @@ judges; it is chosen from the reference's first answers, and judges only later o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 
 QUANTILES = (0.90, 0.99)
+FAR, FAR_LEAST = 8.0, 3.0  # times the reference's p99; the second where the histogram ends before
 EXCEEDANCE_MAX = 0.20  # above this rate 1 + x <= exp(x), on which validity rests, gives much away, and so does power
 
 
@@ -24,6 +25,20 @@ def choose(counts: Mapping[float, int], objective_s: float) -> tuple[float, ...]
     if above and answers - at_or_below(counts, above[0]) <= EXCEEDANCE_MAX * answers:
         found.add(above[0])
     return tuple(sorted(found - {inf}))
+
+
+def far(counts: Mapping[float, int], ladder: Sequence[float]) -> float:
+    """An edge that the reference's answers all but never reach and a latency ten times as long does; 0 when there is none.
+    `ladder` has all finite edges, ascending, those of empty buckets as well."""
+    answers = sum(counts.values())
+    slow = next((e for e in ladder if at_or_below(counts, e) >= QUANTILES[-1] * answers), inf)
+    beyond = [e for e in ladder if e >= FAR * slow] or [e for e in ladder[-1:] if e >= FAR_LEAST * slow]
+    return beyond[0] if beyond else 0.0
+
+
+def at_or_above(ladder: Sequence[float], seconds: float) -> float:
+    """The edge that an objective is counted at: the ladder's first one that is no lower, else the objective itself."""
+    return next((e for e in ladder if e >= seconds), seconds)
 
 
 def at_or_below(counts: Mapping[float, int], edge: float) -> int:

@@ -6,14 +6,12 @@ lines they must reach.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from math import log
+from typing import Protocol
 
-from evenkeel.sidecar.rollout.counters import Window
-from evenkeel.sidecar.rollout.decide import Judged, decide, step
-from evenkeel.sidecar.rollout.evidence_series import CURVES, EvidencePoint, point
-from evenkeel.sidecar.rollout.rule import Rule
+from evenkeel.sidecar.rollout.evidence_series import CURVES, EvidencePoint
 
 WIDTH, HEIGHT, HEADER = 720, 240, 46
 LEFT, RIGHT, TOP, BOTTOM = 62, 120, 28, 36
@@ -21,13 +19,18 @@ DECADES_MIN, DECADES_MAX = -3.0, 6.0  # what lies beyond is drawn at the rim
 COLORS = dict(zip(CURVES, ("#c8553d", "#e0a030", "#0b6e4f"), strict=True))
 
 
-def svg(rule: Rule, windows: Sequence[Window]) -> str:
-    state, lines = Judged(), dict[str, list[EvidencePoint]]()
-    for window in windows:
-        state = step(rule, state, window)
-        for name, evidence in state.metrics.items():
-            lines.setdefault(name, []).append(point(rule, evidence, state.elapsed_s))
-    caption = f"{rule.rollout}: {decide(rule, state).verdict} after {state.elapsed_s:.0f} s"
+class Bars(Protocol):
+    """What e-values must reach, by either rule."""
+
+    @property
+    def rollout(self) -> str: ...
+    @property
+    def promote_at(self) -> float: ...
+    def rollback_at(self, metric: str) -> float: ...
+
+
+def svg(rule: Bars, lines: Mapping[str, Sequence[EvidencePoint]], verdict: str, elapsed_s: float) -> str:
+    caption = f"{rule.rollout}: {verdict} after {elapsed_s:.0f} s"
     height = HEADER + HEIGHT * max(1, len(lines))
     body = [_text(LEFT, 16, caption, "title"), *_legend()]
     for i, (name, points) in enumerate(lines.items()):
@@ -48,7 +51,7 @@ def _legend() -> list[str]:
     return parts
 
 
-def _panel(rule: Rule, name: str, points: Sequence[EvidencePoint]) -> str:
+def _panel(rule: Bars, name: str, points: Sequence[EvidencePoint]) -> str:
     end_s = max(points[-1].at_s, 1e-9)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
 

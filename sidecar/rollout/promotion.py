@@ -1,8 +1,11 @@
-"""What proves a candidate good enough: not worse by r_bad, or within an absolute budget. No news is never good news.
+"""What proves a candidate good enough: not worse by bad_ratio, or within an absolute budget. No news is never good news. Pure.
 
-(a) Non-inferiority: the count witness turned round. The null is "the ratio is r_bad or more", the bets lie below it. Errors
-that come in clumps make the counts look more certain than they are, so the log is divided by the design effect.
-(b) Absolute budget: the null is "the candidate's rate is budget or more". Valid by the same 1 + x <= exp(x).
+(a) Not worse: both witnesses turned round. The null is "the ratio is bad_ratio or more", the bets lie below it. The count
+witness is divided by the dispersion, and no block weighs more than a few typical ones: a failure that both arms share brings
+thousands of equal errors in one block, and would prove anything. The sign witness must agree.
+(b) Absolute budget: the null is "the candidate's rate is budget or more". Valid by 1 + x <= exp(x).
+
+The proof may leave out the first minutes, in which caches are cold: three possible starts share beta.
 """
 
 from __future__ import annotations
@@ -11,13 +14,61 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, log
 
-from evenkeel.sidecar.rollout.e_values import NOTHING, Pair, log_mean
+from evenkeel.sidecar.rollout import dispersion, stability
+from evenkeel.sidecar.rollout.detector import WIN_CHANCES, win_factors
+from evenkeel.sidecar.rollout.e_values import Pair, added, log_mean, ratio_factors
+from evenkeel.sidecar.rollout.rule import Rule
 
 NOT_BAD_GAINS = (1 / 8, 1 / 4, 1 / 2, 2 / 3)
 BUDGET_GAINS = (0.0, 0.1, 0.25, 0.5)
+STARTS = {0: 0.6, 4: 0.2, 10: 0.2}  # the first block that counts, and its share of beta
+BLOCKS_MIN = 10
+WEIGHT_MAX = 3.0  # a block's bad events count as those of so many typical blocks at most
+SIGN_AT = log(20)
 
-# Before the first batches nothing is known of clumping. Two is a choice: twice the bad events of an ideal world.
-DESIGN_EFFECT_UNKNOWN = 2.0
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How far the proof has come, as logs: `count` against promote_at, `sign` against 0."""
+
+    count: float = 0.0
+    sign: float = -SIGN_AT
+    dispersion: float = 1.0
+
+    def holds(self, rule: Rule) -> bool:
+        return self.weakest(rule) >= 0
+
+    def weakest(self, rule: Rule) -> float:
+        return min(self.count - log(rule.promote_at), self.sign)
+
+
+UNPROVEN = Proof()
+
+
+def proof(rule: Rule, metric: str, blocks: Sequence[Pair]) -> Proof:
+    """The best over the possible starts."""
+    found = UNPROVEN
+    for start, share in STARTS.items():
+        if len(blocks) - start >= BLOCKS_MIN:
+            found = max(found, _since(rule, metric, blocks[start:], share), key=lambda p: p.weakest(rule))
+    return found
+
+
+def _since(rule: Rule, metric: str, blocks: Sequence[Pair], share: float) -> Proof:
+    typical = stability.median([stability.rate(b) for b in blocks])
+    stable = [b for b in blocks if stability.is_stable(metric, b, typical)]
+    if not stable:
+        return UNPROVEN
+    usual = max(1.0, stability.median([float(b.bad_c + b.bad_r) for b in stable]))
+    ratio, counts, signs = rule.bad_ratio_of(metric), (0.0,) * len(NOT_BAD_GAINS), (0.0,) * len(WIN_CHANCES)
+    for block in stable:
+        weight = min(1.0, WEIGHT_MAX * usual / max(1, block.bad_c + block.bad_r))
+        counts = added(counts, [weight * f for f in ratio_factors(block, ratio, NOT_BAD_GAINS)])
+        signs = added(signs, win_factors(block, ratio, WIN_CHANCES, lost=True))
+    whole, spread = log_mean(counts), dispersion.in_favour(stable)
+    # Divided only where it speaks for the candidate: clumping must never help it.
+    count = whole / spread if whole > 0 else whole
+    return Proof(count + log(share), log_mean(signs) - SIGN_AT, spread)
 
 
 def budget_e(requests: int, bad: int, budget: float) -> float:
@@ -31,76 +82,3 @@ def _power(g: float, bad: int) -> float:
     if bad == 0:
         return 0.0
     return bad * log(g) if g > 0 else -inf
-
-
-@dataclass(frozen=True, slots=True)
-class DesignEffect:
-    """How much more the counts scatter than independent requests would, measured over batches in two ways.
-
-    The reference's halves run the same version, so all that they differ by beyond chance is clumping or odd instances. But
-    what befalls a whole arm at once does not show between its halves; it shows when the candidate's share of bad events
-    changes from batch to batch. That says nothing about the size of the share, which is what is being judged.
-    """
-
-    open_halves: Pair = NOTHING
-    open_arms: Pair = NOTHING
-    open_s: float = 0.0
-    total: float = 0.0  # sum of D*D/S between the halves
-    batches: int = 0
-    arms: tuple[Pair, ...] = ()
-
-    def add(self, arms: Pair, halves: Pair, seconds: float, batch_s: float) -> DesignEffect:
-        now_halves, now_arms, open_s = self.open_halves + halves, self.open_arms + arms, self.open_s + seconds
-        if open_s < batch_s - 1e-6:
-            return DesignEffect(now_halves, now_arms, open_s, self.total, self.batches, self.arms)
-        excess = squared_difference(now_halves)
-        closed = (*self.arms, now_arms)
-        if excess is None:
-            return DesignEffect(total=self.total, batches=self.batches, arms=closed)
-        return DesignEffect(total=self.total + excess, batches=self.batches + 1, arms=closed)
-
-    @property
-    def known(self) -> bool:
-        return self.batches > 0 or scatter(self.arms) is not None
-
-    @property
-    def design_effect(self) -> float:
-        between_halves = self.total / self.batches if self.batches else None
-        measured = [d for d in (between_halves, scatter(self.arms)) if d is not None]
-        return max(1.0, *measured) if measured else DESIGN_EFFECT_UNKNOWN
-
-
-UNKNOWN = DesignEffect()
-
-
-def squared_difference(halves: Pair) -> float | None:
-    """D*D/S: the exposure-corrected difference of two halves over its variance. None where nothing bad happened."""
-    bad = halves.bad_c + halves.bad_r
-    if bad == 0 or halves.n_c == 0 or halves.n_r == 0:
-        return None
-    return _squared_difference(halves, 1.0)
-
-
-def _squared_difference(pair: Pair, ratio: float) -> float:
-    bad = pair.bad_c + pair.bad_r
-    share = ratio * pair.n_c / (ratio * pair.n_c + pair.n_r)
-    return (pair.bad_c - share * bad) ** 2 / (bad * share * (1 - share))
-
-
-def scatter(arms: Sequence[Pair]) -> float | None:
-    """Pearson's dispersion of the candidate's share of bad events around their common ratio (Mantel and Haenszel's).
-
-    None with fewer than two batches that tell anything.
-    """
-    useful = [p for p in arms if p.bad_c + p.bad_r and p.n_c and p.n_r]
-    ours = sum(p.bad_c * p.n_r / (p.n_c + p.n_r) for p in useful)
-    theirs = sum(p.bad_r * p.n_c / (p.n_c + p.n_r) for p in useful)
-    if len(useful) < 2 or ours == 0 or theirs == 0:
-        return None
-    return sum(_squared_difference(p, ours / theirs) for p in useful) / (len(useful) - 1)
-
-
-def halves(counts: Sequence[tuple[int, int]]) -> Pair:
-    """Instances of one arm, sorted by name, as two halves: every other one. Each is (exposure, bad events)."""
-    first, second = counts[0::2], counts[1::2]
-    return Pair(sum(n for n, _ in first), sum(n for n, _ in second), sum(b for _, b in first), sum(b for _, b in second))

@@ -23,6 +23,10 @@ class RolloutReason(StrEnum):
     DEVICE_FAULT = "device_fault"
     OUT_OF_MEMORY = "out_of_memory"
     CANDIDATE_FAILED = "candidate_failed"
+    CANDIDATE_GONE = "candidate_gone"
+    CANDIDATE_STALLED = "candidate_stalled"
+    CANDIDATE_REFUSES = "candidate_refuses"
+    OBJECTIVE_MISSED = "objective_missed"
     READINESS_LOST = "readiness_lost"
     NEVER_READY = "never_ready"
     TIME_IS_UP = "time_is_up"
@@ -34,6 +38,7 @@ class RolloutReason(StrEnum):
     DATA_GAP = "data_gap"
     CANDIDATE_RESTARTED = "candidate_restarted"
     CANDIDATE_NOT_READY = "candidate_not_ready"
+    ARMS_MIXED = "arms_mixed"
     SAMPLE_RATIO = "sample_ratio"
     SPLIT_UNKNOWN = "split_unknown"
     CLIENT_ERRORS_DIFFER = "client_errors_differ"
@@ -56,6 +61,8 @@ class Flag(StrEnum):
     CLIENT_ERRORS_SHIFTED = "client_errors_shifted"
     SHED = "shed"
     READINESS_UNKNOWN = "readiness_unknown"
+    LEFT_OUT = "left_out"
+    OTHER_EDGES = "other_edges"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +89,12 @@ TABLE: dict[RolloutReason, ReasonEntry] = {
     RolloutReason.NOT_WORSE: ReasonEntry(_P, "the metric's ratio is shown to be below `bad_ratio`", "go on"),
     RolloutReason.WITHIN_BUDGET: ReasonEntry(_P, "the candidate's rate of bad events is shown to be below the budget", "go on"),
     RolloutReason.CANDIDATE_WORSE: ReasonEntry(
-        _R, "both witnesses say that the metric is worse than `margin` times the reference's", "roll back, read its log"
+        _R, "both witnesses say that the metric is worse than `margin` times the reference's, and not by one burst",
+        "roll back, read its log"
     ),
     RolloutReason.CANDIDATE_FAR_WORSE: ReasonEntry(
-        _R, "fast path: more than three times the errors, beyond doubt, at 5 % of requests or more", "roll back at once"
+        _R, "fast path: in three windows in a row most answers fail, or take ten times as long, and few of the reference's do "
+        "(six windows for one instance of several)", "roll back at once"
     ),
     RolloutReason.CRASH_LOOP: ReasonEntry(
         _R, "a candidate instance restarted `crashes_max` times, no reference instance did", "roll back, read why it died"
@@ -103,6 +112,18 @@ TABLE: dict[RolloutReason, ReasonEntry] = {
         _R, "a candidate process ran out of memory", "roll back; smaller batches or a larger instance"),
     RolloutReason.CANDIDATE_FAILED: ReasonEntry(
         _R, "a candidate instance that had been ready is FAILED", "roll back, read its log"),
+    RolloutReason.CANDIDATE_GONE: ReasonEntry(
+        _R, "no candidate instance has answered for 45 s (one of several: 120 s), none came in its place, the reference is there",
+        "roll back; look for the machine, and why it ended"),
+    RolloutReason.CANDIDATE_STALLED: ReasonEntry(
+        _R, "the candidate answered and does not any more, while its share of the requests goes on to come",
+        "roll back; read its log"),
+    RolloutReason.CANDIDATE_REFUSES: ReasonEntry(
+        _R, "in three windows in a row most answers of the candidate are 4xx, and few of the reference's",
+        "roll back; find out what it does not take"),
+    RolloutReason.OBJECTIVE_MISSED: ReasonEntry(
+        _R, "more requests than the objective (`--slo`) allows fail or are slow, beyond doubt, whatever the reference does",
+        "roll back"),
     RolloutReason.READINESS_LOST: ReasonEntry(
         _R, "a candidate instance lost readiness for longer than the reference ever did", "roll back, look at /status"
     ),
@@ -126,14 +147,18 @@ TABLE: dict[RolloutReason, ReasonEntry] = {
         _H, "an arm had no request in the last three windows, or no data at all", "look at routing and at the scrape"
     ),
     RolloutReason.DATA_GAP: ReasonEntry(
-        _H, "an instance did not answer a scrape in this stage", "find out why; then start the stage or the judge again"
+        _H, "an instance did not answer the last scrape", "wait; if it stays, find out why"
     ),
     RolloutReason.CANDIDATE_RESTARTED: ReasonEntry(
         _H, "a candidate instance or process restarted in this stage: errors may have been lost", "find out why; start again"
     ),
     RolloutReason.CANDIDATE_NOT_READY: ReasonEntry(_H, "a candidate instance says that it is not ready", "wait; look at /status"),
+    RolloutReason.ARMS_MIXED: ReasonEntry(
+        _H, "an instance left one arm and came in another, so its counts belong to neither",
+        "correct the selectors or the labels; start again"),
     RolloutReason.SAMPLE_RATIO: ReasonEntry(
-        _H, "the arms did not get the traffic that the split intends, so they may not be alike", "correct the routing; restart"
+        _H, "the candidate's share of the requests is off by more than 5 % of what was declared, so the arms may not be alike",
+        "correct the routing, or declare the split that there is"
     ),
     RolloutReason.SPLIT_UNKNOWN: ReasonEntry(_H, "no intended split is known, so it cannot be checked", "give `--split`"),
     RolloutReason.CLIENT_ERRORS_DIFFER: ReasonEntry(
@@ -141,10 +166,12 @@ TABLE: dict[RolloutReason, ReasonEntry] = {
         "find out whether the candidate refuses what the reference takes",
     ),
     RolloutReason.ENVIRONMENT_UNSTABLE: ReasonEntry(
-        _H, "baseline and production, the same version, differ; or both arms show the same fault", "find what else differs"
+        _H, "the reference is far from its own past, now or too often, or near saturation; or baseline and production, the same "
+        "version, differ; or both arms show the same fault", "find what troubles both; such blocks count for nobody"
     ),
     RolloutReason.LATENCY_NOT_MEASURED: ReasonEntry(
-        _H, "the reference has too few latency observations to choose edges from", "wait, or give `--edge`, or `--no-latency`"
+        _H, "the reference has too few latency observations to choose edges from, or instances' histograms have other edges",
+        "wait, or give `--edge`, or `--no-latency`"
     ),
     RolloutReason.JUDGE_FAILED: ReasonEntry(
         _H, "the judge hit an error of ours at its last look; what it knew before still holds, and it looks again",
@@ -159,13 +186,15 @@ FLAGS: dict[Flag, str] = {
     Flag.NO_BASELINE: "compared with production, which has been running for longer; the margin is wider",
     Flag.SPLIT_UNCHECKED: "the split of traffic was not checked, as was asked for",
     Flag.ONE_INSTANCE: "an arm has one instance: its own oddity cannot be told from the version's",
-    Flag.DESIGN_EFFECT_ASSUMED: "clumping of errors could not be measured yet; 2 is assumed",
+    Flag.DESIGN_EFFECT_ASSUMED: "only in logs of the first rule: clumping of errors could not be measured yet; 2 is assumed",
     Flag.COUNTER_RESET: "an instance's counters began anew",
-    Flag.GAP: "at least one window was left out because an instance did not answer",
+    Flag.GAP: "an instance did not answer at least once; the others were compared",
     Flag.JOINED: "an instance joined after the start",
     Flag.CLIENT_ERRORS_SHIFTED: "the share of 4xx differs between the arms: the mix of requests, or a stricter candidate",
     Flag.SHED: "requests were refused with 429",
     Flag.READINESS_UNKNOWN: "an instance does not say whether it is ready",
+    Flag.LEFT_OUT: "blocks in which the reference was far from its own past count for nobody",
+    Flag.OTHER_EDGES: "an instance's latency histogram has other edges than the reference's, so its latency is not compared",
 }
 
 

@@ -6,18 +6,18 @@ are all that another process needs to go on from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any
 
 from evenkeel.sidecar.rollout import decide, latency_edges, replay
-from evenkeel.sidecar.rollout.counters import Delta, Key, Scrape, Window, at_or_below, delta, total
-from evenkeel.sidecar.rollout.decide import Decision, Judged
+from evenkeel.sidecar.rollout.counters import Delta, Edges, Key, Scrape, Window, at_or_below, delta, floors, total
 from evenkeel.sidecar.rollout.decision_record import record
 from evenkeel.sidecar.rollout.evidence_series import EvidenceSeries
 from evenkeel.sidecar.rollout.guards import LEAVING
 from evenkeel.sidecar.rollout.judge_errors import BadRule
+from evenkeel.sidecar.rollout.judged import Decision, Judged
 from evenkeel.sidecar.rollout.reasons import RolloutVerdict
 from evenkeel.sidecar.rollout.rule import Arm, Rule
 
@@ -59,7 +59,8 @@ class Rollout:
         self.verdict, self.verdict_since_s = RolloutVerdict.HOLD, 0.0  # seconds after the first round
         self._stage = 0
         self._split = _checked(EVEN if split is None and rule.reference == Arm.BASELINE else split or {})
-        self._edges = tuple(sorted(rule.edges)) if rule.latency else ()
+        self._edges = Edges(tuple(sorted(rule.edges)) if rule.latency else ())
+        self._ladder: tuple[float, ...] = ()  # the finite edges of the reference's histogram
         self._answers: dict[float, int] = {}  # plain counts by upper edge, of the arm that edges are chosen from
         self._last: dict[Key, Scrape] = {}
         self._last_s: float | None = None
@@ -69,23 +70,29 @@ class Rollout:
         self._split = _checked(split)
         self._stage += 1
 
-    def observe(self, at_s: float, scrapes: Sequence[Scrape], missing: Sequence[Key] = ()) -> Window | None:
+    def observe(
+        self, at_s: float, scrapes: Sequence[Scrape], missing: Sequence[Key] = (), unread: Collection[Key] = ()
+    ) -> Window | None:
         """One round of scrapes of all instances at about one time. Returns the window that it closed, None for the first.
 
-        Whoever was there in the last round and is not here now is missing, as are those named in `missing`. A round is taken in
+        Whoever was there in the last round and is not here now is missing, as are those named in `missing`. `unread` are those of
+        them that answered what cannot be used. A round is taken in
         as a whole: when this raises, nothing has changed, and the next round's window covers its time too.
         """
         assert self._last_s is None or at_s >= self._last_s, "rounds come in order of time"
         found = {s.key: s for s in scrapes if self._is_plausible(s)}
-        missing = (*missing, *(s.key for s in scrapes if s.key not in found))
+        unbelieved = [s.key for s in scrapes if s.key not in found]
+        missing, unread = (*missing, *unbelieved), {*unread, *unbelieved}
         gone = sorted(k for k in (set(self._last) | set(missing)) - set(found) if self._is_missed(k))
         window = None
         if self._last_s is not None:
-            window = self._window(self._last_s, at_s, found, gone)
-            answers = self._answers_after(found, complete=not gone)
+            window = self._window(self._last_s, at_s, found, gone, unread)
+            answers = self._answers_after(found)
             chosen = self._edges_after(answers)
             self._step(window)
             self._answers, self._edges = answers, chosen
+        if not self._ladder:
+            self._read_ladder(found)
         # The last scrape of a missing instance is kept, so that its restart is seen when it comes back.
         self._last = {**self._last, **found}
         self._last_s = at_s
@@ -111,22 +118,40 @@ class Rollout:
         last = self._last.get(key)
         return key.arm == Arm.CANDIDATE or last is None or last.state not in LEAVING
 
-    def _window(self, start_s: float, end_s: float, found: Mapping[Key, Scrape], gone: Sequence[Key]) -> Window:
+    def _window(
+        self, start_s: float, end_s: float, found: Mapping[Key, Scrape], gone: Sequence[Key], unread: Collection[Key]
+    ) -> Window:
         deltas = [self._delta(s) for _, s in sorted(found.items())]
         split = tuple(sorted(self._split.items()))
-        return Window(start_s, end_s, self._stage, split, self._edges, tuple(deltas), tuple(str(k) for k in gone))
+        return Window(
+            start_s, end_s, self._stage, split, self._edges.judged, tuple(deltas), tuple(str(k) for k in gone),
+            tuple(str(k) for k in gone if k in unread), self._edges.far, self._edges.objectives,
+        )  # fmt: skip
 
     def _delta(self, s: Scrape) -> Delta:
         before = self._last.get(s.key)
         if before is not None:
             return delta(before, s, self._edges)
         # What a newcomer did before its first scrape belongs to no window.
-        nothing = (0,) * len(self._edges)
-        return Delta(s.key.arm, s.key.name, slower=nothing, ready=s.ready, state=s.state, faults=s.faults, joined=True)
+        slower, missed = (0,) * len(self._edges.judged), (0,) * len(self._edges.objectives)
+        return Delta(s.key.arm, s.key.name, slower=slower, missed=missed, ready=s.ready, state=s.state, faults=s.faults,
+                     joined=True)  # fmt: skip
 
-    def _answers_after(self, found: Mapping[Key, Scrape], complete: bool) -> dict[float, int]:
+    def _read_ladder(self, found: Mapping[Key, Scrape]) -> None:
+        """The edges that there are are known before the first window; which of them are judged may take longer."""
+        for key, scrape in sorted(found.items()):
+            if key.arm == self.rule.reference and scrape.seconds and not self._ladder:
+                self._ladder = tuple(edge for edge, _ in scrape.seconds if isfinite(edge))
+        self._edges = self._with(self._edges.judged, self._edges.far)
+
+    def _with(self, judged: tuple[float, ...], far: float) -> Edges:
+        wanted = [o.edge_s for o in self.rule.slo if o.edge_s]
+        objectives = tuple(latency_edges.at_or_above(self._ladder, edge) for edge in wanted)
+        return Edges(judged, far, objectives, floors(self._ladder, judged) if self._ladder else ())
+
+    def _answers_after(self, found: Mapping[Key, Scrape]) -> dict[float, int]:
         """Those to choose edges from, with this round's; as they are once edges have been chosen."""
-        if self._edges or not self.rule.latency or not complete:
+        if self._edges.far or not self.rule.latency:
             return self._answers
         answers = dict(self._answers)
         arm = Arm.PRODUCTION if any(k.arm == Arm.PRODUCTION for k in found) else self.rule.reference
@@ -136,18 +161,21 @@ class Rollout:
                     answers[edge] = answers.get(edge, 0) + n
         return answers
 
-    def _edges_after(self, answers: Mapping[float, int]) -> tuple[float, ...]:
+    def _edges_after(self, answers: Mapping[float, int]) -> Edges:
         enough = sum(answers.values()) >= self.rule.edge_requests_min
-        choosing = enough and not self._edges and self.rule.latency
-        return latency_edges.choose(answers, self.rule.objective_s) if choosing else self._edges
+        if not self.rule.latency or self._edges.far or not enough or (self._edges.judged and not self.rule.edges):
+            return self._edges
+        judged = self._edges.judged or latency_edges.choose(answers, self.rule.objective_s)
+        return self._with(judged, latency_edges.far(answers, self._ladder))
 
     # ---- going on in another process -----------------------------------------------------------------------------------
 
     def memory(self) -> RolloutMemory:
         split = {arm.value: weight for arm, weight in self._split.items()}
         edges_of = [[edge, n] for edge, n in self._answers.items() if isfinite(edge)]
-        head = {"windows": len(self.windows), "stage": self._stage, "split": split, "edges": list(self._edges),
-                "answers": edges_of, "above": self._answers.get(inf, 0), "last_s": self._last_s}  # fmt: skip
+        edges = {"edges": list(self._edges.judged), "far_edge": self._edges.far, "ladder": list(self._ladder)}
+        head = {"windows": len(self.windows), "stage": self._stage, "split": split, **edges, "answers": edges_of,
+                "above": self._answers.get(inf, 0), "last_s": self._last_s}  # fmt: skip
         return RolloutMemory(head, tuple(s.to_json() for s in self._last.values()))
 
     @staticmethod
@@ -160,7 +188,8 @@ class Rollout:
         rollout = Rollout(rule, {Arm(arm): float(weight) for arm, weight in head["split"].items()})
         for window in windows:
             rollout._step(window)
-        rollout._stage, rollout._edges = int(head["stage"]), tuple(map(float, head["edges"]))
+        rollout._stage, rollout._ladder = int(head["stage"]), tuple(map(float, head["ladder"]))
+        rollout._edges = rollout._with(tuple(map(float, head["edges"])), float(head["far_edge"]))
         rollout._answers = {float(edge): int(n) for edge, n in head["answers"]}
         if head["above"]:
             rollout._answers[inf] = int(head["above"])

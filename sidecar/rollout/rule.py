@@ -1,6 +1,6 @@
 """What one rollout is judged by: error rates of the judge itself, margins, floors, times. Fixed before the first window.
 
-A rule is written into the replay log, so whoever reads the log knows by what the verdict was reached. It never changes
+A rule is written into the replay log, so a reader of the log knows by what the verdict was reached. It never changes
 during a rollout: thresholds that move with the data would void every guarantee.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from math import ceil
 from typing import Any
 
 from evenkeel.sidecar.rollout.judge_errors import BadRule
@@ -21,9 +22,22 @@ class Arm(StrEnum):
 
 ERRORS = "errors"
 EDGES_MAX = 3  # at or above the reference's p90, p99, and the objective
-# Of alpha, where slow answers are judged too; the edges share the rest. With an even share a threefold error rate is found within
-# 15 minutes with probability 0.88 only, and a tenfold one never within 5 (benchmarks/judge.py).
+# Of alpha, where slow answers are judged too; the edges share the rest. Errors are rare and slow answers are not, so the
+# errors need the larger share.
 ERRORS_SHARE = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """An absolute bound: at most this share of requests may fail, or be slower than an edge. Missing it rolls back by itself."""
+
+    name: str  # as it was asked for: errors, p99
+    share: float
+    edge_s: float = 0.0  # of a latency objective
+
+    def __post_init__(self) -> None:
+        if not (0 < self.share < 1 and self.edge_s >= 0):
+            raise BadRule(f"objective {self.name}: a share between 0 and 1, and seconds that are not negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +46,29 @@ class Rule:
     reference: Arm = Arm.BASELINE  # what the candidate is compared with
     alpha: float = 0.01  # chance of a false rollback in the whole rollout, over all metrics
     beta: float = 0.05  # chance of a false promotion of a candidate that is worse by bad_ratio
-    margin: float = 1.25  # r0: a ratio of bad events up to this is no reason to roll back
+    margin: float = 1.2  # a ratio of bad events up to this is no reason to roll back
     bad_ratio: float = 2.0  # a ratio of error rates from this on must not be promoted
     bad_ratio_latency: float = 2.0  # the same for the rate of slow answers
     budget: float = 0.001  # an error rate below this is good enough whatever the reference does
     # The same for the share of answers above an edge. An edge at or above p99 may have next to nothing above it, in which
     # case no ratio can ever be shown; then the candidate's 99.8th percentile below the same edge is proof enough.
     budget_latency: float = 0.002
-    block_s: float = 30.0  # the sign witness counts one win or loss a block; 60 where faults come in bursts
-    batch_s: float = 60.0  # the design effect is measured over batches of this length
+    block_s: float = 30.0  # evidence grows by blocks of this length
     requests_min: int = 1000  # in this stage, in the candidate and in the reference
-    stage_s_min: float = 300.0
+    stage_s_min: float = 600.0
     max_s: float = 1800.0
     at_end: str = "hold"  # or "rollback": what to say when max_s has passed without proof. Never promote
     latency: bool = True
     edges: tuple[float, ...] = ()  # seconds; empty: chosen from the reference's first edge_requests_min answers
     objective_s: float = 0.0  # the service objective, 0 for none: adds the bucket edge at or above it
     edge_requests_min: int = 1000
-    mix_p_min: float = 0.001  # sample-ratio check
-    mix_checked: bool = True  # false where whoever sets the weights does not tell them
+    mix_checked: bool = True  # false where nobody knows the weights
+    split_tolerance: float = 0.05  # the candidate's share may be off by this part of what was declared
     crashes_max: int = 3  # this many restarts of one candidate instance are a crash loop
     unready_s_max: float = 30.0  # readiness lost for less than this is never a reason
     ready_s_max: float = 600.0  # from the start of the judge to the first time that a candidate instance is ready
+    initial_delay_s: float = 0.0  # the first seconds count for nobody: caches are cold
+    slo: tuple[Objective, ...] = ()
 
     def __post_init__(self) -> None:
         for ok, complaint in (
@@ -63,10 +78,13 @@ class Rule:
             (self.margin >= 1, "margin must be 1 or more"),
             (self.bad_ratio > self.margin and self.bad_ratio_latency > self.margin, "bad_ratio must be above margin"),
             (0 <= self.budget < 1 and 0 <= self.budget_latency < 1, "a budget is a rate below 1"),
-            (self.block_s > 0 and self.batch_s > 0 and self.max_s > 0 and self.ready_s_max > 0, "times must be positive"),
+            (self.block_s > 0 and self.max_s > 0 and self.ready_s_max > 0, "times must be positive"),
+            (0 <= self.initial_delay_s < self.max_s, "initial_delay must end before the time allowed does"),
+            (0 < self.split_tolerance < 1, "split_tolerance is a part below 1"),
             (self.at_end in ("hold", "rollback"), "at_end must be hold or rollback"),
             (len(self.edges) <= EDGES_MAX, f"at most {EDGES_MAX} latency edges"),
             (all(e > 0 for e in self.edges) and self.objective_s >= 0, "latency edges are positive seconds"),
+            (len({o.name for o in self.slo}) == len(self.slo), "an objective is given twice"),
         ):
             if not ok:
                 raise BadRule(complaint)
@@ -78,8 +96,13 @@ class Rule:
             return 1
         return 1 + (len(self.edges) or (3 if self.objective_s else 2))
 
+    @property
+    def blocks_planned(self) -> int:
+        """A regression may begin in each of them; the count witness shares its alpha among these starts."""
+        return max(1, ceil(self.max_s / self.block_s))
+
     def rollback_at(self, metric: str) -> float:
-        """The e-value that both witnesses of one metric must reach: 1/alpha_m with the alpha_m adding up to alpha."""
+        """The e-value that convicts one metric: 1/alpha_m with the alpha_m adding up to alpha."""
         edges = self.metrics_planned - 1
         share = 1.0 if edges == 0 else ERRORS_SHARE if metric == ERRORS else (1 - ERRORS_SHARE) / edges
         return 1 / (self.alpha * share)
@@ -96,11 +119,13 @@ class Rule:
         return self.budget if metric == ERRORS else self.budget_latency
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "edges": list(self.edges), "reference": self.reference.value}
+        slo = [asdict(o) for o in self.slo]
+        return {**asdict(self), "edges": list(self.edges), "reference": self.reference.value, "slo": slo}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Rule:
         unknown = set(data) - {f.name for f in fields(Rule)}
         if unknown:
             raise BadRule(f"unknown settings {sorted(unknown)}")
-        return Rule(**{**data, "edges": tuple(data["edges"]), "reference": Arm(data["reference"])})
+        slo = tuple(Objective(**o) for o in data["slo"])
+        return Rule(**{**data, "edges": tuple(data["edges"]), "reference": Arm(data["reference"]), "slo": slo})

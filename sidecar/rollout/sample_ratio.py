@@ -1,53 +1,58 @@
-"""The sample-ratio check: did the arms get the traffic that was meant for them?
+"""The split check: does the candidate get about the share of requests that was declared, now? Pure.
 
-A canary that gets a tenth of its share, or twice of it, is not compared with what one thinks. Sequential multinomial test
-of Lindon and Malek (2022), arXiv 2011.03567: a Dirichlet prior around the intended split against the split itself. Its
-p-value may be looked at at any time, because it only falls. A change of the split starts a new factor; factors multiply.
+A canary that gets a tenth of its share, or twice of it, is not compared with what one thinks. But no router keeps a share to
+the last request: connections are kept alive and carry traffic in clumps, and a scrape may come late. So the question is a
+practical one: is the share off by more than a part of what was declared (5 %), beyond what the windows themselves scatter by?
+Only this stage's newest windows are asked. Requests are taken as rates over each instance's own time between two scrapes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, fsum, lgamma, log
+from math import fsum, sqrt
 
-PRIOR_WEIGHT = 100.0
-
-
-def log_bayes_factor(counts: Sequence[int], shares: Sequence[float]) -> float:
-    """Log of "some other split" over "the intended split"."""
-    prior = [PRIOR_WEIGHT * s for s in shares]
-    other = _log_beta([a + n for a, n in zip(prior, counts, strict=True)]) - _log_beta(prior)
-    return other - fsum(n * log(s) for n, s in zip(counts, shares, strict=True))
-
-
-def _log_beta(weights: Sequence[float]) -> float:
-    return fsum(lgamma(w) for w in weights) - lgamma(fsum(weights))
+WINDOWS_MAX = 60
+WINDOWS_MIN = 3
+DEVIATIONS = 3.0  # a share within so many standard errors of the tolerance is not called wrong
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRatio:
-    """What has been seen of the split. `shares` are those in force now, `past` the log factor of earlier ones."""
+    """`windows` holds the candidate's requests and all of them, by window; `declared` is the candidate's share."""
 
-    shares: tuple[float, ...] = ()
-    counts: tuple[int, ...] = ()
-    past: float = 0.0
-    log_factor_most: float = 0.0
+    declared: float = 0.0
+    windows: tuple[tuple[float, float], ...] = ()
 
-    def add(self, counts: Sequence[int], shares: tuple[float, ...]) -> SampleRatio:
-        if shares == self.shares:
-            now, past = tuple(a + b for a, b in zip(self.counts, counts, strict=True)), self.past
-        else:
-            now, past = tuple(counts), self.past + self._factor()
-        after = SampleRatio(shares, now, past, self.log_factor_most)
-        return SampleRatio(shares, now, past, max(self.log_factor_most, past + after._factor()))
-
-    def _factor(self) -> float:
-        return log_bayes_factor(self.counts, self.shares) if self.shares else 0.0
+    def add(self, candidate: float, whole: float, declared: float) -> SampleRatio:
+        """Another share declared is another stage: what was before says nothing of it."""
+        kept = self.windows if declared == self.declared else ()
+        return SampleRatio(declared, (*kept, (candidate, whole))[-WINDOWS_MAX:] if whole else kept)
 
     @property
-    def p(self) -> float:
-        return min(1.0, exp(-self.log_factor_most))
+    def requests(self) -> tuple[float, float]:
+        """The candidate's and the others'."""
+        ours = fsum(c for c, _ in self.windows)
+        return ours, fsum(n for _, n in self.windows) - ours
+
+    @property
+    def share(self) -> float:
+        ours, others = self.requests
+        return ours / (ours + others) if self.windows else 0.0
+
+    @property
+    def deviation(self) -> float:
+        """How far the share is off at the least, as a part of what was declared; 0 while nothing is beyond doubt."""
+        if len(self.windows) < WINDOWS_MIN:
+            return 0.0
+        return max(0.0, abs(self.share - self.declared) - DEVIATIONS * self._error()) / self.declared
+
+    def _error(self) -> float:
+        """The larger of what independent requests and what the windows themselves leave open."""
+        share, whole, count = self.share, sum(self.requests), len(self.windows)
+        mean = whole / count
+        residuals = fsum((c - share * n) ** 2 for c, n in self.windows)
+        clumped = sqrt(residuals / (count - 1) / count) / mean
+        return max(sqrt(share * (1 - share) / whole), clumped)
 
 
 NOT_SEEN = SampleRatio()

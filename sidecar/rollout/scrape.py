@@ -1,8 +1,10 @@
 """From samples to a Scrape, or BadMetrics. The only file here that knows metric names. Pure.
 
 What it needs: `evenkeel_requests_total{code}`; what it uses when there: `evenkeel_request_seconds`, `evenkeel_shed_total`,
-`evenkeel_restarts_total{reason}`, `evenkeel_ready`, `evenkeel_state{state}`. What no process of ours could say is refused, so
-that the rule behind it meets whole numbers, and edges in order that end with an infinite one.
+`evenkeel_restarts_total{reason}`, `evenkeel_ready`, `evenkeel_state{state}`, `evenkeel_in_flight`.
+
+What no process of ours could say is refused, so that the rule behind it meets whole numbers, and edges in order that end with an
+infinite one.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ NAMES = (
     "evenkeel_restarts_total",
     "evenkeel_ready",
     "evenkeel_state",
+    "evenkeel_in_flight",
 )
-REQUESTS, SECONDS, SHED, RESTARTS, READY, STATE = NAMES
+REQUESTS, SECONDS, SHED, RESTARTS, READY, STATE, IN_FLIGHT = NAMES
 
 # The gauge counts engines in each state. A FAILED one is news whatever the others do; one READY engine serves. A state that is
 # not among these is passed over: it would be shown.
@@ -54,6 +57,7 @@ def build(samples: Iterable[ParsedSample], key: Key, at_s: float, model: str = "
     histograms: dict[Series, dict[float, int]] = {}
     seen: set[tuple[str, Series]] = set()
     shed, ready, state = 0, None, ""
+    in_flight: int | None = None
     for s in samples:
         if model and s.labels.get("model", model) != model:
             continue
@@ -68,9 +72,11 @@ def build(samples: Iterable[ParsedSample], key: Key, at_s: float, model: str = "
             shed += _count(s)
         elif s.name == READY:
             ready = _yes(s) and ready is not False
+        elif s.name == IN_FLIGHT:
+            in_flight = (in_flight or 0) + _count(s)
         elif s.name == STATE and _count(s) and (told := s.labels.get("state", "").upper()) in TOLD_FIRST:
             state = min(state or "CLOSED", told, key=TOLD_FIRST.index)
-    return Scrape(key, at_s, codes, _cumulative(histograms.values()), restarts, shed, ready, state)
+    return Scrape(key, at_s, codes, _cumulative(histograms.values()), restarts, shed, ready, state, in_flight=in_flight)
 
 
 def _only_once(seen: set[tuple[str, Series]], s: ParsedSample) -> None:

@@ -26,6 +26,7 @@ from evenkeel.sidecar.rollout.rule import Arm
 METRICS_BYTES_MAX = 1 << 20  # of an instance's /metrics, which has 32 kB at most
 DIRECT_MAX = 256  # instances that are asked, all at once
 TRIES = 2
+SCRAPE_DIGITS = 1  # a tenth of a second is a hundredth of a window; what is finer is the machine's own haste
 INSTANCES_MAX = 1000  # that a Prometheus server may name in one arm
 NAME_CHARS_MAX = 256
 # Text is read by one thread at a time: reading is Python's own work, and more threads would only take turns with, and hold up,
@@ -37,6 +38,7 @@ _reading = threading.Lock()
 class Round:
     scrapes: tuple[Scrape, ...]
     missing: Mapping[Key, str]  # with the reason
+    unread: frozenset[Key] = frozenset()  # of those: what they answered cannot be used
     unreachable: frozenset[Key] = frozenset()  # of those: nobody answered there, which may only mean that it starts
 
 
@@ -70,28 +72,32 @@ class Direct:
     bytes_max: int = METRICS_BYTES_MAX
 
     def look(self, now_s: float) -> Round:
-        until_s = time.monotonic() + TRIES * self.timeout_s
+        began_s = time.monotonic()
+        until_s = began_s + TRIES * self.timeout_s
         with ThreadPoolExecutor(len(self.urls)) as pool:
-            answers = list(pool.map(lambda item: self._one(item[0], item[1], now_s, until_s), self.urls.items()))
+            answers = list(pool.map(lambda item: self._one(item[0], item[1], now_s - began_s, until_s), self.urls.items()))
         failed = {key: answer for key, answer in zip(self.urls, answers, strict=True) if isinstance(answer, CannotJudge)}
         unreachable = frozenset(key for key, e in failed.items() if isinstance(e, Unreachable))
+        unread = frozenset(key for key, e in failed.items() if isinstance(e, BadMetrics))
         scrapes = tuple(a for a in answers if isinstance(a, Scrape))
-        return Round(scrapes, {key: e.message for key, e in failed.items()}, unreachable)
+        return Round(scrapes, {key: e.message for key, e in failed.items()}, unread, unreachable)
 
-    def _one(self, key: Key, url: str, now_s: float, until_s: float) -> Scrape | CannotJudge:
+    def _one(self, key: Key, url: str, zero_s: float, until_s: float) -> Scrape | CannotJudge:
+        """`zero_s` turns a moment of the machine's clock into the rollout's time."""
         try:
             page = twice(url, self.timeout_s, self.bytes_max)
-            return self._read(page, key, now_s, until_s)
+            at_s = round(zero_s + time.monotonic(), SCRAPE_DIGITS)
+            return self._read(page, key, at_s, until_s)
         except BadMetrics as e:
             return BadMetrics(f"{shown(url)}: {e.message}")
         except CannotJudge as e:
             return e
 
-    def _read(self, page: str, key: Key, now_s: float, until_s: float) -> Scrape:
+    def _read(self, page: str, key: Key, at_s: float, until_s: float) -> Scrape:
         if not _reading.acquire(timeout=max(0.0, until_s - time.monotonic())):
             raise BadMetrics("the texts of others took all the time there was")
         try:
-            return scrape.build(scrape.from_text(page), key, now_s, self.model)
+            return scrape.build(scrape.from_text(page), key, at_s, self.model)
         finally:
             _reading.release()
 
@@ -126,19 +132,22 @@ class Prometheus:
     instance_label: str = "instance"
     model: str = ""
     _seen_s: dict[Key, float] = field(default_factory=dict)
+    _zero_s: float | None = None  # added to a sample's own time it gives the rollout's time
 
     def look(self, now_s: float) -> Round:
         scrapes: list[Scrape] = []
         missing: dict[Key, str] = {}
+        unread: set[Key] = set()
         with ThreadPoolExecutor(len(self.selectors) * 2) as pool:
             asked = {arm: [pool.submit(self._query, q) for q in self._queries(arm)] for arm in self.selectors}
         for arm, (samples, times) in asked.items():
             try:
-                self._take(arm, samples.result(), times.result(), now_s, scrapes, missing)
-            except CannotJudge as e:
+                self._take(arm, samples.result(), times.result(), now_s, scrapes, missing, unread)
+            except CannotJudge as e:  # the server's trouble, and no instance is gone by it
                 known = [key for key in self._seen_s if key.arm == arm] or [Key(arm, self.selectors[arm])]
                 missing.update(dict.fromkeys(known, e.message))
-        return Round(tuple(scrapes), missing)
+                unread.update(known)
+        return Round(tuple(scrapes), missing, frozenset(unread))
 
     def _queries(self, arm: Arm) -> tuple[str, str]:
         """For the counters, and for the times of the instances' own samples."""
@@ -147,7 +156,7 @@ class Prometheus:
 
     def _take(
         self, arm: Arm, samples: Sequence[ParsedSample], times: Sequence[ParsedSample], now_s: float,
-        scrapes: list[Scrape], missing: dict[Key, str],
+        scrapes: list[Scrape], missing: dict[Key, str], unread: set[Key],
     ) -> None:  # fmt: skip
         fresh = {self._key(arm, s): s.value for s in times}
         if len(fresh) > INSTANCES_MAX:
@@ -160,10 +169,13 @@ class Prometheus:
                 missing[key] = f"{key}: no new sample since the last look"
                 continue
             self._seen_s[key] = at_s
+            if self._zero_s is None:
+                self._zero_s = now_s - at_s
             try:
-                scrapes.append(scrape.build(of[key], key, now_s, self.model))
+                scrapes.append(scrape.build(of[key], key, round(at_s + self._zero_s, SCRAPE_DIGITS), self.model))
             except BadMetrics as e:
                 missing[key] = f"{key}: {e.message}"
+                unread.add(key)
         if not fresh:
             missing[Key(arm, self.selectors[arm])] = f"no instance has {scrape.READY}{{{self.selectors[arm]}}}"
 

@@ -39,13 +39,13 @@ class RolloutSpec:
     split_checked: bool = True
     window_s: float = 10.0
     block_s: float = 30.0
-    min_minutes: float = 5.0
+    min_minutes: float = 10.0
     max_minutes: float = 30.0
     ready_minutes: float = 10.0
     min_requests: int = 1000
     budget: float = 0.001
     latency_budget: float = 0.002
-    margin: float | None = None  # 1.25; 1.5 without a baseline
+    margin: float | None = None  # 1.2; 1.25 without a baseline
     bad_ratio: float = 2.0
     edge: tuple[float, ...] = ()
     objective_s: float = 0.0
@@ -58,7 +58,7 @@ class RolloutSpec:
         return Rule(
             rollout=self.id,
             reference=reference,
-            margin=self.margin or (1.25 if reference == Arm.BASELINE else 1.5),
+            margin=self.margin or (1.2 if reference == Arm.BASELINE else 1.25),
             bad_ratio=self.bad_ratio,
             budget=self.budget,
             budget_latency=self.latency_budget,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evenkeel.sidecar.rollout import latency_edges, replay
-from evenkeel.sidecar.rollout.counters import Delta, Key, Scrape, Window, at_or_below, delta
+from evenkeel.sidecar.rollout.counters import Delta, Edges, Key, Scrape, Window, at_or_below, delta
 from evenkeel.sidecar.rollout.judge_errors import BadLog, BadRule
 from evenkeel.sidecar.rollout.reasons import RolloutVerdict
 from evenkeel.sidecar.rollout.rollout import Rollout
@@ -30,20 +30,20 @@ def cumulative(plain: list[int]) -> tuple[tuple[float, int], ...]:
 def test_a_delta_counts_what_is_the_servers_doing() -> None:
     before = scrape(CANDIDATE, c200=10, c400=1, c500=1)
     after = scrape(CANDIDATE, c200=110, c400=4, c429=2, c500=3, c504=1)
-    d = delta(before, after, ())
+    d = delta(before, after, Edges())
     assert (d.requests, d.judged, d.errors, d.client_errors) == (108, 103, 3, 5)
     assert not d.reset and d.restarts == 0
 
 
 def test_a_counter_that_fell_began_anew_and_takes_all_others_with_it() -> None:
     """The errors grew past their old value, so only the requests give the restart away."""
-    d = delta(scrape(CANDIDATE, c200=1000, c500=1), scrape(CANDIDATE, c200=200, c500=5), ())
+    d = delta(scrape(CANDIDATE, c200=1000, c500=1), scrape(CANDIDATE, c200=200, c500=5), Edges())
     assert d.reset and d.restarts == 1
     assert (d.requests, d.errors) == (205, 5)
 
 
 def test_a_series_that_is_gone_is_a_restart_too() -> None:
-    assert delta(scrape(CANDIDATE, c200=10, c500=1), scrape(CANDIDATE, c200=20), ()).reset
+    assert delta(scrape(CANDIDATE, c200=10, c500=1), scrape(CANDIDATE, c200=20), Edges()).reset
 
 
 @given(counts, counts, buckets, buckets)
@@ -51,7 +51,7 @@ def test_no_delta_is_ever_negative(before: dict[str, int], after: dict[str, int]
     d = delta(
         Scrape(Key(CANDIDATE, "a"), 0, before, cumulative(low), {}),
         Scrape(Key(CANDIDATE, "a"), 10, after, cumulative(high), {}),
-        (0.1, 0.2),
+        Edges((0.1, 0.2)),
     )
     assert min(d.requests, d.judged, d.errors, d.timed, *d.slower, d.shed, d.restarts) >= 0
     assert d.errors <= d.judged <= d.requests and max(d.slower) <= d.timed
@@ -60,7 +60,7 @@ def test_no_delta_is_ever_negative(before: dict[str, int], after: dict[str, int]
 def test_slow_answers_are_counted_above_the_edge() -> None:
     before = scrape(CANDIDATE, slow={0.1: 90, 0.2: 99, inf: 100}, c200=100)
     after = scrape(CANDIDATE, slow={0.1: 180, 0.2: 190, inf: 200}, c200=200)
-    d = delta(before, after, (0.1, 0.2))
+    d = delta(before, after, Edges((0.1, 0.2)))
     assert (d.timed, d.slower) == (100, (10, 9))
 
 
@@ -76,8 +76,8 @@ def test_an_edge_that_was_left_out_counts_like_the_one_below() -> None:
 )
 def test_a_restart_tells_its_reason(reason: str, fault: str) -> None:
     before, after = scrape(CANDIDATE), replace(scrape(CANDIDATE), restarts={reason: 1})
-    assert delta(before, after, ()).faults == (fault,)
-    assert delta(after, after, ()).faults == ()
+    assert delta(before, after, Edges()).faults == (fault,)
+    assert delta(after, after, Edges()).faults == ()
 
 
 def test_edges_lie_at_or_above_p90_and_p99_and_the_objective() -> None:
@@ -163,14 +163,15 @@ def test_edges_given_by_hand_are_kept() -> None:
     assert {w.edges for w in run(Rule("x", edges=(0.15,)), 5).windows} == {(0.15,)}
 
 
-def test_an_instance_that_does_not_answer_makes_a_gap() -> None:
-    rollout = run(ERRORS_ONLY, 30)
-    rollout.observe(300.0, arms(30, 1)[:-1])
-    for i in range(31, 61):
-        rollout.observe(i * 10.0, arms(i, 1))
+def test_an_instance_that_does_not_answer_makes_a_gap_that_ends_when_it_answers() -> None:
+    rollout = run(ERRORS_ONLY, 60)
+    rollout.observe(600.0, arms(60, 1)[:-1])
     record = rollout.decision()
     assert record.verdict == RolloutVerdict.HOLD and [f.reason for f in record.findings] == ["data_gap"]
-    assert rollout.windows[29].missing == ("candidate/b",)
+    assert rollout.windows[59].missing == ("candidate/b",)
+    rollout.observe(610.0, arms(61, 1))
+    assert rollout.decision().verdict == RolloutVerdict.PROMOTE
+    assert rollout.decision().to_json()["metrics"]["errors"]["candidate"] == {"requests": 61_000, "bad": 122}
 
 
 def test_an_instance_that_never_answered_is_missing_when_it_is_named() -> None:
@@ -219,7 +220,7 @@ def test_a_stage_changes_the_split_and_begins_its_floors_anew() -> None:
     rollout.next_stage({BASELINE: 1, CANDIDATE: 3})
     rollout.observe(400.0, arms(40))
     data = rollout.decision().to_json()
-    assert data["stage"] == 1 and data["sample_ratio"]["requests"] == [1000, 1000]
+    assert data["stage"] == 1 and data["split"]["declared"] == 0.75
     assert {"too_soon"} <= {r["code"] for r in data["reasons"]}
 
 

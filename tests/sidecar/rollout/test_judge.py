@@ -240,7 +240,7 @@ def test_a_prometheus_server_can_be_asked_instead(judged: Judged) -> None:
     assert '"instance":"n2:8080"' in log
 
 
-def test_a_sample_that_prometheus_only_repeats_is_a_gap(judged: Judged) -> None:
+def test_a_sample_that_prometheus_only_repeats_is_a_gap_and_then_a_candidate_that_is_gone(judged: Judged) -> None:
     stale: dict[str, float] = {}
     arms = {"old": {"o": Instance(judged.clock)}, "new": {"n": Instance(judged.clock)}}
 
@@ -251,8 +251,9 @@ def test_a_sample_that_prometheus_only_repeats_is_a_gap(judged: Judged) -> None:
     judged.clock.on_sleep = freeze
     with serving(prometheus(arms, stale)) as url:
         argv = ["--prometheus", url, "--baseline", 'track="old"', "--candidate", 'track="new"', "--max-minutes", "7"]
-        assert judged.run(*argv) == 2
+        assert judged.run(*argv) == 1
     assert "no new sample since the last look" in judged.text and "data_gap" in judged.text
+    assert "candidate_gone" in judged.text
 
 
 def test_a_selector_that_finds_nothing_cannot_be_judged(judged: Judged) -> None:
@@ -273,12 +274,12 @@ def test_an_answer_that_is_not_prometheus_is_named() -> None:
 
 
 def test_controllers_are_answered_while_the_verdict_is_being_found(judged: Judged, serve: Callable[[Instance], str]) -> None:
-    """At 100 s nothing is proven yet, at 600 s it is, and then the candidate fails."""
+    """At 100 s nothing is proven yet, at 610 s it is, and then the candidate fails."""
     new, answers = Instance(judged.clock, error_rate=0.002), {}
 
     def ask(now_s: float) -> None:
         url = judged.lines[0].removeprefix("listening on ")
-        if now_s in (5100.0, 5600.0, 5700.0):
+        if now_s in (5100.0, 5610.0, 5700.0):
             hooks = ("confirm-promotion", "rollback")
             decision = json.loads(fetch(f"{url}/rollout/decision", 5.0))["decision"]
             answers[now_s] = (decision, *(post(f"{url}/rollout/flagger/{hook}") for hook in hooks))
@@ -290,7 +291,7 @@ def test_controllers_are_answered_while_the_verdict_is_being_found(judged: Judge
     judged.clock.on_sleep = ask
     base = serve(Instance(judged.clock, error_rate=0.002))
     assert judged.run("--baseline", base, "--candidate", serve(new), "--listen", "127.0.0.1:0") == 1
-    assert answers == {5100.0: ("hold", 403, 403), 5600.0: ("promote", 200, 403), 5700.0: ("rollback", 403, 200)}
+    assert answers == {5100.0: ("hold", 403, 403), 5610.0: ("promote", 200, 403), 5700.0: ("rollback", 403, 200)}
     assert "candidate_failed" in judged.text
 
 

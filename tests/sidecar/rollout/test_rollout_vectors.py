@@ -9,20 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evenkeel.sidecar.rollout.e_values import (
-    FAR_WORSE_GAINS,
-    WORSE_GAINS,
-    Pair,
-    binomial,
-    far_worse,
-    outcome,
-    ratio_e,
-    ratio_factors,
-    sign_e,
-)
+from evenkeel.sidecar.rollout.e_values import WORSE_GAINS, Pair, binomial, outcome, ratio_e, ratio_factors, sign_e
+from evenkeel.sidecar.rollout.first_rule.first_fast_path import FAR_WORSE_GAINS, far_worse
+from evenkeel.sidecar.rollout.first_rule.first_promotion import FirstDesignEffect as DesignEffect
+from evenkeel.sidecar.rollout.first_rule.first_promotion import halves, scatter, squared_difference
+from evenkeel.sidecar.rollout.first_rule.first_sample_ratio import FirstSampleRatio as SampleRatio
+from evenkeel.sidecar.rollout.first_rule.first_sample_ratio import log_bayes_factor
 from evenkeel.sidecar.rollout.interval import GAINS, ratio_interval
-from evenkeel.sidecar.rollout.promotion import NOT_BAD_GAINS, DesignEffect, budget_e, halves, scatter, squared_difference
-from evenkeel.sidecar.rollout.sample_ratio import SampleRatio, log_bayes_factor
+from evenkeel.sidecar.rollout.promotion import NOT_BAD_GAINS, budget_e
 
 WIN, LOSS, TIE = Pair(10, 10, 1, 0), Pair(10, 10, 0, 1), Pair(10, 10, 1, 1)
 EVEN = Pair(200, 200, 10, 10)

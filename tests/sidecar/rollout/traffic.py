@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 
 from evenkeel.sidecar.rollout.counters import Delta, Key, Scrape, Window
-from evenkeel.sidecar.rollout.decide import Decision, Judged, decide, step
+from evenkeel.sidecar.rollout.decide import decide, step
+from evenkeel.sidecar.rollout.judged import Decision, Judged
 from evenkeel.sidecar.rollout.rule import Arm, Rule
 
 PRODUCTION, BASELINE, CANDIDATE = Arm.PRODUCTION, Arm.BASELINE, Arm.CANDIDATE

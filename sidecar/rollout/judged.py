@@ -1,0 +1,54 @@
+"""The state of a rollout that is judged: everything that the windows so far have left behind. Records only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from evenkeel.sidecar.rollout.counters import Key
+from evenkeel.sidecar.rollout.evidence import Evidence
+from evenkeel.sidecar.rollout.guards import Health
+from evenkeel.sidecar.rollout.objectives import ObjectiveEvidence
+from evenkeel.sidecar.rollout.outage import Streak
+from evenkeel.sidecar.rollout.reasons import Finding, Flag, RolloutVerdict
+from evenkeel.sidecar.rollout.traffic import NO_TRAFFIC, Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What must hold anew at every step of the traffic."""
+
+    number: int = 0
+    started_s: float = 0.0
+    requests_candidate: int = 0
+    requests_reference: int = 0
+    restarted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """All evidence so far. Made by folding `decide.step` over the windows."""
+
+    windows: int = 0
+    started_s: float = 0.0
+    now_s: float = 0.0
+    stage: Stage = Stage()
+    metrics: Mapping[str, Evidence] = field(default_factory=dict)
+    same_version: Mapping[str, Evidence] = field(default_factory=dict)  # baseline against production, and the other way
+    objectives: tuple[ObjectiveEvidence, ...] = ()
+    streaks: Mapping[str, Streak] = field(default_factory=dict)
+    healths: Mapping[Key, Health] = field(default_factory=dict)
+    traffic: Traffic = NO_TRAFFIC
+    flags: frozenset[Flag] = frozenset()
+    condemned: tuple[Finding, ...] = ()  # the reasons of a rollback, which is final
+
+    @property
+    def elapsed_s(self) -> float:
+        return self.now_s - self.started_s
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    verdict: RolloutVerdict
+    findings: tuple[Finding, ...]
+    final: bool  # nothing that comes later is asked for

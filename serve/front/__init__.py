@@ -1,1 +1,1 @@
-"""The HTTP worker. Start reading in invocations.py; protocol.py brings it the bytes, engine_channel.py takes them to engines."""
+"""The HTTP worker. Start reading in request/invocations.py; http/ brings it the bytes, routing/ takes them to engines."""

@@ -1,4 +1,4 @@
-"""What a connection of the data port writes: it is the caller that an invocation answers, once.
+"""What a connection of the data port writes but for answers of 200 in one piece: errors, streams, /ping.
 
 An answer begins in state ANSWERING and ends in IDLE, or ends the connection; see connection_state.py. This file never reads.
 """
@@ -14,12 +14,7 @@ from evenkeel.serve.front.http.silence import JUST_NOW, Silence
 from evenkeel.serve.front.request.answer_streams import last_words
 from evenkeel.serve.front.request.invocation import AnswerStream, Invocation
 from evenkeel.serve.http.connection import Connection
-from evenkeel.serve.http.connection_state import ConnectionState, step
-
-JOIN_BYTES_MAX = 64 * 1024  # up to this size an answer's head and body are copied together into one write
-LENGTHS = tuple(b"%d\r\n\r\n" % i for i in range(4096))  # the end of a small answer's head, by its length
-# The hot path's step back, looked up in the table once: it sets the state without asking again.
-IDLE = step(ConnectionState.ANSWERING, ConnectionState.IDLE)
+from evenkeel.serve.http.connection_state import ConnectionState
 
 
 class Answering(Connection):
@@ -27,24 +22,6 @@ class Answering(Connection):
 
     connections: Connections
     silence: Silence
-
-    def answer(self, invocation: Invocation, start: bytes, body: bytes, extra: bytes = b"") -> None:
-        """A 200. `start` ends where the value of Content-Length goes."""
-        size = len(body)
-        if invocation.keep_alive and not extra and size < len(LENGTHS):
-            self.state = IDLE  # before the write, which may find that the client takes nothing
-            self.silence.quiet_since_s = JUST_NOW
-            self.transport.write(start + LENGTHS[size] + body)
-            if self._held or self.flow.read_paused:
-                self.loop.call_soon(self._go_on)
-            return
-        if not self.transport.is_closing():
-            close = b"" if invocation.keep_alive else b"connection: close\r\n"
-            if size > JOIN_BYTES_MAX:
-                self.connections.make_room_for_answer(size)
-            head = b"%b%d\r\n%b%b\r\n" % (start, size, extra, close)
-            self.transport.writelines((head, body)) if size > JOIN_BYTES_MAX else self.transport.write(head + body)
-        self.answered(invocation.keep_alive)
 
     def answered(self, keep_alive: bool) -> None:
         self.silence.quiet_since_s = JUST_NOW

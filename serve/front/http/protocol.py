@@ -1,12 +1,12 @@
-"""Bytes to requests and answers to bytes: the HTTP side of the hot path.
+"""Bytes to requests: the HTTP side of the data port.
 
 POST /invocations and /ping are answered here; what else there is goes on to the ASGI application, and what there is not is
 refused here. A request that arrives in one piece and whose head was read before, byte for byte, skips the reading of heads
-altogether. Any other way of arriving (in parts, chunked, ahead of its turn) goes through the shared connection and ends in the
-same two calls.
+altogether (whole_requests.py). Any other way of arriving (in parts, chunked, ahead of its turn) goes through the shared
+connection and ends in the same two calls.
 
-This file owns what one connection reads; what it writes is in answering.py, its bodies in bodies.py, its patience in silence.py.
-It never decodes a body.
+This file owns what one connection reads; other answers than 200 are in answering.py, its bodies in bodies.py, its patience in
+silence.py. It never decodes a body.
 """
 
 from __future__ import annotations
@@ -16,39 +16,31 @@ import time
 from typing import Any
 
 from evenkeel.serve.errors import EvenkeelError
-from evenkeel.serve.front.http.answering import IDLE, Answering
 from evenkeel.serve.front.http.answers import refusal
 from evenkeel.serve.front.http.bodies import Bodies
 from evenkeel.serve.front.http.connections import Connections
-from evenkeel.serve.front.http.request_head import HEAD_BYTES_REMEMBERED, Route, Usual, build
+from evenkeel.serve.front.http.request_head import Route, build
 from evenkeel.serve.front.http.silence import Action, ConnectionView, Silence
+from evenkeel.serve.front.http.whole_requests import WholeRequests
 from evenkeel.serve.front.pages import routes
 from evenkeel.serve.front.request.invocation import Invocation
 from evenkeel.serve.http.application import ApplicationRequest
 from evenkeel.serve.http.connection import CONTINUE
-from evenkeel.serve.http.connection_state import RECEIVING, ConnectionState, step
+from evenkeel.serve.http.connection_state import RECEIVING, ConnectionState
 from evenkeel.serve.http.strict import RequestHead
 
 APPLICATION_BODY_BYTES_MAX = 64 * 1024  # nothing there takes a body, but a client may send one
 SKIPPED_BYTES_MAX = 64 * 1024  # of the body of a refused request; beyond, the connection ends instead
-ANSWERING = step(ConnectionState.IDLE, ConnectionState.ANSWERING)  # the hot path sets it without asking the table again
-NO_HEAD = build(Route.NOWHERE, b"", [], False, None)
-NO_USUAL = Usual(b"", -1, NO_HEAD)
 _monotonic = time.monotonic
 
 
-class FrontProtocol(Answering):
+class FrontProtocol(WholeRequests):
     """One connection of the data port."""
 
     request: Invocation | ApplicationRequest | None
 
     def __init__(self, connections: Connections, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.connections = connections
-        self._row_batcher = connections.invocations.row_batcher
-        self._known = connections.heads.get
-        self._usual = NO_USUAL
-        self._leaving = connections.leaving  # the next answer is the last
+        super().__init__(connections, *args, **kwargs)
         self.silence = Silence(connections.limits, _monotonic())
         self.bodies = Bodies(self, connections)
         self.address = ""  # of the client
@@ -61,38 +53,9 @@ class FrontProtocol(Answering):
         self.address = str(peer[0]) if isinstance(peer, tuple) else ""
         self.connections.admit(self)
 
-    def data_received(self, data: bytes) -> None:
-        usual = self._usual
-        if self.state is IDLE:
-            if len(data) == usual.length and data.startswith(usual.raw):
-                self.state = ANSWERING
-                self.request = invocation = Invocation(self, usual.head)
-                self._row_batcher.arrive(invocation, data[len(usual.raw) :])
-                return
-            if not self._leaving and self._is_known(data):
-                return
-        self.silence.heard_s = _monotonic()
-        self.silence.arrived += len(data)
-        super().data_received(data)
-
-    def _is_known(self, data: bytes) -> bool:
-        """Whether this is one whole request with a remembered head; then it is on its way."""
-        end = data.find(b"\r\n\r\n", 0, HEAD_BYTES_REMEMBERED) + 4
-        head = self._known(data[:end])
-        if head is None or len(data) != end + head.length:  # type: ignore[operator]  # only heads with a length are remembered
-            return False
-        self.state = ANSWERING
-        self.request = invocation = Invocation(self, head)
-        if head.route is Route.INVOKE:
-            self._usual = Usual(data[:end], len(data), head)
-            self._row_batcher.arrive(invocation, data[end:])
-        else:
-            self.answer_ping(invocation)
-        return True
-
     def begin(self, head: RequestHead, raw: bytes) -> None:
-        found = routes.find(head.method, head.target)
-        route, refused = (found, None) if isinstance(found, Route) else (Route.NOWHERE, found)
+        place = routes.find(head.method, head.target)
+        route, refused = (place, None) if isinstance(place, Route) else (Route.NOWHERE, place)
         if route is not Route.PING and self.connections.reserve and self in self.connections.reserve:
             raise self.connections.too_many()
         self.silence.body_begins(self.began_s)
@@ -219,10 +182,6 @@ class FrontProtocol(Answering):
             self.close()
         elif self.busy or self.state in (ConnectionState.BODY, ConnectionState.DIRECT):
             self.be_last()
-
-    def answer_is_last(self) -> None:
-        self._leaving = True
-        self._usual = NO_USUAL
 
     def be_last(self) -> None:
         if isinstance(self.request, ApplicationRequest):

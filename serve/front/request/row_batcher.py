@@ -17,6 +17,7 @@ from evenkeel.serve.contract.status_page import Front, time_bucket
 from evenkeel.serve.front.routing.admission import spread
 from evenkeel.serve.transport import descriptor
 from evenkeel.serve.transport.descriptor import FINITE, REPLY, REQUEST, ROW_REPLY, ROW_REQUEST
+from evenkeel.serve.transport.rows import SharedRows
 from evenkeel.serve.transport.slots import STEP
 
 if TYPE_CHECKING:
@@ -50,9 +51,10 @@ class RowBatcher:
         self, in_flight: InFlightRequests, slot_writer: SlotWriter, engines: Router, failover: Failover, outcomes: Outcomes,
         limits: Limits, clock: Callable[[], float], path: RequestPath,
     ) -> None:  # fmt: skip
-        self._in_flight, self._slot_writer, self._engines = in_flight, slot_writer, engines
+        self._in_flight, self._engines = in_flight, engines
+        self._slots, self._memory, self._shared_rows = slot_writer.slots, slot_writer.memory, SharedRows(slot_writer.memory)
         self._poisons, self._outcomes, self._clock, self._path = failover.poisons, outcomes, clock, path
-        self._rows_max, self._timeout_s = limits.queue_rows_max, limits.request_timeout_s
+        self._rows_max, self._bytes_max, self._timeout_s = limits.queue_rows_max, limits.queue_bytes_max, limits.request_timeout_s
         self._loop = asyncio.get_running_loop()
         self.arrived: list[Arrival] = []
         self._outputs: Array | None = None  # as rows, where the replies of that model lay last, from that byte of a slot
@@ -100,14 +102,17 @@ class RowBatcher:
         in_flight, plan = self._in_flight, model.row_plan
         if plan is None or link.rows >= link.rows_sure:
             return arrived
-        slots = self._slot_writer.claim_rows(model, len(arrived))
+        slots = self._slots.claim_all(model.slot_bytes, len(arrived))
         if not slots:
+            return arrived
+        if self._slots.held_bytes > self._bytes_max:
+            self._slots.release_all(slots)
             return arrived
         now_s, pack, size = self._clock(), ROW_REQUEST.pack, model.inputs.row_bytes
         deadline_s = now_s + self._timeout_s
         like = REQUEST.pack(SUBMIT, 0, 1, 0, 0, slots[0].capacity, size, model.ref, deadline_s)
         first, last = like[:8], like[24:]  # what all their records share; the slots are all of one size
-        memory, pending, id = self._slot_writer.memory, in_flight.pending, in_flight.last_id
+        memory, pending, id = self._memory, in_flight.pending, in_flight.last_id
         records: list[bytes] = []
         rest: list[Arrival] = []
         for each in arrived:
@@ -136,7 +141,7 @@ class RowBatcher:
         if records:
             link.send(records)
         if slots:
-            self._slot_writer.slots.release_all(slots)
+            self._slots.release_all(slots)
         return rest
 
     # ---- replies -------------------------------------------------------------------------------------------------
@@ -161,7 +166,7 @@ class RowBatcher:
                 left += invocation.left
                 continue
             if head.encoder is not encoder or invocation.form is not INSTANCES:
-                self._outcomes.encode(invocation, self._slot_writer.memory, offset, True)
+                self._outcomes.encode(invocation, self._memory, offset, True)
                 continue
             invocation.caller = None
             if invocation.started_s != started_s or invocation.model is not model:
@@ -179,7 +184,7 @@ class RowBatcher:
         self._in_flight.rows_left -= left
         self._in_flight.rows -= len(slots) - left
         link.rows -= len(slots) - left
-        self._slot_writer.slots.release_all(slots)
+        self._slots.release_all(slots)
 
     def _encoded(self, model: ServedVersion, records: bytes) -> tuple[Codec, list[int], list[int], list[bytes]] | None:
         """The bodies of these replies, with their ids and offsets, if all are single rows of one plain output.
@@ -202,7 +207,7 @@ class RowBatcher:
         outputs = self._outputs
         if outputs is None or shift != self._outputs_at or model is not self._outputs_of:
             layout, dtype = model.outputs, model.outputs.dtypes[0]
-            outputs = self._slot_writer.shared_rows.view(shift, layout.row_bytes // dtype.itemsize, dtype)
+            outputs = self._shared_rows.view(shift, layout.row_bytes // dtype.itemsize, dtype)
             self._outputs, self._outputs_at, self._outputs_of = outputs, shift, model
         rows = outputs[numbers] if len(numbers) > 1 else outputs[numbers[0] : numbers[0] + 1]  # one is no copy
         return encoder, ids, offsets, encode_rows(rows)

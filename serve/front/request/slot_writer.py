@@ -16,8 +16,7 @@ from evenkeel.serve.front.http.request_head import new_request_id
 from evenkeel.serve.settings import Limits
 from evenkeel.serve.transport.arena import Arena
 from evenkeel.serve.transport.layout import aligned
-from evenkeel.serve.transport.rows import SharedRows
-from evenkeel.serve.transport.slots import LIGHT_SLOT_BYTES_MAX, RETURN_PAGES_FROM, SLOT_BYTES_MAX, Slot, Slots
+from evenkeel.serve.transport.slots import RETURN_PAGES_FROM, SLOT_BYTES_MAX, Slot, Slots
 
 if TYPE_CHECKING:
     from evenkeel.serve.front.request.invocation import Invocation
@@ -32,20 +31,12 @@ class SlotWriter:
     def __init__(self, limits: Limits) -> None:
         self.arena = Arena.create()
         self.memory = self.arena.memory
-        self.shared_rows = SharedRows(self.memory)
         self.slots = Slots()
         # Large slots that were freed since the last trim, and those freed before that. Giving pages back at once would
         # cost the next large request a page fault for each, 0.2 ms for an image.
         self._freed: set[Slot] = set()
         self._resting: set[Slot] = set()
         self._bytes_max = limits.queue_bytes_max
-
-    def claim_rows(self, model: ServedVersion, count: int) -> list[Slot] | None:
-        """Small slots for `count` plain rows, or None when there is no room for all of them."""
-        size = model.slot_bytes
-        if size > LIGHT_SLOT_BYTES_MAX or self.slots.held_bytes + count * size > self._bytes_max:
-            return None
-        return self.slots.claim_all(model.slot_bytes, count)
 
     def take(self, invocation: Invocation, model: ServedVersion, decoded: Decoded) -> None:
         """Any decoded request: its arrays in the layout of the model's inputs."""

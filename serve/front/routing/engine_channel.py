@@ -45,8 +45,8 @@ class ServedVersion:
     signature: Signature | None
     inputs: Layout
     outputs: Layout
-    # The codecs' view of the signature, if rows of the only input have a fixed size: a codec may then hand over a request
-    # of one row as its bytes.
+    # The codecs' view of the signature, if rows of the only input have a fixed size, and not a large one: a codec may then hand
+    # over a request of one row as its bytes.
     row_plan: CodecPlan | None
     rows_together: bool  # one numeric output whose rows are short lists of one length: many replies are encoded at once
     slot_bytes: int  # room for one row and its answer, when both have a fixed size
@@ -67,7 +67,7 @@ class ServedVersion:
         together = together and output is not None and output.dtype != "bfloat16"
         plain = sig is not None and sig.rows_axis and inputs.single and outputs.fixed
         room = inputs.row_room + (outputs.row_room if outputs.fixed else inputs.row_room)
-        together = together and room <= LIGHT_SLOT_BYTES_MAX
+        plain, together = plain and room <= LIGHT_SLOT_BYTES_MAX, together and room <= LIGHT_SLOT_BYTES_MAX
         return ServedVersion(
             name=card["name"], version=card["version"], rows_max=card["rows_max"], signature=sig, inputs=inputs, outputs=outputs,
             row_plan=plan_of(sig) if sig and plain else None, rows_together=together, slot_bytes=room,

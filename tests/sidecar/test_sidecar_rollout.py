@@ -18,7 +18,6 @@ import pytest
 
 from evenkeel.serve.contract.status_page import Main, RolloutCell, StatusPage
 from evenkeel.serve.errors import NotFound
-from evenkeel.sidecar import process
 from evenkeel.sidecar.rollout import checkpoint, decide, judge, replay, scrape
 from evenkeel.sidecar.rollout.counters import Key
 from evenkeel.sidecar.rollout.evidence import Evidence
@@ -29,6 +28,7 @@ from evenkeel.sidecar.rollout.rule import Arm
 from evenkeel.sidecar.rollout.spec import RolloutSpec, from_json
 from evenkeel.sidecar.rollout_service import BODY_BYTES_MAX, RolloutService
 from evenkeel.sidecar.settings import SidecarSettings
+from evenkeel.sidecar.watch import watch_loop
 from evenkeel.sidecar.watch.snapshot import Remembered
 from evenkeel.sidecar.watch.transitions import TransitionLog
 from tests.sidecar.rollout.fleet import Instance, StepClock, serving
@@ -712,7 +712,7 @@ def test_instances_that_hang_or_answer_garbage_do_not_slow_the_watch_loop(tmp_pa
     """The real loop and the real judge in real time. The bar is wide: any shared machine stalls now and then."""
     page, remembered = StatusPage.create(), Remembered(memory=TransitionLog())
     settings = SidecarSettings(listen_fd=-1, status_fd=-1, admin_fd=-1, token_fd=-1, supervisor="", run_dir="", log_text=True)
-    threading.Thread(target=process.watch, args=(page, remembered, settings, threading.Event()), daemon=True).start()
+    threading.Thread(target=watch_loop.watch, args=(page, remembered, settings, threading.Event()), daemon=True).start()
     texts = list(garbage())
     turn = iter(range(1 << 30))
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from argparse import Namespace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import bench
 from benchmarks.peers import work
 from benchmarks.table import picture, records, workloads
 from benchmarks.table.bars import BEFORE_FIXED, OURS_FIXED, Idle, verdicts
@@ -18,6 +21,7 @@ from benchmarks.table.dialects import Plain, Triton
 from benchmarks.table.ratios import interval, ratio, row
 from benchmarks.table.raw_model import RAW
 from benchmarks.table.report import TableResults, markdown
+from benchmarks.table.servers import peers
 from benchmarks.table.windows import LoadResult, Window
 from benchmarks.table.workloads import HANDLERS, JSON, LEAD, NPY, ONNX_MODELS, PICTURE, WORKLOADS, chosen
 
@@ -288,3 +292,34 @@ def test_the_picture_has_a_dot_for_each_contender_of_a_workload() -> None:
     dots = drawn.count("opacity")
     assert dots == 2 and "T, JSON" in drawn
     assert picture.svg([PEER_WORK], rows, "caption") == ""
+
+
+# ---- the peers -------------------------------------------------------------------------------------------------------
+
+
+def test_every_peer_that_is_not_measured_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENKEEL_BENCH_PEERS", str(tmp_path))
+    options = Namespace(evenkeel=sys.executable, peers="mosec,triton", before=None)
+    servers, notes = bench.find_servers(options)
+    assert [s.name for s in servers] == [EVENKEEL, BARE, "uncounted"]
+    assert [note.split(" is left out: ")[0] for note in notes] == ["mosec", "triton", "litserve", "ray"]
+    assert "install.sh" in notes[0] and "not asked for" in notes[2]
+
+
+def test_a_peer_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(SystemExit, match="unknown peers: mosek"):
+        bench.find_servers(Namespace(evenkeel=sys.executable, peers="mosek", before=None))
+
+
+def test_every_peer_has_its_settings_written_down() -> None:
+    readme = (Path(bench.__file__).parent / "README.md").read_text().lower()
+    for peer in peers(Path()):
+        assert "1 worker" in peer.settings and f"| {peer.name}" in readme
+
+
+def test_another_checkout_is_measured_under_the_name_before(tmp_path: Path) -> None:
+    program = tmp_path / ".venv" / "bin" / "evenkeel"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    servers, _ = bench.find_servers(Namespace(evenkeel=sys.executable, peers="", before=str(tmp_path)))
+    assert servers[-1].name == "before"

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from evenkeel.serve.contract.command_client import Asks
 from evenkeel.serve.contract.status_page import StatusPage
-from evenkeel.sidecar.http import auth, drain_http, errors_http, people_http, probes_http, rollout_http, versions_http
-from evenkeel.sidecar.http.host_guard import NO_STORE, TRUSTED, HostGuard
+from evenkeel.sidecar.http import drain_http, errors_http, people_http, probes_http, rollout_http, versions_http
+from evenkeel.sidecar.http.host_guard import NO_STORE, TRUSTED, HostGuard, require_authority
 from evenkeel.sidecar.http.hosts import ANY, Hosts
 from evenkeel.sidecar.rollout_service import RolloutService
 from evenkeel.sidecar.watch.snapshot import Remembered
@@ -54,13 +54,8 @@ def trusted(app: ASGIApp) -> ASGIApp:
 
 def _add_changes(app: FastAPI, shown: Shown) -> None:
     def guard(request: Request) -> None:
-        _require_authority(request, shown.token)
+        require_authority(request, shown.token)
 
     drain_http.add(app, shown.supervisor, guard)
     versions_http.add(app, shown.page, shown.supervisor, guard, NO_STORE)
     rollout_http.add(app, shown.judging, guard, NO_STORE)
-
-
-def _require_authority(request: Request, token: str) -> None:
-    if not request.scope.get(TRUSTED):
-        auth.check(request.headers.getlist("authorization"), token)

@@ -16,7 +16,7 @@ from evenkeel.serve.contract import inference_protocol
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.errors import EvenkeelError
 from evenkeel.serve.http.application import ABORT
-from evenkeel.sidecar.http import hosts
+from evenkeel.sidecar.http import auth, hosts
 from evenkeel.sidecar.http.auth import Guesses
 from evenkeel.sidecar.http.hosts import Hosts
 
@@ -29,6 +29,12 @@ WAITING_MAX = 32  # such refusals at once, well below the door's connections; th
 
 def refusal(error: EvenkeelError, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse(inference_protocol.error_body(error), error.status, {**NO_STORE, **(headers or {})})
+
+
+def require_authority(request: Request, token: str) -> None:
+    """Raises Unauthorized or Forbidden, unless the caller came through the Unix socket or shows the token."""
+    if not request.scope.get(TRUSTED):
+        auth.check(request.headers.getlist("authorization"), token)
 
 
 class HostGuard:

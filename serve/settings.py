@@ -62,6 +62,7 @@ class EngineSettings:
     threads: int
     log_text: bool
     log_fd: int
+    command_fd: int = -1  # the socket on which it is told what to do; -1: none
     shape_log: str = ""  # file that says which shapes the last version met; empty: none
     faults: str = ""  # on purpose: EVENKEEL_FAULTS, empty for none
     name: str = ""  # of the model and its version, where folders are called by them; empty: as the manifest says

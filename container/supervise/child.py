@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from evenkeel.container.supervise.child_output import ChildOutput
+from evenkeel.container.supervise.command_link import AskedCommand, CommandLink
 from evenkeel.container.supervise.life_records import Mark
 from evenkeel.container.supervise.restart import History, Post
 
@@ -21,8 +22,11 @@ class Child:
     fds: tuple[int, ...]
     environ: Mapping[str, str] | None = None  # None: as the supervisor's
     device: str = ""  # the accelerator that it uses; "": none
+    commanded: bool = False  # it is started with a socket for commands
     captured: bool = False  # what it writes on stdout and stderr becomes log lines of ours
     output: ChildOutput | None = None
+    link: CommandLink | None = None  # to this life of it
+    leave_asked: AskedCommand | None = None  # to leave; None: it was not, or it has answered
     process: subprocess.Popen[bytes] | None = None
     epoch: int = 0
     history: History = History()  # noqa: RUF009  frozen

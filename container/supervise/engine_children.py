@@ -44,7 +44,8 @@ def engines(
 
         fds = (fd, page.fd, log_fd)
         device = plan.device(place)
-        children.append(Child("engine", place, command, fds, env.on_device(environ, device), device, captured=True))
+        children.append(Child("engine", place, command, fds, env.on_device(environ, device), device, commanded=True,
+                              captured=True))  # fmt: skip
         versions.place(slot, children[-1])
     return children
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from evenkeel.container.supervise import life_records
 from evenkeel.container.supervise.child import Child
 from evenkeel.container.supervise.child_output import ChildOutput
+from evenkeel.container.supervise.command_link import CommandLink
 from evenkeel.container.watch import memory_kills
 from evenkeel.serve import settings as serve_settings
 from evenkeel.serve.contract.status_page import Engine, StatusBlock, StatusPage
@@ -25,35 +27,45 @@ def spawn(page: StatusPage, child: Child) -> None:
     block = clear(page, child.place) if child.role == "engine" else None
     if block is not None:
         block.count[Engine.EPOCH] = child.epoch
-    read_end, write_end = os.pipe2(os.O_CLOEXEC) if child.captured else (-1, None)
+    ours, theirs = socket.socketpair() if child.commanded else (None, None)
+    read_end, write_end = os.pipe2(os.O_CLOEXEC) if child.captured else (None, None)
     try:
-        # A session of its own: Ctrl-C at a terminal reaches only the supervisor, which then stops the others in order.
-        child.process = subprocess.Popen(
-            command(child), pass_fds=child.fds, stdin=subprocess.DEVNULL, start_new_session=True,
-            env=child.environ, stdout=write_end, stderr=write_end)  # fmt: skip
+        child.process = _start(child, theirs, write_end)
     except OSError:
-        if write_end is not None:
+        if read_end is not None:
             os.close(read_end)
-        raise
+        raise  # and the sockets close with the last that knows them
     finally:
         if write_end is not None:
             os.close(write_end)
-    if write_end is not None:
-        child.output = ChildOutput(read_end, child.label)
+        if theirs is not None:
+            theirs.close()
+    child.output = None if read_end is None else ChildOutput(read_end, child.label)
+    child.link, child.leave_asked = None if ours is None else CommandLink(ours), None
     if block is not None:
         memory_kills.prefer_as_victim(child.process.pid, memory_kills.ENGINE_SCORE)
         block.count[Engine.PID] = child.process.pid
 
 
-def command(child: Child) -> list[str]:
+def _start(child: Child, commands: socket.socket | None, write_end: int | None) -> subprocess.Popen[bytes]:
+    """`write_end`: of the pipe that takes what it prints."""
+    # A session of its own: Ctrl-C at a terminal reaches only the supervisor, which then stops the others in order.
+    fds = child.fds if commands is None else (*child.fds, commands.fileno())
+    return subprocess.Popen(
+        command(child, commands), pass_fds=fds, stdin=subprocess.DEVNULL, start_new_session=True, env=child.environ,
+        stdout=write_end, stderr=write_end)  # fmt: skip
+
+
+def command(child: Child, commands: socket.socket | None) -> list[str]:
+    """For an engine with what this life of it is told beyond its place: a bound on batches, and where it hears commands."""
     argv = child.command(child.epoch)
-    return bounded(argv, child.history.rows_max) if child.history.rows_max else argv
+    rows_max, command_fd = child.history.rows_max, -1 if commands is None else commands.fileno()
+    return argv if not rows_max and commands is None else for_this_life(argv, rows_max, command_fd)
 
 
-def bounded(argv: Sequence[str], rows_max: int) -> list[str]:
-    """The command line of an engine, as that of one whose batches are no larger."""
+def for_this_life(argv: Sequence[str], rows_max: int, command_fd: int) -> list[str]:
     settings = serve_settings.parse(EngineSettings, argv[-1])
-    return [*argv[:-1], serve_settings.dump(dataclasses.replace(settings, rows_max=rows_max))]
+    return [*argv[:-1], serve_settings.dump(dataclasses.replace(settings, rows_max=rows_max, command_fd=command_fd))]
 
 
 def clear(page: StatusPage, place: int) -> StatusBlock:

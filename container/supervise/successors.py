@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 
 from evenkeel.container.plan import gpu_memory
-from evenkeel.container.supervise import life_records, warm_successor
+from evenkeel.container.supervise import engine_leave, life_records, warm_successor
 from evenkeel.container.supervise.child import Child, how_it_ended, tell
 from evenkeel.container.supervise.spawn import spawn
 from evenkeel.container.versions.deployer import Deployer
@@ -75,7 +75,7 @@ class Successors:
     def _begin(self, child: Child) -> None:
         fresh = Child(
             child.role, warm_successor.SPARE, lambda epoch: warm_successor.command(child.command(epoch)), child.fds,
-            child.environ, child.device, child.captured, epoch=child.epoch, history=child.history, beside=child,
+            child.environ, child.device, child.commanded, child.captured, epoch=child.epoch, history=child.history, beside=child,
         )  # fmt: skip
         try:
             spawn(self._page, fresh)
@@ -101,7 +101,7 @@ class Successors:
             if child.process is None or read_engine(self._page, fresh.place).state != ReplicaState.READY:
                 continue
             old = Child(child.role, child.place, child.command, child.fds, captured=child.captured, output=child.output,
-                        process=child.process, epoch=child.epoch, beside=child)  # fmt: skip
+                        link=child.link, process=child.process, epoch=child.epoch, beside=child)  # fmt: skip
             self._children.append(old)
             self._page.main.count[restart_cell(child.role, "leak")] += 1
             log("restart", f"{child.label} has a warm successor, which takes over", role=child.role, place=child.place,
@@ -114,6 +114,7 @@ class Successors:
         """The standby's process is the child's from now on: its epoch on the page tells it so."""
         self._children.remove(fresh)
         child.process, child.output, child.epoch, child.started_s = fresh.process, fresh.output, fresh.epoch, fresh.started_s
+        child.link, child.leave_asked = fresh.link, None
         child.began = life_records.mark(self._page, child.started_s)
         child.ending, child.condemned_s, child.due_s = "", 0.0, None
         assert child.process is not None, "only a living standby takes over"
@@ -134,7 +135,7 @@ class Successors:
     def leave(self, child: Child, moment: StuckView) -> None:
         """It finishes what it has accepted. What comes meanwhile waits in the fronts."""
         child.ending, child.condemned_s = "leak", moment.now_s
-        tell(child, signal.SIGTERM)
+        engine_leave.ask_to_leave(child, moment.now_s)
 
     def hurry(self, moment: StuckView) -> None:
         """Those that were told to leave, and have had their time."""

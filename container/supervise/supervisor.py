@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from evenkeel.container.supervise import life_records, restart
+from evenkeel.container.supervise import engine_leave, life_records, restart
 from evenkeel.container.supervise.child import Child, how_it_ended, tell
 from evenkeel.container.supervise.command_server import CommandServer
 from evenkeel.container.supervise.departure import Departure
@@ -73,6 +73,7 @@ class Supervisor:
         """Look at everything once. True when all is over."""
         self._reap(now_s)
         self._moment = self._moment.later(now_s)
+        engine_leave.insist(self._children)
         self._look(now_s)
         if not self._departure.begun:
             if self._versions is not None:
@@ -149,6 +150,9 @@ class Supervisor:
         if child.output is not None:
             child.output.close()
             child.output = None
+        if child.link is not None:
+            child.link.close()
+            child.link = None
         child.process = None
         if child.beside is not None:
             self._children.remove(child)

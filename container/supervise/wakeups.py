@@ -29,13 +29,18 @@ class Wakeups:
         now_s = time.monotonic()
         outputs, wait_s = self._outputs(now_s, wait_s)
         readers, writers, wait_s = self._commanding(now_s, wait_s)
-        readable, writable, _ = select.select([self._read_end, *outputs, *readers], writers, [], wait_s)
+        links, asking, wait_s = self._links(now_s, wait_s)
+        readable, writable, _ = select.select([self._read_end, *outputs, *readers, *links], [*writers, *asking], [], wait_s)
         self._empty_pipe()
         for fd in readable:
             if fd in outputs:
                 _read_output(outputs[fd])
+        ready, now_s = {*readable, *writable}, time.monotonic()
+        for child in self._children:
+            if child.link is not None:
+                child.link.turn(child.link.fileno() in ready, now_s)
         if self._commands is not None:
-            self._commands.turn({*readable, *writable}, time.monotonic())
+            self._commands.turn(ready, now_s)
 
     def _outputs(self, now_s: float, wait_s: float) -> tuple[dict[int, Child], float]:
         """The pipes to be read next, and how long to wait for them: less if one is due sooner."""
@@ -49,6 +54,13 @@ class Wakeups:
         if rests_s := self._commands.rests_for(now_s):
             return (), (), min(wait_s, rests_s)
         return self._commands.readers, self._commands.writers, wait_s
+
+    def _links(self, now_s: float, wait_s: float) -> tuple[list[int], list[int], float]:
+        """Those of engines that were asked something."""
+        asked = [c.link for c in self._children if c.link is not None and c.link.asks]
+        readers = [link.fileno() for link in asked if not link.rests_for(now_s)]
+        writers = [link.fileno() for link in asked if link.wants_to_write]
+        return readers, writers, min([wait_s, *(link.rests_for(now_s) or wait_s for link in asked)])
 
     def _empty_pipe(self) -> None:
         try:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from evenkeel.container.supervise.child import Child
-from evenkeel.container.versions import swap_progress, swap_sight, swap_table
+from evenkeel.container.versions import swap_progress, swap_table
 from evenkeel.container.versions.blue_green import BlueGreen, BlueGreenSlot, Revision, RevisionState
 from evenkeel.container.versions.lost_engine import LostEngines
 from evenkeel.container.versions.revisions import Revisions
 from evenkeel.container.versions.slot_engines import SlotEngines
 from evenkeel.container.versions.swap_progress import SwapProgress
+from evenkeel.container.versions.swap_sight import SwapSight
 from evenkeel.container.versions.swap_table import PHASE_AFTER, SwapAction
 from evenkeel.container.versions.version_fit import VersionFit
 from evenkeel.container.versions.wish_taker import WishTaker
@@ -46,6 +47,7 @@ class Deployer:
         self._progress = SwapProgress(wanted=version, target=version)
         self._engines = SlotEngines(page)
         self._lost = LostEngines(page, self._engines, self._progress)
+        self._sight = SwapSight(page, self.places, self._progress, rules.window_s)
         fit = VersionFit(page, rules.swap, rules.memory_bytes)
         self._wishes = WishTaker(self.places, self._progress, self._revisions, fit)
         self._text: dict[str, Any] = {}
@@ -88,7 +90,7 @@ class Deployer:
             for slot in self.places.slots:
                 self._engines.tidy(slot, now_s, serves=slot is self.places.serving)
             for _ in range(STEPS_MAX):
-                action = swap_table.step(swap_sight.view(self._page, self.places, self._progress, self._window_s, now_s))
+                action = swap_table.step(self._sight.view(now_s))
                 if action is SwapAction.NOTHING:
                     break
                 self._act(action, now_s)

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterable
 
 from evenkeel.container.supervise.child import Child, tell
+from evenkeel.container.supervise.engine_leave import ask_to_leave
 from evenkeel.container.supervise.restart import History
 from evenkeel.container.versions.blue_green import BlueGreenSlot, Revision, RevisionState
 from evenkeel.container.versions.version_fit import engine_bytes
@@ -53,7 +54,7 @@ class SlotEngines:
         for child in slot.children:
             child.due_s = None
             if child.process is not None:
-                tell(child, signal.SIGTERM)
+                ask_to_leave(child, now_s)
 
     def tidy(self, slot: BlueGreenSlot, now_s: float, *, serves: bool) -> None:
         """Those that were told to leave are hurried after their time; what they had is cleared when the last has ended."""

@@ -24,6 +24,7 @@ from evenkeel.serve.contract.lifecycle import ReplicaState
 from evenkeel.serve.contract.logline import LogStream, log, setup
 from evenkeel.serve.contract.process_setup import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE, begin_role
 from evenkeel.serve.contract.status_page import RUN_SPANS, Engine, StatusPage
+from evenkeel.serve.engine.engine_commands import EngineCommands
 from evenkeel.serve.engine.failures import DeviceLost
 from evenkeel.serve.engine.foreign import trace_of
 from evenkeel.serve.engine.front_wait import Waiting
@@ -58,8 +59,9 @@ def main() -> None:
     page = StatusPage(settings.status_fd)
     logline.sink().count_in(page.engine(first_place(settings)).count, Engine.LINES_LOST)
     life = ReplicaLife(page.engine(first_place(settings)))
+    commands = EngineCommands(settings.command_fd) if settings.command_fd >= 0 else None
     try:
-        run(settings, page, life, ledger, signals)
+        run(settings, page, life, ledger, signals, commands)
     except BadModel as e:
         life.become(ReplicaState.FAILED)
         log("bad_model", e.message)
@@ -73,7 +75,10 @@ def main() -> None:
     leaving.begin(first=lambda: signals.pass_on(signal.SIGTERM))
 
 
-def run(settings: EngineSettings, page: StatusPage, life: ReplicaLife, ledger: Ledger, signals: ScriptSignals) -> None:
+def run(
+    settings: EngineSettings, page: StatusPage, life: ReplicaLife, ledger: Ledger, signals: ScriptSignals,
+    commands: EngineCommands | None,
+) -> None:  # fmt: skip
     life.become(ReplicaState.LOADING)
     from evenkeel.serve.engine.cycle.cycle import Cycle
     from evenkeel.serve.engine.models import (  # NumPy comes with it and the framework with the backend, so only from here on
@@ -83,6 +88,8 @@ def run(settings: EngineSettings, page: StatusPage, life: ReplicaLife, ledger: L
 
     ledger.before("import")
     explanation = explain.Explanation(page, first_place(settings), ledger, settings.epoch)
+    if commands is not None:
+        commands.start(explanation)
     replica, report = proven(settings, life, ledger, explanation)
     if settings.standby >= 0:
         explanation.warmed(replica, report)

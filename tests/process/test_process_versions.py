@@ -315,3 +315,16 @@ def test_over_http_a_version_is_asked_for_only_with_the_token(tmp_path: Path) ->
         assert run_command("use", "2", "--url", url, EVENKEEL_ADMIN_TOKEN="wrong-horse-battery").returncode == 1
         assert run_command("use", "2", "--url", url, EVENKEEL_ADMIN_TOKEN="correct-horse-battery").returncode == 0
         assert settled_on(tree, "2")
+
+
+def test_an_engine_hears_commands_though_its_script_has_forked(tmp_path: Path) -> None:
+    """Version 2 is described before it takes the traffic, and version 1 drained when its window is over, both by command."""
+    for version in "12":
+        handler_version(tmp_path, version)
+        script = tmp_path / NAME / version / "code" / "inference.py"
+        script.write_text("import os, time\nif os.fork() == 0:\n    time.sleep(600)\n" + script.read_text())
+    with serving(tmp_path, EVENKEEL_MODEL_VERSION="1", EVENKEEL_ROLLBACK_WINDOW_S="0") as tree, Crowd(tree, 2) as crowd:
+        swapped_to(tree, "2")
+        wait_for(lambda: phases(tree) == {"1": "on disk", "2": "serving"}, "its engines have ended")
+        assert crowd.all_on("2")
+    assert crowd.wrong == []

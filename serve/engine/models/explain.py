@@ -31,9 +31,11 @@ class Explanation:
         self._page, self._place, self._ledger = page, place, ledger
         self._epoch = epoch  # of this process: once the place has another one, the text is its successor's. None: for ever
         self._parts: dict[str, Any] = {}
+        self._replica: Replica | None = None
         self._lock = threading.Lock()  # the fingerprint's thread and the publisher's may both have something new
 
     def loaded(self, replica: Replica) -> None:
+        self._replica = replica
         manifest, signature = replica.manifest, replica.signature
         model = {"name": manifest.name, "version": manifest.version, "backend": manifest.backend}
         self.update(
@@ -50,6 +52,13 @@ class Explanation:
 
     def fingerprint(self, sha256: str) -> None:
         self.update(model={**self._parts.get("model", {}), "sha256": sha256})
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What is loaded, for the one who asks by command."""
+        if self._replica is None:
+            return []
+        manifest, sha256 = self._replica.manifest, self._parts.get("model", {}).get("sha256")
+        return [{"name": manifest.name, "version": manifest.version, "revision": self._replica.edition, "sha256": sha256}]
 
     def shapes(self, replica: Replica) -> None:
         """What has run, if that has changed."""

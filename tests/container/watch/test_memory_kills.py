@@ -14,7 +14,7 @@ from evenkeel.container.plan.processes import MIB
 from evenkeel.container.supervise import life_records
 from evenkeel.container.supervise.listeners import listen
 from evenkeel.container.supervise.run_dir import RunDir
-from evenkeel.container.supervise.spawn import bounded
+from evenkeel.container.supervise.spawn import for_this_life
 from evenkeel.container.watch.memory_kills import EXPLAINS_S, MemoryUse, OomKills
 from evenkeel.serve import settings as serve_settings
 from evenkeel.serve.contract.lifecycle import ReplicaState
@@ -62,7 +62,7 @@ def test_a_body_is_never_larger_than_what_may_be_held() -> None:
 
 def test_the_next_engine_is_told_how_many_rows_fit() -> None:
     argv = ["python", serve_settings.dump(EngineSettings(0, 1, 3, 4, "/m", 1, False, 5))]
-    assert serve_settings.parse(EngineSettings, bounded(argv, 4)[-1]).rows_max == 4
+    assert serve_settings.parse(EngineSettings, for_this_life(argv, 4, -1)[-1]).rows_max == 4
 
 
 def test_only_answers_to_requests_that_this_engine_ran_are_progress() -> None:

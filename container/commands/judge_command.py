@@ -19,6 +19,7 @@ from evenkeel.container.commands.sidecar_client import CommandFailed
 from evenkeel.container.environment import Environment
 
 COULD_NOT_JUDGE = 3
+NAMED = "--production HOST:PORT"
 COMPLETE = ("--baseline", "--production", "--prometheus", "--replay", "--help", "-h")  # with one of these nothing is added
 
 
@@ -42,6 +43,7 @@ def judge(
 
 def completed(words: Sequence[str], env: Environment) -> list[str]:
     """The words for the judge. Raises CommandFailed where it cannot be told which container serves now."""
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--port=") else [word])]
     if "--port" in words:
         at = words.index("--port")
         named = words[at + 1] if at + 1 < len(words) else ""
@@ -57,7 +59,7 @@ def _production(words: Sequence[str], env: Environment, port: int | None) -> str
     """The data port of the container that serves now: any that runs here and is no candidate."""
     wanted = container_choice.wanted_port(ContainerChoice(port=port), env)
     others = [c for c in running_containers.find(env) if port is not None or not any(w.endswith(f":{c.port}") for w in words)]
-    chosen = running_containers.only(others, wanted, env)
+    chosen = running_containers.only(others, wanted, env, NAMED, NAMED)
     if chosen.port is None:
         raise CommandFailed(f"the container at {chosen.socket} does not say its port: name it with --production HOST:PORT")
     return f"127.0.0.1:{chosen.port}"

@@ -60,17 +60,24 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def only(found: Sequence[RunningContainer], port: int | None, env: Environment) -> RunningContainer:
-    """The one that is meant. Raises NoAnswer, with a table where there are several to choose from."""
+def only(
+    found: Sequence[RunningContainer],
+    port: int | None,
+    env: Environment,
+    or_else: str = "--socket",
+    elsewhere: str = "--url http://HOST:PORT",
+) -> RunningContainer:
+    """The one that is meant. Raises NoAnswer, with a table where there are several to choose from. `elsewhere`: the option that
+    names one of another machine, `or_else`: one of this."""
     if not found:
         raise NoAnswer(f"no container of yours runs here (no socket answers in {folder(env)}/evenkeel-*): start one with "
-                       "`evenkeel serve FOLDER`, or say where it is with --url http://HOST:PORT")  # fmt: skip
+                       f"`evenkeel serve FOLDER`, or say where one is with {elsewhere}")  # fmt: skip
     meant = [c for c in found if port is None or c.port == port]
     if len(meant) == 1:
         return meant[0]
     if not meant:
         raise NoAnswer(f"no container of yours has port {port}; of those that run here choose one with --port:\n{table(found)}")
-    raise NoAnswer(f"{len(meant)} containers run here: choose one with --port, or with --socket:\n{table(meant)}")
+    raise NoAnswer(f"{len(meant)} containers run here: choose one with --port, or with {or_else}:\n{table(meant)}")
 
 
 def table(found: Sequence[RunningContainer]) -> str:

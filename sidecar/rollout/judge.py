@@ -29,6 +29,7 @@ from evenkeel.sidecar.rollout.spec import UNCHECKED, RolloutSpec, check_numbers
 EXIT = {RolloutVerdict.PROMOTE: 0, RolloutVerdict.ROLLBACK: 1, RolloutVerdict.HOLD: 2}
 COULD_NOT_JUDGE = 3
 USUAL = RolloutSpec()
+Group = argparse._ArgumentGroup  # of options, with a title in the help
 
 
 class Clock(Protocol):
@@ -51,44 +52,71 @@ class Parser(argparse.ArgumentParser):
         raise CannotJudge(f"{message} (see evenkeel judge --help)")
 
 
+EPILOG = """examples:
+  evenkeel judge --candidate localhost:8081                  against the container that runs on this machine
+  evenkeel judge --baseline b1:8080 b2:8080 --candidate c1:8080 c2:8080
+  evenkeel judge --replay rollout-20261123T213040Z.jsonl     the verdict of a log again
+
+exit codes: 0 promote, 1 roll back, 2 hold, 3 could not judge"""
+
+
 def parser() -> Parser:
-    p = Parser(prog="evenkeel judge", description="Compare a candidate with a baseline: promote, hold or roll back.")
-    p.add_argument("--candidate", nargs="+", metavar="URL", default=[], help="instances of the new version; /metrics is added")
-    p.add_argument("--baseline", nargs="+", metavar="URL", default=[], help="instances of the old version, freshly started")
-    p.add_argument("--production", nargs="+", metavar="URL", default=[], help="instances that serve now")
-    p.add_argument("--prometheus", metavar="URL", help="ask this server; the arms are then label selectors: 'track=\"canary\"'")
-    p.add_argument("--instance-label", default="instance", help="what names an instance in Prometheus (instance)")
-    p.add_argument("--model", default="", help="only this model's series")
-    p.add_argument("--replay", type=Path, metavar="FILE", help="compute the verdict of a replay log again")
-    p.add_argument("--split", metavar="ARM=W,ARM=W", help="intended weights (baseline=1,candidate=1), or: unchecked")
-    p.add_argument("--id", default="", help="name of this rollout (rollout-<time>)")
-    p.add_argument("--window-s", type=float, default=USUAL.window_s, help="seconds between looks (10)")
-    p.add_argument(
+    p = Parser(prog="evenkeel judge", usage="evenkeel judge --candidate URL … [--baseline URL … | --production URL …] [options]",
+               description="Compare a candidate with a baseline: promote, hold or roll back.", epilog=EPILOG,
+               formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    _add_arms(p.add_argument_group("whom to compare"))
+    _add_rule(p.add_argument_group("when it is good enough"))
+    _add_output(p.add_argument_group("what is written"))
+    return p
+
+
+def _add_arms(arms: Group) -> None:
+    arms.add_argument("--port", type=int, help="the container on this machine that serves now, instead of --production")
+    arms.add_argument("--candidate", nargs="+", metavar="URL", default=[], help="instances of the new version; /metrics is added")
+    arms.add_argument("--baseline", nargs="+", metavar="URL", default=[], help="instances of the old version, freshly started")
+    arms.add_argument("--production", nargs="+", metavar="URL", default=[], help="instances that serve now")
+    arms.add_argument(
+        "--prometheus", metavar="URL", help="ask this server; the arms are then label selectors: 'track=\"canary\"'"
+    )
+    arms.add_argument("--instance-label", default="instance", help="what names an instance in Prometheus (instance)")
+    arms.add_argument("--model", default="", help="only this model's series")
+    arms.add_argument("--replay", type=Path, metavar="FILE", help="compute the verdict of a replay log again")
+    arms.add_argument("--split", metavar="ARM=W,ARM=W", help="intended weights (baseline=1,candidate=1), or: unchecked")
+    arms.add_argument("--id", default="", help="name of this rollout (rollout-<time>)")
+
+
+def _add_rule(rule: Group) -> None:
+    rule.add_argument("--window-s", type=float, default=USUAL.window_s, help="seconds between looks (10)")
+    rule.add_argument(
         "--block-s", type=float, default=USUAL.block_s, help="seconds a block of the sign witness (30; 60 if faults are bursty)"
     )
-    p.add_argument("--min-minutes", type=float, default=USUAL.min_minutes, help="no promotion earlier (5)")
-    p.add_argument("--max-minutes", type=float, default=USUAL.max_minutes, help="the verdict comes no later (30)")
-    p.add_argument("--ready-minutes", type=float, default=USUAL.ready_minutes,
+    rule.add_argument("--min-minutes", type=float, default=USUAL.min_minutes, help="no promotion earlier (5)")
+    rule.add_argument("--max-minutes", type=float, default=USUAL.max_minutes, help="the verdict comes no later (30)")
+    rule.add_argument("--ready-minutes", type=float, default=USUAL.ready_minutes,
                    help="a candidate that is not ready by then is rolled back (10)")  # fmt: skip
-    p.add_argument("--min-requests", type=int, default=USUAL.min_requests, help="no promotion with fewer in an arm (1000)")
-    p.add_argument("--budget", type=float, default=USUAL.budget, help="an error rate that is always good enough (0.001; 0: none)")
-    p.add_argument(
+    rule.add_argument("--min-requests", type=int, default=USUAL.min_requests, help="no promotion with fewer in an arm (1000)")
+    rule.add_argument(
+        "--budget", type=float, default=USUAL.budget, help="an error rate that is always good enough (0.001; 0: none)"
+    )
+    rule.add_argument(
         "--latency-budget", type=float, default=USUAL.latency_budget, help="the same for answers above an edge (0.002; 0: none)"
     )
-    p.add_argument("--margin", type=float, help="no rollback at a ratio up to this (1.25; 1.5 without a baseline)")
-    p.add_argument("--bad-ratio", type=float, default=USUAL.bad_ratio, help="no promotion at a ratio from this on (2)")
-    p.add_argument("--edge", type=float, nargs="+", default=[], metavar="S", help="judge answers slower than this, seconds")
-    p.add_argument(
+    rule.add_argument("--margin", type=float, help="no rollback at a ratio up to this (1.25; 1.5 without a baseline)")
+    rule.add_argument("--bad-ratio", type=float, default=USUAL.bad_ratio, help="no promotion at a ratio from this on (2)")
+    rule.add_argument("--edge", type=float, nargs="+", default=[], metavar="S", help="judge answers slower than this, seconds")
+    rule.add_argument(
         "--objective-s", type=float, default=USUAL.objective_s, help="the latency objective: judge answers slower than it too"
     )
-    p.add_argument("--no-latency", action="store_true", help="judge errors only")
-    p.add_argument("--at-end", choices=("hold", "rollback"), default="hold", help="the verdict when time is up (hold)")
-    p.add_argument("--log", type=Path, metavar="FILE", help="the replay log (<id>.jsonl)")
-    p.add_argument("--plot", type=Path, metavar="FILE", help="the picture (<id>.svg)")
-    p.add_argument("--listen", metavar="HOST:PORT", help="answer controllers there, and go on until stopped")
-    p.add_argument("--json", action="store_true", help="print the decision record instead of text")
-    p.add_argument("--quiet", action="store_true", help="print only the verdict")
-    return p
+    rule.add_argument("--no-latency", action="store_true", help="judge errors only")
+    rule.add_argument("--at-end", choices=("hold", "rollback"), default="hold", help="the verdict when time is up (hold)")
+
+
+def _add_output(output: Group) -> None:
+    output.add_argument("--log", type=Path, metavar="FILE", help="the replay log (<id>.jsonl)")
+    output.add_argument("--plot", type=Path, metavar="FILE", help="the picture (<id>.svg)")
+    output.add_argument("--listen", metavar="HOST:PORT", help="answer controllers there, and go on until stopped")
+    output.add_argument("--json", action="store_true", help="print the decision record instead of text")
+    output.add_argument("--quiet", action="store_true", help="print only the verdict")
 
 
 def order_of(args: argparse.Namespace) -> RolloutSpec:

@@ -108,9 +108,10 @@ def test_a_candidate_on_this_machine_is_not_its_own_baseline(tmp_path: Path) -> 
         assert completed(tmp_path, "--candidate", "localhost:9000")[-2:] == ["--production", "127.0.0.1:8080"]
 
 
-def test_a_port_names_the_container_that_serves_now(tmp_path: Path) -> None:
+@pytest.mark.parametrize("port", [["--port", "9001"], ["--port=9001"]])
+def test_a_port_names_the_container_that_serves_now(port: list[str], tmp_path: Path) -> None:
     with running(tmp_path, 8080, 9000, 9001):
-        words = completed(tmp_path, "--candidate", "localhost:9000", "--port", "9001", "--json")
+        words = completed(tmp_path, "--candidate", "localhost:9000", *port, "--json")
     assert words == ["--candidate", "localhost:9000", "--json", "--production", "127.0.0.1:9001"]
 
 

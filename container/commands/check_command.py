@@ -12,6 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from evenkeel.container import environment
+from evenkeel.container.commands import model_folder
 from evenkeel.container.plan import machine, processes
 from evenkeel.serve.contract import catalogue
 
@@ -31,6 +32,7 @@ def check(
     Exit codes: 0 it would serve, 1 it would not, and why.
     """
     env = environment.read(environ)
+    model_folder.existing(folder)
     visible, given = env.gpus
     the_plan = processes.make(machine.cpus(), env.settings.fronts, env.settings.replicas, env.settings.threads,
                          devices=machine.gpus(Path("/dev"), visible, given))  # fmt: skip

@@ -18,6 +18,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from evenkeel.container.commands import model_folder
 from evenkeel.serve.contract import manifest
 from evenkeel.serve.contract.fingerprint import RECORD, SKIPPED
 from evenkeel.serve.errors import BadModel
@@ -37,7 +38,7 @@ def pack(
 
     Exit codes: 0 written, 1 the folder is no model or holds what SageMaker refuses.
     """
-    found = manifest.load(folder)
+    found = manifest.load(model_folder.existing(folder))
     files = collect(folder, output)
     listed = {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
     record = {"name": found.name, "version": found.version, "backend": found.backend, "files": listed}

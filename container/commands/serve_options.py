@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from evenkeel.container import environment
-from evenkeel.container.commands import serve_command
+from evenkeel.container.commands import model_folder, serve_command
 from evenkeel.container.environment import Given
 from evenkeel.serve.errors import BadSetting
 
@@ -43,7 +43,10 @@ def serve(
 
     Exit codes: 0 stopped as it was told, 1 it cannot start or gave up, and why.
     """
-    return serve_command.main(environ, given(folder, port, page, replicas, set))
+    options = given(folder, port, page, replicas, set)
+    if folder is not None:
+        model_folder.existing(folder)
+    return serve_command.main(environ, options)
 
 
 def given(

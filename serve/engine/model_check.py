@@ -6,6 +6,7 @@ it would serve.
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -48,6 +49,9 @@ def checked(folder: Path, options: LoadOptions) -> int:
         print_proof(warmup)
     except BadModel as e:
         print(f"NOT OK    {e.message}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # nobody reads on, as behind `| head`; Python would complain once more when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as e:
         print(f"NOT OK    this is not foreseen: {said(e)}", file=sys.stderr)

@@ -422,3 +422,9 @@ def test_files_of_the_working_directory_are_no_modules(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stderr
     judged = subprocess.run([EVENKEEL, "judge", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=START_S)
     assert judged.returncode == 0 and "usage" in judged.stdout
+
+
+def test_a_check_whose_reader_leaves_ends_without_a_complaint() -> None:
+    done = subprocess.run(["bash", "-c", f"{EVENKEEL} check {DIGITS} | head -1"], capture_output=True, text=True, timeout=START_S,
+                          env=clean_environment({}))  # fmt: skip
+    assert done.stdout.startswith("model ") and done.stderr == ""

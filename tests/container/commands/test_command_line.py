@@ -68,10 +68,10 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Given]]:
 
 
 def test_options_of_serve_stand_for_settings(served: list[dict[str, Given]]) -> None:
-    words = ["serve", "m", "--port", "9000", "--page", "9091", "--replicas", "2", "--set", "drain_s=5", "--set=EVENKEEL_LOG=text"]
+    words = ["serve", ".", "--port", "9000", "--page", "9091", "--replicas", "2", "--set", "drain_s=5", "--set=EVENKEEL_LOG=text"]
     assert main(words, {}) == 0
     env = environment.read({"SAGEMAKER_BIND_TO_PORT": "1", "EVENKEEL_DRAIN_S": "9"}, served[0])
-    assert (env.model_dir, env.settings.port, env.sidecar) == (Path("m"), 9000, ("127.0.0.1", 9091))
+    assert (env.model_dir, env.settings.port, env.sidecar) == (Path("."), 9000, ("127.0.0.1", 9091))
     assert (env.settings.replicas, env.settings.drain_s, env.settings.log) == (2, 5.0, "text")
     assert env.origins["SAGEMAKER_BIND_TO_PORT"] == "--port"
 
@@ -105,3 +105,20 @@ def test_a_wrong_value_is_told_by_the_name_of_its_option() -> None:
         environment.read({}, serve_options.given(None, 99999, None, None, ()))
     with pytest.raises(BadSetting, match="--set replicas='two' must be a whole number"):
         environment.read({}, serve_options.given(None, None, None, None, ("replicas=two",)))
+
+
+@pytest.mark.parametrize("verb", ["serve", "check", "pack"])
+def test_a_folder_that_is_none_is_told_by_what_is_there(
+    verb: str, tmp_path: Path, served: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.tar.gz").touch()
+    (tmp_path / "model.onnx").touch()
+    for name, told in (
+        ("nowhere", "does not exist"),
+        ("model.tar.gz", "unpack it"),
+        ("model.onnx", "name the one that holds it"),
+    ):
+        assert main([verb, str(tmp_path / name)], {}) == 1
+        said = capsys.readouterr().err
+        assert told in said and name in said and said.count("\n") == 1
+    assert served == []

@@ -72,7 +72,7 @@ def head(content_type: str = "application/json", accept: str = "", **headers: st
     pairs = [(b"content-type", content_type.encode()), (b"content-length", b"1")]
     pairs += [(b"accept", accept.encode())] if accept else []
     pairs += [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
-    return build(Route.INVOKE, b"POST", pairs, True, None)
+    return build(Route.INVOKE, b"POST", dict(pairs), 1, True, None)
 
 
 class EnginePlace:

@@ -63,7 +63,8 @@ class FrontProtocol(WholeRequests):
             self.request = ApplicationRequest(head, APPLICATION_BODY_BYTES_MAX)
             self.request.keep_alive = head.keep_alive and not self._leaving
             return
-        hot_head = build(route, head.method, head.headers, head.keep_alive and not self._leaving, self.connections.default_accept)
+        keep_alive, accept = head.keep_alive and not self._leaving, self.connections.default_accept
+        hot_head = build(route, head.method, head.values, head.length, keep_alive, accept, head.expects_continue)
         self.request = invocation = Invocation(self, hot_head)
         invocation.delimited = head.version == "1.1"
         invocation.refused = refused or self.bodies.too_large(head.length or 0)

@@ -23,7 +23,7 @@ LENGTHS = tuple(b"%d\r\n\r\n" % i for i in range(4096))  # the end of a small an
 # The steps of the table that are made here, looked up once: the state is set without asking again.
 ANSWERING = step(ConnectionState.IDLE, ConnectionState.ANSWERING)
 IDLE = step(ConnectionState.ANSWERING, ConnectionState.IDLE)
-NO_USUAL = Usual(b"", -1, build(Route.NOWHERE, b"", [], False, None))
+NO_USUAL = Usual(b"", -1, build(Route.NOWHERE, b"", {}, 0, False, None))
 _monotonic = time.monotonic
 
 

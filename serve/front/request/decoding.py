@@ -38,17 +38,17 @@ class BodyDecoder:
     def place(self, invocation: Invocation, to: Destination, body: Body, decoded: Decoded | None) -> bool:
         """Its tensors, or its body for a handler, into a slot. False: it is being decoded, and will come back with `decoded`.
         Raises what is wrong with it, and TooManyBytes where there is no room."""
-        model, head = invocation.model, invocation.head
+        model, formats = invocation.model, invocation.head.formats
         if model.signature is None:
             self._slot_writer.take_raw(invocation, body, model.reads_headers)
             return True
-        if head.wrong is not None:
-            raise head.wrong
+        if formats.wrong is not None:
+            raise formats.wrong
         if decoded is None:
-            if len(body) > OFFLOADED_FROM or not head.decoder.is_quick(body, model.signature):
+            if len(body) > OFFLOADED_FROM or not formats.decoder.is_quick(body, model.signature):
                 self._decode_offloaded(invocation, to, body, model, model.signature)
                 return False
-            decoded = head.decoder.decode(body, model.signature, head.params)
+            decoded = formats.decoder.decode(body, model.signature, formats.params)
         self._slot_writer.take(invocation, model, decoded)
         invocation.beyond = max(0, invocation.rows - model.rows_max)
         return True
@@ -72,9 +72,9 @@ class BodyDecoder:
 
     def _decode(self, invocation: Invocation, body: Body, signature: Signature) -> Decoded:
         """In the thread. What it may take is what is left for requests: one body may become far more than it weighs."""
-        head, room = invocation.head, self._bytes_max - self._slot_writer.slots.held_bytes - self._offload.bytes
+        formats, room = invocation.head.formats, self._bytes_max - self._slot_writer.slots.held_bytes - self._offload.bytes
         try:
-            return head.decoder.decode(body, signature, head.params, max(room, 0))
+            return formats.decoder.decode(body, signature, formats.params, max(room, 0))
         except BodyTooLarge as error:
             if 0 < error.needed <= self._bytes_max - len(body):  # at another time it would fit
                 raise self._engines.overloaded(f"{error.message} that are left (EVENKEEL_QUEUE_MB)", TooManyBytes) from error

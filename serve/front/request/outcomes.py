@@ -74,7 +74,7 @@ class Outcomes:
         elif invocation.model.signature is None:
             start, body, extra = raw_answer(memory[offset : offset + reply.bytes], self._batch)
             self._answer(invocation, invocation.model.starts.once(start), body, extra)
-        elif reply.bytes > invocation.head.encoder.quick_output_bytes:
+        elif reply.bytes > invocation.head.formats.encoder.quick_output_bytes:
             self._encode_offloaded(invocation, memory, reply)
         else:
             self.encode(invocation, memory, offset, reply.flags & FINITE != 0)
@@ -86,12 +86,12 @@ class Outcomes:
         except Exception as error:
             self.refuse(invocation, translated(error))
         else:
-            self._answer(invocation, invocation.model.starts[invocation.head.answer_start], body)
+            self._answer(invocation, invocation.model.starts[invocation.head.formats.answer_start], body)
 
     def _encode_offloaded(self, invocation: Invocation, memory: memoryview, reply: Reply) -> None:
         """A large answer. Its slot is no longer the request's: it is free once the thread has read it."""
         slot, invocation.slot = invocation.slot, None
-        start = invocation.model.starts[invocation.head.answer_start]
+        start = invocation.model.starts[invocation.head.formats.answer_start]
         offset = 0 if reply.flags & OVERFLOW else reply.offset
 
         def encode() -> bytes:
@@ -161,7 +161,7 @@ def _encoded(invocation: Invocation, memory: memoryview, offset: int, finite: bo
     model = invocation.model
     assert model.signature is not None, "handlers encode for themselves"
     arrays = model.outputs.unpack(memory, offset, invocation.rows)
-    return invocation.head.encoder.encode(arrays, model.signature, invocation.form, finite)
+    return invocation.head.formats.encoder.encode(arrays, model.signature, invocation.form, finite)
 
 
 def _close_file(invocation: Invocation, reply: Reply) -> None:

@@ -117,7 +117,7 @@ class RowBatcher:
         rest: list[Arrival] = []
         for each in arrived:
             invocation, body = each
-            decode_row = invocation.head.decode_row
+            decode_row = invocation.head.formats.decode_row
             row = decode_row(body, plan) if decode_row is not None and len(body) <= ROW_BODY_MAX else None
             if row is None or invocation.caller is None:
                 rest.append(each)
@@ -161,11 +161,11 @@ class RowBatcher:
             assert invocation.link is link, "an engine replies once to each request that it was given"
             assert invocation.slot is not None, "the engine had it until now"
             slots.append(invocation.slot)
-            caller, head = invocation.caller, invocation.head
+            caller, formats = invocation.caller, invocation.head.formats
             if caller is None:
                 left += invocation.left
                 continue
-            if head.encoder is not encoder or invocation.form is not INSTANCES:
+            if formats.encoder is not encoder or invocation.form is not INSTANCES:
                 self._outcomes.encode(invocation, self._memory, offset, True)
                 continue
             invocation.caller = None
@@ -174,7 +174,7 @@ class RowBatcher:
                     _note_ok(model, alike, now_s - started_s)  # those that were taken together took equally long
                 started_s, model, alike = invocation.started_s, invocation.model, 0
             alike += 1
-            start = start or model.starts[head.answer_start]  # one encoder, so one head for all
+            start = start or model.starts[formats.answer_start]  # one encoder, so one head for all
             try:
                 caller.answer(invocation, start, body)
             except Exception:  # a bug of ours must cost this caller only, not those whose replies come after it
@@ -200,7 +200,7 @@ class RowBatcher:
             ids.append(id)
             offsets.append(offset)
             numbers.append(offset // STEP)
-        encoder = self._in_flight.pending[ids[0]].head.encoder
+        encoder = self._in_flight.pending[ids[0]].head.formats.encoder
         encode_rows = getattr(encoder, "encode_rows", None)  # of a RowsCodec; isinstance would cost more than it says
         if encode_rows is None:
             return None

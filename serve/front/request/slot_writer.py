@@ -54,11 +54,12 @@ class SlotWriter:
     def take_raw(self, invocation: Invocation, body: Body, reads_headers: bool) -> None:
         """The user's handler decodes: the body goes as it came, behind what the handler may ask about it."""
         head = invocation.head
-        if head.encoded and head.wrong is not None:
-            raise head.wrong
+        formats = head.formats
+        if formats.encoded and formats.wrong is not None:
+            raise formats.wrong
         invocation.request_id = request_id = head.request_id or new_request_id()
         meta = orjson.dumps({
-            "content_type": head.content_type, "accept": head.accept,
+            "content_type": formats.content_type, "accept": formats.accept,
             "headers": head.headers if reads_headers else {},
             "request_id": request_id,
         })  # fmt: skip

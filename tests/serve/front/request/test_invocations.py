@@ -154,7 +154,7 @@ def test_a_refusal_holds_no_body_and_leaves_the_garbage_collector_nothing(row_co
             assert codes_seen == {code} and gc.collect() < 50
         finally:
             gc.enable()
-        assert the_head.wrong is None or the_head.wrong.__traceback__ is None
+        assert the_head.formats.wrong is None or the_head.formats.wrong.__traceback__ is None
 
 
 @pytest.mark.parametrize(("looked", "code"), [(False, "waits"), (True, "overloaded")])
@@ -771,7 +771,7 @@ def test_the_odd_ones_of_a_crowd_go_their_own_way_and_disturb_nobody() -> None:
 def test_the_same_bytes_come_back_whether_a_request_came_alone_or_in_a_crowd() -> None:
     with FrontBench(plain) as bench:
         heads = [head(), head("application/x-npy"), head(accept="application/x-npy"), head("application/x-npy", "text/csv")]
-        asked = [(npy([[i, 0.5]]) if "npy" in h.content_type else body([i, 0.5]), h) for i, h in enumerate(heads * 4)]
+        asked = [(npy([[i, 0.5]]) if "npy" in h.formats.content_type else body([i, 0.5]), h) for i, h in enumerate(heads * 4)]
         together = [bench.arrive(raw, h)[0] for raw, h in asked]
         bench.settle()
         alone = []

@@ -90,7 +90,7 @@ def test_the_body_of_one_who_does_not_wait_any_more_is_not_decoded(
 ) -> None:
     with busy_thread(bench):
         caller, invocation = bench.begin(LARGE)
-        monkeypatch.setattr(type(invocation.head.decoder), "decode", lambda *_: pytest.fail("it was decoded"))
+        monkeypatch.setattr(type(invocation.head.formats.decoder), "decode", lambda *_: pytest.fail("it was decoded"))
         if late:
             bench.clock.advance(TIMEOUT_S)
             bench.front.sweep()
@@ -108,7 +108,7 @@ RAW = np.tile(np.array([1.5, 2.5], np.float32), (ROWS, 1)).tobytes()
 
 def wide() -> Head:
     headers = [(b"content-type", b"application/octet-stream"), (b"accept", b"application/json")]
-    return build(Route.INVOKE, b"POST", headers, True, None)
+    return build(Route.INVOKE, b"POST", dict(headers), 1, True, None)
 
 
 def test_a_large_answer_is_encoded_in_the_thread_and_its_slot_is_free_then(bench: FrontBench) -> None:
@@ -155,7 +155,7 @@ def test_an_error_that_nobody_expected_is_answered_all_the_same(
         raise error
 
     small, large = b'{"instances": [[1, 2], [3, 4]]}', LARGE
-    monkeypatch.setattr(type(bench.begin(small)[1].head.decoder), "decode", decode)
+    monkeypatch.setattr(type(bench.begin(small)[1].head.formats.decoder), "decode", decode)
     for body in (small, large):
         caller = bench.ask(body)
         _until(bench, answered(caller))

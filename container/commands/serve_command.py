@@ -12,7 +12,7 @@ from evenkeel.container.commands.start_progress import StartProgress
 from evenkeel.container.commands.view_process import ViewProcess, show_card
 from evenkeel.container.environment import Environment, Given
 from evenkeel.container.plan import start_plan
-from evenkeel.container.plan.processes import ProcessPlan
+from evenkeel.container.plan.start_plan import StartPlan
 from evenkeel.container.supervise import listeners, process_tree
 from evenkeel.container.supervise.run_dir import RunDir
 from evenkeel.container.versions.deployer import Deployer, SwapRules
@@ -66,7 +66,7 @@ def serve(env: Environment, environ: Mapping[str, str], is_viewed: bool) -> int:
         listeners.warn_if_alone(data)
         side = listeners.listen_sidecar(env, data.getsockname()[1], or_next=is_viewed)
         reserved = listeners.reserve_grpc(env.sidecar[0], env.settings.grpc_health_port)
-        page = new_page(plan.processes)
+        page = new_page(plan)
         versions = Deployer(page, plan.catalogue, plan.version, swap_rules(env), {"fault_injection": env.settings.faults})
         tree = process_tree.make(env, plan.processes, page, versions, run_dir, data, side, text)
         told = {"address": listeners.home_address(data), "run_dir": str(run_dir.path), "model_dir": str(versions.serving.path)}
@@ -88,11 +88,11 @@ def serve(env: Environment, environ: Mapping[str, str], is_viewed: bool) -> int:
             reserved.close()
 
 
-def new_page(plan: ProcessPlan) -> StatusPage:
+def new_page(plan: StartPlan) -> StatusPage:
     page = StatusPage.create()
     sink().count_in(page.main.count, Main.LINES_LOST)
     page.main.value[Main.STARTED_S] = time.monotonic()
-    page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = plan.fronts, plan.places
+    page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = plan.processes.fronts, plan.processes.places
     return page
 
 

@@ -84,7 +84,10 @@ class Lanes:
         self._next = 0
         self.editions[self.serving] = self.named[-1]
 
-    def since(self, edition: int) -> set[int]:
-        """Editions that may answer what a front took while it followed that one."""
-        last = max((i for i, e in enumerate(self.named) if e == edition), default=0)
-        return set(self.named[last:])
+    def place_of(self, edition: int) -> int:
+        """Where in the order of those that were named a front is that follows this one now."""
+        return max((i for i, e in enumerate(self.named) if e == edition), default=0)
+
+    def since(self, place: int) -> set[int]:
+        """Editions that may answer what a front took while it followed the one of that place."""
+        return set(self.named[place:])

@@ -140,7 +140,7 @@ class Request:
     caller: Caller
     invocation: Invocation
     deadline_s: float
-    followed: int  # the edition to which its front sent everything when it came
+    followed: int  # place, in the order of those named, of the edition to which its front sent everything when it came
     wish: handling.Wish | None = None  # of a handler
     left: bool = False
     told: str = ""
@@ -263,7 +263,8 @@ class World:
         caller = Caller(keeps_up=lambda: self.calm or self.random.random() < 0.7)
         invocation = Invocation(caller, self._head(as_json))
         deadline_s, front = self.bench.clock() + TIMEOUT_S, self.bench.front
-        self.requests.append(Request(number, array, mark, as_json, caller, invocation, deadline_s, front.engines._edition, wish))
+        followed = self.lanes.place_of(front.engines._edition)
+        self.requests.append(Request(number, array, mark, as_json, caller, invocation, deadline_s, followed, wish))
         # As the hot path brings them, many in a turn of the event loop, or each on its own.
         enter = front.row_batcher.arrive if self.random.random() < 0.7 else self.bench.begin_alone
         enter(invocation, body)

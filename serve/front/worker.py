@@ -29,11 +29,9 @@ from evenkeel.serve.front.http.protocol import FrontProtocol
 from evenkeel.serve.front.pages.paced import Paced
 from evenkeel.serve.front.request.invocations import Invocations
 from evenkeel.serve.front.routing.front_warmup import FrontWarmup
-from evenkeel.serve.front.routing.router import AWAY_S
 from evenkeel.serve.front.routing.self_check import SelfCheck
 from evenkeel.serve.settings import FrontSettings
 
-BEAT_EVERY_S = 1.0
 LEAVING_LOOK_S = 0.05
 # After which a thread that decodes gives way to the event loop. The loop asks anew at each event: at Python's own 5 ms 400 new
 # connections wait for two seconds, at this tenth of a millisecond for a fifth of one, and the thread is 5 % slower.
@@ -88,7 +86,7 @@ class FrontWorker(Worker):  # type: ignore[misc]
         invocations.engines.rehearsal = FrontWarmup(connections, connect)
         check = SelfCheck(connections, connect, settings.self_check_s)
         sweeps = [asyncio.create_task(work) for work in (
-            invocations.keep_sweeping(), keep_sweeping(connections), wait_to_wind_down(connections),
+            invocations.keep_sweeping(), connections.keep_sweeping(), wait_to_wind_down(connections),
             check.keep_looking())]  # fmt: skip
         for task in sweeps:
             task.add_done_callback(leave_if_it_broke)
@@ -129,19 +127,6 @@ def leave_if_it_broke(sweep: asyncio.Task[None]) -> None:
         log("front_error", "a loop of the worker has ended on a bug of ours; it ends, and another takes its place", level="error",
             traceback=trace[-4000:])  # fmt: skip
         logline.leave(EXIT_BUG)
-
-
-async def keep_sweeping(connections: Connections) -> None:
-    looked_s = time.monotonic()
-    while True:
-        await asyncio.sleep(BEAT_EVERY_S)
-        now_s = time.monotonic()
-        away_s = now_s - looked_s - BEAT_EVERY_S
-        if away_s > AWAY_S:  # the container was paused, or we were: clients could say what they liked
-            connections.excuse(away_s)
-        await connections.sweep()
-        logline.sink().tell_lost()
-        looked_s = time.monotonic()
 
 
 async def wait_to_wind_down(connections: Connections) -> None:

@@ -43,7 +43,7 @@ class Bodies:
             return
         if invocation.body is None:
             if size == invocation.head.length:
-                invocation.whole = piece
+                invocation.single_piece = piece
                 return
             invocation.body = room(invocation.head.length or 0)
         invocation.body[invocation.received : invocation.received + size] = piece
@@ -61,7 +61,7 @@ class Bodies:
         """It is all here, and counts no more as being received."""
         body, invocation.body = invocation.body, None
         self._connections.receiving_bytes -= invocation.received
-        return invocation.whole if body is None else body
+        return invocation.single_piece if body is None else body
 
     def let_go(self, invocation: Invocation) -> None:
         """Nobody needs it any more."""

@@ -10,6 +10,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from evenkeel.serve.contract import logline
 from evenkeel.serve.contract.status_page import Front, StatusBlock, StatusPage
 from evenkeel.serve.errors import TooManyArriving, TooManyConnections
 from evenkeel.serve.front.http.idle import IdleConnections
@@ -21,6 +22,7 @@ from evenkeel.serve.settings import Limits
 if TYPE_CHECKING:
     from evenkeel.serve.front.http.client_connection import ClientConnection
 
+BEAT_EVERY_S = 1.0
 LATE_S = 0.5  # how often a worker that has no more time looks for requests that came so late
 OLD_BODY_S = 10.0  # when memory for bodies is short, those that have been coming longer than this give way first
 SWEPT_A_TURN = 32  # connections; a look takes 10 to 20 us
@@ -114,6 +116,17 @@ class Connections:
         """For so long nobody listened here, so clients were not silent."""
         for connection in self.open:
             connection.excuse(away_s)
+
+    async def keep_sweeping(self) -> None:
+        looked_s = _monotonic()
+        while True:
+            await asyncio.sleep(BEAT_EVERY_S)
+            away_s = _monotonic() - looked_s - BEAT_EVERY_S
+            if away_s > AWAY_S:  # the container was paused, or we were: clients could say what they liked
+                self.excuse(away_s)
+            await self.sweep()
+            logline.sink().tell_lost()
+            looked_s = _monotonic()
 
     async def sweep(self) -> None:
         """Close what is idle or has stopped sending. Called about once a second. A look at each of thousands takes a tenth of a

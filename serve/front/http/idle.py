@@ -63,13 +63,13 @@ class IdleConnections(Generic[C]):
 
     def _look(self, connections: Iterable[C], now_s: float) -> None:
         self._looked_s = now_s
-        found: defaultdict[str, list[tuple[float, int, C]]] = defaultdict(list)
+        by_address: defaultdict[str, list[tuple[float, int, C]]] = defaultdict(list)
         everybody = list(connections)
         for number, connection in enumerate(everybody):
             since_s = connection.idle_since_s
             if since_s is not None and now_s - since_s > IDLE_FOR_S:
-                found[connection.address].append((-since_s, number, connection))
-        self._by_address = {address: [c for *_, c in sorted(each)] for address, each in found.items()}
+                by_address[connection.address].append((-since_s, number, connection))
+        self._by_address = {address: [c for *_, c in sorted(each)] for address, each in by_address.items()}
         address, most = max(Counter(c.address for c in everybody).items(), key=itemgetter(1), default=("", 0))
         self._greedy = [c for c in everybody if c.address == address] if 2 * most > len(everybody) else []
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evenkeel.serve.errors import EvenkeelError
 from evenkeel.serve.front.http.answers import refusal
 from evenkeel.serve.front.http.bodies import Bodies
-from evenkeel.serve.front.http.connections import Connections
 from evenkeel.serve.front.http.request_head import Route, build
 from evenkeel.serve.front.http.silence import Action, ConnectionView, Silence
 from evenkeel.serve.front.http.whole_requests import WholeRequests
@@ -27,7 +26,10 @@ from evenkeel.serve.front.request.invocation import Invocation
 from evenkeel.serve.http.application import ApplicationRequest
 from evenkeel.serve.http.connection import CONTINUE
 from evenkeel.serve.http.connection_state import RECEIVING, ConnectionState
-from evenkeel.serve.http.strict import RequestHead
+
+if TYPE_CHECKING:
+    from evenkeel.serve.front.http.connections import Connections
+    from evenkeel.serve.http.strict import RequestHead
 
 APPLICATION_BODY_BYTES_MAX = 64 * 1024  # nothing there takes a body, but a client may send one
 SKIPPED_BYTES_MAX = 64 * 1024  # of the body of a refused request; beyond, the connection ends instead

@@ -55,16 +55,16 @@ SUMMARIES = {
 
 def described(app: FastAPI) -> Json:
     """The OpenAPI document."""
-    found: Json = app.openapi_schema or {}
-    if not found:
+    document: Json = app.openapi_schema or {}
+    if not document:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of FastAPI, about ids that are equal for GET and HEAD: ours take their place
-            found = get_openapi(title="evenkeel", version=VERSION, routes=app.routes, description=DESCRIPTION)
-        routes = {path: _of_route(path, operations) for path, operations in found["paths"].items()}
-        found["paths"] = {"/invocations": {"post": _invocations()}, "/ping": _pings(), **routes}
-        found["components"] = {"schemas": {"Error": ERROR, "ExecutionParameters": PARAMETERS}}
-        app.openapi_schema = found
-    return found
+            document = get_openapi(title="evenkeel", version=VERSION, routes=app.routes, description=DESCRIPTION)
+        routes = {path: _of_route(path, operations) for path, operations in document["paths"].items()}
+        document["paths"] = {"/invocations": {"post": _invocations()}, "/ping": _pings(), **routes}
+        document["components"] = {"schemas": {"Error": ERROR, "ExecutionParameters": PARAMETERS}}
+        app.openapi_schema = document
+    return document
 
 
 def _answer(what: str, *media: tuple[str, Json]) -> Json:
@@ -80,9 +80,9 @@ def _of_route(path: str, operations: Json) -> Json:
     return {
         method: {
             "summary": SUMMARIES[path], "operationId": _id(method, path), "responses": _responses(path),
-            **({"parameters": known["parameters"]} if "parameters" in known else {}),
+            **({"parameters": operation["parameters"]} if "parameters" in operation else {}),
         }
-        for method, known in sorted(operations.items())
+        for method, operation in sorted(operations.items())
     }  # fmt: skip
 
 
@@ -97,12 +97,12 @@ def _responses(path: str) -> Json:
         good = ("application/json", {"$ref": "#/components/schemas/ExecutionParameters"})
         return {"200": _answer("Parameters", good), **_of_any("No replica is ready yet; too_many_connections")}
     state = ("application/json", {"type": "object"})
-    found = {"200": _answer("Yes", state), **_of_any()}
+    responses = {"200": _answer("Yes", state), **_of_any()}
     if path != "/v2/health/live":
-        found["503"] = _answer("Not now, with the reason; or too_many_connections", state)
+        responses["503"] = _answer("Not now, with the reason; or too_many_connections", state)
     if "{name}" in path:
-        found["404"] = _error("Another model or version than the one served")
-    return found
+        responses["404"] = _error("Another model or version than the one served")
+    return responses
 
 
 def _of_any(unready: str = OF_ANY["503"]) -> Json:

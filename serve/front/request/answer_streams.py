@@ -12,7 +12,7 @@ from collections.abc import Callable
 import orjson
 
 from evenkeel.serve.errors import DeadlineExceeded, EvenkeelError
-from evenkeel.serve.front.request.handler_answer import said
+from evenkeel.serve.front.request.handler_answer import content_headers
 from evenkeel.serve.front.request.invocation import AnswerStream, Invocation
 from evenkeel.serve.settings import Limits
 from evenkeel.serve.transport import descriptor
@@ -44,7 +44,7 @@ class AnswerStreams:
             return
         part = bytes(self._memory[offset : offset + size])
         if flags & START:
-            kind, extra = said(part)
+            kind, extra = content_headers(part)
             invocation.stream = AnswerStream(kind, now_s - invocation.started_s, now_s + self._limits.stream_timeout_s)
             caller.open_stream(invocation, kind, extra)
             keeps_up = True

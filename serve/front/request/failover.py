@@ -91,7 +91,7 @@ class Failover:
         """Submit a request that no engine has; or hold it, or give it up."""
         if invocation.end is not None and not self._judge(invocation, invocation.end):
             return
-        if self.poisons.known and self.poisons.has(invocation):
+        if self.poisons.count and self.poisons.has(invocation):
             self.drop(invocation, poisoned_again())
             return
         if invocation.crashes and not self._engines.another_is_up:

@@ -60,7 +60,7 @@ class Invocation:
 
     caller: Caller | None  # None once answered or left: nobody waits any more
     refused: EvenkeelError | None = None  # why it will not be served, known from its head
-    whole = b""  # the body, where it came in one piece; else it grows in `body`
+    single_piece = b""  # the body, where it came in one piece; else it grows in `body`
     body: bytearray | memoryview | None = None
     received = 0  # bytes of `body` that have come
     skipped = 0  # bytes of the body of a refused request, which are thrown away

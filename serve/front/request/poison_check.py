@@ -28,64 +28,64 @@ ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"  # of the headers, what a hand
 
 
 class Poisons:
-    """What this front knows of them. `known`: how many there are; nothing else is looked at while it is 0."""
+    """What this front knows of them. `count`: how many there are; nothing else is looked at while it is 0."""
 
     def __init__(self, page: StatusPage, place: int, memory: memoryview) -> None:
         self._page, self._place, self._memory = page, place, memory
         self._counts = [page.poisons(front).count for front in range(FRONTS_MAX)]
         self._edition, self._written, self._oldest_s = -1, -1, 0.0
         self._by_sample: dict[int, set[bytes]] = {}
-        self.known = 0
+        self.count = 0
 
     def look(self, edition: int, now_s: float) -> None:
         """Called twenty times a second, and when one is found: what all fronts have found of the version that serves."""
         written = sum(count[0] for count in self._counts)
-        aged = self.known > 0 and now_s - self._oldest_s >= REMEMBERED_S
+        aged = self.count > 0 and now_s - self._oldest_s >= REMEMBERED_S
         if written == self._written and edition == self._edition and not aged:
             return
         self._written, self._edition = written, edition
-        found = poison_page.remembered(self._page, range(FRONTS_MAX), edition, now_s)
+        poisons = poison_page.remembered(self._page, range(FRONTS_MAX), edition, now_s)
         self._by_sample = {}
-        for poison in found:
+        for poison in poisons:
             self._by_sample.setdefault(poison.fingerprint.sample, set()).add(poison.fingerprint.digest)
-        self.known, self._oldest_s = len(found), min((p.found_s for p in found), default=0.0)
+        self.count, self._oldest_s = len(poisons), min((p.found_s for p in poisons), default=0.0)
 
     def check(self, invocation: Invocation) -> None:
         """Raises PoisonedRequest."""
-        if self.known and self.has(invocation):
+        if self.count and self.has(invocation):
             raise poisoned_again()
 
     def has(self, invocation: Invocation) -> bool:
         """Whether one is remembered that is the same as this request, which lies in its slot."""
         if invocation.model.edition != self._edition or invocation.used > BYTES_MAX:
             return False
-        given = _Given(self._memory, invocation)
-        digests = self._by_sample.get(given.sample())
-        return digests is not None and given.digest() in digests
+        data = EngineInput(self._memory, invocation)
+        digests = self._by_sample.get(data.sample())
+        return digests is not None and data.digest() in digests
 
     def remember(self, invocation: Invocation, now_s: float) -> None:
         if invocation.used <= BYTES_MAX and not self.has(invocation):
-            given = _Given(self._memory, invocation)
+            data = EngineInput(self._memory, invocation)
             edition = invocation.model.edition
-            poison_page.write(self._page, self._place, Poison(now_s, edition, Fingerprint(given.sample(), given.digest())))
+            poison_page.write(self._page, self._place, Poison(now_s, edition, Fingerprint(data.sample(), data.digest())))
             self.look(self._edition, now_s)
 
 
-class _Given:
+class EngineInput:
     """What an engine is given of a request: what it is told, and bytes."""
 
     def __init__(self, memory: memoryview, invocation: Invocation) -> None:
         slot = invocation.slot
         assert slot is not None, "it lies there until it has been answered"
         data = memory[slot.offset : slot.offset + invocation.used]
-        told = str(invocation.rows)
+        description = str(invocation.rows)
         if invocation.model.signature is None:
             size = int.from_bytes(data[:4], "little")
-            told, data = _told(json.loads(bytes(data[4 : 4 + size]))), data[4 + size :]
-        self._told, self._data = f"{told}\0{len(data)}\0".encode(), data
+            description, data = _handler_description(json.loads(bytes(data[4 : 4 + size]))), data[4 + size :]
+        self._description, self._data = f"{description}\0{len(data)}\0".encode(), data
 
     def sample(self) -> int:
-        data, made = self._data, hashlib.blake2b(self._told, digest_size=8)
+        data, made = self._data, hashlib.blake2b(self._description, digest_size=8)
         if len(data) <= 3 * PIECE:
             made.update(data)
         else:
@@ -95,11 +95,11 @@ class _Given:
         return int.from_bytes(made.digest(), "little")
 
     def digest(self) -> bytes:
-        made: _Hash = hashlib.sha256(self._told)
+        made: _Hash = hashlib.sha256(self._description)
         made.update(self._data)
         return made.digest()[:16]
 
 
-def _told(meta: dict[str, Any]) -> str:
+def _handler_description(meta: dict[str, Any]) -> str:
     """Of what a handler may ask, all that is the same when a client tries again."""
     return json.dumps([meta["content_type"], meta["accept"], (meta.get("headers") or {}).get(ATTRIBUTES)])

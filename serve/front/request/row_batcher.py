@@ -85,7 +85,7 @@ class RowBatcher:
         """Submit the plain rows among them, and begin the others one by one."""
         model, count, rest = to.model, len(arrived), arrived
         # While poisoned requests are known, each has to be looked at; and close to the limit of rows, too.
-        if model is not None and not self._poisons.known and self._in_flight.rows + count <= self._rows_max:
+        if model is not None and not self._poisons.count and self._in_flight.rows + count <= self._rows_max:
             if to.only is not None:
                 rest = self._submit(arrived, model, to.only)
             elif to.up:

@@ -77,10 +77,10 @@ class ServedVersion:
 
     def takes(self, other: ServedVersion) -> bool:
         """Whether a request that was decoded for the other one can run on this one: the inputs in its slot are the same."""
-        mine, theirs = self.signature, other.signature
-        if mine is None or theirs is None:
-            return mine is theirs
-        return mine.inputs == theirs.inputs and mine.rows_axis == theirs.rows_axis
+        signature, decoded_for = self.signature, other.signature
+        if signature is None or decoded_for is None:
+            return signature is decoded_for
+        return signature.inputs == decoded_for.inputs and signature.rows_axis == decoded_for.rows_axis
 
 
 class ReplyTaker(Protocol):

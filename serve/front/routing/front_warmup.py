@@ -41,9 +41,9 @@ class FrontWarmup:
         if not link.model.rehearsals:
             self._engines.reach.rehearsed(place, link.epoch)
             return
-        whole = not self._done and takes_traffic and warming(link)
-        self._done = self._done or whole
-        task = asyncio.get_running_loop().create_task((self._all if whole else self._one)(place, link, link.model))
+        is_full = not self._done and takes_traffic and warming(link)
+        self._done = self._done or is_full
+        task = asyncio.get_running_loop().create_task((self._all if is_full else self._one)(place, link, link.model))
         self._tasks.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
 

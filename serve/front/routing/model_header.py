@@ -31,8 +31,8 @@ class AnswerHeads(dict[bytes, bytes]):
         self.clear()
 
     def __missing__(self, start: bytes) -> bytes:
-        found = self[start] = self.once(start)
-        return found
+        head = self[start] = self.once(start)
+        return head
 
     def once(self, start: bytes) -> bytes:
         """Not remembered: for content types that a handler chooses."""

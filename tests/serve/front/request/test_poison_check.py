@@ -85,14 +85,14 @@ def test_after_ten_minutes_and_after_a_swap_they_may_run_again() -> None:
     with FrontBench(mortal([])) as bench:
         bench.ask(body([-1, 2]))
         live_through(bench)
-        assert bench.front.failover.poisons.known == 1
+        assert bench.front.failover.poisons.count == 1
         bench.front.failover.poisons.look(7, bench.clock())
-        assert bench.front.failover.poisons.known == 0, "another edition"
+        assert bench.front.failover.poisons.count == 0, "another edition"
         bench.front.sweep()
-        assert bench.front.failover.poisons.known == 1
+        assert bench.front.failover.poisons.count == 1
         bench.clock.advance(REMEMBERED_S)
         bench.front.sweep()
-        assert bench.front.failover.poisons.known == 0
+        assert bench.front.failover.poisons.count == 0
         bench.ask(body([-1, 2]))
         assert live_through(bench) == 2
 
@@ -108,7 +108,7 @@ def test_a_new_front_worker_and_another_one_know_them_too() -> None:
         assert bench.page.front(0).count[Front.QUEUE_ROWS] == 0
         poison_page.write(bench.page, 5, poison(9, bench.clock(), bench.page.main.count[Main.SERVING]))
         bench.front.sweep()
-        assert bench.front.failover.poisons.known == 2
+        assert bench.front.failover.poisons.count == 2
         bench.assert_clean()
 
 
@@ -153,4 +153,4 @@ def test_one_too_large_to_be_looked_at_in_one_go_is_not_remembered() -> None:
         assert model is not None
         huge.model = model
         bench.front.failover.poisons.remember(huge, bench.clock())
-        assert bench.front.failover.poisons.known == 0
+        assert bench.front.failover.poisons.count == 0

@@ -75,8 +75,10 @@ def found_by(seconds: float, onset_s: float = 0.0) -> Hit:
     return hit
 
 
-def measured(words: str, s: Scenario, hit: Hit, runs: int, rule: Rule = RULE, metric: str = ERRORS, **bar: float) -> Target:
-    rng, count, whole = np.random.default_rng(1), 0, 0
+def measured(
+    words: str, s: Scenario, hit: Hit, runs: int, seed: int, rule: Rule = RULE, metric: str = ERRORS, **bar: float
+) -> Target:
+    rng, count, whole = np.random.default_rng(seed), 0, 0
     for at in range(0, runs, CHUNK):
         counts = simulate(s, min(CHUNK, runs - at), rng)
         counted, good = hit(counts, judge(counts, replace(rule, max_s=s.minutes * 60.0), metric))
@@ -84,68 +86,75 @@ def measured(words: str, s: Scenario, hit: Hit, runs: int, rule: Rule = RULE, me
     return Target(words, count, whole, **bar)
 
 
-def false_rollbacks(runs: int) -> Iterator[Target]:
+def false_rollbacks(runs: int, seed: int) -> Iterator[Target]:
     for base in (0.0001, 0.001, 0.01, 0.05):
         for share in (0.5, 0.1):
             words = f"false rollback, quiet, base {base:.4g}, share {share:g}"
-            yield measured(words, Scenario(base=base, share=share), rolled_back, runs, most=0.01)
+            yield measured(words, Scenario(base=base, share=share), rolled_back, runs, seed, most=0.01)
     for ratio in (1.2, 1.3):
         for base in (0.001, 0.01):
             s = Scenario(base=base, trouble=Trouble(offset=ratio))
-            yield measured(f"false rollback, instance offset x {ratio}, base {base:g}", s, rolled_back, runs, most=0.05)
+            yield measured(f"false rollback, instance offset x {ratio}, base {base:g}", s, rolled_back, runs, seed, most=0.05)
     for words, (base, trouble) in BURSTS.items():
         bar = 0.01 if "30 s x 10" in words else 0.05 if "3 min" in words else 0.03
-        yield measured(f"false rollback, {words}", Scenario(base=base, trouble=trouble), rolled_back, runs, most=bar)
+        yield measured(f"false rollback, {words}", Scenario(base=base, trouble=trouble), rolled_back, runs, seed, most=bar)
     for words, (base, trouble) in HEAVY.items():
         for share in (0.5, 0.1):
             s = Scenario(base=base, share=share, trouble=trouble)
-            yield measured(f"false rollback, {words}, share {share:g}", s, rolled_back, runs, most=0.05)
+            yield measured(f"false rollback, {words}, share {share:g}", s, rolled_back, runs, seed, most=0.05)
     for words, trouble in {**OUTAGES, "diurnal swing of 80 %": Trouble(diurnal=0.8)}.items():
-        yield measured(f"false rollback, {words}", Scenario(trouble=trouble), rolled_back, runs, most=0.01)
+        yield measured(f"false rollback, {words}", Scenario(trouble=trouble), rolled_back, runs, seed, most=0.01)
 
 
-def false_promotions(runs: int) -> Iterator[Target]:
+def false_promotions(runs: int, seed: int) -> Iterator[Target]:
     bad = promoted_though_worse(2.0)
     for share, base in ((0.5, 0.001), (0.1, 0.001), (0.5, 0.01)):
         s = Scenario(share=share, base=base, ratio=2.0)
-        yield measured(f"false promotion of x 2, quiet, base {base:g}, share {share:g}", s, promoted, runs, most=0.05)
+        yield measured(f"false promotion of x 2, quiet, base {base:g}, share {share:g}", s, promoted, runs, seed, most=0.05)
     for words, (base, trouble) in (BURSTS | HEAVY).items():
         s = Scenario(base=base, ratio=2.0, trouble=trouble)
-        yield measured(f"false promotion of x 2 where the run's own ratio is 2 or more, {words}", s, bad, runs, most=0.05)
+        yield measured(f"false promotion of x 2 where the run's own ratio is 2 or more, {words}", s, bad, runs, seed, most=0.05)
     offset = Scenario(base=0.01, ratio=2.0, trouble=Trouble(offset=1.3))
-    yield measured("false promotion of x 2, instance offset x 1.3, base 1 %", offset, promoted, runs, most=0.05)
+    yield measured("false promotion of x 2, instance offset x 1.3, base 1 %", offset, promoted, runs, seed, most=0.05)
     for words, trouble in OUTAGES.items():
         for share in (0.5, 0.1):
-            for ratio, bar in ((2.0, 0.05), (3.0, 0.05), (10.0, 0.01)):
+            for ratio, bar in ((2.0, 0.05), (10.0, 0.01)):
                 s = Scenario(share=share, ratio=ratio, trouble=trouble)
-                yield measured(f"false promotion of x {ratio:g}, {words}, share {share:g}", s, promoted, runs, most=bar)
+                yield measured(f"false promotion of x {ratio:g}, {words}, share {share:g}", s, promoted, runs, seed, most=bar)
 
 
-def detections(runs: int) -> Iterator[Target]:
+def detections(runs: int, seed: int) -> Iterator[Target]:
     three = Scenario(ratio=3.0)
-    yield measured("x 3 errors in 15 min, half", three, found_by(900), runs, least=0.95)
-    yield measured("x 3 errors in 15 min, 10 %", replace(three, share=0.1), found_by(900), runs, least=0.9)
+    yield measured("x 3 errors in 15 min, half", three, found_by(900), runs, seed, least=0.95)
+    yield measured("x 3 errors in 15 min, 10 %", replace(three, share=0.1), found_by(900), runs, seed, least=0.9)
     words = "x 3 errors in 30 min, no baseline, 5 %"
-    yield measured(words, replace(three, share=0.05), found_by(1800), runs, NO_BASELINE, least=0.9)
+    yield measured(words, replace(three, share=0.05), found_by(1800), runs, seed, NO_BASELINE, least=0.9)
     for share in (0.5, 0.1):
         yield measured(
-            f"x 10 errors in 5 min, share {share:g}", Scenario(ratio=10.0, share=share), found_by(300), runs, least=0.99
+            f"x 10 errors in 5 min, share {share:g}", Scenario(ratio=10.0, share=share), found_by(300), runs, seed, least=0.99
         )
     for share in (0.5, 0.1, 0.05):
         s = Scenario(base=0.0, share=share, trouble=QUIET, minutes=5)
-        yield measured(f"outage (100 % errors) in 30 s, share {share:g}", s, _outage_found, runs, least=0.99)
+        yield measured(f"outage (100 % errors) in 30 s, share {share:g}", s, _outage_found, runs, seed, least=0.99)
     for edge, base, ratio in (("p99", 0.01, 2.49), ("p90", 0.1, 1.8)):
         s = Scenario(base=base, ratio=ratio)
-        yield measured(f"latency x 1.2 in 10 min, by the {edge} edge", s, found_by(590), runs, metric=EDGE, least=0.95)
+        yield measured(f"latency x 1.2 in 10 min, by the {edge} edge", s, found_by(590), runs, seed, metric=EDGE, least=0.95)
     for onset in (0, 300, 600, 1500, 2700):
         for ratio in (3.0, 5.0, 10.0):
             s = Scenario(ratio=ratio, onset_s=onset, minutes=75)
             bar = {3.0: 900.0, 5.0: 600.0, 10.0: 300.0}[ratio]
             yield measured(
-                f"x {ratio:g} from {onset} s on, within {bar:g} s (followed)", s, _follow(bar, onset), runs // 5, least=0.95
+                f"x {ratio:g} from {onset} s on, within {bar:g} s (followed)",
+                s,
+                _follow(bar, onset),
+                max(1, runs // 5),
+                seed,
+                least=0.95,
             )
     s = Scenario(ratio=5.0, ramp_s=1800, minutes=60)
-    yield measured("x 1 to x 5 in 30 min: found within the hour (followed)", s, _follow(3600, 0), runs // 5, least=0.95)
+    yield measured(
+        "x 1 to x 5 in 30 min: found within the hour (followed)", s, _follow(3600, 0), max(1, runs // 5), seed, least=0.95
+    )
 
 
 def _outage_found(k: Counts, _: Outcome) -> tuple[Array, Array]:
@@ -163,17 +172,17 @@ def _follow(seconds: float, onset_s: float) -> Hit:
     return hit
 
 
-def promotions(runs: int) -> Iterator[Target]:
-    yield measured("healthy promoted in 30 min, half", Scenario(), promoted, runs, least=0.97)
-    yield measured("healthy promoted in 30 min, base 1 %", Scenario(base=0.01), promoted, runs, least=0.97)
-    yield measured("healthy promoted in 30 min, 10 %", Scenario(share=0.1), promoted, runs)
+def promotions(runs: int, seed: int) -> Iterator[Target]:
+    yield measured("healthy promoted in 30 min, half", Scenario(), promoted, runs, seed, least=0.97)
+    yield measured("healthy promoted in 30 min, base 1 %", Scenario(base=0.01), promoted, runs, seed, least=0.97)
+    yield measured("healthy promoted in 30 min, 10 %", Scenario(share=0.1), promoted, runs, seed)
     for words, trouble in OUTAGES.items():
-        yield measured(f"healthy promoted in 30 min, {words}", Scenario(trouble=trouble), promoted, runs, least=0.9)
+        yield measured(f"healthy promoted in 30 min, {words}", Scenario(trouble=trouble), promoted, runs, seed, least=0.9)
     for words, (base, trouble) in (BURSTS | HEAVY).items():
-        yield measured(f"healthy promoted in 30 min, {words}", Scenario(base=base, trouble=trouble), promoted, runs)
+        yield measured(f"healthy promoted in 30 min, {words}", Scenario(base=base, trouble=trouble), promoted, runs, seed)
     for rps, minutes in ((20.0, 60), (2.0, 60)):
         s = Scenario(rps=rps, base=0.01, minutes=minutes)
-        yield measured(f"healthy promoted in {minutes} min, {rps:g} requests a second, base 1 %", s, promoted, runs)
+        yield measured(f"healthy promoted in {minutes} min, {rps:g} requests a second, base 1 %", s, promoted, runs, seed)
 
 
 OTHERS: dict[str, Callable[[Counts], Array]] = {
@@ -186,18 +195,18 @@ OTHERS: dict[str, Callable[[Counts], Array]] = {
 }
 
 
-def others(runs: int) -> Iterator[Target]:
+def others(runs: int, seed: int) -> Iterator[Target]:
     traffic = {f"r = {ratio:g}, base 0.1 %": Scenario(ratio=ratio) for ratio in (1.0, 2.0, 3.0)}
     traffic["r = 1, base 1 %"] = Scenario(base=0.01)
     for words, (base, trouble) in (BURSTS | HEAVY).items():
         traffic[f"r = 1, {words}"] = Scenario(base=base, trouble=trouble)
     for words, s in traffic.items():
-        counts = simulate(s, min(runs, CHUNK), np.random.default_rng(1))
+        counts = simulate(s, min(runs, CHUNK), np.random.default_rng(seed))
         for name, rule in OTHERS.items():
             yield Target(f"rolled back | {words} | {name}", int(rule(counts).sum()), len(counts.c))
 
 
-PIECES: dict[str, Callable[[int], Iterator[Target]]] = {
+PIECES: dict[str, Callable[[int, int], Iterator[Target]]] = {
     "rollback": false_rollbacks, "promotion": false_promotions, "detection": detections, "healthy": promotions, "others": others,
     "fleet": judge_fleet.targets,
 }  # fmt: skip
@@ -207,6 +216,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--piece", choices=PIECES, help="what to measure")
     parser.add_argument("--runs", type=int, default=5000, help="runs a cell")
+    parser.add_argument("--seed", type=int, default=1, help="another seed adds runs to the same cells of a file")
+
     parser.add_argument("--out", type=Path, help="append what was measured to this file, a line a cell")
     parser.add_argument("--page", type=Path, metavar="FILE", help="print such a file as a table")
     args = parser.parse_args(argv)
@@ -215,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(page({piece: [Target(**row["target"]) for row in rows if row["piece"] == piece] for piece in PIECES}))
         return 0
     began_s = time.monotonic()
-    for target in PIECES[args.piece](args.runs):
+    for target in PIECES[args.piece](args.runs, args.seed):
         print(f"{time.monotonic() - began_s:5.0f} s {target.row()}", flush=True)
         if args.out:
             with args.out.open("a") as out:

@@ -55,12 +55,21 @@ TITLES = {
 
 
 def page(pieces: dict[str, list[Target]]) -> str:
-    """All that was measured as Markdown."""
+    """All that was measured as Markdown. A cell that was measured more than once, with other seeds, is one cell."""
     lines = []
-    for piece, targets in pieces.items():
+    for piece, measured in pieces.items():
+        targets = merged(measured)
         if targets:
             lines += ["", f"## {TITLES[piece]}", "", *(_beside(targets) if piece == "others" else _bars(targets))]
     return "\n".join(lines)
+
+
+def merged(targets: list[Target]) -> list[Target]:
+    found: dict[str, Target] = {}
+    for t in targets:
+        known = found.get(t.words, Target(t.words, 0, 0, t.least, t.most))
+        found[t.words] = Target(t.words, known.count + t.count, known.runs + t.runs, t.least, t.most)
+    return list(found.values())
 
 
 def _bars(targets: list[Target]) -> list[str]:

@@ -15,21 +15,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
-from evenkeel.sidecar.rollout import plot, replay
+from evenkeel.sidecar.rollout import judge_options, plot, replay
 from evenkeel.sidecar.rollout.decision_server import DecisionServer, listening
-from evenkeel.sidecar.rollout.judge_errors import BadLog, BadRule, CannotJudge
+from evenkeel.sidecar.rollout.judge_errors import BadLog, CannotJudge
 from evenkeel.sidecar.rollout.reasons import RolloutVerdict
 from evenkeel.sidecar.rollout.rollout import Record, Rollout
 from evenkeel.sidecar.rollout.rule import Arm, Rule
 from evenkeel.sidecar.rollout.sources import Direct, Prometheus, Round, Source, targets
-from evenkeel.sidecar.rollout.spec import UNCHECKED, RolloutSpec, check_numbers
+from evenkeel.sidecar.rollout.spec import RolloutSpec, check_numbers
 
 EXIT = {RolloutVerdict.PROMOTE: 0, RolloutVerdict.ROLLBACK: 1, RolloutVerdict.HOLD: 2}
 COULD_NOT_JUDGE = 3
-USUAL = RolloutSpec()
-Group = argparse._ArgumentGroup  # of options, with a title in the help
 
 
 class Clock(Protocol):
@@ -43,101 +41,6 @@ class RealClock:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse leaves with 2, which means hold here."""
-
-    def error(self, message: str) -> NoReturn:
-        raise CannotJudge(f"{message} (see evenkeel judge --help)")
-
-
-EPILOG = """examples:
-  evenkeel judge --candidate localhost:8081                  against the container that runs on this machine
-  evenkeel judge --baseline b1:8080 b2:8080 --candidate c1:8080 c2:8080
-  evenkeel judge --replay rollout-20261123T213040Z.jsonl     the verdict of a log again
-
-exit codes: 0 promote, 1 roll back, 2 hold, 3 could not judge"""
-
-
-def parser() -> Parser:
-    p = Parser(prog="evenkeel judge", usage="evenkeel judge --candidate URL … [--baseline URL … | --production URL …] [options]",
-               description="Compare a candidate with a baseline: promote, hold or roll back.", epilog=EPILOG,
-               formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    _add_arms(p.add_argument_group("whom to compare"))
-    _add_rule(p.add_argument_group("when it is good enough"))
-    _add_output(p.add_argument_group("what is written"))
-    return p
-
-
-def _add_arms(arms: Group) -> None:
-    arms.add_argument("--port", type=int, help="the container on this machine that serves now, instead of --production")
-    arms.add_argument("--candidate", nargs="+", metavar="URL", default=[], help="instances of the new version; /metrics is added")
-    arms.add_argument("--baseline", nargs="+", metavar="URL", default=[], help="instances of the old version, freshly started")
-    arms.add_argument("--production", nargs="+", metavar="URL", default=[], help="instances that serve now")
-    arms.add_argument(
-        "--prometheus", metavar="URL", help="ask this server; the arms are then label selectors: 'track=\"canary\"'"
-    )
-    arms.add_argument("--instance-label", default="instance", help="what names an instance in Prometheus (instance)")
-    arms.add_argument("--model", default="", help="only this model's series")
-    arms.add_argument("--replay", type=Path, metavar="FILE", help="compute the verdict of a replay log again")
-    arms.add_argument("--split", metavar="ARM=W,ARM=W", help="intended weights (baseline=1,candidate=1), or: unchecked")
-    arms.add_argument("--id", default="", help="name of this rollout (rollout-<time>)")
-
-
-def _add_rule(rule: Group) -> None:
-    rule.add_argument("--window-s", type=float, default=USUAL.window_s, help="seconds between looks (10)")
-    rule.add_argument(
-        "--block-s", type=float, default=USUAL.block_s, help="seconds a block of the sign witness (30; 60 if faults are bursty)"
-    )
-    rule.add_argument("--min-minutes", type=float, default=USUAL.min_minutes, help="no promotion earlier (5)")
-    rule.add_argument("--max-minutes", type=float, default=USUAL.max_minutes, help="the verdict comes no later (30)")
-    rule.add_argument("--ready-minutes", type=float, default=USUAL.ready_minutes,
-                   help="a candidate that is not ready by then is rolled back (10)")  # fmt: skip
-    rule.add_argument("--min-requests", type=int, default=USUAL.min_requests, help="no promotion with fewer in an arm (1000)")
-    rule.add_argument(
-        "--budget", type=float, default=USUAL.budget, help="an error rate that is always good enough (0.001; 0: none)"
-    )
-    rule.add_argument(
-        "--latency-budget", type=float, default=USUAL.latency_budget, help="the same for answers above an edge (0.002; 0: none)"
-    )
-    rule.add_argument("--margin", type=float, help="no rollback at a ratio up to this (1.25; 1.5 without a baseline)")
-    rule.add_argument("--bad-ratio", type=float, default=USUAL.bad_ratio, help="no promotion at a ratio from this on (2)")
-    rule.add_argument("--edge", type=float, nargs="+", default=[], metavar="S", help="judge answers slower than this, seconds")
-    rule.add_argument(
-        "--objective-s", type=float, default=USUAL.objective_s, help="the latency objective: judge answers slower than it too"
-    )
-    rule.add_argument("--no-latency", action="store_true", help="judge errors only")
-    rule.add_argument("--at-end", choices=("hold", "rollback"), default="hold", help="the verdict when time is up (hold)")
-
-
-def _add_output(output: Group) -> None:
-    output.add_argument("--log", type=Path, metavar="FILE", help="the replay log (<id>.jsonl)")
-    output.add_argument("--plot", type=Path, metavar="FILE", help="the picture (<id>.svg)")
-    output.add_argument("--listen", metavar="HOST:PORT", help="answer controllers there, and go on until stopped")
-    output.add_argument("--json", action="store_true", help="print the decision record instead of text")
-    output.add_argument("--quiet", action="store_true", help="print only the verdict")
-
-
-def order_of(args: argparse.Namespace) -> RolloutSpec:
-    return RolloutSpec(
-        candidate=tuple(args.candidate), baseline=tuple(args.baseline), production=tuple(args.production),
-        id=args.id or time.strftime("rollout-%Y%m%dT%H%M%SZ", time.gmtime()), model=args.model, split=split_of(args.split),
-        split_checked=args.split != UNCHECKED, window_s=args.window_s, block_s=args.block_s, min_minutes=args.min_minutes,
-        max_minutes=args.max_minutes, ready_minutes=args.ready_minutes,
-        min_requests=args.min_requests, budget=args.budget, latency_budget=args.latency_budget,
-        margin=args.margin, bad_ratio=args.bad_ratio, edge=tuple(args.edge), objective_s=args.objective_s,
-        no_latency=args.no_latency, at_end=args.at_end,
-    )  # fmt: skip
-
-
-def split_of(text: str | None) -> dict[Arm, float] | None:
-    if text is None or text == UNCHECKED:
-        return None
-    try:
-        return {Arm(arm.strip()): float(weight) for arm, _, weight in (part.partition("=") for part in text.split(","))}
-    except ValueError as e:
-        raise BadRule(f"--split {text}: expected something like baseline=1,candidate=1") from e
 
 
 def source_of(args: argparse.Namespace, order: RolloutSpec) -> Source:
@@ -245,7 +148,7 @@ def had_data(record: Record) -> bool:
 def run_live(args: argparse.Namespace, clock: Clock, show: JudgeOutput) -> tuple[dict[str, Any], Rollout]:
     if not args.candidate or not (args.baseline or args.production):
         raise CannotJudge("give --candidate and --baseline (or --production), or --replay")
-    order = order_of(args)
+    order = judge_options.order_of(args, time.strftime("rollout-%Y%m%dT%H%M%SZ", time.gmtime()))
     check_numbers(order)
     rollout = Rollout(order.rule(), order.split)
     source = source_of(args, order)
@@ -292,17 +195,20 @@ def save(path: Path, text: str) -> None:
 
 
 def judge(argv: Sequence[str], clock: Clock, write: Callable[[str], Any]) -> int:
-    args = parser().parse_args(argv)
+    args = judge_options.parsed(argv)
     show = JudgeOutput(write, quiet=args.quiet or args.json)
+    if args.plan:
+        write(judge_options.planned(args))
+        return 0
     if args.replay:
-        found = run_replay(args.replay, show)
+        found = run_replay(Path(args.replay), show)
         record, rule, lines = found.decision, found.rule, found.lines
     else:
         record, rollout = run_live(args, clock, show)
         rule, lines = rollout.rule, replay.recompute(rollout.rule, tuple(rollout.windows)).lines
-        log = args.log or Path(f"{rule.rollout}.jsonl")
+        log = Path(args.log or f"{rule.rollout}.jsonl")
         save(log, "\n".join(rollout.log()) + "\n")
-    picture = args.plot or (None if args.replay else Path(f"{rule.rollout}.svg"))
+    picture = Path(args.plot) if args.plot else None if args.replay else Path(f"{rule.rollout}.svg")
     if picture:
         save(picture, plot.svg(rule, lines, record["decision"], record["elapsed_s"]))
     if args.json:

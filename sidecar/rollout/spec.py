@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any
 
+from evenkeel.sidecar.rollout import slo_text
 from evenkeel.sidecar.rollout.judge_errors import BadRule
 from evenkeel.sidecar.rollout.rule import EDGES_MAX, Arm, Rule
 
@@ -49,6 +50,8 @@ class RolloutSpec:
     bad_ratio: float = 2.0
     edge: tuple[float, ...] = ()
     objective_s: float = 0.0
+    slo: str = ""  # errors=1%,p99=300ms
+    initial_delay_s: float = 0.0
     no_latency: bool = False
     at_end: str = "hold"
 
@@ -71,6 +74,8 @@ class RolloutSpec:
             latency=not self.no_latency,
             edges=tuple(sorted(set(self.edge))),
             objective_s=self.objective_s,
+            slo=slo_text.read(self.slo),
+            initial_delay_s=self.initial_delay_s,
             mix_checked=self.split_checked,
         )
 
@@ -114,7 +119,7 @@ def from_json(data: object, id_else: str) -> RolloutSpec:
 
 
 NUMBERS = ("window_s", "block_s", "min_minutes", "max_minutes", "ready_minutes", "min_requests", "budget", "latency_budget",
-           "bad_ratio", "objective_s")  # fmt: skip
+           "bad_ratio", "objective_s", "slo", "initial_delay_s")  # fmt: skip
 
 
 def check_numbers(order: RolloutSpec) -> None:
@@ -221,6 +226,13 @@ def _name(name: str, value: object) -> str:
     return value
 
 
+def _slo(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise BadRule(f"{name}: expected a text such as errors=1%,p99=300ms")
+    slo_text.read(value)
+    return value
+
+
 def _one_of(*words: str) -> Reader:
     def read(name: str, value: object) -> str:
         if value not in words:
@@ -236,6 +248,7 @@ READERS: dict[str, Reader] = {
     "max_minutes": _number(0.01, MINUTES_MAX), "ready_minutes": _number(0.01, MINUTES_MAX),
     "min_requests": _whole(0, 10**9), "budget": _number(0, 1),
     "latency_budget": _number(0, 1), "margin": _number(1, 1000), "bad_ratio": _number(1, 1000),
+    "slo": _slo, "initial_delay_s": _number(0, SECONDS_MAX),
     "edge": _numbers(EDGES_MAX, 1e-6, SECONDS_MAX), "objective_s": _number(0, SECONDS_MAX), "no_latency": _flag,
     "at_end": _one_of("hold", "rollback"),
 }  # fmt: skip

@@ -1,0 +1,30 @@
+"""Objectives as people write them: `errors=1%,p99=300ms`. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from evenkeel.sidecar.rollout.judge_errors import BadRule
+from evenkeel.sidecar.rollout.rule import Objective
+
+OBJECTIVES_MAX = 8
+PART = re.compile(r"(errors|p[0-9]{1,2}(?:\.[0-9]{1,3})?)=([0-9]+(?:\.[0-9]+)?)(%|ms|s)", re.ASCII)
+SECONDS = {"ms": 0.001, "s": 1.0}
+
+
+def read(text: str) -> tuple[Objective, ...]:
+    """Raises BadRule that shows what was expected."""
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if len(parts) > OBJECTIVES_MAX:
+        raise BadRule(f"slo: at most {OBJECTIVES_MAX} objectives")
+    return tuple(_objective(part) for part in parts)
+
+
+def _objective(part: str) -> Objective:
+    found = PART.fullmatch(part)
+    if found is None or (found[1] == "errors") != (found[3] == "%"):
+        raise BadRule(f"slo: {part[:40]!r}: expected errors=1% or p99=300ms")
+    name, value = found[1], float(found[2])
+    if name == "errors":
+        return Objective(name, value / 100)
+    return Objective(name, round(1 - float(name[1:]) / 100, 9), value * SECONDS[found[3]])

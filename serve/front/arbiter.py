@@ -6,6 +6,7 @@ supervisor, so it stays open while workers, and gunicorn itself, restart.
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from typing import Any
@@ -44,7 +45,12 @@ class Application(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> FastAPI:
-        return build()
+        """Once, before the first worker is forked. What there is by then lives for ever: a collector that looked at it again in a
+        worker would write to each of its pages, and none would be shared any more."""
+        application = build()
+        gc.collect()
+        gc.freeze()
+        return application
 
     def run(self) -> None:
         FrontArbiter(self).run()

@@ -7,7 +7,7 @@ manifest in `shapes`. Knows nothing of requests, slots or batches beyond "the fi
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,13 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from evenkeel.serve.contract import fingerprint
-from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.manifest import Manifest
 from evenkeel.serve.contract.signature import Signature
 from evenkeel.serve.engine.backends.base import Array, BoundRun, Capabilities, LoadOptions
-from evenkeel.serve.engine.backends.formats import kind_of
-from evenkeel.serve.engine.backends.gpu import cuda_runtime, device_memory
-from evenkeel.serve.engine.backends.gpu.assigned_device import facts, unused
-from evenkeel.serve.engine.backends.gpu.cuda_graphs import Graphs
-from evenkeel.serve.engine.backends.gpu.cuda_runtime import Runtime
+from evenkeel.serve.engine.backends.gpu.assigned_device import facts
 from evenkeel.serve.engine.backends.model_shapes import Runs, settle
-from evenkeel.serve.engine.backends.onnx import onnx_device, providers
-from evenkeel.serve.engine.backends.onnx.onnx_device import OnnxPendingOutputs, OnnxTransfers
-from evenkeel.serve.engine.backends.onnx.onnx_graphs import OnnxGraph
-from evenkeel.serve.engine.backends.onnx.onnx_run import ONNX_BFLOAT16, DeviceRun
+from evenkeel.serve.engine.backends.onnx import providers
+from evenkeel.serve.engine.backends.onnx.onnx_run import ONNX_BFLOAT16
 from evenkeel.serve.engine.backends.onnx.onnx_words import advice, found, refuse_mixture, refuse_unknown, short
 from evenkeel.serve.engine.backends.onnx.providers import Provider
 from evenkeel.serve.engine.foreign import text_of
@@ -65,7 +57,7 @@ class OnnxBackend:
         try:
             return self._run(inputs)
         except Exception as e:  # onnxruntime's errors have no common base class
-            raise _failed(e) from e
+            raise failed(e) from e
 
     def describe(self) -> Mapping[str, Any]:
         meta = self._session.get_modelmeta()
@@ -108,50 +100,16 @@ class OnnxOnHost(OnnxBackend):
         begin, bound = session.run_with_iobinding, binding
         if hasattr(session, "_sess") and hasattr(binding, "_iobinding"):  # as in `_runs`; the public one takes 75 us in 1.31
             begin, bound = session._sess.run_with_iobinding, binding._iobinding
-        return BoundRun(partial(begin, bound, options), _failed)
+        return BoundRun(partial(begin, bound, options), failed)
 
 
-class OnnxOnDevice(OnnxBackend):
-    """On a GPU: a batch is launched, and completed later. `run` is both."""
+def the_runtime() -> Any:
+    """The module, for those who may not import it."""
+    return ort
 
-    def __init__(self, session: ort.InferenceSession, manifest: Manifest, options: LoadOptions, device: OnnxTransfers,
-                 graphs_bytes: int = 0) -> None:  # fmt: skip
-        """`graphs_bytes`: what the replica may allocate, if CUDA graphs are to be recorded; else 0."""
-        self._device = device
-        super().__init__(session, manifest, options, "device")
-        graphs: Graphs[OnnxGraph] | None = Graphs(graphs_bytes, self.signature.rows_axis) if graphs_bytes else None
-        self._run: DeviceRun = DeviceRun(device, session, ort.RunOptions, self.signature, graphs)
 
-    def _runs(self, signature: Signature) -> DeviceRun:
-        return DeviceRun(self._device, self._session, ort.RunOptions, signature)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return Capabilities(launching=self, preparing=self)
-
-    def prepare(self, inputs: Sequence[Array]) -> None:
-        self._run.prepare(inputs)
-
-    def lend(self, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
-        try:
-            return self._run.lend(shapes)
-        except Exception as e:  # as in `run`
-            raise _failed(e) from e
-
-    def launch(self, inputs: Sequence[Array]) -> OnnxPendingOutputs:
-        try:
-            return self._run.launch(inputs)
-        except Exception as e:  # as in `run`
-            raise _failed(e) from e
-
-    def complete(self, ticket: OnnxPendingOutputs) -> Sequence[Array]:
-        try:
-            return self._device.complete(ticket)
-        except Exception as e:  # as in `run`
-            raise _failed(e) from e
-
-    def describe(self) -> Mapping[str, Any]:
-        return {**super().describe(), "graphs": self._run.describe()}
+def plain_options() -> Any:
+    return ort.RunOptions()
 
 
 def run_options() -> Any:
@@ -160,91 +118,12 @@ def run_options() -> Any:
     return options
 
 
-def _failed(e: Exception) -> ModelFailed:
+def failed(e: Exception) -> ModelFailed:
     return ModelFailed(f"onnxruntime: {short(e)}")
 
 
-def load(
-    manifest: Manifest, options: LoadOptions, runtime: Any = ort,
-    card_bytes: Callable[[], int | None] = device_memory.memory_bytes, cuda: Callable[[], Runtime] = cuda_runtime.opened,
-) -> OnnxBackend:  # fmt: skip
-    """`runtime`: the module, or what stands for it in a test of the providers that this machine has not; so the others."""
-    assert manifest.file is not None, "the manifest names a file for every backend but echo"
-    _, text = kind_of(manifest.file)
-    if text:
-        raise BadModel(f"{manifest.file} is not an ONNX model but {text}")
-    available = runtime.get_available_providers() if options.device else []
-    total = card_bytes() if options.device else None
-    wanted = providers.wanted(manifest.gpu, options.device, available, total, options.sharers, _cache(manifest, options))
-    device: OnnxTransfers | str = ""
-    if len(wanted) > 1:
-        runtime.preload_dlls(directory="")  # CUDA and cuDNN from NVIDIA's wheels, where no path leads to them
-        device = onnx_device.chosen(cuda)
-        wanted = wanted if isinstance(device, str) else providers.on_stream(wanted, device.computes)
-    recording = None if isinstance(device, str) else _recording_session(manifest, options, wanted, runtime)
-    session = recording or _best_session(manifest, options, wanted, runtime)
-    why = providers.why_not(manifest.gpu, options.device, available, session.get_providers())
-    if why:
-        unused(options, why)
-    graphs_bytes = providers.limit_bytes(manifest.gpu, total, options.sharers) if recording else 0
-    return _backend(session, manifest, options, device, graphs_bytes)
-
-
-def _cache(manifest: Manifest, options: LoadOptions) -> str:
-    """A folder for what TensorRT builds of these very files: by itself it would take an engine of other weights for its own."""
-    if not manifest.gpu.tensorrt or not options.device or options.cache is None:
-        return ""
-    try:
-        folder = options.cache / fingerprint.sha256(manifest.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        log("no_engine_cache", f"TensorRT's engines are not kept for the next start: {e}", level="warning")
-        return ""
-    return str(folder)
-
-
-def _backend(
-    session: ort.InferenceSession, manifest: Manifest, options: LoadOptions, device: OnnxTransfers | str, graphs_bytes: int
-) -> OnnxBackend:
-    """`device`: or why it cannot be used for more than `run`. `graphs_bytes`: as OnnxOnDevice says."""
-    if session.get_providers()[0] == providers.CPU:
-        return OnnxOnHost(session, manifest, options)
-    why = device if isinstance(device, str) else onnx_device.why_not(session)
-    if isinstance(device, str) or why:
-        level = "warning" if isinstance(device, str) else "info"
-        log("io_binding_off", f"batches are copied and computed one after the other: {why}", level=level)
-        return OnnxBackend(session, manifest, options, f"host: {why}")
-    return OnnxOnDevice(session, manifest, options, device, graphs_bytes)
-
-
-def _recording_session(
-    manifest: Manifest, options: LoadOptions, wanted: list[Provider], runtime: Any
-) -> ort.InferenceSession | None:
-    """One that can record CUDA graphs, where they are asked for and the model runs on the card as a whole."""
-    if not manifest.gpu.graphs:
-        return None
-    assert manifest.file is not None, "see load"
-    try:
-        return _session(manifest.file, manifest.threads or options.threads, providers.recording(wanted), runtime)
-    except BadModel as e:
-        log("graphs_off", f"gpu.graphs = true, but onnxruntime cannot record this model: {e.message}", level="warning")
-        return None
-
-
-def _best_session(manifest: Manifest, options: LoadOptions, wanted: list[Provider], runtime: Any) -> ort.InferenceSession:
-    """By the providers wanted, or, where that is allowed, by what is left without the best. Raises BadModel."""
-    assert manifest.file is not None, "see load"
-    threads = manifest.threads or options.threads
-    try:
-        return _session(manifest.file, threads, wanted, runtime)
-    except BadModel as e:
-        if len(wanted) == 1 or options.require_gpu:
-            raise
-        log("provider_failed", f"{providers.WORDS[wanted[0][0]]} does not take the model: {e.message}", level="warning")
-    return _best_session(manifest, options, wanted[1:], runtime)
-
-
-def _session(file: Path, threads: int, wanted: list[Provider], runtime: Any) -> ort.InferenceSession:
+def session_of(file: Path, threads: int, wanted: list[Provider], runtime: Any) -> ort.InferenceSession:
+    """Raises BadModel."""
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1

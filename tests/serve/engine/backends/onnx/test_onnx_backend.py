@@ -18,7 +18,8 @@ pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper
 
-from evenkeel.serve.engine.backends.onnx.onnx_backend import OnnxBackend, OnnxOnHost, load
+from evenkeel.serve.engine.backends.onnx.onnx_backend import OnnxBackend, OnnxOnHost
+from evenkeel.serve.engine.backends.onnx.onnx_load import load
 
 logging.getLogger("onnx").setLevel(logging.ERROR)
 ONE = LoadOptions(threads=1)

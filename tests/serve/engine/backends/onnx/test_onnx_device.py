@@ -24,7 +24,9 @@ ort = pytest.importorskip("onnxruntime")
 from onnx import helper  # noqa: E402
 from scripted_gpu import GpuSession, ScriptedGpu  # noqa: E402
 
-from evenkeel.serve.engine.backends.onnx.onnx_backend import OnnxBackend, OnnxOnDevice, load  # noqa: E402
+from evenkeel.serve.engine.backends.onnx.onnx_backend import OnnxBackend  # noqa: E402
+from evenkeel.serve.engine.backends.onnx.onnx_load import load  # noqa: E402
+from evenkeel.serve.engine.backends.onnx.onnx_on_device import OnnxOnDevice  # noqa: E402
 from tests.serve.engine.backends.onnx.test_onnx_backend import identity, model, tensor  # noqa: E402
 from tests.serve.engine.backends.onnx.test_providers import CARD_BYTES, WHEEL, ScriptedRuntime  # noqa: E402
 

@@ -23,7 +23,9 @@ pytest.importorskip("onnxruntime")
 from onnx import helper
 from scripted_gpu import ScriptedGpu
 
-from evenkeel.serve.engine.backends.onnx.onnx_backend import OnnxBackend, OnnxOnDevice, load
+from evenkeel.serve.engine.backends.onnx.onnx_backend import OnnxBackend
+from evenkeel.serve.engine.backends.onnx.onnx_load import load
+from evenkeel.serve.engine.backends.onnx.onnx_on_device import OnnxOnDevice
 from tests.serve.engine.backends.onnx.test_onnx_backend import identity, model, tensor
 from tests.serve.engine.backends.onnx.test_onnx_device import Wheel, two_outputs
 from tests.serve.engine.backends.onnx.test_providers import CARD_BYTES
@@ -51,7 +53,7 @@ def made(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Made:
     def make(replay_s: float = 0.5, content: bytes = b"", **said: Any) -> tuple[OnnxOnDevice, ScriptedGpu]:
         gpu = ScriptedGpu()
         monkeypatch.setattr(
-            "evenkeel.serve.engine.backends.onnx.onnx_backend.Graphs", partial(Graphs, clock=ReplayClock(gpu.did, replay_s))
+            "evenkeel.serve.engine.backends.onnx.onnx_on_device.Graphs", partial(Graphs, clock=ReplayClock(gpu.did, replay_s))
         )
         backend = backend_of(folder, content or two_outputs(), Wheel(gpu), gpu, said)
         assert isinstance(backend, OnnxOnDevice)

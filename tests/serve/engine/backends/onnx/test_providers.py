@@ -24,7 +24,8 @@ from evenkeel.serve.errors import BadModel
 pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from evenkeel.serve.engine.backends.onnx.onnx_backend import OnnxBackend, load  # noqa: E402
+from evenkeel.serve.engine.backends.onnx.onnx_backend import OnnxBackend  # noqa: E402
+from evenkeel.serve.engine.backends.onnx.onnx_load import load  # noqa: E402
 from tests.serve.engine.backends.onnx.test_onnx_backend import identity  # noqa: E402
 
 CARD_BYTES = 8 << 30

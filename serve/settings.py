@@ -75,9 +75,13 @@ class EngineSettings:
     require_gpu: bool = False  # a model that cannot use its device is a failed start
     cache_dir: str = ""  # for what its model's framework builds at a start and the next start may use; empty: none
     rows_max: int = 0  # bound on a batch after one that did not fit into memory; 0: the model's own
-    standby: int = (
-        -1
-    )  # the spare place from which it waits for its own, see serve/engine/models/succession.py; -1: it has its own
+    # The spare place from which it waits for its own, see serve/engine/models/succession.py; -1: it has its own.
+    standby: int = -1
+
+    @property
+    def first_place(self) -> int:
+        """Where on the status page it begins to tell of itself."""
+        return self.place if self.standby < 0 else self.standby
 
 
 Record = TypeVar("Record", FrontSettings, EngineSettings)

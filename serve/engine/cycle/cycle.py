@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 from evenkeel.serve.batching.item import Item
 from evenkeel.serve.contract.status_page import StatusBlock
-from evenkeel.serve.engine.cells import QUEUE_BEYOND, QUEUE_LARGE, QUEUE_ROWS
 from evenkeel.serve.engine.cycle.engine_context import EngineContext
 from evenkeel.serve.engine.cycle.model_cycle import BLOCK_BYTES_MIN, ModelCycle
 from evenkeel.serve.engine.cycle.model_queue import IDLE_S
@@ -42,8 +41,6 @@ class Cycle:
         self._peers = Peers(listener, epoch)
         self._engine = EngineContext(block, RunStamp(block, epoch, clock), self._peers, clock)
         self._expired_at_s = 0.0
-        for cell in (QUEUE_ROWS, QUEUE_LARGE, QUEUE_BEYOND):  # each model adds what it has
-            block.count[cell] = 0
 
     # ---- which models ----------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ class ModelCycle:
     def __init__(self, replica: Replica, engine: EngineContext) -> None:
         self.replica, self.ref = replica, replica.ref
         self.replies = Replies(engine.block, replica.ref)
-        self.queue = ModelQueue(replica, self.replies, engine.block)
+        self.queue = ModelQueue(replica, self.replies, engine)
         ways = ways_of(self.queue, self.replies, engine)
         self.runner, self.single_request, self.streams = ways.runner, ways.single_request, ways.streams
         # Bytes of a row where requests of one row can be handled by columns, else 0.

@@ -15,8 +15,8 @@ from evenkeel.serve.batching.pending import Pending
 from evenkeel.serve.batching.policy import Policy, QueueView, Wait, next_step
 from evenkeel.serve.batching.split import place
 from evenkeel.serve.contract.logline import log
-from evenkeel.serve.contract.status_page import Engine, StatusBlock
-from evenkeel.serve.engine.cells import QUEUE_BEYOND, QUEUE_LARGE, QUEUE_ROWS
+from evenkeel.serve.engine.cells import QUEUE_BEYOND, QUEUE_LARGE, QUEUE_ROWS, ROWS_FIT
+from evenkeel.serve.engine.cycle.engine_context import EngineContext
 from evenkeel.serve.engine.cycle.replies import Replies
 from evenkeel.serve.engine.cycle.row_table import RowTable
 from evenkeel.serve.engine.models.replica import Replica
@@ -29,11 +29,11 @@ class ModelQueue:
     """`wait_s`: how long nothing is to be done here, once `next` has said that there is nothing now. `on_change`: the largest
     batch is another one."""
 
-    def __init__(self, replica: Replica, replies: Replies, block: StatusBlock) -> None:
+    def __init__(self, replica: Replica, replies: Replies, engine: EngineContext) -> None:
         self.replica, self.pending, self.arrivals = replica, Pending(replica.rows_max), Arrivals()
         self.wait_s = IDLE_S
         self.on_change: Callable[[], None] = _nothing
-        self._replies, self._block = replies, block
+        self._replies, self._count, self._waiting = replies, engine.block.count, engine.waiting
         self._policy = Policy(replica.rows_max, replica.manifest.slo_s)
         inputs = replica.inputs
         # With fixed shapes (and with whole bodies) every request queues under the same key.
@@ -64,14 +64,15 @@ class ModelQueue:
 
     def tell(self) -> None:
         """The page has the sums over all models of the engine."""
-        count, pending = self._block.count, self.pending
-        if pending.rows != self._rows:
-            count[QUEUE_ROWS] += pending.rows - self._rows
-            self._rows = pending.rows
-        if pending.large != self._large or pending.beyond != self._beyond:
-            count[QUEUE_LARGE] += pending.large - self._large
-            count[QUEUE_BEYOND] += pending.beyond - self._beyond
+        count, pending, waiting = self._count, self.pending, self._waiting
+        waiting.rows += pending.rows - self._rows
+        self._rows = pending.rows
+        count[QUEUE_ROWS] = waiting.rows
+        if pending.large or self._large:
+            waiting.large += pending.large - self._large
+            waiting.beyond += pending.beyond - self._beyond
             self._large, self._beyond = pending.large, pending.beyond
+            count[QUEUE_LARGE], count[QUEUE_BEYOND] = waiting.large, waiting.beyond
 
     def next(self, now_s: float) -> list[Segment]:
         """The batch that is to run now; empty: none, for `wait_s`."""
@@ -150,7 +151,7 @@ class ModelQueue:
             log("out_of_memory", f"a batch of {rows} rows does not fit into memory; from now on {fits} at most", rows_max=fits)
             replica.rows_max = replica.rows_fit = fits
             self._policy = Policy(fits, replica.manifest.slo_s)
-            self._block.count[Engine.ROWS_FIT] = fits
+            self._count[ROWS_FIT] = fits
             self.on_change()
 
 

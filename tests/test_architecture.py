@@ -69,7 +69,7 @@ COMMAND_LINE = {"cyclopts", "rich"}
 # a framework -> the only files that may import it
 FRAMEWORKS = {
     "onnxruntime": "serve/engine/backends/onnx/onnx_backend.py",
-    "torch": "serve/engine/backends/pytorch/torch_backend.py",
+    "torch": "serve/engine/backends/pytorch/torch_tensors.py",
 }
 # what a pure part must not even have in its hands
 IMPURE = {"time", "socket", "threading", "asyncio", "os", "random", "select", "selectors", "subprocess", "multiprocessing",

@@ -7,7 +7,7 @@ from importlib import import_module
 from evenkeel.serve.engine.backends.base import Loader
 from evenkeel.serve.errors import BadModel
 
-MODULES = {"onnx": "onnx.onnx_load", "pytorch": "pytorch.torch_backend", "handler": "handler.handler_backend", "echo": "echo"}
+MODULES = {"onnx": "onnx.onnx_load", "pytorch": "pytorch.torch_load", "handler": "handler.handler_backend", "echo": "echo"}
 
 
 def loader(backend: str) -> Loader:

@@ -59,7 +59,7 @@ def only_script(model_dir: str) -> Any:
         raise BadModel("the handler has no model_fn(model_dir) that loads the model, and without one there must be "
                        f"exactly one TorchScript .pt or .pth file in the model folder (found: {found})")  # fmt: skip
     # The only file that may import torch is that of its backend.
-    from evenkeel.serve.engine.backends.pytorch.torch_backend import load_script
+    from evenkeel.serve.engine.backends.pytorch.torch_program import load_script
 
     return load_script(files[0])
 

@@ -1,7 +1,7 @@
 """PyTorch on a GPU: whether there is one, and how arrays travel to it and back. The only file that touches torch.cuda.
 
 `Driver` is the seam: CudaDriver is the real one, tests bring a scripted one, so that the rest is driven without a device.
-Imports no torch, torch_backend.py hands it in. Knows nothing of programs and signatures.
+Imports no torch, its callers hand it in. Knows nothing of programs and signatures.
 
 How it works: an input is written into page-locked memory, from where the card copies it without the CPU, on a stream of its own;
 what is computed from it waits for that copy, on the device. Outputs come back the same way on a third stream, and one event says

@@ -25,6 +25,7 @@ def test_a_backend_without_a_framework_imports_none(name: str) -> None:
 
 def test_a_framework_missing_from_the_image_is_said_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "evenkeel.serve.engine.backends.pytorch.torch_backend", raising=False)
+    for name in [name for name in sys.modules if name.startswith("evenkeel.serve.engine.backends.pytorch.")]:
+        monkeypatch.delitem(sys.modules, name)
     with pytest.raises(BadModel, match=r"backend = 'pytorch' cannot start: import of torch halted.*use the image"):
         loader("pytorch")

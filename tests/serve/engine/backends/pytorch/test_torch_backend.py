@@ -13,7 +13,8 @@ from evenkeel.serve.errors import BadModel, ModelFailed
 
 torch = pytest.importorskip("torch")
 
-from evenkeel.serve.engine.backends.pytorch.torch_backend import PytorchBackend, load  # noqa: E402
+from evenkeel.serve.engine.backends.pytorch.torch_backend import PytorchBackend  # noqa: E402
+from evenkeel.serve.engine.backends.pytorch.torch_load import load  # noqa: E402
 
 ONE = LoadOptions(threads=1)
 Dim, AUTO = torch.export.Dim, torch.export.Dim.AUTO
@@ -285,7 +286,7 @@ def test_another_file_is_refused_by_what_it_is(folder: Folder, content: bytes, m
 
 
 def test_an_onnx_name_on_a_torch_file_is_seen_through(folder: Folder, archives: Path) -> None:
-    onnx = pytest.importorskip("evenkeel.serve.engine.backends.onnx.onnx_backend")
+    onnx = pytest.importorskip("evenkeel.serve.engine.backends.onnx.onnx_load")
     folder.put("model.onnx", (archives / "sum.pt2").read_bytes())
     with pytest.raises(BadModel, match=r"is not an ONNX model but a torch.export archive: backend pytorch"):
         onnx.load(folder.manifest(), ONE)

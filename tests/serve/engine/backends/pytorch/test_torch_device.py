@@ -23,8 +23,10 @@ torch = pytest.importorskip("torch")
 
 from scripted_driver import T4, ScriptedDriver  # noqa: E402
 
-from evenkeel.serve.engine.backends.pytorch.torch_backend import PytorchBackend, PytorchOnDevice, load  # noqa: E402
+from evenkeel.serve.engine.backends.pytorch.torch_backend import PytorchBackend  # noqa: E402
 from evenkeel.serve.engine.backends.pytorch.torch_device import CudaDriver, Driver, TorchTransfers, chosen  # noqa: E402
+from evenkeel.serve.engine.backends.pytorch.torch_load import load  # noqa: E402
+from evenkeel.serve.engine.backends.pytorch.torch_on_device import PytorchOnDevice  # noqa: E402
 
 
 class Layer(torch.nn.Module):  # type: ignore[misc]

@@ -20,8 +20,8 @@ torch = pytest.importorskip("torch")
 from scripted_driver import ScriptedDriver  # noqa: E402
 
 from evenkeel.serve.engine.backends.gpu.cuda_graphs import Graphs  # noqa: E402
-from evenkeel.serve.engine.backends.pytorch import torch_backend  # noqa: E402
-from evenkeel.serve.engine.backends.pytorch.torch_backend import PytorchOnDevice  # noqa: E402
+from evenkeel.serve.engine.backends.pytorch import torch_load  # noqa: E402
+from evenkeel.serve.engine.backends.pytorch.torch_on_device import PytorchOnDevice  # noqa: E402
 
 
 class Layer(torch.nn.Module):  # type: ignore[misc]
@@ -42,7 +42,7 @@ def made(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Made:
         monkeypatch.setattr("evenkeel.serve.engine.backends.pytorch.torch_device.Graphs", timed)
         torch.jit.script((module or Layer()).eval()).save(str(folder.path / "model.pt"))
         said = {"inputs": [{"name": "x", "shape": list(shape)}], "gpu": {"graphs": True, **gpu}}
-        backend = torch_backend.load(folder.manifest(said), LoadOptions(1, "0"), driver)
+        backend = torch_load.load(folder.manifest(said), LoadOptions(1, "0"), driver)
         assert isinstance(backend, PytorchOnDevice)
         driver.did.clear()
         return backend, driver
@@ -170,7 +170,7 @@ def test_inputs_in_another_order_than_the_program_takes_them(folder: Folder, mon
     )
     torch.jit.script(Product().eval()).save(str(folder.path / "model.pt"))
     said = {"inputs": [{"name": "b", "shape": ["rows", "m"]}, {"name": "a", "shape": ["rows", "n"]}], "gpu": {"graphs": True}}
-    backend = torch_backend.load(folder.manifest(said), LoadOptions(1, "0"), driver)
+    backend = torch_load.load(folder.manifest(said), LoadOptions(1, "0"), driver)
     assert isinstance(backend, PytorchOnDevice)
     four, eight = np.ones((2, 4), np.float32), np.full((2, 8), 2, np.float32)
     backend.prepare([eight, four])

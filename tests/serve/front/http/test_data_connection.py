@@ -14,6 +14,7 @@ from evenkeel.serve.contract.lifecycle import Reason, Verdict
 from evenkeel.serve.contract.status_page import Front
 from evenkeel.serve.errors import NUMBER, MethodNotAllowed, NotFound
 from evenkeel.serve.front.http.silence import HALF_CLOSED_S
+from evenkeel.serve.front.routing.engine_channel import EngineChannel
 from evenkeel.serve.http.connection_state import ConnectionState
 from evenkeel.serve.settings import Limits
 from tests.support.front_bench import FrontBench
@@ -286,3 +287,31 @@ def test_a_client_that_resets_is_abandoned_at_once(bench: FrontBench) -> None:
     bench.settle()
     assert bench.page.front(0).count[Front.ABANDONED] == 1
     bench.assert_clean()
+
+
+# ---- heads ----------------------------------------------------------------------------------------------------------------
+
+
+def traced(trace: str) -> bytes:
+    return request(b'{"instances": [[1.0, 2.0]]}', headers=(f"X-Amzn-Trace-Id: {trace}",))
+
+
+def test_a_head_that_was_never_seen_and_a_repeated_one_join_the_same_batch(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Line(line.bench, line.connections)
+    sent: list[int] = []
+    send = EngineChannel.send
+    monkeypatch.setattr(EngineChannel, "send", lambda link, records: (sent.append(len(records)), send(link, records))[1])
+
+    def bring(trace: str) -> None:
+        line.front.data_received(traced("repeated"))
+        other.front.data_received(traced(trace))
+
+    for number, trace in enumerate("ab", 1):  # at first one comes alone, and does not wait for the end of its turn
+        sent.clear()
+        line.bench.loop.call_soon(bring, trace)
+        said(line, GOOD, number)
+        said(other, GOOD, number)
+    assert sent == [2]
+    assert {each.heard.rpartition(b"\r\n\r\n")[2] for each in (line, other)} == {b'{"predictions":[[1.0,2.0]]}'}
+    other.client.close()
+    line.until(lambda: other.transport.is_closing())

@@ -18,4 +18,4 @@ def test_one_plain_row_passes_few_files_and_returns_to_few() -> None:
     words = said.splitlines()[-1].split()
     files, returns = int(words[2]), int(words[4])
     assert files <= FILES_MAX and returns <= RETURNS_MAX, said
-    assert "engine/cycle/cycle.py" in said and "front/http/protocol.py" in said, "the way leads through both"
+    assert "engine/cycle/cycle.py" in said and "front/http/whole_requests.py" in said, "the way leads through both"

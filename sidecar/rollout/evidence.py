@@ -23,6 +23,7 @@ class Evidence:
     stable: tuple[Pair, ...] = ()  # the same, with nothing in those that count for nobody
     left_out: tuple[bool, ...] = ()
     sums: tuple[tuple[Row, ...], ...] = ()  # of each tier, the factors up to every block
+    favours: tuple[Row, ...] = ()  # of every block, the factors of the proof
     suspicion: Suspicion | None = None  # before the first block
     proof: Proof = UNPROVEN
 
@@ -45,14 +46,16 @@ class Evidence:
             (*rows, added(rows[-1], detector.factors(tier, stable[-1]))) for tier, rows in zip(tiers, before, strict=True)
         )
         cases = [detector.suspect(rule, self.metric, t, rows, stable) for t, rows in zip(tiers, sums, strict=True)]
+        favours = (*self.favours, promotion.factors(rule, self.metric, block))
         return replace(
             self,
             blocks=blocks,
+            favours=favours,
             stable=stable,
             left_out=(*self.left_out, not is_stable),
             sums=sums,
             suspicion=max(cases, key=lambda s: s.weakest),
-            proof=promotion.proof(rule, self.metric, blocks),
+            proof=promotion.proof(rule, self.metric, blocks, favours),
         )
 
     def count_log_e(self, rule: Rule) -> float:

@@ -45,26 +45,34 @@ class Proof:
 UNPROVEN = Proof()
 
 
-def proof(rule: Rule, metric: str, blocks: Sequence[Pair]) -> Proof:
-    """The best over the possible starts."""
+def factors(rule: Rule, metric: str, block: Pair) -> tuple[float, ...]:
+    """Logs of one block's factors: of each bet on a lower ratio, then of each bet on fewer bad events."""
+    ratio = rule.bad_ratio_of(metric)
+    return ratio_factors(block, ratio, NOT_BAD_GAINS) + win_factors(block, ratio, WIN_CHANCES, lost=True)
+
+
+def proof(rule: Rule, metric: str, blocks: Sequence[Pair], rows: Sequence[tuple[float, ...]]) -> Proof:
+    """The best over the possible starts. `rows` are the factors of every block, computed once."""
     found = UNPROVEN
     for start, share in STARTS.items():
         if len(blocks) - start >= BLOCKS_MIN:
-            found = max(found, _since(rule, metric, blocks[start:], share), key=lambda p: p.weakest(rule))
+            found = max(found, _since(rule, metric, blocks[start:], rows[start:], share), key=lambda p: p.weakest(rule))
     return found
 
 
-def _since(rule: Rule, metric: str, blocks: Sequence[Pair], share: float) -> Proof:
+def _since(rule: Rule, metric: str, blocks: Sequence[Pair], rows: Sequence[tuple[float, ...]], share: float) -> Proof:
     typical = stability.median([stability.rate(b) for b in blocks])
-    stable = [b for b in blocks if stability.is_stable(metric, b, typical)]
-    if not stable:
+    kept = [(b, row) for b, row in zip(blocks, rows, strict=True) if stability.is_stable(metric, b, typical)]
+    if not kept:
         return UNPROVEN
+    stable = [b for b, _ in kept]
     usual = max(1.0, stability.median([float(b.bad_c + b.bad_r) for b in stable]))
-    ratio, counts, signs = rule.bad_ratio_of(metric), (0.0,) * len(NOT_BAD_GAINS), (0.0,) * len(WIN_CHANCES)
-    for block in stable:
+    bets = len(NOT_BAD_GAINS)
+    counts, signs = (0.0,) * bets, (0.0,) * len(WIN_CHANCES)
+    for block, row in kept:
         weight = min(1.0, WEIGHT_MAX * usual / max(1, block.bad_c + block.bad_r))
-        counts = added(counts, [weight * f for f in ratio_factors(block, ratio, NOT_BAD_GAINS)])
-        signs = added(signs, win_factors(block, ratio, WIN_CHANCES, lost=True))
+        counts = added(counts, [weight * f for f in row[:bets]])
+        signs = added(signs, row[bets:])
     whole, spread = log_mean(counts), dispersion.in_favour(stable)
     # Divided only where it speaks for the candidate: clumping must never help it.
     count = whole / spread if whole > 0 else whole

@@ -22,12 +22,13 @@ ABANDONED_S = 3.0  # for an engine without fronts: what a script leaves behind h
 
 
 class Departure:
-    """`drain_s`: from the first request to stop to the exit at most. `quiet_s`: of it, serving on as before."""
+    """`drain_s`: from the first request to stop to the exit at most. `quiet_s`: of it, serving on as before. `listener`: of the
+    data port, None where there is none."""
 
     def __init__(
-        self, page: StatusPage, children: Sequence[Child], drain_s: float, quiet_s: float, door: ListenerDrain | None
+        self, page: StatusPage, children: Sequence[Child], drain_s: float, quiet_s: float, listener: ListenerDrain | None = None
     ) -> None:
-        self._page, self._children, self._door = page, children, door
+        self._page, self._children, self._listener = page, children, listener
         self._drain_s, self._quiet_s = drain_s, quiet_s
         self.exit_code = 0
         self._asked_s = 0.0
@@ -81,7 +82,7 @@ class Departure:
         quiet_s = self._quiet_s if self.exit_code == 0 else 0.0
         if waited_s < quiet_s and self.was_ready:
             return False
-        if self._door is not None and not self._door.closed(now_s, any(c.role == "front" for c in alive)):
+        if self._listener is not None and not self._listener.closed(now_s, any(c.role == "front" for c in alive)):
             return False
         if not any(c.role in ORDER[: self._told + 1] for c in alive) and self._told < len(ORDER) - 1:
             self._told += 1

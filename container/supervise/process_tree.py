@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from evenkeel.container.environment import Environment
 from evenkeel.container.plan.processes import ProcessPlan
 from evenkeel.container.supervise import engine_children, front_child
+from evenkeel.container.supervise.departure import Departure
 from evenkeel.container.supervise.listener_drain import ListenerDrain
+from evenkeel.container.supervise.process_watch import WatchLimits
 from evenkeel.container.supervise.run_dir import RunDir
 from evenkeel.container.supervise.sidecar_child import SidecarChild
 from evenkeel.container.supervise.supervisor import Supervisor
 from evenkeel.container.versions.deployer import Deployer
-from evenkeel.container.watch.memory_sampler import MemorySampler
 from evenkeel.container.watch.stuck import StuckLimits
 from evenkeel.serve.contract.status_page import StatusPage
 
@@ -37,8 +38,8 @@ def make(
         front_child.front(env, plan, page, data, sockets, text, front_child.files_bytes(versions.serving.path)),
         sidecar.child,
     ]
-    limits = StuckLimits(wanted.stuck_factor, wanted.stuck_s, wanted.front_timeout_s)
-    supervisor = Supervisor(page, children, wanted.restart_limit, wanted.drain_s, wanted.quiet_s, limits,
-                            MemorySampler(wanted.leak_s, env.memory_bytes), versions, ListenerDrain(data),
-                            socket.socket(fileno=sidecar.commands.fd))  # fmt: skip
+    stuck = StuckLimits(wanted.stuck_factor, wanted.stuck_s, wanted.front_timeout_s)
+    departure = Departure(page, children, wanted.drain_s, wanted.quiet_s, ListenerDrain(data))
+    supervisor = Supervisor(page, children, wanted.restart_limit, departure, WatchLimits(stuck, wanted.leak_s, env.memory_bytes),
+                            versions, socket.socket(fileno=sidecar.commands.fd))  # fmt: skip
     return ProcessTree(supervisor, sidecar)

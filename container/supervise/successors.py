@@ -23,24 +23,34 @@ LEAVE_S = 30.0  # for an engine that is replaced for its memory to finish what i
 
 
 class Successors:
-    def __init__(self, page: StatusPage, children: list[Child], sentinel: MemorySampler, versions: Deployer | None) -> None:
+    def __init__(self, page: StatusPage, children: list[Child], sampler: MemorySampler, versions: Deployer | None) -> None:
         self._page, self._children = page, children
-        self._sentinel, self._versions = sentinel, versions
+        self._sampler, self._versions = sampler, versions
+
+    def watch(self, moment: StuckView) -> None:
+        self._hurry(moment)
+        if self._sampler.due(moment.now_s):
+            engines = [c for c in self._children if c.role == "engine" and c.process is not None]
+            self._sampler.keep({c.place for c in engines})
+            for child in engines:
+                if not child.ending and not child.condemned_s and child.beside is None:
+                    self._watch_memory(child, moment)
+        self._switch_when_warm(moment)
 
     # ---- who needs one ------------------------------------------------------------------------------------------------
 
-    def watch_memory(self, child: Child, moment: StuckView) -> None:
+    def _watch_memory(self, child: Child, moment: StuckView) -> None:
         """Before the kernel ends a replica in the middle of a batch, it is replaced."""
         view = read_engine(self._page, child.place)
         if view.state != ReplicaState.READY or child.process is None:
             return
-        why = self._sentinel.look(child.place, child.process.pid, view.rows, moment.now_s)
+        why = self._sampler.look(child.place, child.process.pid, view.rows, moment.now_s)
         if not why or self._swapping or not serves(self._page, child.place):  # a version that stands by leaves soon enough
             return
         if self._spare_taken():  # one after the other
             return
-        no_room = warm_successor.why_not(self._page.main.count[Main.ENGINES], self._sentinel.new_bytes(child.place),
-                                  self._sentinel.left_bytes()) or self._no_room_on_card(child)  # fmt: skip
+        no_room = warm_successor.why_not(self._page.main.count[Main.ENGINES], self._sampler.new_bytes(child.place),
+                                  self._sampler.left_bytes()) or self._no_room_on_card(child)  # fmt: skip
         how = f"in its place, because {no_room}" if no_room else "by one that is made ready beside it"
         log("leak", f"{child.label} is replaced {how}: {why}", role=child.role, place=child.place, rows=view.rows)
         if no_room:
@@ -55,10 +65,10 @@ class Successors:
     def _no_room_on_card(self, child: Child) -> str:
         if not child.device:
             return ""
-        there = sum(c.device == child.device and self._is_up(c) for c in self._children)
-        card = gpu_memory.OnCard(child.device, engines=there, leaving=0, added=1)
-        found = gpu_memory.fit(self._page.read_text(DEVICE_TEXT, looks=3).get("devices") or [], [card])
-        return "" if found.fits else found.why
+        engines = sum(c.device == child.device and self._is_up(c) for c in self._children)
+        card = gpu_memory.OnCard(child.device, engines=engines, leaving=0, added=1)
+        fit = gpu_memory.fit(self._page.read_text(DEVICE_TEXT, looks=3).get("devices") or [], [card])
+        return "" if fit.fits else fit.why
 
     def _is_up(self, child: Child) -> bool:
         return child.process is not None and read_engine(self._page, child.place).state == ReplicaState.READY
@@ -90,7 +100,7 @@ class Successors:
     def predecessor_leaves(self, child: Child) -> bool:
         return any(c.beside is child and c.ending for c in self._children)
 
-    def switch_when_warm(self, moment: StuckView) -> None:
+    def _switch_when_warm(self, moment: StuckView) -> None:
         """The predecessor is told to leave only when its successor can serve."""
         for fresh in [c for c in self._children if c.beside is not None and not c.ending]:
             child = fresh.beside
@@ -126,7 +136,7 @@ class Successors:
         """Its successor cannot be: nothing can take this process's place."""
         log("no_successor", f"{child.label} stays: the model's files cannot be served any more, see the line above")
         assert child.process is not None, "it serves on"
-        self._sentinel.leave_alone(child.process.pid)
+        self._sampler.leave_alone(child.process.pid)
 
     def replace_in_place(self, child: Child, code: int, moment: StuckView) -> None:
         log("no_successor", f"{child.label} is replaced in its place: the one beside it ended with {how_it_ended(code)}")
@@ -137,7 +147,7 @@ class Successors:
         child.ending, child.condemned_s = "leak", moment.now_s
         engine_leave.ask_to_leave(child, moment.now_s)
 
-    def hurry(self, moment: StuckView) -> None:
+    def _hurry(self, moment: StuckView) -> None:
         """Those that were told to leave, and have had their time."""
         for child in self._children:
             if child.ending == "leak" and child.process is not None and moment.since(child.condemned_s) > LEAVE_S:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+
+from evenkeel.container.supervise.command_server import CommandServer
 from evenkeel.container.supervise.departure import Departure
 from evenkeel.container.versions.deployer import Deployer
 from evenkeel.serve.contract.commands import Command, CommandError, Refusal, Result, Verb, unknown_here
 from evenkeel.serve.contract.logline import log
+
+
+def serve(sock: socket.socket | None, departure: Departure, versions: Deployer | None) -> CommandServer | None:
+    """None: nobody can tell this supervisor anything."""
+    return None if sock is None else CommandServer(sock, SupervisorCommands(departure, versions))
 
 
 class SupervisorCommands:

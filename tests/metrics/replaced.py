@@ -10,8 +10,11 @@ import os
 import sys
 
 from evenkeel.container.supervise.child import Child
+from evenkeel.container.supervise.departure import Departure
+from evenkeel.container.supervise.ended_processes import EndedProcesses
+from evenkeel.container.supervise.process_watch import ProcessWatch, WatchLimits
 from evenkeel.container.supervise.restart import BACKOFF_S
-from evenkeel.container.supervise.supervisor import Supervisor
+from evenkeel.container.supervise.starting import start_due
 from evenkeel.serve.contract import logline
 from evenkeel.serve.contract.status_page import Engine, Main, StatusPage, row_bucket, time_bucket
 from evenkeel.serve.exposition import PageCollector
@@ -35,17 +38,19 @@ def main() -> None:
     page = StatusPage.create()
     page.main.count[Main.ENGINES] = 1
     child = Child("engine", 0, lambda epoch: ["/bin/sleep", "600"], ())
-    supervisor = Supervisor(page, [child], restarts + 1, 5.0, 0.0)
+    children = [child]
+    watch = ProcessWatch(page, children, WatchLimits(), None)
+    ended = EndedProcesses(page, children, restarts + 1, Departure(page, children, 5.0, 0.0), watch, None)
     now_s = 1.0
-    supervisor._start_due(now_s)
+    start_due(page, children, now_s)
     for _ in range(restarts):
         live(page.fd)
         assert child.process is not None, "one lives"
         child.process.kill()
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
-        supervisor._reap(now_s)
+        ended.reap(now_s)
         now_s += max(BACKOFF_S)
-        supervisor._start_due(now_s)
+        start_due(page, children, now_s)
     child.process.kill()
     print(json.dumps({"lives": child.epoch - 1, "metrics": PageCollector(page).text().decode()}))
 

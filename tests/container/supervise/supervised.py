@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from evenkeel.container.supervise.child import Child
+from evenkeel.container.supervise.departure import Departure
 from evenkeel.container.supervise.supervisor import Supervisor
 from evenkeel.serve.contract import logline
 from evenkeel.serve.contract.status_page import DEVICE_TEXT, RESTART_REASONS, ROLES, Engine, Main, StatusPage, restart_cell
@@ -20,7 +21,8 @@ def main() -> None:
     page = StatusPage.create()
     page.main.count[Main.ENGINES] = 1
     children = [_child(role, place, script, told.get("devices", [])) for role, place, script in told["children"]]
-    supervisor = Supervisor(page, children, told.get("limit", 5), told.get("drain_s", 5.0), told.get("quiet_s", 0.0))
+    departure = Departure(page, children, told.get("drain_s", 5.0), told.get("quiet_s", 0.0))
+    supervisor = Supervisor(page, children, told.get("limit", 5), departure)
     if "stuck_after_s" in told:
         supervisor.on_tick = lambda: _pretend_stuck(page)
     if "device_lost" in told:

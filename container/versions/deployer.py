@@ -19,7 +19,6 @@ from evenkeel.container.versions.slot_engines import SlotEngines
 from evenkeel.container.versions.swap_progress import SwapProgress
 from evenkeel.container.versions.swap_sight import SwapSight
 from evenkeel.container.versions.swap_table import PHASE_AFTER, SwapAction
-from evenkeel.container.versions.version_fit import VersionFit
 from evenkeel.container.versions.wish_taker import WishTaker
 from evenkeel.serve.contract.catalogue import Catalogue
 from evenkeel.serve.contract.logline import log
@@ -48,8 +47,7 @@ class Deployer:
         self._engines = SlotEngines(page)
         self._lost = LostEngines(page, self._engines, self._progress)
         self._sight = SwapSight(page, self.places, self._progress, rules.window_s)
-        fit = VersionFit(page, rules.swap, rules.memory_bytes)
-        self._wishes = WishTaker(self.places, self._progress, self._revisions, fit)
+        self._wishes = WishTaker(self.places, self._progress, self._revisions, page, rules.swap, rules.memory_bytes)
         self._text: dict[str, Any] = {}
         revision = self.places.serving.revision = self._next_revision(version)
         revision.state = RevisionState.SERVING

@@ -9,12 +9,17 @@ from evenkeel.container.versions.swap_progress import SwapProgress
 from evenkeel.container.versions.version_fit import VersionFit
 from evenkeel.container.versions.wishes import WishAnswer
 from evenkeel.serve.contract.commands import CommandError, Refusal
+from evenkeel.serve.contract.status_page import StatusPage
 from evenkeel.serve.errors import BadModel
 
 
 class WishTaker:
-    def __init__(self, places: BlueGreen, progress: SwapProgress, revisions: Revisions, fit: VersionFit) -> None:
-        self._places, self._progress, self._revisions, self._fit = places, progress, revisions, fit
+    def __init__(
+        self, places: BlueGreen, progress: SwapProgress, revisions: Revisions, page: StatusPage, swap: str, memory_bytes: int
+    ) -> None:
+        """`swap`, `memory_bytes`: as VersionFit has them."""
+        self._places, self._progress, self._revisions = places, progress, revisions
+        self._fit = VersionFit(page, swap, memory_bytes)
 
     def take(self, version: str) -> WishAnswer:
         """Raises CommandError for a version that cannot be looked at, and then nothing has changed."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 COUNTING = (
     "serve/front/request/row_batcher.py", "serve/front/request/outcomes.py", "serve/front/request/failover.py",
-    "serve/engine/cycle/model_queue.py", "serve/engine/cycle/run_stamp.py", "serve/engine/cycle/single_request.py",
+    "serve/engine/cycle/run_stamp.py", "serve/engine/cycle/single_request.py",
     "serve/engine/cycle/replies.py",
 )  # fmt: skip
 CELLS = {"count", "value", "_count", "_value"}  # names under which blocks of the page go there

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastapi import FastAPI, Request
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from evenkeel.serve.contract.command_client import Asks
@@ -17,6 +19,7 @@ from evenkeel.serve.contract.status_page import StatusPage
 from evenkeel.sidecar.http import drain_http, errors_http, people_http, probes_http, rollout_http, versions_http
 from evenkeel.sidecar.http.host_guard import NO_STORE, TRUSTED, HostGuard, require_authority
 from evenkeel.sidecar.http.hosts import ANY, Hosts
+from evenkeel.sidecar.http.route_table import Routes
 from evenkeel.sidecar.rollout_service import RolloutService
 from evenkeel.sidecar.watch.snapshot import Remembered
 
@@ -33,13 +36,14 @@ class Shown:
     hosts: Hosts = ANY  # what the TCP port may be called
 
 
-def build(shown: Shown) -> FastAPI:
-    app = FastAPI(title="evenkeel sidecar", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.add_middleware(HostGuard, allowed=shown.hosts)
-    errors_http.add(app)
-    people_http.add(app, shown.page, shown.remembered, shown.judging)
-    probes_http.add(app, shown.page)
-    _add_changes(app, shown)
+def build(shown: Shown) -> Starlette:
+    routes = Routes()
+    people_http.add(routes, shown.page, shown.remembered, shown.judging)
+    probes_http.add(routes, shown.page)
+    _add_changes(routes, shown)
+    guard = Middleware(HostGuard, allowed=shown.hosts)
+    app = Starlette(routes=routes.all, middleware=[guard], exception_handlers=errors_http.handlers(routes.paths()))
+    app.router.redirect_slashes = False
     return app
 
 
@@ -52,10 +56,10 @@ def trusted(app: ASGIApp) -> ASGIApp:
     return through_the_socket
 
 
-def _add_changes(app: FastAPI, shown: Shown) -> None:
+def _add_changes(routes: Routes, shown: Shown) -> None:
     def guard(request: Request) -> None:
         require_authority(request, shown.token)
 
-    drain_http.add(app, shown.supervisor, guard)
-    versions_http.add(app, shown.page, shown.supervisor, guard, NO_STORE)
-    rollout_http.add(app, shown.judging, guard, NO_STORE)
+    drain_http.add(routes, shown.supervisor, guard)
+    versions_http.add(routes, shown.page, shown.supervisor, guard, NO_STORE)
+    rollout_http.add(routes, shown.judging, guard, NO_STORE)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from evenkeel.serve.contract.command_client import Asks
 from evenkeel.serve.contract.commands import Verb
 from evenkeel.serve.contract.logline import log
 from evenkeel.sidecar.http.host_guard import TRUSTED
+from evenkeel.sidecar.http.route_table import Routes
 from evenkeel.sidecar.http.supervisor_answer import answer_of
 from evenkeel.sidecar.http.versions_http import Guard
 
 
-def add(app: FastAPI, supervisor: Asks, guard: Guard) -> None:
-    @app.post("/drain")
+def add(routes: Routes, supervisor: Asks, guard: Guard) -> None:
+    @routes.post("/drain")
     def drain(request: Request) -> JSONResponse:
         """In a thread: the answer may be a while in coming."""
         guard(request)

@@ -21,7 +21,6 @@ from evenkeel.sidecar.http.auth import Guesses
 from evenkeel.sidecar.http.hosts import Hosts
 
 TRUSTED = "evenkeel.trusted"  # a key of the ASGI scope, which no client can set
-GET = ["GET", "HEAD"]
 NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 WRONG_TOKEN_S = 0.5  # before a wrong token is refused; the right one never waits
 WAITING_MAX = 32  # such refusals at once, well below the door's connections; those beyond lose their connection instead

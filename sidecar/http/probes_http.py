@@ -4,39 +4,40 @@ from __future__ import annotations
 
 import time
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from evenkeel.serve.contract import inference_protocol, reach_cells
 from evenkeel.serve.contract.inference_protocol import HealthAnswer
 from evenkeel.serve.contract.lifecycle import conditions
 from evenkeel.serve.contract.status_page import Main, StatusPage
 from evenkeel.sidecar.http import probes
-from evenkeel.sidecar.http.host_guard import GET, NO_STORE
+from evenkeel.sidecar.http.host_guard import NO_STORE
 from evenkeel.sidecar.http.probes import Probe
+from evenkeel.sidecar.http.route_table import Routes
 from evenkeel.sidecar.watch import snapshot
 
 
-def add(app: FastAPI, page: StatusPage) -> None:
-    _add_probes(app, page)
-    _add_inference_protocol(app, page)
+def add(routes: Routes, page: StatusPage) -> None:
+    _add_probes(routes, page)
+    _add_inference_protocol(routes, page)
 
 
-def _add_probes(app: FastAPI, page: StatusPage) -> None:
+def _add_probes(routes: Routes, page: StatusPage) -> None:
     """Coroutines, since they only read the page: threads may all wait for a disk."""
 
-    @app.api_route("/livez", methods=GET)
+    @routes.get("/livez")
     async def livez(request: Request) -> PlainTextResponse:
         return _probe(probes.live(time.monotonic() - page.main.value[Main.VERDICT_BEAT_S]), request)
 
-    @app.api_route("/readyz", methods=GET)
+    @routes.get("/readyz")
     async def readyz(request: Request) -> PlainTextResponse:
         verdict = page.verdict()
         fronts = reach_cells.front_views(page, time.monotonic())
         verdicts = conditions(snapshot.replica_views(page), snapshot.leaving(page), fronts)
         return _probe(probes.ready(verdict, verdicts), request)
 
-    @app.api_route("/startupz", methods=GET)
+    @routes.get("/startupz")
     def startupz(request: Request) -> PlainTextResponse:
         views = snapshot.replica_views(page)
         return _probe(probes.started(bool(views) and all(r.proven for r in views)), request)
@@ -46,19 +47,18 @@ def _probe(probe: Probe, request: Request) -> PlainTextResponse:
     return PlainTextResponse(probe.text("verbose" in request.query_params), probe.status, NO_STORE)
 
 
-def _add_inference_protocol(app: FastAPI, page: StatusPage) -> None:
-    @app.api_route("/v2/health/live", methods=GET)
-    def live() -> JSONResponse:
+def _add_inference_protocol(routes: Routes, page: StatusPage) -> None:
+    @routes.get("/v2/health/live")
+    def live(request: Request) -> JSONResponse:
         return _answer(inference_protocol.live())
 
-    @app.api_route("/v2/health/ready", methods=GET)
-    def ready() -> JSONResponse:
+    @routes.get("/v2/health/ready")
+    def ready(request: Request) -> JSONResponse:
         return _answer(inference_protocol.ready(page))
 
-    @app.api_route("/v2/models/{name}/ready", methods=GET)
-    @app.api_route("/v2/models/{name}/versions/{version}/ready", methods=GET)
-    def model_ready(name: str, version: str | None = None) -> JSONResponse:
-        return _answer(inference_protocol.model_ready(page, name, version))
+    @routes.get("/v2/models/{name}/ready", "/v2/models/{name}/versions/{version}/ready")
+    def model_ready(request: Request) -> JSONResponse:
+        return _answer(inference_protocol.model_ready(page, request.path_params["name"], request.path_params.get("version")))
 
 
 def _answer(answer: HealthAnswer) -> JSONResponse:

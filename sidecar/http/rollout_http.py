@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from evenkeel.serve.errors import BadRequest, BodyTimeout, BodyTooLarge
+from evenkeel.sidecar.http.route_table import Routes
 from evenkeel.sidecar.rollout import adapters
 from evenkeel.sidecar.rollout.judge_errors import CannotJudge
 from evenkeel.sidecar.rollout.spec import Split, from_json, split_from_json
@@ -24,41 +25,41 @@ BODY_S_MAX = 10.0
 Guard = Callable[[Request], None]  # raises when the caller may change nothing
 
 
-def add(app: FastAPI, judging: RolloutService, guard: Guard, headers: dict[str, str]) -> None:
-    _add_reading(app, judging, headers)
+def add(routes: Routes, judging: RolloutService, guard: Guard, headers: dict[str, str]) -> None:
+    _add_reading(routes, judging, headers)
 
-    @app.post("/rollout")
+    @routes.post("/rollout")
     async def name(request: Request) -> JSONResponse:
         guard(request)
         data = await _json(request)
         return JSONResponse(await _asked(lambda: judging.name(from_json(data, _name_of_now()))), 202, headers)
 
-    @app.delete("/rollout")
+    @routes.delete("/rollout")
     async def end(request: Request) -> JSONResponse:
         guard(request)
         return JSONResponse({"ended": await run_in_threadpool(judging.end)}, 200, headers)
 
-    @app.post("/rollout/stage")
+    @routes.post("/rollout/stage")
     async def stage(request: Request) -> JSONResponse:
         guard(request)
         data = await _json(request)
         return JSONResponse(await _asked(lambda: judging.next_stage(_split(data))), 202, headers)
 
 
-def _add_reading(app: FastAPI, judging: RolloutService, headers: dict[str, str]) -> None:
-    @app.api_route(adapters.DECISION, methods=["GET", "HEAD"])
-    def decision() -> JSONResponse:
+def _add_reading(routes: Routes, judging: RolloutService, headers: dict[str, str]) -> None:
+    @routes.get(adapters.DECISION)
+    def decision(request: Request) -> JSONResponse:
         return JSONResponse(judging.shown(), 200, headers)
 
-    @app.api_route("/rollout/log", methods=["GET", "HEAD"])
-    def replay_log() -> Response:
+    @routes.get("/rollout/log")
+    def replay_log(request: Request) -> Response:
         text = "".join(line + "\n" for line in judging.log_lines())
         return Response(text, 200, {**headers, "content-type": "application/jsonlines"})
 
-    @app.post(adapters.FLAGGER + "{hook}")
-    def flagger(hook: str) -> JSONResponse:
+    @routes.post(adapters.FLAGGER + "{hook}")
+    def flagger(request: Request) -> JSONResponse:
         """What Flagger sends, the canary's name, is not read: a sidecar follows one rollout."""
-        reply = adapters.answer("POST", adapters.FLAGGER + hook, judging.shown())
+        reply = adapters.answer("POST", adapters.FLAGGER + request.path_params["hook"], judging.shown())
         return JSONResponse(reply.body, reply.status, headers)
 
 

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from evenkeel.serve.contract import catalogue
 from evenkeel.serve.contract.command_client import Asks
@@ -20,6 +20,7 @@ from evenkeel.serve.contract.commands import Verb
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.status_page import PLAN_TEXT, StatusPage
 from evenkeel.serve.errors import BadRequest, NotFound
+from evenkeel.sidecar.http.route_table import Routes
 from evenkeel.sidecar.http.supervisor_answer import NotPossible, answer_of
 from evenkeel.sidecar.watch import versions_view
 
@@ -27,21 +28,21 @@ BODY_BYTES_MAX = 4096
 Guard = Callable[[Request], None]  # raises when the caller may change nothing
 
 
-def add(app: FastAPI, page: StatusPage, supervisor: Asks, guard: Guard, headers: dict[str, str]) -> None:
-    @app.api_route("/models", methods=["GET", "HEAD"])
-    def all_models() -> JSONResponse:
+def add(routes: Routes, page: StatusPage, supervisor: Asks, guard: Guard, headers: dict[str, str]) -> None:
+    @routes.get("/models")
+    def all_models(request: Request) -> JSONResponse:
         return JSONResponse({"models": [versions_view.shown(page, time.time() - time.monotonic())]}, headers=headers)
 
-    @app.api_route("/models/{name}/versions", methods=["GET", "HEAD"])
-    def of_one(name: str) -> JSONResponse:
-        _check_name(page, name)
+    @routes.get("/models/{name}/versions")
+    def of_one(request: Request) -> JSONResponse:
+        _check_name(page, request.path_params["name"])
         return JSONResponse(versions_view.shown(page, time.time() - time.monotonic()), headers=headers)
 
-    @app.post("/models/{name}/versions")
-    async def use(name: str, request: Request) -> JSONResponse:
+    @routes.post("/models/{name}/versions")
+    async def use(request: Request) -> JSONResponse:
         guard(request)
         version = _version(await request.body())
-        _check_name(page, name)
+        _check_name(page, request.path_params["name"])
         return JSONResponse(await run_in_threadpool(_wish, page, supervisor, version), 202, headers)
 
 

@@ -178,10 +178,15 @@ def _verb(word: object) -> Verb:
 def _arguments(verb: Verb, arguments: object) -> Mapping[str, Any]:
     types = ARGUMENTS[verb]
     fits = isinstance(arguments, dict) and arguments.keys() == types.keys()
-    if not (isinstance(arguments, dict) and fits and all(type(arguments[name]) is kind for name, kind in types.items())):
-        expected = ", ".join(f"{name} ({kind.__name__})" for name, kind in types.items()) or "none"
+    if not (isinstance(arguments, dict) and fits and all(_is_a(kind, arguments[name]) for name, kind in types.items())):
+        expected = ", ".join(f"{name} ({kind.__name__}, not empty)" for name, kind in types.items()) or "none"
         raise CommandError(Refusal.MALFORMED, f"the arguments of {verb} are: {expected}")
     return arguments
+
+
+def _is_a(kind: type, value: object) -> bool:
+    """No text is no name: it would be taken for the absence of a wish."""
+    return type(value) is kind and value != ""
 
 
 def _check_deadline(command: Command, now_s: float) -> None:

@@ -88,6 +88,7 @@ def changed(**parts: Any) -> bytes:
     (changed(arguments=["2"]), "malformed"),
     (changed(arguments={}), "malformed"),
     (changed(arguments={"version": 2}), "malformed"),
+    (changed(arguments={"version": ""}), "malformed"),
     (changed(arguments={"version": "2", "force": True}), "malformed"),
     (changed(verb="drain"), "malformed"),
     (changed(more=1), "malformed"),

@@ -19,9 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evenkeel.serve.contract.logline import log
+from evenkeel.serve.errors import BadSetting
 
 LOOK_S = 1.0
 BACKLOG = 64
+NAME_CHARS_MAX = 20  # of a socket in it
+ADDRESS_BYTES_MAX = 107  # of a Unix socket, see unix(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,8 @@ class RunDir:
     """Unix socket paths are short, so it must not lie deep."""
 
     def __init__(self, wanted: str) -> None:
-        if wanted:
-            Path(wanted).mkdir(parents=True, exist_ok=True)
-        self.path = Path(tempfile.mkdtemp(prefix="evenkeel-", dir=wanted or None))
+        """Raises BadSetting where there can be none."""
+        self.path = _made_in(wanted)
         self._due_s = 0.0
         self._failed = False
 
@@ -87,3 +89,17 @@ class RunDir:
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _made_in(wanted: str) -> Path:
+    try:
+        if wanted:
+            Path(wanted).mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix="evenkeel-", dir=wanted or None))
+    except OSError as e:  # no folder, no rights, no space, nothing but read-only disks
+        where = f"in {wanted!r}" if wanted else "in the folder for temporary files"
+        raise BadSetting(f"no run directory can be made {where}: {e.strerror}; EVENKEEL_RUN_DIR names another folder") from e
+    if len(os.fsencode(path)) + 1 + NAME_CHARS_MAX > ADDRESS_BYTES_MAX:
+        path.rmdir()
+        raise BadSetting(f"the run directory {path} lies too deep for Unix sockets: set EVENKEEL_RUN_DIR to a shorter path")
+    return path

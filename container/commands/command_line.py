@@ -5,8 +5,8 @@ Each verb is a function in a file of its own; its docstring is its help.
 
 from __future__ import annotations
 
+import errno
 import inspect
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +21,7 @@ from evenkeel.container.commands import (
     judge_command,
     pack_command,
     serve_options,
+    standard_streams,
     status_command,
     use_command,
 )
@@ -59,6 +60,7 @@ def unwrapped(text: str) -> str:
 
 def main(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """The exit code. What a person did wrong is told in a line, or in a table below it; never by a traceback."""
+    standard_streams.make_writable()
     app = build()
     if not words:
         app.help_print([], console=Console(stderr=True))
@@ -75,8 +77,14 @@ def main(words: Sequence[str], environ: Mapping[str, str]) -> int:
     except (CommandFailed, BadModel, BadSetting) as e:
         tell(getattr(e, "message", str(e)))
         return FAILED
-    except BrokenPipeError:  # nobody reads on; Python would complain once more when it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        standard_streams.leave_unread()
+        return FAILED
+    except OSError as e:
+        if e.errno != errno.ENOSPC:
+            raise
+        standard_streams.leave_unread()
+        tell(e.strerror or str(e))
         return FAILED
 
 

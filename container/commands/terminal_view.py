@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from evenkeel.container.commands import first_request, ready_card, sidecar_client
+from evenkeel.container.commands import first_request, ready_card, sidecar_client, standard_streams
 from evenkeel.container.commands.first_request import FirstAnswer, FirstRequest
 from evenkeel.container.commands.ready_card import Serving
 from evenkeel.container.commands.sidecar_client import CommandFailed
@@ -150,6 +150,7 @@ def follow(fd: int, view: TerminalView) -> None:
 
 
 def main() -> int:
+    standard_streams.make_writable()
     view = TerminalView(Console(highlight=False))
     try:
         follow(0, view)

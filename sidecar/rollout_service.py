@@ -10,28 +10,21 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.status_page import Main, RolloutCell, StatusPage
 from evenkeel.serve.errors import EvenkeelError, NotFound
+from evenkeel.sidecar import rollout_case
 from evenkeel.sidecar.http import rollout_status
 from evenkeel.sidecar.rollout import checkpoint, replay
-from evenkeel.sidecar.rollout.checkpoint import Checkpoint
-from evenkeel.sidecar.rollout.counters import Window
-from evenkeel.sidecar.rollout.decision_record import holding, lost
+from evenkeel.sidecar.rollout.decision_record import lost
 from evenkeel.sidecar.rollout.judge_errors import CannotJudge
-from evenkeel.sidecar.rollout.reasons import RolloutReason
-from evenkeel.sidecar.rollout.rollout import Rollout
-from evenkeel.sidecar.rollout.rule import Arm
-from evenkeel.sidecar.rollout.sources import Direct, Round, Source, targets
 from evenkeel.sidecar.rollout.spec import STAGES_MAX, RolloutSpec, Split, check_split
+from evenkeel.sidecar.rollout_case import Case
 
-BODY_BYTES_MAX = 256 << 10  # of an instance's /metrics, which has 32 kB at most
-WHY_CHARS_MAX = 300
 CELLS = {"promote": RolloutCell.PROMOTE, "hold": RolloutCell.HOLD, "rollback": RolloutCell.ROLLBACK}
 
 
@@ -41,43 +34,6 @@ class NoRollout(NotFound):
 
 class RolloutEnded(EvenkeelError):
     code, status = "rollout_ended", 409
-
-
-@dataclass(slots=True)
-class Case:
-    """One named rollout. `rollout` and `start_s` are the thread's; the rest changes under the lock."""
-
-    order: RolloutSpec
-    source: Source
-    rollout: Rollout
-    named_s: float
-    start_s: float | None  # of the first round; None while not all instances have answered
-    due_s: float
-    record: dict[str, Any]
-    decided_s: float  # since when the verdict is this one
-    trail: Mapping[str, Any]
-    windows: tuple[Window, ...] = ()
-    missing: Mapping[str, str] = field(default_factory=dict)  # at the last look
-    splits: list[Split] = field(default_factory=list)  # of stages that the thread has not begun yet
-    stages: int = 0
-    done: bool = False
-    failed: str = ""  # what became of the last look, when it ended in an error of ours
-    saving: bool = True
-
-    @property
-    def phase(self) -> str:
-        if self.done or self.failed:
-            return "ended" if self.done else "failed"
-        return "waiting" if self.start_s is None else "judging"
-
-    def is_due(self, now_s: float) -> bool:
-        asked = bool(self.splits) and not self.failed  # a look that failed is tried again at its time, not at once
-        return not self.done and (now_s >= self.due_s or asked)
-
-    def shown(self) -> dict[str, Any]:
-        judge = {"phase": self.phase, "missing": dict(self.missing)}
-        changed = holding(RolloutReason.JUDGE_FAILED, self.failed, final=self.done) if self.failed else {}
-        return {**self.record, **changed, "judge": judge}
 
 
 class RolloutService:
@@ -98,10 +54,10 @@ class RolloutService:
 
     def name(self, order: RolloutSpec) -> dict[str, Any]:
         """Begin to follow this rollout, in place of any other. Raises CannotJudge for addresses that are none."""
-        case = self._case_of(order, self._now_s())
+        case = rollout_case.begun(order, self._now_s())
         with self._changed:
             self._case, self._lost = case, ""
-            self._save(case, lambda: checkpoint.begin(self._folder, _progress(case)))
+            self._save(case, lambda: checkpoint.begin(self._folder, case.progress()))
             self._publish(case)
             log("rollout_named", f"judging {order.id}", instances=sum(map(len, order.arms().values())))
             return case.shown()
@@ -213,8 +169,8 @@ class RolloutService:
         at_s = 0.0 if case.start_s is None else round(began_s - case.start_s, 3)
         with self._changed:
             splits = tuple(case.splits)  # asked for before this look, which ends the windows of the stage before
-        found = case.source.look(at_s)
-        window = self._take(case, found, at_s, began_s)
+        answers = case.source.look(at_s)
+        window = case.take(answers, at_s, began_s)
         decision = case.rollout.decision()
         with self._changed:
             if self._case is not case:
@@ -223,32 +179,13 @@ class RolloutService:
                 case.rollout.next_stage(split)
             del case.splits[: len(splits)]
             before = case.shown()["decision"]
-            case.record, case.done, case.failed = decision.to_json(), decision.final, ""
-            case.windows, case.trail = tuple(case.rollout.windows), case.rollout.trail.to_json()
-            case.decided_s = _decided_s(case.rollout, case.named_s, case.start_s, began_s)
-            case.missing = {str(key): why[:WHY_CHARS_MAX] for key, why in found.missing.items()}
+            case.tell(answers, decision, began_s)
             case.due_s = self._next_due_s(case)
-            self._save(case, lambda: checkpoint.add(self._folder, _progress(case), window))
+            self._save(case, lambda: checkpoint.add(self._folder, case.progress(), window))
             self._publish(case)
             if before != case.record["decision"] or case.done:
                 codes = [reason["code"] for reason in case.record["reasons"]]
                 log("rollout", f"{case.order.id}: {case.record['decision']}", reasons=codes[:5], final=case.done)
-
-    def _take(self, case: Case, found: Round, at_s: float, began_s: float) -> Window | None:
-        """The first round is one in which all have answered; when the time allowed has passed without it, that is a gap, or the
-        end of a candidate that never came."""
-        waited_s, rule = began_s - case.named_s, case.rollout.rule
-        only_candidates = all(key.arm == Arm.CANDIDATE for key in found.missing)
-        wait_s_max = min(rule.max_s, rule.ready_s_max) if only_candidates else rule.max_s
-        if case.start_s is None and found.missing and waited_s < wait_s_max:
-            return None
-        if case.start_s is None:
-            case.rollout.observe(0.0, found.scrapes, tuple(found.missing), found.unread)
-            case.start_s = began_s
-            if not found.missing:
-                return None
-            return case.rollout.observe(round(waited_s, 3), found.scrapes, tuple(found.missing), found.unread)
-        return case.rollout.observe(at_s, found.scrapes, tuple(found.missing), found.unread)
 
     def _next_due_s(self, case: Case) -> float:
         """On the grid of window_s from the first round on; a look that took longer than a window skips its turns."""
@@ -258,33 +195,20 @@ class RolloutService:
 
     # ---- saved, restored, published ----------------------------------------------------------------------------------
 
-    def _case_of(self, order: RolloutSpec, named_s: float) -> Case:
-        rollout = Rollout(order.rule(), order.split)
-        record, trail = rollout.decision().to_json(), rollout.trail.to_json()
-        return Case(order, _source(order), rollout, named_s, None, named_s, record, named_s, trail)
-
     def _resume(self) -> None:
         """Go on with what a predecessor was following, or say that it is lost."""
         try:
             progress = checkpoint.load(self._folder)
-            source = None if progress is None else _source(progress.order)
+            source = None if progress is None else rollout_case.source_of(progress.order)
         except CannotJudge as e:
             self._lose(e.message)
             return
         if progress is not None and source is not None:
-            self._go_on(progress, source)
+            self._case = case = rollout_case.resumed(progress, source, self._now_s())
+            self._publish(case)
+            log("rollout_resumed", f"going on with {case.order.id} after {len(case.windows)} windows", phase=case.phase)
         elif self._page.main.count[Main.ROLLOUT]:
             self._lose("nothing was saved of it")
-
-    def _go_on(self, progress: Checkpoint, source: Source) -> None:
-        rollout, decision = progress.rollout, progress.rollout.decision()
-        now_s = self._now_s()
-        decided_s = _decided_s(rollout, progress.named_s, progress.start_s, now_s)
-        self._case = case = Case(progress.order, source, rollout, progress.named_s, progress.start_s, now_s, decision.to_json(),
-                                 decided_s, rollout.trail.to_json(), tuple(rollout.windows), done=decision.final)  # fmt: skip
-        case.stages = int(case.record["stage"])
-        self._publish(case)
-        log("rollout_resumed", f"going on with {progress.order.id} after {len(case.windows)} windows", phase=case.phase)
 
     def _lose(self, why: str) -> None:
         self._lost, self._lost_s = f"the sidecar was replaced: {why}", self._now_s()
@@ -307,20 +231,5 @@ class RolloutService:
         self._changed.notify_all()
 
 
-def _decided_s(rollout: Rollout, named_s: float, start_s: float | None, now_s: float) -> float:
-    """When it came to its present verdict, by our clock: hold is what it says from the moment it is named."""
-    if start_s is None or rollout.verdict_since_s <= 0:
-        return named_s
-    return min(now_s, start_s + rollout.verdict_since_s)
-
-
 def _lost_record(why: str) -> dict[str, Any]:
     return {**lost("", why), "judge": {"phase": "lost", "missing": {}}}
-
-
-def _progress(case: Case) -> Checkpoint:
-    return Checkpoint(case.order, case.named_s, case.start_s, case.rollout)
-
-
-def _source(order: RolloutSpec) -> Source:
-    return Direct(targets(order.arms()), order.timeout_s, order.model, BODY_BYTES_MAX)

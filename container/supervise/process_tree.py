@@ -15,7 +15,6 @@ from evenkeel.container.supervise.run_dir import RunDir
 from evenkeel.container.supervise.sidecar_child import SidecarChild
 from evenkeel.container.supervise.supervisor import Supervisor
 from evenkeel.container.versions.deployer import Deployer
-from evenkeel.container.watch.stuck import StuckLimits
 from evenkeel.serve.contract.status_page import StatusPage
 
 
@@ -38,8 +37,7 @@ def make(
         front_child.front(env, plan, page, data, sockets, text, front_child.files_bytes(versions.serving.path)),
         sidecar.child,
     ]
-    stuck = StuckLimits(wanted.stuck_factor, wanted.stuck_s, wanted.front_timeout_s)
     departure = Departure(page, children, wanted.drain_s, wanted.quiet_s, ListenerDrain(data))
-    supervisor = Supervisor(page, children, wanted.restart_limit, departure, WatchLimits(stuck, wanted.leak_s, env.memory_bytes),
+    supervisor = Supervisor(page, children, wanted.restart_limit, departure, WatchLimits.of(wanted, env.memory_bytes),
                             versions, socket.socket(fileno=sidecar.commands.fd))  # fmt: skip
     return ProcessTree(supervisor, sidecar)

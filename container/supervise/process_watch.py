@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from evenkeel.container.supervise.child import Child
 from evenkeel.container.supervise.successors import Successors
+from evenkeel.container.variables import ContainerSettings
 from evenkeel.container.versions.deployer import Deployer
 from evenkeel.container.watch.memory_kills import MemoryUse
 from evenkeel.container.watch.memory_sampler import MemorySampler
@@ -26,6 +27,11 @@ class WatchLimits:
     stuck: StuckLimits = StuckLimits()  # noqa: RUF009  frozen
     leak_s: float = 0.0
     memory_bytes: int = 0
+
+    @classmethod
+    def of(cls, settings: ContainerSettings, memory_bytes: int) -> WatchLimits:
+        stuck = StuckLimits(settings.stuck_factor, settings.stuck_s, settings.front_timeout_s)
+        return cls(stuck, settings.leak_s, memory_bytes)
 
 
 class ProcessWatch:

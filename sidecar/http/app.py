@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from evenkeel.serve.contract.command_client import Asks
 from evenkeel.serve.contract.status_page import StatusPage
-from evenkeel.sidecar.http import drain_http, errors_http, people_http, probes_http, rollout_http, versions_http
-from evenkeel.sidecar.http.host_guard import NO_STORE, TRUSTED, HostGuard, require_authority
+from evenkeel.sidecar.http import changes_http, errors_http, people_http, probes_http
+from evenkeel.sidecar.http.host_guard import TRUSTED, HostGuard
 from evenkeel.sidecar.http.hosts import ANY, Hosts
 from evenkeel.sidecar.http.route_table import Routes
 from evenkeel.sidecar.rollout_service import RolloutService
@@ -40,7 +39,7 @@ def build(shown: Shown) -> Starlette:
     routes = Routes()
     people_http.add(routes, shown.page, shown.remembered, shown.judging)
     probes_http.add(routes, shown.page)
-    _add_changes(routes, shown)
+    changes_http.add(routes, shown.page, shown.supervisor, shown.judging, shown.token)
     guard = Middleware(HostGuard, allowed=shown.hosts)
     app = Starlette(routes=routes.all, middleware=[guard], exception_handlers=errors_http.handlers(routes.paths()))
     app.router.redirect_slashes = False
@@ -54,12 +53,3 @@ def trusted(app: ASGIApp) -> ASGIApp:
         await app({**scope, TRUSTED: True}, receive, send)
 
     return through_the_socket
-
-
-def _add_changes(routes: Routes, shown: Shown) -> None:
-    def guard(request: Request) -> None:
-        require_authority(request, shown.token)
-
-    drain_http.add(routes, shown.supervisor, guard)
-    versions_http.add(routes, shown.page, shown.supervisor, guard, NO_STORE)
-    rollout_http.add(routes, shown.judging, guard, NO_STORE)

@@ -26,7 +26,8 @@ from evenkeel.sidecar.rollout.fetch import fetch
 from evenkeel.sidecar.rollout.judge_errors import BadMetrics, CannotJudge
 from evenkeel.sidecar.rollout.rule import Arm
 from evenkeel.sidecar.rollout.spec import RolloutSpec, from_json
-from evenkeel.sidecar.rollout_service import BODY_BYTES_MAX, RolloutService
+from evenkeel.sidecar.rollout_case import BODY_BYTES_MAX
+from evenkeel.sidecar.rollout_service import RolloutService
 from evenkeel.sidecar.settings import SidecarSettings
 from evenkeel.sidecar.watch import watch_loop
 from evenkeel.sidecar.watch.snapshot import Remembered
@@ -357,7 +358,7 @@ def test_an_order_and_the_json_that_asks_for_it_are_the_same() -> None:
             "min_minutes": 1.0, "max_minutes": 2.0, "ready_minutes": 3.0,
             "min_requests": 10, "budget": 0.0, "latency_budget": 0.1, "margin": 1.3,
             "bad_ratio": 3.0, "edge": [0.1], "objective_s": 0.2, "no_latency": True, "at_end": "rollback",
-            "split": {"baseline": 1.0, "candidate": 1.0}}  # fmt: skip
+            "slo": "errors=1%,p99=300ms", "initial_delay_s": 30.0, "split": {"baseline": 1.0, "candidate": 1.0}}  # fmt: skip
     order = from_json(body, "")
     assert order.to_json() == body and from_json(order.to_json(), "") == order
     unchecked = from_json({**body, "split": "unchecked"}, "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from cyclopts import Parameter
@@ -36,29 +36,41 @@ def use(
     Exit codes: 0 the version serves (with --no-wait: it is on its way), 1 it does not, and why.
     """
     address = container_choice.address(choice, environment.read(environ))
-    models = address.call("GET", "/models").body.get("models") or [{}]
+    models = _taken(address.call("GET", "/models"), 200).get("models") or [{}]
     path = f"/models/{quote(str(models[0].get('name', '')), safe='')}/versions"
-    reply = address.call("POST", path, json.dumps({"version": version}).encode())
-    if reply.status != 202:
+    answer = _taken(address.call("POST", path, json.dumps({"version": version}).encode()), 202)
+    print(f"{answer['how']}: {answer['why']}", flush=True)
+    return 0 if no_wait else wait(version, lambda: _look(address, path))
+
+
+def _taken(reply: SidecarReply, status: int) -> dict[str, Any]:
+    if reply.status != status:
         raise CommandFailed(f"refused with {reply.status}: {reply.error}")
-    print(f"{reply.body['how']}: {reply.body['why']}", flush=True)
-    return 0 if no_wait else _wait(version, lambda: _look(address, path))
+    return reply.body
 
 
 def _look(address: SidecarAddress, path: str) -> SidecarReply:
     return address.call("GET", path)
 
 
-def _wait(version: str, look: Callable[[], SidecarReply]) -> int:
+def wait(version: str, look: Callable[[], SidecarReply]) -> int:
+    """Raises CommandFailed. A look that is refused, as where too many ask at once, says nothing of the version."""
     end_s = time.monotonic() + WAIT_S_MAX
     while time.monotonic() < end_s:
-        now = look().body
-        if now["serving"] == version and now["phase"] == "steady":
+        reply = look()
+        if reply.status == 200 and _serves(version, reply.body):
             print(f"version {version} serves")
             return 0
-        failures = now["failures"]
-        if now["wanted"] != version:
-            why = f"failed: {failures[0]['message']}" if failures and failures[0]["version"] == version else "is wanted no more"
-            raise CommandFailed(f"version {version} {why}; {now['serving']} goes on")
         time.sleep(LOOK_S)
     raise CommandFailed(f"version {version} was not ready after {WAIT_S_MAX:g} s")
+
+
+def _serves(version: str, now: Mapping[str, Any]) -> bool:
+    """Raises CommandFailed where it will not."""
+    if now["serving"] == version and now["phase"] == "steady":
+        return True
+    failures = now["failures"]
+    if now["wanted"] != version:
+        why = f"failed: {failures[0]['message']}" if failures and failures[0]["version"] == version else "is wanted no more"
+        raise CommandFailed(f"version {version} {why}; {now['serving']} goes on")
+    return False

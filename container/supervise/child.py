@@ -12,6 +12,7 @@ from evenkeel.container.supervise.child_output import ChildOutput
 from evenkeel.container.supervise.command_link import AskedCommand, CommandLink
 from evenkeel.container.supervise.life_records import Mark
 from evenkeel.container.supervise.restart import History, Post
+from evenkeel.container.supervise.session_end import kill_session
 
 
 @dataclass(slots=True)
@@ -54,11 +55,12 @@ class Child:
 
 
 def tell(child: Child, signum: int) -> None:
-    """TERM goes to the role's first process, which knows its own order; KILL to its whole session."""
+    """TERM goes to the role's first process, which knows its own order; KILL to its whole session,
+    see session_end.py."""
     assert child.process is not None, "only the living are signalled"
     try:
         if signum == signal.SIGKILL:
-            os.killpg(child.process.pid, signum)
+            kill_session(child.process.pid)
         else:
             os.kill(child.process.pid, signum)
     except ProcessLookupError:

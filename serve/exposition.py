@@ -39,8 +39,8 @@ from evenkeel.serve.contract.status_page import (
     lines_lost,
     places,
     restarts,
-    tallies,
     time_edge,
+    version_counters,
 )
 from evenkeel.serve.errors import FAMILIES as ERRORS
 from evenkeel.serve.errors import Cancelled
@@ -203,7 +203,7 @@ class PageCollector:
 
     def _samples(self) -> Iterator[MetricSample]:
         plan = self._text(PLAN_TEXT)
-        for number, model in enumerate(plan.get("tallies") or [plan.get("model", {})]):
+        for number, model in enumerate(plan.get("counted") or [plan.get("model", {})]):
             yield from _of_version(self._page, number, (_label(model.get("name")), _label(model.get("version"))))
         yield from _of_fronts(self._page)
         yield from _of_engines(self._page)
@@ -247,7 +247,7 @@ class Scrapes:
 
 def _of_version(page: StatusPage, number: int, of_model: tuple[str, str]) -> Iterator[MetricSample]:
     """What all fronts have answered with it."""
-    fronts = [page.tally(i, number) for i in range(page.main.count[Main.FRONTS])]
+    fronts = [page.counters(i, number) for i in range(page.main.count[Main.FRONTS])]
     counts = [f.count for f in fronts]
     latency = _summed(counts, Front.LATENCY, TIME_CELLS)
     by_code = dict.fromkeys(CODES, 0)
@@ -266,7 +266,7 @@ def _of_version(page: StatusPage, number: int, of_model: tuple[str, str]) -> Ite
 def _of_fronts(page: StatusPage) -> Iterator[MetricSample]:
     fronts = range(page.main.count[Main.FRONTS])
     shed, counts = dict.fromkeys(SHED, 0), [page.front(i).count for i in fronts]
-    counted = [block.count for i in fronts for block in tallies(page, i)]
+    counted = [block.count for i in fronts for block in version_counters(page, i)]
     for error, count in zip(ERRORS, _summed(counted, Front.ERRORS, len(ERRORS)), strict=True):
         if error.shed:
             shed[error.shed] += count

@@ -68,20 +68,20 @@ class EngineSettings:
     name: str = ""  # of the model and its version, where folders are called by them; empty: as the manifest says
     version: str = ""
     program: str = ""  # the name of a handler's file, where it is not the usual one
-    edition: int = 0  # which loading of a version this is
-    tally: int = 0  # where fronts count its answers
+    revision: int = 0  # which loading of a version this is
+    counters: int = 0  # where fronts count its answers
     device: str = ""  # the accelerator it shall use, the only one that CUDA_VISIBLE_DEVICES shows it; empty: none
     sharers: int = 1  # engines of this version on that accelerator
     require_gpu: bool = False  # a model that cannot use its device is a failed start
     cache_dir: str = ""  # for what its model's framework builds at a start and the next start may use; empty: none
     rows_max: int = 0  # bound on a batch after one that did not fit into memory; 0: the model's own
     # The spare place from which it waits for its own, see serve/engine/models/succession.py; -1: it has its own.
-    standby: int = -1
+    successor_of: int = -1
 
     @property
     def first_place(self) -> int:
         """Where on the status page it begins to tell of itself."""
-        return self.place if self.standby < 0 else self.standby
+        return self.place if self.successor_of < 0 else self.successor_of
 
 
 Record = TypeVar("Record", FrontSettings, EngineSettings)

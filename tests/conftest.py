@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -63,6 +64,13 @@ def shuffled(items: list[pytest.Item], seed: int) -> list[pytest.Item]:
 
 class Start(Protocol):
     def __call__(self, model: str | Path, room: Room | None = None, *, ready: bool = True, **settings: str) -> Box: ...
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose path leaves room for the names of Unix sockets, which `tmp_path` does not always do."""
+    with tempfile.TemporaryDirectory(prefix="ekt-") as path:
+        yield Path(path)
 
 
 @pytest.fixture(scope="session", params=["process", pytest.param("image", marks=pytest.mark.image)])

@@ -38,7 +38,7 @@ def engines(
                 place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(revision.path.resolve()),
                 threads=plan.threads, log_text=text, log_fd=log_fd, shape_log=env.settings.shape_log,
                 faults=env.settings.faults, program=env.settings.program, name=versions.name,
-                version=revision.version, edition=revision.number, tally=revision.counters,
+                version=revision.version, revision=revision.number, counters=revision.counters,
                 device=plan.device(place), sharers=plan.sharers, cache_dir=str(run_dir / f"cache-{place}"),
                 require_gpu=env.settings.require_gpu != "0")))  # fmt: skip
 

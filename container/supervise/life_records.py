@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from evenkeel.container.supervise.restart import LifeRecord
 from evenkeel.serve.contract.lifecycle import ReplicaState
-from evenkeel.serve.contract.status_page import Engine, Front, Main, StatusPage, places, tallies
+from evenkeel.serve.contract.status_page import Engine, Front, Main, StatusPage, places, version_counters
 
 STEADY_S = 10.0  # a sidecar whose verdicts go on for so long has done its work
 
@@ -28,7 +28,7 @@ def mark(page: StatusPage, now_s: float) -> Mark:
 
 def answers(page: StatusPage) -> int:
     fronts = range(page.main.count[Main.FRONTS])
-    return sum(block.count[Front.OK] for i in fronts for block in tallies(page, i))
+    return sum(block.count[Front.OK] for i in fronts for block in version_counters(page, i))
 
 
 def life(page: StatusPage, role: str, place: int, began: Mark, now_s: float) -> LifeRecord:
@@ -41,9 +41,9 @@ def life(page: StatusPage, role: str, place: int, began: Mark, now_s: float) -> 
 
 
 def _engine(page: StatusPage, place: int, began: Mark, now_s: float) -> LifeRecord:
-    """Another replica's answers are no evidence, nor are its own to rehearsals: so both must have grown, what fronts answered
-    and what this engine has run since it was ready. Where no other is ready, every answer was its own: requests that waited
-    for it are answered before it has proven itself to every front."""
+    """Another replica's answers are no evidence, nor are its own to warm-up requests: so both must have grown, what fronts
+    answered and what this engine has run since it was ready. Where no other is ready, every answer was its own: requests that
+    waited for it are answered before it has proven itself to every front."""
     block = page.engine(place)
     count, value = block.count, block.value
     was_ready = ReplicaState(count[Engine.STATE]) in (ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.CLOSED)

@@ -50,7 +50,7 @@ class Successors:
         if self._spare_taken():  # one after the other
             return
         no_room = warm_successor.why_not(self._page.main.count[Main.ENGINES], self._sampler.new_bytes(child.place),
-                                  self._sampler.left_bytes()) or self._no_room_on_card(child)  # fmt: skip
+                                  self._sampler.left_bytes()) or self._no_room_on_gpu(child)  # fmt: skip
         how = f"in its place, because {no_room}" if no_room else "by one that is made ready beside it"
         log("leak", f"{child.label} is replaced {how}: {why}", role=child.role, place=child.place, rows=view.rows)
         if no_room:
@@ -62,12 +62,12 @@ class Successors:
     def _swapping(self) -> bool:
         return self._versions is not None and not self._versions.steady
 
-    def _no_room_on_card(self, child: Child) -> str:
+    def _no_room_on_gpu(self, child: Child) -> str:
         if not child.device:
             return ""
         engines = sum(c.device == child.device and self._is_up(c) for c in self._children)
-        card = gpu_memory.OnCard(child.device, engines=engines, leaving=0, added=1)
-        fit = gpu_memory.fit(self._page.read_text(DEVICE_TEXT, looks=3).get("devices") or [], [card])
+        gpu = gpu_memory.OnGpu(child.device, engines=engines, leaving=0, added=1)
+        fit = gpu_memory.fit(self._page.read_text(DEVICE_TEXT, looks=3).get("devices") or [], [gpu])
         return "" if fit.fits else fit.why
 
     def _is_up(self, child: Child) -> bool:

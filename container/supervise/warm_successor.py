@@ -18,7 +18,7 @@ MARGIN = 1.2  # of what its predecessor took when it was new: what a replica tak
 def command(argv: Sequence[str]) -> list[str]:
     """The command line of an engine, as that of one that stands by."""
     settings = serve_settings.parse(EngineSettings, argv[-1])
-    return [*argv[:-1], serve_settings.dump(dataclasses.replace(settings, standby=SPARE))]
+    return [*argv[:-1], serve_settings.dump(dataclasses.replace(settings, successor_of=SPARE))]
 
 
 def why_not(engines: int, needs_bytes: float, left_bytes: float) -> str:

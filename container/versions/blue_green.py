@@ -18,7 +18,7 @@ class RevisionState(StrEnum):
 
     LOADING = "loading"
     SERVING = "serving"
-    STANDBY = "standby"  # the version before, warm in case that it is wanted again
+    PREVIOUS = "standby"  # the version before, warm in case that it is wanted again
     LEAVING = "leaving"
 
 

@@ -60,7 +60,7 @@ class Deployer:
         if slot.revision is None:
             child.due_s = None
         else:
-            self._page.engine(child.place).count[Engine.EDITION] = slot.revision.number
+            self._page.engine(child.place).count[Engine.REVISION] = slot.revision.number
 
     @property
     def name(self) -> str:
@@ -151,7 +151,7 @@ class Deployer:
         before, revision = self.serving, new.revision
         assert revision is not None, "there is something to switch to"
         revision.state, revision.since_s = RevisionState.SERVING, now_s
-        before.state, before.since_s = RevisionState.STANDBY, now_s
+        before.state, before.since_s = RevisionState.PREVIOUS, now_s
         self.places.turn_over()
         self._page.main.count[Main.SERVING] = revision.number
         stands_by = f"; version {before.version} stands by for {self._window_s:g} s"
@@ -193,13 +193,13 @@ class Deployer:
 
     def _next_revision(self, version: str) -> Revision:
         revision = self._revisions.next(version)
-        self._page.main.count[Main.TALLIES] = len(self._revisions.labels)
+        self._page.main.count[Main.COUNTED_VERSIONS] = len(self._revisions.labels)
         return revision
 
     def _publish(self) -> None:
         labels = list(self._revisions.labels)
         text = {
-            **self._published, "model": labels[self.serving.counters], "tallies": labels,
+            **self._published, "model": labels[self.serving.counters], "counted": labels,
             "model_dir": str(self._revisions.path.resolve()),
             "swap": swap_progress.shown(self._progress, self.places, self._window_s),
         }  # fmt: skip

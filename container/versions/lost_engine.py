@@ -45,7 +45,7 @@ class LostEngines:
             self._page.main.count[restart_cell("engine", "signal" if code < 0 else "exit")] += 1
             child.failed_starts += 1
         how = how_it_ended(code)
-        stood_by = revision.state is RevisionState.STANDBY
+        stood_by = revision.state is RevisionState.PREVIOUS
         match what_follows(stood_by=stood_by, code=code, ends=child.failed_starts):
             case LostEngine.RETIRE:
                 log("standby_lost", f"{child.label} ended with {how} while version {revision.version} stood by; it stands by no "

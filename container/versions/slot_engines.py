@@ -35,7 +35,7 @@ class SlotEngines:
                 block.count[cell] = 0
             block.value[Engine.RUN_LONGEST_S] = block.value[Engine.ROW_COST_S] = block.value[Engine.STATE_SINCE_S] = 0.0
             self._page.write_text(child.place, {})  # its writer is the engine, and there is none now
-            block.count[Engine.EDITION] = revision.number
+            block.count[Engine.REVISION] = revision.number
             child.failed_starts, child.history = 0, History()
             child.due_s = now_s
 
@@ -75,7 +75,7 @@ class SlotEngines:
         for child in slot.children:
             child.due_s = None  # one that crashed may have been about to come back
             count = self._page.engine(child.place).count
-            for cell in (Engine.EDITION, Engine.STATE, Engine.PID, Engine.WAS_READY, Engine.QUEUE_ROWS):
+            for cell in (Engine.REVISION, Engine.STATE, Engine.PID, Engine.WAS_READY, Engine.QUEUE_ROWS):
                 count[cell] = 0
             self._page.write_text(child.place, {})
 

@@ -67,7 +67,7 @@ def shown(progress: SwapProgress, places: BlueGreen, window_s: float) -> dict[st
     return {
         "phase": progress.phase.value, "wanted": progress.wanted, "serving": places.revision.version, "window_s": window_s,
         "how": progress.how, "why": progress.fit.why,
-        "editions": [_revision_shown(slot) for slot in places.slots if slot.revision is not None],
+        "revisions": [_revision_shown(slot) for slot in places.slots if slot.revision is not None],
         "failures": [asdict(failure) for failure in progress.failures],
     }  # fmt: skip
 
@@ -76,5 +76,5 @@ def _revision_shown(slot: BlueGreenSlot) -> dict[str, Any]:
     revision = slot.revision
     assert revision is not None, "only what is loaded is shown"
     places = [c.place for c in slot.children]
-    return {"edition": revision.number, "version": revision.version, "state": revision.state, "since_s": revision.since_s,
+    return {"revision": revision.number, "version": revision.version, "state": revision.state, "since_s": revision.since_s,
             "places": places}  # fmt: skip

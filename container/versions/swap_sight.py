@@ -22,7 +22,7 @@ class SwapSight:
         page, places, progress = self._page, self._places, self._progress
         serving, other, staying = places.serving, places.other, places.other.staying
         phase_s = now_s - progress.since_s
-        stands_by = staying is not None and staying.state is RevisionState.STANDBY
+        stands_by = staying is not None and staying.state is RevisionState.PREVIOUS
         return SwapView(
             phase=progress.phase,
             wanted=progress.wanted != places.revision.version,
@@ -33,7 +33,7 @@ class SwapSight:
             other_failed=bool(progress.failed) or phase_s > LOAD_S_MAX,
             followed=_followed(page) or phase_s > FOLLOW_S,
             serving_ready=all(is_ready(page, child) for child in serving.children),
-            standby_over=staying is not None and stands_by and now_s - staying.since_s >= self._window_s,
+            previous_over=staying is not None and stands_by and now_s - staying.since_s >= self._window_s,
         )
 
     def _all_may_take_traffic(self, slot: BlueGreenSlot, revision: Revision, now_s: float) -> bool:

@@ -68,7 +68,7 @@ class SwapView:
     other_failed: bool = False  # one of them cannot become so, or it took too long
     followed: bool = False  # every front sends its requests to the revision that serves, or had time enough
     serving_ready: bool = False
-    standby_over: bool = False  # the version before has stood by for its whole window
+    previous_over: bool = False  # the version before has stood by for its whole window
 
 
 def step(v: SwapView) -> SwapAction:
@@ -94,4 +94,4 @@ def step(v: SwapView) -> SwapAction:
 def _steady(v: SwapView) -> SwapAction:
     if v.wanted:
         return SwapAction.SWITCH if v.other_wanted and v.other_ready else SwapAction.CLEAR
-    return SwapAction.RETIRE if v.standby_over else SwapAction.NOTHING
+    return SwapAction.RETIRE if v.previous_over else SwapAction.NOTHING

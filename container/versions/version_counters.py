@@ -5,7 +5,7 @@ A version that comes back counts on where it stopped. There is room for a few; a
 
 from __future__ import annotations
 
-from evenkeel.serve.contract.status_page import TALLIES_MAX
+from evenkeel.serve.contract.status_page import COUNTED_VERSIONS_MAX
 
 Label = dict[str, str]  # name and version, as metrics have them
 OTHERS = "other"
@@ -18,8 +18,8 @@ class VersionCounters:
     def number(self, label: Label) -> int:
         """Of this version's counters, the same each time."""
         if label not in self.labels:
-            if len(self.labels) == TALLIES_MAX - 1:
+            if len(self.labels) == COUNTED_VERSIONS_MAX - 1:
                 label = {**label, "version": OTHERS}
-            if label not in self.labels and len(self.labels) < TALLIES_MAX:
+            if label not in self.labels and len(self.labels) < COUNTED_VERSIONS_MAX:
                 self.labels.append(label)
-        return self.labels.index(label) if label in self.labels else TALLIES_MAX - 1
+        return self.labels.index(label) if label in self.labels else COUNTED_VERSIONS_MAX - 1

@@ -39,7 +39,7 @@ class VersionFit:
         if not all(is_ready(self._page, c) for c in serving):
             return MemoryFit(False, "in place of the old one: not all of its engines have loaded, so what they take is not known")
         loads = [
-            gpu_memory.OnCard(
+            gpu_memory.OnGpu(
                 device, _running_on(device, serving), _running_on(device, other), sum(c.device == device for c in other)
             )
             for device in dict.fromkeys(c.device for c in serving)

@@ -23,7 +23,7 @@ def without_a_load(version: str, serving: str, wanted: str, other: Revision | No
         return WishAnswer("stays", f"version {version} serves already{given_up}")
     if other is None or other.version != version:
         return None
-    if other.state is RevisionState.STANDBY:
+    if other.state is RevisionState.PREVIOUS:
         return WishAnswer("at once", f"version {version} is warm: fronts switch without a load")
     return WishAnswer(how(fit), f"version {version} is on its way already")
 

@@ -23,7 +23,7 @@ ROWS = "rows"  # the name of the leading axis along which requests are batched
 UNSAID: tuple[int | str, ...] = ("",)  # in place of dims, as an empty dtype is: what the model file says counts
 ROWS_MAX_LIMIT = 4096
 GPU_DTYPES = ("fp16", "bf16", "tf32")
-GPU_MEMORY_MB_MAX = 1 << 20  # a terabyte: beyond any card
+GPU_MEMORY_MB_MAX = 1 << 20  # a terabyte: beyond any GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Gpu:
 
     dtype: str = ""  # of the arithmetic, one of GPU_DTYPES; empty: as the model was made, in full
     tensorrt: bool = False  # for ONNX models: by TensorRT, and what that does not know by CUDA
-    memory_mb: int | None = None  # of the card, for what the framework allocates in one replica; None: most of it
+    memory_mb: int | None = None  # of the GPU, for what the framework allocates in one replica; None: most of it
     graphs: bool = False  # CUDA graphs for the shapes and batch sizes of the warm-up
 
 

@@ -29,7 +29,7 @@ class Worker:
     beat_s: float
     apart_s: float
     greeted: Sequence[int]  # by engine place: the epoch
-    rehearsed: Sequence[int]
+    answered_by: Sequence[int]
 
     def reaches(self, engine: EngineView) -> bool:
         """One that leaves for its successor finishes what it has; nobody reaches that one before."""
@@ -44,7 +44,7 @@ def workers(page: StatusPage) -> list[Worker]:
         views.append(Worker(
             place, pid, alive(pid), block.value[Front.BEAT_S], block.value[Front.APART_S],
             block.count[Front.GREETED : Front.GREETED + engines].tolist(),
-            block.count[Front.REHEARSED : Front.REHEARSED + engines].tolist()))  # fmt: skip
+            block.count[Front.ANSWERED_BY : Front.ANSWERED_BY + engines].tolist()))  # fmt: skip
     return views
 
 
@@ -60,7 +60,7 @@ def unmet(views: Sequence[Worker], place: int, epoch: int) -> list[int]:
 
 def unproven(views: Sequence[Worker], place: int, epoch: int) -> list[int]:
     """Workers that have had no answer from this engine, and could have had one."""
-    return [w.place for w in views if w.rehearsed[place] != epoch]
+    return [w.place for w in views if w.answered_by[place] != epoch]
 
 
 def apart(engine: EngineView, views: Sequence[Worker], now_s: float) -> list[int]:

@@ -55,8 +55,8 @@ class Main(_Cells):
     VERDICT_REASON = auto()
     VERDICT_SINCE_S = auto()
     VERDICT_BEAT_S = auto()
-    SERVING = auto()  # the edition (one loading of one version) that takes traffic; fronts follow it
-    TALLIES = auto()  # versions that were ever served, each with a tally of its own
+    SERVING = auto()  # the revision (one loading of one version) that takes traffic; fronts follow it
+    COUNTED_VERSIONS = auto()  # versions that were ever served, each with counters of its own
     DEVICE_FAULTS = (
         auto()
     )  # errors after which a device answers nothing right, over all of them; which, in DEVICE_TEXT; the sidecar's
@@ -82,7 +82,7 @@ class RolloutCell(IntEnum):
 
 class Front(_Cells):
     """Written by one front worker. ERRORS counts by error family, LATENCY is a histogram of requests answered with 200.
-    OK, ABANDONED, ERRORS and LATENCY with its sum are there once for each version, see `tally`."""
+    OK, ABANDONED, ERRORS and LATENCY with its sum are there once for each version, see `counters`."""
 
     PID = auto()
     BEAT_S = auto()
@@ -95,16 +95,16 @@ class Front(_Cells):
     ABANDONED = auto()
     LATENCY_SUM_S = auto()
     APART_S = auto()  # since when it has had no engine, although one had time for it; 0 while it has one
-    FOLLOWS = auto()  # the edition to which it sends requests
+    FOLLOWS = auto()  # the revision to which it sends requests
     ERRORS = 32
     LATENCY = 64
     GREETED = 224  # by engine place: the epoch of the engine there that has greeted this worker; 0: none
-    REHEARSED = 256  # the same: that has answered a request of this worker's own, or gave it none to ask
+    ANSWERED_BY = 256  # the same: that has answered a request of this worker's own, or gave it none to ask
     LINES_LOST = 480  # log lines that could not be written
 
 
 class Engine(_Cells):
-    """Written by one engine; the supervisor clears it before a restart and writes EPOCH, PID, EDITION and MEMORY_BYTES."""
+    """Written by one engine; the supervisor clears it before a restart and writes EPOCH, PID, REVISION and MEMORY_BYTES."""
 
     PID = auto()
     EPOCH = auto()
@@ -130,7 +130,7 @@ class Engine(_Cells):
     RUN_LIMIT_S = auto()  # what the model's owner allows a batch, 0 without a word of his
     STUCK = auto()  # written by the supervisor: it has decided to end this process
     ROWS_FIT = auto()  # rows of a batch that fit into memory, learned from those that did not; 0: no limit met
-    EDITION = auto()  # what is, or is to be, loaded there; 0: nothing
+    REVISION = auto()  # what is, or is to be, loaded there; 0: nothing
     MEMORY_BYTES = auto()  # of the process alone, without files and shared memory
     ENDED_HOW = auto()  # of the last life that ended, see engine_ends.py; the supervisor's
     ENDED_EPOCH = auto()
@@ -146,7 +146,7 @@ class Engine(_Cells):
     LINES_LOST = 481  # log lines that could not be written
 
 
-assert Front.LATENCY + TIME_CELLS <= Front.GREETED and Front.REHEARSED + ENGINES_MAX <= BLOCK_CELLS, "they follow each other"
+assert Front.LATENCY + TIME_CELLS <= Front.GREETED and Front.ANSWERED_BY + ENGINES_MAX <= BLOCK_CELLS, "they follow each other"
 assert len(FAMILIES) <= 32, "ERRORS has room for 32 families"
 
 # In an engine's block: who is in the batch that runs, or ran last. The engine's epoch, how many spans of ids there are,
@@ -157,9 +157,9 @@ RUN_SPANS = 441
 RUN_SPANS_MAX = 16
 assert RUN_SPANS + 1 + 2 * RUN_SPANS_MAX <= Engine.READY_ROWS, "the spans end before the next cells"
 
-TALLIES_MAX = 16  # versions that a container counts one by one; all that come later are counted together in the last
-_TALLIES_AT = 1 + FRONTS_MAX + ENGINES_MAX
-_BLOCKS = _TALLIES_AT + FRONTS_MAX * (TALLIES_MAX - 1)
+COUNTED_VERSIONS_MAX = 16  # versions that a container counts one by one; all that come later are counted together in the last
+_COUNTERS_AT = 1 + FRONTS_MAX + ENGINES_MAX
+_BLOCKS = _COUNTERS_AT + FRONTS_MAX * (COUNTED_VERSIONS_MAX - 1)
 _TEXT_AT = _BLOCKS * BLOCK_CELLS * 8
 SIDECAR_TEXT = ENGINES_MAX  # the sidecar's own text, behind those of the engines: what its successor goes on from
 PLAN_TEXT = ENGINES_MAX + 1  # the supervisor's: which model is to be served, known before any engine has loaded it
@@ -202,10 +202,10 @@ class StatusPage:
         assert 0 <= place < FRONTS_MAX, "the plan bounds the number of fronts"
         return self._block(1 + place)
 
-    def tally(self, front: int, number: int) -> StatusBlock:
+    def counters(self, front: int, number: int) -> StatusBlock:
         """Where this front counts what it answered with that version. The first one is in the front's own block."""
-        assert 0 <= number < TALLIES_MAX, "the supervisor bounds the versions that are remembered"
-        return self.front(front) if number == 0 else self._block(_TALLIES_AT + front * (TALLIES_MAX - 1) + number - 1)
+        assert 0 <= number < COUNTED_VERSIONS_MAX, "the supervisor bounds the versions that are remembered"
+        return self.front(front) if number == 0 else self._block(_COUNTERS_AT + front * (COUNTED_VERSIONS_MAX - 1) + number - 1)
 
     def engine(self, place: int) -> StatusBlock:
         assert 0 <= place < ENGINES_MAX, "the plan bounds the number of engines"
@@ -269,9 +269,9 @@ time_bucket: Callable[[float], int] = partial(bisect_right, [time_edge(cell) for
 row_bucket: Callable[[int], int] = partial(bisect_right, [2**cell for cell in range(ROW_CELLS - 1)])
 
 
-def tallies(page: StatusPage, front: int) -> list[StatusBlock]:
+def version_counters(page: StatusPage, front: int) -> list[StatusBlock]:
     """What this front has counted, one block for each version."""
-    return [page.tally(front, i) for i in range(max(1, page.main.count[Main.TALLIES]))]
+    return [page.counters(front, i) for i in range(max(1, page.main.count[Main.COUNTED_VERSIONS]))]
 
 
 def summed(cells: Sequence[memoryview]) -> list[int]:
@@ -281,13 +281,13 @@ def summed(cells: Sequence[memoryview]) -> list[int]:
 
 def serves(page: StatusPage, place: int) -> bool:
     """Whether the engine there is one of those that take traffic."""
-    return bool(page.engine(place).count[Engine.EDITION] == page.main.count[Main.SERVING])
+    return bool(page.engine(place).count[Engine.REVISION] == page.main.count[Main.SERVING])
 
 
 def places(page: StatusPage) -> list[int]:
     """Engine places that are in use: those of the other slot (blue or green) are empty most of the time."""
     count = page.main.count
-    return [i for i in range(count[Main.ENGINES]) if page.engine(i).count[Engine.EDITION] or not count[Main.SERVING]]
+    return [i for i in range(count[Main.ENGINES]) if page.engine(i).count[Engine.REVISION] or not count[Main.SERVING]]
 
 
 def restart_cell(role: str, reason: str) -> int:

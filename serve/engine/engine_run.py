@@ -35,10 +35,10 @@ def run(start: Start) -> None:
     if start.commands is not None:
         start.commands.start(explanation)
     replica, report = proven(start, explanation)
-    if settings.standby >= 0:
+    if settings.successor_of >= 0:
         explanation.warmed(replica, report)
         log("standing_by", f"{replica.manifest.name} is warm and waits for the place of its predecessor")
-        succession.stand_by(page, settings, life, explanation)
+        succession.wait_for_place(page, settings, life, explanation)
         logline.sink().count_in(life.block.count, Engine.LINES_LOST)
     cycle = _cycle(start, replica, explanation)
     settle()
@@ -82,7 +82,7 @@ def _meet_fronts(start: Start, cycle: Cycle, replica: Replica) -> None:
     settings = start.settings
     if settings.epoch > 1:  # requests of the life before wait, and are run while fronts ask their first questions
         inject_faults(replica, settings)
-    if settings.standby < 0:  # a successor takes over at once and has no time for it, and its fronts are warm
+    if settings.successor_of < 0:  # a successor takes over at once and has no time for it, and its fronts are warm
         with start.ledger.phase("warm"):
             meet_fronts(cycle, start.page, settings)
     if settings.epoch == 1:

@@ -83,7 +83,7 @@ class FrontWorker(Worker):  # type: ignore[misc]
         config = self._config(connections)
         server = Server(config, settings.fronts)
         connect = functools.partial(FrontProtocol, config=config, server_state=server.server_state, app_state={})
-        invocations.engines.rehearsal = FrontWarmup(connections, connect)
+        invocations.engines.front_warmup = FrontWarmup(connections, connect)
         check = SelfCheck(connections, connect, settings.self_check_s)
         sweeps = [asyncio.create_task(work) for work in (
             invocations.keep_sweeping(), connections.keep_sweeping(), wait_to_wind_down(connections),

@@ -32,7 +32,7 @@ class Arena:
 
 
 def spill(data: bytes | memoryview) -> int:
-    """A memfd that holds `data`: an answer that is larger than its slot, an engine's card. The caller closes the descriptor."""
+    """A memfd that holds `data`: an answer larger than its slot, an engine's model info. The caller closes the descriptor."""
     fd = os.memfd_create("evenkeel-spill", os.MFD_CLOEXEC)
     view = memoryview(data)
     try:

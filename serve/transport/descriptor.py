@@ -10,7 +10,7 @@ counts how often a model was loaded under that number. What comes for a model th
 cannot reach the model that has its number now (decision 0048). The engine says the two numbers in its HELLO.
 
     front -> engine   HELLO (with the arena's file descriptor), SUBMIT, CANCEL, MORE
-    engine -> front   HELLO (with the file descriptor of its card, `bytes` of JSON), ANSWER, FAULT, PART
+    engine -> front   HELLO (with the file descriptor of its model info, `bytes` of JSON), ANSWER, FAULT, PART
 
 A HELLO is one record either way, so it never goes out in part, whatever the model is and however many samples it has.
 

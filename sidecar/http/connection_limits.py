@@ -20,7 +20,7 @@ from evenkeel.serve.http.connection import Connection
 from evenkeel.serve.http.connection_state import RECEIVING, ConnectionState
 from evenkeel.serve.http.strict import RequestHead
 
-CONNECTIONS_MAX = 256  # at each door
+CONNECTIONS_MAX = 256  # on each of its ports
 MESSAGE_BYTES_MAX = 128 * 1024  # of a request, its head and its body
 IDLE_S = 15.0  # without a request
 REQUEST_S = 10.0  # from its first byte to its last
@@ -51,18 +51,18 @@ class SidecarProtocol(Connection):
     headers_max = 100
     request: ApplicationRequest | None
 
-    def __init__(self, door: ConnectionLimits, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, limits: ConnectionLimits, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._door = door
+        self._limits = limits
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._set_timer(ConnectionState.IDLE)
-        self._door.admit(self)
+        self._limits.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._door.connections.pop(self, None)
+        self._limits.connections.pop(self, None)
         if self.busy and self.request is not None:
             self.request.leave()
         super().connection_lost(exc)

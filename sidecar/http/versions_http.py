@@ -69,7 +69,7 @@ def _wish(page: StatusPage, supervisor: Asks, version: str) -> dict[str, Any]:
     if not swap.get("wanted"):
         raise NotPossible(f"{plan.get('model_dir', 'the model folder')} holds one model and no versions: {catalogue.LAYOUT}")
     problem, found = versions_view.on_disk(plan)
-    warm = [e["version"] for e in swap.get("editions", []) if e["state"] != "leaving"]
+    warm = [e["version"] for e in swap.get("revisions", []) if e["state"] != "leaving"]
     if version not in (*found, *warm):
         there = problem or f"there is {', '.join(found) or 'none any more'}"
         raise NotFound(f"no version {version[:200]!r} of {plan['model']['name']} on disk: {there}")

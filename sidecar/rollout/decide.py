@@ -139,14 +139,14 @@ def _streaks(rule: Rule, streaks: Mapping[str, Streak], window: Window) -> dict[
 
 def _condemned(rule: Rule, state: Judged) -> tuple[Finding, ...]:
     hard = tuple(f for f in guards.broken(state.healths, rule) if f.reason in guards.FATAL)
-    out = [_out(name, state) for name, s in state.streaks.items() if s.windows >= _patience(name)]
+    out = [_out(name, state) for name, s in state.streaks.items() if s.windows >= _windows_needed(name)]
     worse = [obstacles.finding(RolloutReason.CANDIDATE_WORSE, e) for e in state.metrics.values() if e.is_worse]
     missed = [_objective_missed(e) for e in state.objectives if e.is_missed]
     stalled = traffic.stalled(state.traffic)
     return (*hard, *stalled, *out, *worse, *missed)
 
 
-def _patience(streak: str) -> int:
+def _windows_needed(streak: str) -> int:
     return WINDOWS_INSTANCE if streak.startswith(Arm.CANDIDATE.value) else WINDOWS
 
 

@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from evenkeel.serve.contract.lifecycle import ReplicaState
-from evenkeel.serve.contract.status_page import TIME_CELLS, Engine, Front, Main, StatusPage, restarts, serves, tallies, time_edge
+from evenkeel.serve.contract.status_page import (
+    TIME_CELLS,
+    Engine,
+    Front,
+    Main,
+    StatusPage,
+    restarts,
+    serves,
+    time_edge,
+    version_counters,
+)
 from evenkeel.serve.errors import FAMILIES
 
 POINTS_MAX = 600  # ten minutes at one sample a second
@@ -67,7 +77,7 @@ class Capacity:
 
 def read(page: StatusPage, now_s: float) -> Totals:
     fronts = [page.front(i).count for i in range(page.main.count[Main.FRONTS])]
-    counted = [block.count for i in range(len(fronts)) for block in tallies(page, i)]
+    counted = [block.count for i in range(len(fronts)) for block in version_counters(page, i)]
     engines = [page.engine(i) for i in range(page.main.count[Main.ENGINES])]
     errors = [sum(f[Front.ERRORS + i] for f in counted) for i in range(len(FAMILIES))]
     ours = [family.status == 429 or family.status >= 500 for family in FAMILIES]

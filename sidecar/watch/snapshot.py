@@ -30,8 +30,8 @@ from evenkeel.serve.contract.status_page import (  # fmt: skip
     read_engine,
     serves,
     summed,
-    tallies,
     time_edge,
+    version_counters,
 )
 from evenkeel.serve.contract.status_page import restarts as replaced
 from evenkeel.serve.errors import FAMILIES
@@ -209,15 +209,15 @@ def _point(point: RatePoint) -> list[Any]:
 def _front(page: StatusPage, worker: Worker) -> dict[str, Any]:
     place = worker.place
     n = page.front(place).count
-    cells = summed([b.count for b in tallies(page, place)])
+    cells = summed([b.count for b in version_counters(page, place)])
     reached = [e for e in engines(page) if worker.reaches(e)]
     return {
         "place": place, "engines": [e.place for e in reached],
-        "rehearsed_with": [e.place for e in reached if worker.rehearsed[e.place] == e.epoch],
+        "rehearsed_with": [e.place for e in reached if worker.answered_by[e.place] == e.epoch],
         "pid": n[Front.PID], "connections": n[Front.CONNECTIONS], "in_flight": n[Front.IN_FLIGHT],
         "queue_rows": n[Front.QUEUE_ROWS], "slot_bytes": n[Front.SLOT_BYTES], "ok": cells[Front.OK],
         "resubmitted": n[Front.RESUBMITTED], "abandoned": cells[Front.ABANDONED], "errors": _errors(cells, Front.ERRORS),
-        "latency_us": _time_histogram(cells, Front.LATENCY), "edition": n[Front.FOLLOWS],
+        "latency_us": _time_histogram(cells, Front.LATENCY), "revision": n[Front.FOLLOWS],
     }  # fmt: skip
 
 

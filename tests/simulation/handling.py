@@ -34,19 +34,19 @@ def wish(number: int, chance: random.Random, spoiled: float) -> Wish:
     return Wish(number, parts, size, mark, chance.randrange(parts) if parts else 0)
 
 
-def record(wish: Wish, part: int, edition: int) -> bytes:
-    return json.dumps([wish.number, part, edition, "x" * wish.size]).encode() + b"\n"
+def record(wish: Wish, part: int, revision: int) -> bytes:
+    return json.dumps([wish.number, part, revision, "x" * wish.size]).encode() + b"\n"
 
 
-def answer(wish: Wish, edition: int) -> bytes:
-    return b"".join(record(wish, i, edition) for i in range(max(1, wish.parts)))
+def answer(wish: Wish, revision: int) -> bytes:
+    return b"".join(record(wish, i, revision) for i in range(max(1, wish.parts)))
 
 
 class Handler:
     """`crash` is called with the numbers of those who may have been the cause; it raises, or lets it be."""
 
-    def __init__(self, edition: int, open_parts: set[object], crash: Callable[[list[int]], None]) -> None:
-        self._edition, self._open, self._crash = edition, open_parts, crash
+    def __init__(self, revision: int, open_parts: set[object], crash: Callable[[list[int]], None]) -> None:
+        self._revision, self._open, self._crash = revision, open_parts, crash
 
     def __call__(self, requests: Sequence[RawRequest]) -> list[RawResult]:
         wishes = [Wish(**json.loads(r.body)) for r in requests]
@@ -57,7 +57,7 @@ class Handler:
     def _one(self, wish: Wish) -> RawResult:
         if wish.parts:
             return RawStream(self._parts(wish), LINES)
-        return ValueError("it says so") if wish.mark == "raises" else RawReply(record(wish, 0, self._edition), LINES)
+        return ValueError("it says so") if wish.mark == "raises" else RawReply(record(wish, 0, self._revision), LINES)
 
     def _parts(self, wish: Wish) -> Generator[bytes, None, None]:
         me = object()
@@ -68,6 +68,6 @@ class Handler:
                     raise ValueError("it says so")
                 if i == wish.at and wish.mark == "crashes":
                     self._crash([wish.number])
-                yield record(wish, i, self._edition)
+                yield record(wish, i, self._revision)
         finally:
             self._open.discard(me)

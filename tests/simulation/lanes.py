@@ -10,19 +10,19 @@ from tests.support.front_bench import EnginePlace, FrontBench
 
 
 class Lanes:
-    """Owner of which edition is in which lane. `editions` 0: the lane is empty, or is to be."""
+    """Owner of which revision is in which lane. `revisions` 0: the lane is empty, or is to be."""
 
     def __init__(self, bench: FrontBench, replicas: int, chance: random.Random) -> None:
         self._bench, self._replicas, self._random = bench, replicas, chance
-        self.editions = [1, 0]
+        self.revisions = [1, 0]
         self.serving = 0
         self.leaves = 0  # engines that ended in good order, or are to
-        self._numbers, self._next = 1, 0  # the edition that loads, or will when there is room; 0: none
-        self.named = [1]  # every edition that took the traffic, in order
+        self._numbers, self._next = 1, 0  # the revision that loads, or will when there is room; 0: none
+        self.named = [1]  # every revision that took the traffic, in order
         bench.page.main.count[Main.SERVING] = 1
 
-    def edition_of(self, place: int) -> int:
-        return self.editions[place // self._replicas]
+    def revision_of(self, place: int) -> int:
+        return self.revisions[place // self._replicas]
 
     def lane(self, which: int) -> list[EnginePlace]:
         return self._bench.engines[which * self._replicas : (which + 1) * self._replicas]
@@ -30,16 +30,16 @@ class Lanes:
     @property
     def down(self) -> list[EnginePlace]:
         """Places where an engine is to run and none does."""
-        return [e for i, e in enumerate(self._bench.engines) if e.cycle is None and self.edition_of(i)]
+        return [e for i, e in enumerate(self._bench.engines) if e.cycle is None and self.revision_of(i)]
 
     def step(self) -> None:
         """One step of a swap, if it can be taken."""
         other = 1 - self.serving
         if self._next:
             self._load_or_name(other)
-        elif self.editions[other] and self._up(other) and self._random.random() < 0.4:
+        elif self.revisions[other] and self._up(other) and self._random.random() < 0.4:
             self._name(other)  # the way back
-        elif self.editions[other] and self._random.random() < 0.3:
+        elif self.revisions[other] and self._random.random() < 0.3:
             self._leave(other)
         else:
             self._numbers += 1
@@ -49,17 +49,17 @@ class Lanes:
                 self._leave(self.serving)
 
     def _load_or_name(self, other: int) -> None:
-        if self.editions[other] == self._next:
+        if self.revisions[other] == self._next:
             if self._random.random() < 0.15:  # it fails, or nobody wants it any more
                 self._leave(other)
-                self.editions[self.serving] = self.named[-1]
+                self.revisions[self.serving] = self.named[-1]
                 self._next = 0
             elif self._up(other):
                 self._name(other)
             return
-        empty = [e for lane in (0, 1) if not self.editions[lane] for e in self.lane(lane)]
+        empty = [e for lane in (0, 1) if not self.revisions[lane] for e in self.lane(lane)]
         if all(e.cycle is None for e in empty):
-            self.editions[other] = self._next
+            self.revisions[other] = self._next
             for engine in self.lane(other):
                 engine.start()
 
@@ -68,26 +68,26 @@ class Lanes:
 
     def _name(self, lane: int) -> None:
         self.serving, self._next = lane, 0
-        self.named.append(self.editions[lane])
-        self._bench.page.main.count[Main.SERVING] = self.editions[lane]
+        self.named.append(self.revisions[lane])
+        self._bench.page.main.count[Main.SERVING] = self.revisions[lane]
 
     def _leave(self, lane: int) -> None:
-        self.editions[lane] = 0
+        self.revisions[lane] = 0
         for engine in self.lane(lane):
             self.leaves += engine.cycle is not None
             engine.leave()
 
     def end(self) -> None:
         """Whatever swap was under way, the version that serves is to be there."""
-        if self._next and self.editions[1 - self.serving] == self._next:
+        if self._next and self.revisions[1 - self.serving] == self._next:
             self._leave(1 - self.serving)
         self._next = 0
-        self.editions[self.serving] = self.named[-1]
+        self.revisions[self.serving] = self.named[-1]
 
-    def place_of(self, edition: int) -> int:
+    def place_of(self, revision: int) -> int:
         """Where in the order of those that were named a front is that follows this one now."""
-        return max((i for i, e in enumerate(self.named) if e == edition), default=0)
+        return max((i for i, e in enumerate(self.named) if e == revision), default=0)
 
     def since(self, place: int) -> set[int]:
-        """Editions that may answer what a front took while it followed the one of that place."""
+        """Revisions that may answer what a front took while it followed the one of that place."""
         return set(self.named[place:])

@@ -24,9 +24,9 @@ import numpy as np
 
 from evenkeel.serve.contract.engine_ends import Ended
 from evenkeel.serve.contract.signature import Signature
-from evenkeel.serve.contract.status_page import TALLIES_MAX, Front
+from evenkeel.serve.contract.status_page import COUNTED_VERSIONS_MAX, Front
 from evenkeel.serve.engine.backends.base import Capabilities
-from evenkeel.serve.engine.cycle.launch_complete import FLYING_MAX
+from evenkeel.serve.engine.cycle.launch_complete import IN_FLIGHT_MAX
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.errors import FAMILIES
 from evenkeel.serve.front.http.request_head import Head
@@ -41,7 +41,7 @@ from tests.support.models import Array, ScriptedBackend, raw_replica, replica, s
 PLAIN, RAISES, GIVES_NAN, CRASHES = 0.0, 0.25, 0.5, 0.75  # marks: the fraction of a row's number
 IS_NAN = "nan in the input"
 TIMEOUT_S = 5.0
-EDITION = 1e8  # is added to each number of an answer once for each edition: so answers tell who gave them
+REVISION = 1e8  # is added to each number of an answer once for each revision: so answers tell who gave them
 NAMED = re.compile(rb"x-evenkeel-model: scripted/(\d+)\r\n")
 JSON, NPY = head("application/json"), head("application/x-npy")
 
@@ -54,26 +54,26 @@ class Crash(BaseException):
 
 @dataclass(frozen=True)
 class Model:
-    """A kind of model: its signature by edition, what row shapes its callers send, and the right answer by edition.
+    """A kind of model: its signature by revision, what row shapes its callers send, and the right answer by revision.
     `signature` None: a handler, see handling.py."""
 
     signature: Callable[[int], Signature] | None = None
     dims: Dims = lambda r: (1,)
-    answer: Callable[[Array, int], Array] = lambda x, edition: x
+    answer: Callable[[Array, int], Array] = lambda x, revision: x
 
 
-def _twice(x: Array, edition: int) -> Array:
-    return x * 2 + 1 + edition * EDITION
+def _twice(x: Array, revision: int) -> Array:
+    return x * 2 + 1 + revision * REVISION
 
 
-def _wide(x: Array, edition: int) -> Array:
-    y = _twice(x, edition)
+def _wide(x: Array, revision: int) -> Array:
+    y = _twice(x, revision)
     return np.tile(y, 200) if x.shape[1] == 3 else y  # rows of three outgrow their slots
 
 
-def _wider(x: Array, edition: int) -> Array:
+def _wider(x: Array, revision: int) -> Array:
     """Every other version has answers that have no room in a slot made for the one before."""
-    return np.tile(_twice(x, edition), 1 if edition % 2 else 40)
+    return np.tile(_twice(x, revision), 1 if revision % 2 else 40)
 
 
 MODELS: dict[str, Model] = {
@@ -117,7 +117,7 @@ class Launching(ScriptedBackend):
 
     def launch(self, inputs: Sequence[Array]) -> list[Array]:
         self._flying.append([np.array(a) for a in inputs])
-        assert len(self._flying) <= FLYING_MAX
+        assert len(self._flying) <= IN_FLIGHT_MAX
         return self._flying[-1]
 
     def complete(self, ticket: list[Array]) -> Sequence[Any]:
@@ -140,7 +140,7 @@ class Request:
     caller: Caller
     invocation: Invocation
     deadline_s: float
-    followed: int  # place, in the order of those named, of the edition to which its front sent everything when it came
+    followed: int  # place, in the order of those named, of the revision to which its front sent everything when it came
     wish: handling.Wish | None = None  # of a handler
     left: bool = False
     told: str = ""
@@ -161,7 +161,7 @@ class World:
     killed: bool = False  # whether engines die by another's hand too, and not only of what they run
     poisoned: Counter[int] = field(default_factory=Counter)  # by request: crashes of engines that ran it
     beside: list[int] = field(default_factory=list)  # requests in flight with the batch that is waited for
-    answers: Counter[int] = field(default_factory=Counter)  # by edition
+    answers: Counter[int] = field(default_factory=Counter)  # by revision
     open_parts: set[object] = field(default_factory=set)  # generators that are neither done nor closed
 
     def __post_init__(self) -> None:
@@ -185,16 +185,16 @@ class World:
     # ---- the model -----------------------------------------------------------------------------------------------
 
     def _replica(self, place: int) -> Replica:
-        edition = self.lanes.edition_of(place)
+        revision = self.lanes.revision_of(place)
         if self.model.signature is None:
-            made = raw_replica(handling.Handler(edition, self.open_parts, self._maybe_crash), self.rows_max)
+            made = raw_replica(handling.Handler(revision, self.open_parts, self._maybe_crash), self.rows_max)
         else:
-            run = functools.partial(self._run, edition)
-            made = replica(self.model.signature(edition), run, rows_max=self.rows_max, free_rows=self.free_rows)
+            run = functools.partial(self._run, revision)
+            made = replica(self.model.signature(revision), run, rows_max=self.rows_max, free_rows=self.free_rows)
             if self.flies:
-                made.tensors = Launching(self.model.signature(edition), run, self.beside)
-        made.manifest = dataclasses.replace(made.manifest, version=str(edition))
-        made.edition, made.tally = edition, min(edition, TALLIES_MAX) - 1
+                made.tensors = Launching(self.model.signature(revision), run, self.beside)
+        made.manifest = dataclasses.replace(made.manifest, version=str(revision))
+        made.revision, made.counters = revision, min(revision, COUNTED_VERSIONS_MAX) - 1
         return made
 
     def _maybe_crash(self, numbers: list[int]) -> None:
@@ -205,7 +205,7 @@ class World:
             self.fallen = True
             raise Crash
 
-    def _run(self, edition: int, inputs: Sequence[Array]) -> list[Array]:
+    def _run(self, revision: int, inputs: Sequence[Array]) -> list[Array]:
         x = inputs[0]
         self.bench.clock.advance(0.0001 * len(x))
         marks = x[:, 0] % 1
@@ -213,7 +213,7 @@ class World:
             self._maybe_crash(numbers(x))
         if (marks == RAISES).any():
             raise ValueError("a row says so")
-        y = self.model.answer(x, edition)
+        y = self.model.answer(x, revision)
         y[marks == GIVES_NAN] = np.nan
         return [y]
 
@@ -263,7 +263,7 @@ class World:
         caller = Caller(keeps_up=lambda: self.calm or self.random.random() < 0.7)
         invocation = Invocation(caller, self._head(as_json))
         deadline_s, front = self.bench.clock() + TIMEOUT_S, self.bench.front
-        followed = self.lanes.place_of(front.engines._edition)
+        followed = self.lanes.place_of(front.engines._revision)
         self.requests.append(Request(number, array, mark, as_json, caller, invocation, deadline_s, followed, wish))
         # As the hot path brings them, many in a turn of the event loop, or each on its own.
         enter = front.row_batcher.arrive if self.random.random() < 0.7 else self.bench.begin_alone
@@ -380,11 +380,11 @@ class World:
 
     def _check_handled(self, request: Request, wish: handling.Wish) -> None:
         """Whole and in order, or a beginning of it and then the reason."""
-        caller, edition = request.caller, self._edition_of(request)
-        whole, had = handling.answer(wish, edition), b"".join(caller.parts or [])
+        caller, revision = request.caller, self._revision_of(request)
+        whole, had = handling.answer(wish, revision), b"".join(caller.parts or [])
         if request.told == "ok":
             assert wish.mark != "raises" and caller.body == whole, f"request {request.number} got another's answer"
-            self.answers[edition] += 1
+            self.answers[revision] += 1
             self.seen["stream"] += caller.parts is not None
             return
         assert whole.startswith(had), f"request {request.number} got parts that are not its own"
@@ -392,19 +392,19 @@ class World:
         assert request.told == "engine_lost" or (request.told == "model_error" and wish.mark == "raises"), request.told
         assert request.told != "engine_lost" or self.crashes, f"request {request.number} lost an engine that lived"
 
-    def _edition_of(self, request: Request) -> int:
+    def _revision_of(self, request: Request) -> int:
         """Who answered it. One that had the traffic since it came, and was followed by its front."""
-        edition = request.invocation.model.edition
-        assert edition in self.lanes.since(request.followed), f"request {request.number} was answered by edition {edition}"
-        return edition
+        revision = request.invocation.model.revision
+        assert revision in self.lanes.since(request.followed), f"request {request.number} was answered by revision {revision}"
+        return revision
 
     def _check_numbers(self, request: Request) -> None:
         got = self._numbers(request)
-        edition = self._edition_of(request)
-        self.answers[edition] += 1
+        revision = self._revision_of(request)
+        self.answers[revision] += 1
         named = NAMED.search(request.caller.start)
-        assert named and int(named[1]) == edition, f"{request.caller.start!r} was not edition {edition}"
-        want = self.model.answer(request.array, edition)
+        assert named and int(named[1]) == revision, f"{request.caller.start!r} was not revision {revision}"
+        want = self.model.answer(request.array, revision)
         if request.mark == GIVES_NAN:
             want[request.array[:, 0] % 1 == GIVES_NAN] = np.nan
         assert np.array_equal(got, want, equal_nan=True), f"request {request.number} got another's answer: {got} for {want}"
@@ -443,11 +443,11 @@ class World:
 
     def _check_counters(self) -> None:
         """Each answer and each refusal stands once in the counters of the version that gave it."""
-        tallies = [self.bench.page.tally(0, i).count for i in range(TALLIES_MAX)]
-        counted = Counter({i + 1: t[Front.OK] for i, t in enumerate(tallies) if t[Front.OK]})
+        counters = [self.bench.page.counters(0, i).count for i in range(COUNTED_VERSIONS_MAX)]
+        counted = Counter({i + 1: t[Front.OK] for i, t in enumerate(counters) if t[Front.OK]})
         answers: Counter[int] = Counter()
-        for edition, n in self.answers.items():
-            answers[min(edition, TALLIES_MAX)] += n
+        for revision, n in self.answers.items():
+            answers[min(revision, COUNTED_VERSIONS_MAX)] += n
         assert counted == answers, f"counted {counted}, answered {answers}"
-        refused = sum(sum(t[Front.ERRORS : Front.ERRORS + len(FAMILIES)]) for t in tallies)
+        refused = sum(sum(t[Front.ERRORS : Front.ERRORS + len(FAMILIES)]) for t in counters)
         assert refused == sum(r.told not in ("", "ok") for r in self.requests)

@@ -63,8 +63,8 @@ class FrontEnd:
         first = Reply(*REPLY.unpack_from(greeting))
         assert first.kind == descriptor.HELLO
         card_fd = self.channel.fds.popleft()
-        self.card = json.loads(read_spill(card_fd, first.bytes))
-        self.epoch, self.ref = self.card["epoch"], model_ref(self.card["number"], self.card["edition"])
+        self.info = json.loads(read_spill(card_fd, first.bytes))
+        self.epoch, self.ref = self.info["epoch"], model_ref(self.info["number"], self.info["revision"])
         os.close(card_fd)
 
     def submit(self, *arrays: Any, within_s: float = 60.0) -> int:

@@ -48,7 +48,7 @@ class Cycle:
         """From now on it takes requests, and fronts that come are told of it."""
         model = ModelCycle(replica, self._engine)
         self.models.add(model)
-        self._peers.introduce(replica.card())
+        self._peers.introduce(replica.info())
         return model
 
     def withdraw(self, ref: int) -> None:

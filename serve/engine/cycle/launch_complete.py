@@ -29,7 +29,7 @@ from evenkeel.serve.engine.failures import translated
 from evenkeel.serve.engine.peers import Peer
 from evenkeel.serve.errors import EvenkeelError, OutOfMemory
 
-FLYING_MAX = 2  # one runs, one waits on the device for its turn; more would only make answers later
+IN_FLIGHT_MAX = 2  # one runs, one waits on the device for its turn; more would only make answers later
 HOLD_SHARE = 0.5  # of what the oldest is expected to take, until the next is launched. Less makes batches uneven
 
 
@@ -54,14 +54,14 @@ class InFlightBatch:
 
 
 class LaunchAndComplete:
-    """A Runner. Owner of what is in flight, oldest first: after a turn at most FLYING_MAX - 1 batches. `now`: runs what must not
-    be in flight beside others."""
+    """A Runner. Owner of what is in flight, oldest first: after a turn at most IN_FLIGHT_MAX - 1 batches. `now`: runs what must
+    not be in flight beside others."""
 
     def __init__(self, queue: ModelQueue, steps: TensorSteps, engine: EngineContext, now: RunNow) -> None:
         self._queue, self._replica, self._steps, self._now = queue, queue.replica, steps, now
         self._stamp, self._peers, self._clock = engine.stamp, engine.peers, engine.clock
         self._flights: deque[InFlightBatch] = deque()
-        self._flying_max = FLYING_MAX
+        self._in_flight_max = IN_FLIGHT_MAX
         self._tensors, self._device = queue.replica.tensors, queue.replica.device
 
     @property
@@ -76,9 +76,9 @@ class LaunchAndComplete:
             return self._until_look(flights[0]) if flights else wait_s
         oldest = flights[0]
         wait_s = self._until_look(oldest)
-        if wait_s > 0 and not closing and self._flying_max > 1 and queue.pending.rows < self._replica.rows_max:
+        if wait_s > 0 and not closing and self._in_flight_max > 1 and queue.pending.rows < self._replica.rows_max:
             return wait_s
-        if self._flying_max > 1:
+        if self._in_flight_max > 1:
             self._begin_next(now_s)
         if flights and flights[0] is oldest:
             self._complete_oldest()
@@ -106,7 +106,7 @@ class LaunchAndComplete:
     # ---- launch ----------------------------------------------------------------------------------------------------
 
     def _launch(self, segments: list[Segment], key: Hashable) -> None:
-        assert len(self._flights) < FLYING_MAX, "each turn completes what the one before has left in flight"
+        assert len(self._flights) < IN_FLIGHT_MAX, "each turn completes what the one before has left in flight"
         flight = self._flight(segments, key)
         self._flights.append(flight)
         self._stamp.in_flight(self._flights)  # before anything of it reaches the device
@@ -184,6 +184,6 @@ class LaunchAndComplete:
 
     def _one_at_a_time(self) -> None:
         """The memory of the one beside it may be all that was missing, and would be missing again."""
-        if self._flying_max > 1:
+        if self._in_flight_max > 1:
             log("out_of_memory", "two batches do not fit into memory together; from now on one runs at a time")
-            self._flying_max = 1
+            self._in_flight_max = 1

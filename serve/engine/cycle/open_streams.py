@@ -35,12 +35,12 @@ ROOM_MIN = 8 * 1024  # behind the input; holds what a handler says of its answer
 
 @dataclass(slots=True, eq=False)
 class OpenStream:
-    """`left`: what of the last part has not been sent yet. `patience_s`: how long the caller waits for a part."""
+    """`left`: what of the last part has not been sent yet. `part_wait_s`: how long the caller waits for a part."""
 
     item: Item
     source: RawStream
     ring: Ring
-    patience_s: float
+    part_wait_s: float
     begun: bool = False  # the front knows that the answer comes in parts
     left: memoryview = field(default_factory=lambda: memoryview(b""))
     blocked: bool = False  # the front has to read before more can be sent
@@ -96,7 +96,7 @@ class OpenStreams:
         stream = self.open.pop(id, None)
         if stream is None:
             return False
-        self._close(stream.item, stream.source, stream.patience_s)
+        self._close(stream.item, stream.source, stream.part_wait_s)
         self._replies.fault(stream.item, Cancelled("the caller has left"), spilled=True)
         return True
 
@@ -104,13 +104,13 @@ class OpenStreams:
         """Its front has gone, and every caller with it."""
         for stream in [s for s in self.open.values() if s.item.peer is peer]:
             del self.open[stream.item.id]
-            self._close(stream.item, stream.source, stream.patience_s)
+            self._close(stream.item, stream.source, stream.part_wait_s)
 
     def _advance(self, stream: OpenStream) -> None:
         item = stream.item
         if not stream.left:
             try:
-                with self._running(item, stream.patience_s):
+                with self._running(item, stream.part_wait_s):
                     part = next(stream.source.parts, None)
             except BaseException as e:  # foreign code: whatever it raises is the end of this stream, not of the engine
                 self._fail(stream, e)
@@ -150,19 +150,19 @@ class OpenStreams:
         self._replies.fault(stream.item, known, spilled=stream.begun)
 
     @contextlib.contextmanager
-    def _running(self, item: Item, patience_s: float) -> Iterator[None]:
+    def _running(self, item: Item, part_wait_s: float) -> Iterator[None]:
         """The script's generator runs for so long at most, and the status page says so: else it would look as if nothing did."""
-        item.deadline_s = self._clock() + patience_s
+        item.deadline_s = self._clock() + part_wait_s
         began_s = self._stamp.part(item)
         try:
             yield
         finally:
             self._stamp.part_over(began_s)
 
-    def _close(self, item: Item, source: RawStream, patience_s: float) -> None:
+    def _close(self, item: Item, source: RawStream, part_wait_s: float) -> None:
         """What the generator does at its end (`finally`) has as long as a part."""
         try:
-            with self._running(item, patience_s):
+            with self._running(item, part_wait_s):
                 source.parts.close()
         except BaseException as e:
             log("stream_close_failed", f"a stream whose caller has left did not end well: {said(e)}")

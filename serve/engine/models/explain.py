@@ -58,7 +58,7 @@ class Explanation:
         if self._replica is None:
             return []
         manifest, sha256 = self._replica.manifest, self._parts.get("model", {}).get("sha256")
-        return [{"name": manifest.name, "version": manifest.version, "revision": self._replica.edition, "sha256": sha256}]
+        return [{"name": manifest.name, "version": manifest.version, "revision": self._replica.revision, "sha256": sha256}]
 
     def shapes(self, replica: Replica) -> None:
         """What has run, if that has changed."""

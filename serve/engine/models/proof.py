@@ -40,7 +40,7 @@ def proven(start: Start, explanation: Explanation) -> tuple[Replica, Report]:
         cache = Path(settings.cache_dir) if settings.cache_dir else None
         options = LoadOptions(settings.threads, settings.device, settings.sharers, settings.require_gpu, ledger, cache)
         replica = replicas.load(Path(settings.model_dir), options, settings.name, settings.version, settings.program)
-        replica.edition, replica.tally = settings.edition, settings.tally
+        replica.revision, replica.counters = settings.revision, settings.counters
         bound_batches(replica, life, settings.rows_max)
         explanation.loaded(replica)
         life.become(ReplicaState.WARMING)
@@ -77,7 +77,7 @@ def tell(replica: Replica, report: Report, ledger: Ledger) -> None:
         log("warmup_unsettled", f"the latency of {', '.join(unsettled[:8])} had not settled when the time for it was over")
     seconds = {phase: s for phase, s in ledger.to_json().items() if s is not None}
     golden = f"{report.golden.passed} of {report.golden.checked}"
-    if not replica.rehearsals:
+    if not replica.warmup_requests:
         log("no_rehearsal", "there is no sample that fronts could ask for: they are connected, and nothing was tried all the way")
     log("ready", f"{replica.manifest.name} is warm and proven", **seconds, warmed=len(report.plan), golden=golden)
 

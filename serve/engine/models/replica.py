@@ -44,10 +44,10 @@ class Replica:
     outputs: Layout | None = None
     gather: Gather | None = None
     scatter: Scatter | None = None
-    rehearsals: list[dict[str, str]] = field(default_factory=list)  # what fronts send once before traffic comes
-    number: int = 0  # the model's in its engine; together with the edition it is what records name
-    edition: int = 0  # which loading of a version this is, and where fronts count its answers
-    tally: int = 0
+    warmup_requests: list[dict[str, str]] = field(default_factory=list)  # what fronts send once before traffic comes
+    number: int = 0  # the model's in its engine; together with the revision it is what records name
+    revision: int = 0  # which loading of a version this is, and where fronts count its answers
+    counters: int = 0
     rows_fit: int | None = None  # of a batch, learned when a larger one did not fit into memory
 
     @property
@@ -84,14 +84,14 @@ class Replica:
 
     @property
     def ref(self) -> int:
-        return model_ref(self.number, self.edition)
+        return model_ref(self.number, self.revision)
 
-    def card(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         """What fronts are told at HELLO, as JSON."""
         return {
             "name": self.manifest.name, "version": self.manifest.version, "rows_max": self.rows_max,
-            "signature": self.signature.to_json() if self.signature else None, "rehearsals": self.rehearsals,
-            "number": self.number, "edition": self.edition, "tally": self.tally,
+            "signature": self.signature.to_json() if self.signature else None, "warmup_requests": self.warmup_requests,
+            "number": self.number, "revision": self.revision, "counters": self.counters,
             "reads_headers": self.capabilities.reads_headers,
         }  # fmt: skip
 

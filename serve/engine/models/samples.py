@@ -93,30 +93,33 @@ def _accept(sample: ModelSample) -> str:
 
 # Rehearsals -----------------------------------------------------------------------------------------------------------
 
-REHEARSALS_MAX, REHEARSAL_BYTES_MAX = 8, 64 * 1024  # what fronts send once before traffic comes travels in the card
-ROWS_REHEARSED = (1, 8)  # one row goes a shorter way than several
+WARMUP_REQUESTS_MAX, WARMUP_REQUEST_BYTES_MAX = (
+    8,
+    64 * 1024,
+)  # what fronts send once before traffic comes travels in the model info
+WARMUP_ROWS = (1, 8)  # one row goes a shorter way than several
 
 
-def rehearsals(replica: Replica, shape: Shape | None) -> list[dict[str, str]]:
+def warmup_requests(replica: Replica, shape: Shape | None) -> list[dict[str, str]]:
     """Request bodies for the fronts: samples, one of each content type, and rows as JSON and NPY, the usual formats.
 
     A handler gets its samples only.
     """
     bodies: dict[str, list[bytes]] = {}
     for sample in replica.manifest.samples:
-        if sample.content_type not in bodies and sample.input.stat().st_size <= REHEARSAL_BYTES_MAX:
+        if sample.content_type not in bodies and sample.input.stat().st_size <= WARMUP_REQUEST_BYTES_MAX:
             bodies[sample.content_type] = [sample.input.read_bytes()]
     if shape is not None and replica.signature is not None:
-        for rows in [n for n in ROWS_REHEARSED if n <= replica.rows_max]:
+        for rows in [n for n in WARMUP_ROWS if n <= replica.rows_max]:
             for kind, body in _made_bodies(shape.batch(rows), replica.signature):
                 bodies.setdefault(kind, []).append(body)
-    chosen = [(kind, body) for kind, some in bodies.items() for body in some if len(body) <= REHEARSAL_BYTES_MAX]
-    return [{"content_type": kind, "body": base64.b64encode(body).decode()} for kind, body in chosen[:REHEARSALS_MAX]]
+    chosen = [(kind, body) for kind, some in bodies.items() for body in some if len(body) <= WARMUP_REQUEST_BYTES_MAX]
+    return [{"content_type": kind, "body": base64.b64encode(body).decode()} for kind, body in chosen[:WARMUP_REQUESTS_MAX]]
 
 
 def _made_bodies(arrays: Sequence[Array], signature: Signature) -> Iterator[tuple[str, bytes]]:
     """Empty where a row is too large: its texts would only be thrown away."""
-    if sum(a.nbytes for a in arrays) > REHEARSAL_BYTES_MAX:
+    if sum(a.nbytes for a in arrays) > WARMUP_REQUEST_BYTES_MAX:
         return
     specs = signature.inputs
     # Of bfloat16, whose arrays hold bits, the text formats take the value. What value does not matter here.

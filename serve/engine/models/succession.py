@@ -26,7 +26,7 @@ def holds_place(page: StatusPage, settings: EngineSettings) -> bool:
     return bool(page.engine(settings.place).count[Engine.EPOCH] == settings.epoch)
 
 
-def stand_by(
+def wait_for_place(
     page: StatusPage,
     settings: EngineSettings,
     life: ReplicaLife,

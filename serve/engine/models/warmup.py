@@ -109,7 +109,7 @@ class Warmup:
                 for rows, _ in self.sweep():
                     self._step(1, f"batch of {rows}")
             self.warm_rest()
-            replica.rehearsals = samples.rehearsals(replica, self.shapes[0] if replica.signature else None)
+            replica.warmup_requests = samples.warmup_requests(replica, self.shapes[0] if replica.signature else None)
         finally:
             self.report.seconds = self._clock() - self._began_s
         self._progress(self._done, self._done, "")

@@ -42,7 +42,7 @@ class Failover:
         self._outcomes, self._clock = outcomes, clock
         self.held: list[Invocation] = []
         self.poisons = Poisons(page, place, slot_writer.memory)
-        self.poisons.look(engines.edition, clock())
+        self.poisons.look(engines.revision, clock())
 
     def engine_lost(self, link: EngineChannel) -> None:
         """What may have run in its last batch is suspect: what only shared a batch with such a request, or waited behind it, is
@@ -61,7 +61,7 @@ class Failover:
 
     def look(self, now_s: float) -> None:
         """Twenty times a second: whether those that are held can be given to an engine by now, or none will come back."""
-        self.poisons.look(self._engines.edition, now_s)
+        self.poisons.look(self._engines.revision, now_s)
         if self.held and self._engines.serving.up:
             self.give_held()
         if self.held and self._main.count[Main.LEAVING] == Reason.FAILED:

@@ -121,10 +121,10 @@ class Outcomes:
         self._note_ok(invocation, self._clock() - invocation.started_s)
 
     def _note_ok(self, invocation: Invocation, latency_s: float) -> None:
-        tally = invocation.model.tally
-        tally.count[_OK] += 1
-        tally.count[_LATENCY + time_bucket(latency_s)] += 1
-        tally.value[_LATENCY_SUM] += latency_s
+        counters = invocation.model.counters
+        counters.count[_OK] += 1
+        counters.count[_LATENCY + time_bucket(latency_s)] += 1
+        counters.value[_LATENCY_SUM] += latency_s
 
     def fail(self, invocation: Invocation, error: Exception) -> None:
         """It cannot be served, for whatever reason."""
@@ -147,14 +147,14 @@ class Outcomes:
     def count_error(self, error: EvenkeelError, model: ServedVersion | None = None) -> None:
         """Under the version whose request it was; what never met one counts for the version that serves."""
         model = model or self._engines.serving.model
-        count = model.tally.count if model is not None else self._count
+        count = model.counters.count if model is not None else self._count
         count[_ERRORS + NUMBER[type(error)]] += 1
 
     def count_abandoned(self, invocation: Invocation) -> None:
         """Its client has left. One that met no version is nobody's."""
         model = model_of(invocation)
         if model is not None:
-            model.tally.count[Front.ABANDONED] += 1
+            model.counters.count[Front.ABANDONED] += 1
 
 
 def _encoded(invocation: Invocation, memory: memoryview, offset: int, finite: bool) -> bytes:

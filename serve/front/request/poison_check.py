@@ -33,18 +33,18 @@ class Poisons:
     def __init__(self, page: StatusPage, place: int, memory: memoryview) -> None:
         self._page, self._place, self._memory = page, place, memory
         self._counts = [page.poisons(front).count for front in range(FRONTS_MAX)]
-        self._edition, self._written, self._oldest_s = -1, -1, 0.0
+        self._revision, self._written, self._oldest_s = -1, -1, 0.0
         self._by_sample: dict[int, set[bytes]] = {}
         self.count = 0
 
-    def look(self, edition: int, now_s: float) -> None:
+    def look(self, revision: int, now_s: float) -> None:
         """Called twenty times a second, and when one is found: what all fronts have found of the version that serves."""
         written = sum(count[0] for count in self._counts)
         aged = self.count > 0 and now_s - self._oldest_s >= REMEMBERED_S
-        if written == self._written and edition == self._edition and not aged:
+        if written == self._written and revision == self._revision and not aged:
             return
-        self._written, self._edition = written, edition
-        poisons = poison_page.remembered(self._page, range(FRONTS_MAX), edition, now_s)
+        self._written, self._revision = written, revision
+        poisons = poison_page.remembered(self._page, range(FRONTS_MAX), revision, now_s)
         self._by_sample = {}
         for poison in poisons:
             self._by_sample.setdefault(poison.fingerprint.sample, set()).add(poison.fingerprint.digest)
@@ -57,7 +57,7 @@ class Poisons:
 
     def has(self, invocation: Invocation) -> bool:
         """Whether one is remembered that is the same as this request, which lies in its slot."""
-        if invocation.model.edition != self._edition or invocation.used > BYTES_MAX:
+        if invocation.model.revision != self._revision or invocation.used > BYTES_MAX:
             return False
         data = EngineInput(self._memory, invocation)
         digests = self._by_sample.get(data.sample())
@@ -66,9 +66,9 @@ class Poisons:
     def remember(self, invocation: Invocation, now_s: float) -> None:
         if invocation.used <= BYTES_MAX and not self.has(invocation):
             data = EngineInput(self._memory, invocation)
-            edition = invocation.model.edition
-            poison_page.write(self._page, self._place, Poison(now_s, edition, Fingerprint(data.sample(), data.digest())))
-            self.look(self._edition, now_s)
+            revision = invocation.model.revision
+            poison_page.write(self._page, self._place, Poison(now_s, revision, Fingerprint(data.sample(), data.digest())))
+            self.look(self._revision, now_s)
 
 
 class EngineInput:

@@ -214,7 +214,7 @@ class RowBatcher:
 
 
 def _note_ok(model: ServedVersion, requests: int, latency_s: float) -> None:
-    tally = model.tally
-    tally.count[_OK] += requests
-    tally.count[_LATENCY + time_bucket(latency_s)] += requests
-    tally.value[_LATENCY_SUM] += requests * latency_s
+    counters = model.counters
+    counters.count[_OK] += requests
+    counters.count[_LATENCY + time_bucket(latency_s)] += requests
+    counters.value[_LATENCY_SUM] += requests * latency_s

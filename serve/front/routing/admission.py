@@ -91,15 +91,15 @@ class AcceptedWaits:
         """Nobody is refused for a shorter wait."""
         return min(self.few.limit_s, self.many.limit_s)
 
-    def crowded(self, many: bool, now_s: float) -> bool:
+    def many_waiting(self, many: bool, now_s: float) -> bool:
         """Whether the limit for many holds."""
         return many and now_s - self.empty_s >= self.burst_s
 
-    def limit_s(self, crowded: bool) -> float:
-        return self.many.limit_s if crowded else self.few.limit_s
+    def limit_s(self, many_waiting: bool) -> float:
+        return self.many.limit_s if many_waiting else self.few.limit_s
 
-    def refused(self, crowded: bool, now_s: float, wait_s: float) -> AcceptedWaits:
-        if crowded:
+    def refused(self, many_waiting: bool, now_s: float, wait_s: float) -> AcceptedWaits:
+        if many_waiting:
             return replace(self, many=self.many.refused(now_s, wait_s))
         return replace(self, few=self.few.refused(now_s, wait_s))
 
@@ -177,7 +177,7 @@ class Hold(NamedTuple):
 class Refuse(NamedTuple):
     error: EvenkeelError
     wait_s: float
-    crowded: bool
+    many_waiting: bool
     own_rows: bool = False  # for them, and not for the wait
 
 
@@ -191,12 +191,12 @@ def decide(asked: Asked, load: EngineLoad | None, waits: AcceptedWaits, now_s: f
     row_s = load.row_s if many else row_cost(load.row_s, load.running)
     late_s = overrun(load.running)
     wait_s = load.ahead * row_s + late_s
-    crowded = waits.crowded(many, now_s)
-    limit_s = waits.limit_s(crowded)
+    many_waiting = waits.many_waiting(many, now_s)
+    limit_s = waits.limit_s(many_waiting)
     if wait_s > limit_s:
         words = (f"the wait would be about {wait_s:.1f} s; {limit_s:.2g} s are accepted now, with a deadline of "
                  f"{asked.timeout_s:g} s")  # fmt: skip
-        return Refuse(WaitTooLong(words, retry_after_s=max(1, math.ceil(load.ahead * load.row_s))), wait_s, crowded)
+        return Refuse(WaitTooLong(words, retry_after_s=max(1, math.ceil(load.ahead * load.row_s))), wait_s, many_waiting)
     if asked.rows > load.turn_rows and load.row_s > 0:
         return _decide_large(asked, load, late_s)
     return Accept()
@@ -216,9 +216,9 @@ def _decide_large(asked: Asked, load: EngineLoad, late_s: float) -> Accept | Ref
     words = (f"{asked.rows} rows would take about {alone_s + turns * load.row_s:.1f} s of a deadline of {asked.timeout_s:g} s; "
              f"about {fit} rows would fit now")  # fmt: skip
     if alone_s > WAIT_SHARE_MAX * asked.timeout_s:  # on an idle engine, too
-        return Refuse(TooManyRows(words), alone_s, crowded=False, own_rows=True)
+        return Refuse(TooManyRows(words), alone_s, many_waiting=False, own_rows=True)
     retry_s = max(1, math.ceil(turns * load.row_s))
-    return Refuse(WaitTooLong(words, retry_after_s=retry_s), alone_s, crowded=False, own_rows=True)
+    return Refuse(WaitTooLong(words, retry_after_s=retry_s), alone_s, many_waiting=False, own_rows=True)
 
 
 def spread(ahead: Sequence[int], count: int) -> list[int]:

@@ -51,15 +51,15 @@ class ServedVersion:
     rows_together: bool  # one numeric output whose rows are short lists of one length: many replies are encoded at once
     slot_bytes: int  # room for one row and its answer, when both have a fixed size
     starts: AnswerHeads  # heads of its answers
-    tally: StatusBlock  # where its answers are counted
-    edition: int = 0  # which loading of the version; one of them takes the traffic
+    counters: StatusBlock  # where its answers are counted
+    revision: int = 0  # which loading of the version; one of them takes the traffic
     ref: int = 0  # how records name it, see transport/descriptor.py
     reads_headers: bool = False  # a handler that may ask for them
-    rehearsals: tuple[Mapping[str, str], ...] = ()  # request bodies to warm the whole way with, see front_warmup.py
+    warmup_requests: tuple[Mapping[str, str], ...] = ()  # request bodies to warm the whole way with, see front_warmup.py
 
     @staticmethod
-    def from_card(card: dict[str, Any], tally: Callable[[int], StatusBlock]) -> ServedVersion:
-        sig = Signature.from_json(card["signature"]) if card["signature"] else None
+    def from_info(info: dict[str, Any], counters: Callable[[int], StatusBlock]) -> ServedVersion:
+        sig = Signature.from_json(info["signature"]) if info["signature"] else None
         inputs = Layout(sig.inputs if sig else (), bool(sig and sig.rows_axis))
         outputs = Layout(sig.outputs if sig else (), bool(sig and sig.rows_axis))
         output = sig.outputs[0] if sig and len(sig.outputs) == 1 else None
@@ -69,11 +69,11 @@ class ServedVersion:
         room = inputs.row_room + (outputs.row_room if outputs.fixed else inputs.row_room)
         plain, together = plain and room <= LIGHT_SLOT_BYTES_MAX, together and room <= LIGHT_SLOT_BYTES_MAX
         return ServedVersion(
-            name=card["name"], version=card["version"], rows_max=card["rows_max"], signature=sig, inputs=inputs, outputs=outputs,
+            name=info["name"], version=info["version"], rows_max=info["rows_max"], signature=sig, inputs=inputs, outputs=outputs,
             row_plan=plan_of(sig) if sig and plain else None, rows_together=together, slot_bytes=room,
-            starts=AnswerHeads(card["name"], card["version"]), tally=tally(card.get("tally", 0)), edition=card["edition"],
-            ref=model_ref(card["number"], card["edition"]), reads_headers=card.get("reads_headers", False),
-            rehearsals=tuple(card.get("rehearsals", ())))  # fmt: skip
+            starts=AnswerHeads(info["name"], info["version"]), counters=counters(info.get("counters", 0)),
+            revision=info["revision"], ref=model_ref(info["number"], info["revision"]),
+            reads_headers=info.get("reads_headers", False), warmup_requests=tuple(info.get("warmup_requests", ())))  # fmt: skip
 
     def takes(self, other: ServedVersion) -> bool:
         """Whether a request that was decoded for the other one can run on this one: the inputs in its slot are the same."""
@@ -99,10 +99,10 @@ class EngineChannel:
     """One engine place. `model` is set while an engine there is ready to take requests."""
 
     def __init__(
-        self, path: str, block: StatusBlock, arena: Arena, tally: Callable[[int], StatusBlock], replies: ReplyTaker,
+        self, path: str, block: StatusBlock, arena: Arena, counters: Callable[[int], StatusBlock], replies: ReplyTaker,
         owner: ChannelOwner,
     ) -> None:  # fmt: skip
-        self.path, self.block, self._tally = path, block, tally
+        self.path, self.block, self._counters = path, block, counters
         self.model: ServedVersion | None = None
         self.epoch = 0
         self._batches = 0  # that engines here had answered when this one greeted
@@ -204,7 +204,7 @@ class EngineChannel:
             self._lost()
 
     def _greet(self, records: bytes) -> bytes:
-        """Take HELLO and the model's card, which came with it as a file; returns what follows them."""
+        """Take HELLO and the model's info, which came with it as a file; returns what follows them."""
         hello = REPLY.unpack_from(records)
         assert hello[0] == descriptor.HELLO and hello[1] == PROTOCOL, "an engine speaks first, and our protocol"
         fd = self.take_fd()
@@ -214,10 +214,10 @@ class EngineChannel:
             self._drop_channel()
             self._loop.call_later(FULL_S, self._connect)
             return b""
-        card = json.loads(read_spill(fd, hello[6]))
+        info = json.loads(read_spill(fd, hello[6]))
         os.close(fd)
-        self.model = ServedVersion.from_card(card, self._tally)
-        self.epoch, self._batches = card["epoch"], self.block.count[_BATCHES]
+        self.model = ServedVersion.from_info(info, self._counters)
+        self.epoch, self._batches = info["epoch"], self.block.count[_BATCHES]
         self._owner.greeted(self)
         return records[RECORD_BYTES:]
 

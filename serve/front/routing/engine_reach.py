@@ -13,7 +13,10 @@ class Reach:
     def __init__(self, page: StatusPage, place: int, now_s: float) -> None:
         self._page, block = page, page.front(place)
         self._count, self._value = block.count, block.value
-        for cell in (*range(Front.GREETED, Front.GREETED + ENGINES_MAX), *range(Front.REHEARSED, Front.REHEARSED + ENGINES_MAX)):
+        for cell in (
+            *range(Front.GREETED, Front.GREETED + ENGINES_MAX),
+            *range(Front.ANSWERED_BY, Front.ANSWERED_BY + ENGINES_MAX),
+        ):
             self._count[cell] = 0  # a worker that was here before wrote them
         self._value[Front.APART_S] = now_s
         self.is_apart = False
@@ -21,12 +24,12 @@ class Reach:
     def greeted(self, engine: int, epoch: int) -> None:
         self._count[Front.GREETED + engine] = epoch
 
-    def rehearsed(self, engine: int, epoch: int) -> None:
+    def answered(self, engine: int, epoch: int) -> None:
         """It has answered a request of ours, the whole way; or there is none to ask."""
-        self._count[Front.REHEARSED + engine] = epoch
+        self._count[Front.ANSWERED_BY + engine] = epoch
 
     def lost(self, engine: int) -> None:
-        self._count[Front.GREETED + engine] = self._count[Front.REHEARSED + engine] = 0
+        self._count[Front.GREETED + engine] = self._count[Front.ANSWERED_BY + engine] = 0
 
     def mistrusts(self, engine: int, now_s: float, some_up: bool) -> None:
         """It answers nothing. That has lasted, so there is no grace."""

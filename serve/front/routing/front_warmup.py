@@ -26,7 +26,7 @@ AGAIN_S = 0.5  # after a question that was not answered
 
 
 class FrontWarmup:
-    """One worker's rehearsals."""
+    """One worker's requests to itself, before traffic comes."""
 
     def __init__(self, connections: Connections, connect: Connect) -> None:
         """`connect` makes the protocol of a new connection, as for a client."""
@@ -38,8 +38,8 @@ class FrontWarmup:
 
     def engine_up(self, place: int, link: EngineChannel, takes_traffic: bool) -> None:
         assert link.model is not None, "called when the engine has said HELLO"
-        if not link.model.rehearsals:
-            self._engines.reach.rehearsed(place, link.epoch)
+        if not link.model.warmup_requests:
+            self._engines.reach.answered(place, link.epoch)
             return
         is_full = not self._done and takes_traffic and warming(link)
         self._done = self._done or is_full
@@ -76,12 +76,12 @@ class FrontWarmup:
 
     def _proven(self, place: int, link: EngineChannel, model: ServedVersion) -> None:
         if link.model is model:
-            self._engines.reach.rehearsed(place, link.epoch)
+            self._engines.reach.answered(place, link.epoch)
 
     async def _send(self, link: EngineChannel, model: ServedVersion, bound: asyncio.Timeout) -> bool:
         """All bodies, one after the other, again and again. Whether the engine has answered any."""
         end_s, proven = time.monotonic() + SECONDS_MAX, False
-        requests = [request(body) for body in model.rehearsals]
+        requests = [request(body) for body in model.warmup_requests]
         async with connected_to(self._connect, self._connections, link, model) as line:
             for _ in range(RUNS):
                 for data in requests:
@@ -95,7 +95,7 @@ class FrontWarmup:
 
 
 def smallest(model: ServedVersion) -> bytes:
-    return request(min(model.rehearsals, key=lambda body: len(body["body"])))
+    return request(min(model.warmup_requests, key=lambda body: len(body["body"])))
 
 
 def warming(link: EngineChannel) -> bool:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _SERVING = int(Main.SERVING)
 _ROW_COST, _ENGINE_ROWS = int(Engine.ROW_COST_S), int(Engine.QUEUE_ROWS)
 _LARGE, _BEYOND, _BATCHES = int(Engine.QUEUE_LARGE), int(Engine.QUEUE_BEYOND), int(Engine.BATCHES)
-_EDITION = int(Engine.EDITION)
+_REVISION = int(Engine.REVISION)
 _RUN_STARTED, _RUN_ROWS, _PREDICTED = int(Engine.RUN_STARTED_S), int(Engine.RUN_ROWS), int(Engine.RUN_PREDICTED_S)
 AWAY_S = 1.0  # beyond the time of a look: who was away for so long has seen nothing meanwhile, and blames nobody for it
 
@@ -71,10 +71,10 @@ class Router:
         # Where requests were refused for their own rows: since when, and the number of batches then, while none has run.
         self._untried: dict[EngineChannel, tuple[float, int]] = {}
         self.serving = Destination()
-        self._edition = page.main.count[Main.SERVING]  # of the version to which everything is sent
-        self._count[Front.FOLLOWS] = self._edition
-        self._sha256 = (0, "")  # the edition whose sum was learnt last, and the sum
-        self.rehearsal: EngineObserver | None = None
+        self._revision = page.main.count[Main.SERVING]  # of the version to which everything is sent
+        self._count[Front.FOLLOWS] = self._revision
+        self._sha256 = (0, "")  # the revision whose sum was learnt last, and the sum
+        self.front_warmup: EngineObserver | None = None
         self._swept_s = clock()  # when it was last swept
         self._awake_s = 0.0  # since when without a gap
         self.reach = Reach(page, place, clock())
@@ -84,9 +84,9 @@ class Router:
     def connect(self, sockets: Sequence[str], arena: Arena, replies: ReplyTaker, events: EngineEvents) -> None:
         """To every engine place, for as long as this worker lives."""
         self._events = events
-        tally = functools.partial(self._page.tally, self._place)
+        counters = functools.partial(self._page.counters, self._place)
         self.links = [
-            EngineChannel(path, self._page.engine(i), arena, tally, replies, owner=self) for i, path in enumerate(sockets)
+            EngineChannel(path, self._page.engine(i), arena, counters, replies, owner=self) for i, path in enumerate(sockets)
         ]
 
     # ---- who gets a request ------------------------------------------------------------------------------------------
@@ -104,11 +104,11 @@ class Router:
                 return link
             case Hold():
                 return None
-            case Refuse(error, wait_s, crowded, own_rows):
+            case Refuse(error, wait_s, many_waiting, own_rows):
                 if link is not None and own_rows:
                     self._untried.setdefault(link, (now_s, link.block.count[_BATCHES]))
                 else:
-                    self._waits = self._waits.refused(crowded, now_s, wait_s)
+                    self._waits = self._waits.refused(many_waiting, now_s, wait_s)
                 raise error
 
     def _load(self, link: EngineChannel, engines: int, now_s: float) -> EngineLoad:
@@ -126,7 +126,7 @@ class Router:
         its own version, which once served."""
         fitting = [link for link in self.serving.up if link.model is not None and link.model.takes(wanted)]
         if not fitting:
-            own = [link for link in self.links if link.model is not None and link.model.edition == wanted.edition]
+            own = [link for link in self.links if link.model is not None and link.model.revision == wanted.revision]
             fitting = [link for link in own if not link.mistrusted]
         return min(fitting, key=_rows_of) if fitting else None
 
@@ -139,8 +139,8 @@ class Router:
     @property
     def another_is_up(self) -> bool:
         """Whether a replica may be risked: another one would go on. Where there is only one, it has to be."""
-        edition = self._edition
-        replicas = sum(link.epoch > 0 and link.block.count[_EDITION] == edition for link in self.links)
+        revision = self._revision
+        replicas = sum(link.epoch > 0 and link.block.count[_REVISION] == revision for link in self.links)
         return replicas < 2 or len(self.serving.up) > 1
 
     def overloaded(self, message: str, kind: type[Overloaded] = Overloaded) -> Overloaded:
@@ -152,7 +152,7 @@ class Router:
 
     def sweep(self, now_s: float, waiting: int) -> None:
         """Twenty times a second, so that no request has to ask. `waiting`: requests of this front."""
-        if self._page.main.count[_SERVING] != self._edition:
+        if self._page.main.count[_SERVING] != self._revision:
             self._follow()
         self._awake_s, self._swept_s = self._awake_since(now_s), now_s
         self._look_at_waits(now_s, is_empty(waiting, len(self.serving.up)))
@@ -180,26 +180,26 @@ class Router:
         self._know(link)
         place = self.links.index(link)
         self.reach.greeted(place, link.epoch)
-        if link.model.edition != self._edition:
-            if self.rehearsal is not None:
-                self.rehearsal.engine_up(place, link, takes_traffic=False)
+        if link.model.revision != self._revision:
+            if self.front_warmup is not None:
+                self.front_warmup.engine_up(place, link, takes_traffic=False)
             self._follow()
             return
         self._note_up(link.model)
         self._look_at_waits(self._clock())
-        if self.rehearsal is not None:
-            self.rehearsal.engine_up(place, link, takes_traffic=True)
+        if self.front_warmup is not None:
+            self.front_warmup.engine_up(place, link, takes_traffic=True)
         self._serves()
 
     def _follow(self) -> None:
-        """Go over to the edition that the supervisor has named, as soon as an engine of it has greeted."""
+        """Go over to the revision that the supervisor has named, as soon as an engine of it has greeted."""
         serving = self._page.main.count[_SERVING]
-        up = [link for link in self.links if link.model is not None and link.model.edition == serving]
-        if serving == self._edition or not up:
+        up = [link for link in self.links if link.model is not None and link.model.revision == serving]
+        if serving == self._revision or not up:
             return
         for link in up:  # a version takes the traffic when its sum is known: every reply can name it
             self._know(link)
-        self._edition = self._count[Front.FOLLOWS] = serving
+        self._revision = self._count[Front.FOLLOWS] = serving
         self._note_up(up[0].model)
         self._serves()
 
@@ -216,7 +216,7 @@ class Router:
         self._events.engine_lost(link)
 
     def _note_up(self, model: ServedVersion | None) -> None:
-        up = [link for link in self.links if link.model is not None and link.model.edition == self._edition]
+        up = [link for link in self.links if link.model is not None and link.model.revision == self._revision]
         self.serving.serve(model, [link for link in up if not link.mistrusted])
 
     def mistrust(self, link: EngineChannel) -> None:
@@ -234,9 +234,9 @@ class Router:
     # ---- what is known of them -----------------------------------------------------------------------------------------
 
     @property
-    def edition(self) -> int:
+    def revision(self) -> int:
         """Of the version that everything is sent to."""
-        return self._edition
+        return self._revision
 
     def know(self) -> None:
         """Once a second: the sums of the models' files, which engines write on the status page when they have them."""
@@ -248,9 +248,9 @@ class Router:
         if model is not None and not model.starts.sha256:
             text = self._page.read_text(self.links.index(link), looks=1).get("model") or {}
             if text.get("sha256") and text.get("version") == model.version:
-                self._sha256 = (model.edition, str(text["sha256"]))
-            edition, sha256 = self._sha256
-            if edition == model.edition and sha256:  # an engine that was started again has the same files
+                self._sha256 = (model.revision, str(text["sha256"]))
+            revision, sha256 = self._sha256
+            if revision == model.revision and sha256:  # an engine that was started again has the same files
                 model.starts.know(sha256)
 
     def execution(self) -> dict[str, int | str]:

@@ -91,7 +91,7 @@ class SelfCheck:
             silence.asking.add_done_callback(self._asking.discard)
 
     def _is_quiet(self, link: EngineChannel, model: ServedVersion, silence: LinkSilence, now_s: float) -> bool:
-        asks = self._quiet_s > 0 and link in self._engines.serving.up and bool(model.rehearsals)
+        asks = self._quiet_s > 0 and link in self._engines.serving.up and bool(model.warmup_requests)
         ready = link.block.count[Engine.STATE] == ReplicaState.READY and not self._main.count[Main.LEAVING]
         return asks and ready and now_s - silence.heard_s >= self._quiet_s
 

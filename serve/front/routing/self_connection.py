@@ -69,7 +69,7 @@ class OwnRequests:
     def __init__(self, invocations: Invocations, link: EngineChannel, model: ServedVersion) -> None:
         self._invocations, self._link = invocations, link
         nowhere = StatusBlock(memoryview(bytearray(BLOCK_CELLS * 8)))
-        self._to = Destination.of(dataclasses.replace(model, tally=nowhere), link)
+        self._to = Destination.of(dataclasses.replace(model, counters=nowhere), link)
 
     @property
     def row_batcher(self) -> OwnRequests:
@@ -115,5 +115,5 @@ async def ask_one(connect: Connect, connections: Connections, link: EngineChanne
 
 def request(body: Mapping[str, str]) -> bytes:
     data = base64.b64decode(body["body"])
-    head = f"POST /invocations HTTP/1.1\r\nHost: rehearsal\r\nContent-Type: {body['content_type']}\r\nContent-Length: {len(data)}"
+    head = f"POST /invocations HTTP/1.1\r\nHost: warm-up\r\nContent-Type: {body['content_type']}\r\nContent-Length: {len(data)}"
     return head.encode("latin-1") + b"\r\n\r\n" + data

@@ -136,11 +136,13 @@ def test_each_gpu_has_its_engines_and_both_slots_of_a_place_have_the_same_gpu() 
     assert processes.make(8, 0, 4, 0).device(3) == ""
 
 
-def test_engines_of_both_slots_are_started_on_their_gpu_and_fronts_and_the_sidecar_on_none(tmp_path: Path) -> None:
+def test_engines_of_both_slots_are_started_on_their_gpu_and_fronts_and_the_sidecar_on_none(
+    tmp_path: Path, short_path: Path
+) -> None:
     for version in ("1", "2"):
         tree(tmp_path, **{f"root__m__{version}__model_dot_toml": 'backend = "echo"'})
     env = read({"EVENKEEL_MODEL_DIR": str(tmp_path / "root"), "EVENKEEL_REQUIRE_GPU": "auto", "EVENKEEL_LOG": "json"})
-    made, page, run_dir = processes.make(4, 1, 2, 1, slots=2, devices=("0", MIG)), StatusPage.create(), RunDir(str(tmp_path))
+    made, page, run_dir = processes.make(4, 1, 2, 1, slots=2, devices=("0", MIG)), StatusPage.create(), RunDir(str(short_path))
     versions = Deployer(page, catalogue.read(env.model_dir), "1", SwapRules(), {})
     sockets = [run_dir.listen(f"engine-{place}.sock") for place in range(made.places)]
     children = engine_children.engines(env, made, page, sockets, run_dir.path, False, versions)

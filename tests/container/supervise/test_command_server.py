@@ -35,8 +35,8 @@ class Counting:
 class Served:
     """A server whose loop the test turns, at moments that the test names."""
 
-    def __init__(self, tmp_path: Path) -> None:
-        self.handler, self.run_dir = Counting(), RunDir(str(tmp_path))
+    def __init__(self, path: Path) -> None:
+        self.handler, self.run_dir = Counting(), RunDir(str(path))
         self.listener = self.run_dir.listen("commands.sock")
         self.sock = socket.socket(fileno=self.listener.fd)
         self.server = CommandServer(self.sock, self.handler)
@@ -65,8 +65,8 @@ class Served:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    served = Served(tmp_path)
+def served(short_path: Path) -> Iterator[Served]:
+    served = Served(short_path)
     yield served
     served.sock.close()
     served.run_dir.remove()

@@ -47,8 +47,8 @@ def test_every_phase_can_be_left() -> None:
 @pytest.mark.parametrize(("seen", "due"), [
     (SwapView(Phase.STEADY, wanted=True), SwapAction.CLEAR),
     (SwapView(Phase.STEADY, wanted=True, other_wanted=True, other_ready=True), SwapAction.SWITCH),
-    (SwapView(Phase.STEADY, standby_over=True), SwapAction.RETIRE),
-    (SwapView(Phase.STEADY, wanted=True, standby_over=True, other_wanted=True, other_ready=True), SwapAction.SWITCH),
+    (SwapView(Phase.STEADY, previous_over=True), SwapAction.RETIRE),
+    (SwapView(Phase.STEADY, wanted=True, previous_over=True, other_wanted=True, other_ready=True), SwapAction.SWITCH),
     (SwapView(Phase.CLEARING, wanted=True), SwapAction.NOTHING),
     (SwapView(Phase.CLEARING, wanted=True, cleared=True), SwapAction.LOAD),
     (SwapView(Phase.CLEARING), SwapAction.GIVE_UP),

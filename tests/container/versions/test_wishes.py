@@ -12,7 +12,7 @@ from evenkeel.container.versions.lost_engine import STARTS_MAX, LostEngine, what
 from evenkeel.container.versions.version_counters import OTHERS, VersionCounters
 from evenkeel.container.versions.wishes import with_a_load, without_a_load
 from evenkeel.serve.contract.process_setup import EXIT_BAD_MODEL
-from evenkeel.serve.contract.status_page import TALLIES_MAX
+from evenkeel.serve.contract.status_page import COUNTED_VERSIONS_MAX
 
 BESIDE, IN_PLACE = (
     MemoryFit(True, "beside the old one: there is room"),
@@ -35,7 +35,7 @@ def test_the_version_that_serves_gives_up_the_swap_that_is_under_way() -> None:
 
 
 def test_a_version_that_stands_by_comes_back_at_once() -> None:
-    answer = without_a_load("1", "2", "2", holding("1", RevisionState.STANDBY), BESIDE)
+    answer = without_a_load("1", "2", "2", holding("1", RevisionState.PREVIOUS), BESIDE)
     assert answer is not None and answer.how == "at once"
 
 
@@ -73,7 +73,7 @@ def test_what_follows_the_end_of_an_engine_without_traffic(stood_by: bool, code:
 
 def test_a_version_that_comes_back_counts_on_where_it_stopped_and_the_last_counters_are_for_all_others() -> None:
     counters = VersionCounters()
-    numbers = [counters.number({"name": "m", "version": str(i)}) for i in range(TALLIES_MAX + 5)]
-    assert numbers == [*range(TALLIES_MAX), *[TALLIES_MAX - 1] * 5]
+    numbers = [counters.number({"name": "m", "version": str(i)}) for i in range(COUNTED_VERSIONS_MAX + 5)]
+    assert numbers == [*range(COUNTED_VERSIONS_MAX), *[COUNTED_VERSIONS_MAX - 1] * 5]
     assert counters.number({"name": "m", "version": "3"}) == 3
-    assert counters.labels[-1] == {"name": "m", "version": OTHERS} and len(counters.labels) == TALLIES_MAX
+    assert counters.labels[-1] == {"name": "m", "version": OTHERS} and len(counters.labels) == COUNTED_VERSIONS_MAX

@@ -89,8 +89,8 @@ def test_only_answers_to_requests_that_this_engine_ran_are_progress() -> None:
     assert not answered(), "those were of the life before"
 
 
-def test_a_socket_is_reached_when_its_name_and_folder_are_gone_and_made_anew(tmp_path: Path) -> None:
-    run_dir = RunDir(str(tmp_path))
+def test_a_socket_is_reached_when_its_name_and_folder_are_gone_and_made_anew(short_path: Path) -> None:
+    run_dir = RunDir(str(short_path))
     engine = run_dir.listen("engine-0.sock")
     run_dir.listen("admin.sock")
     anew: list[str] = []

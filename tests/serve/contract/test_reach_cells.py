@@ -16,7 +16,7 @@ NOW = 1000.0
 NONE = (0,) * ENGINES_MAX
 READY = EngineView(0, 1, 7, ReplicaState.READY, True, 1, 1, 0, 0.0, 0.0, 0, 0)
 HERE = Worker(0, 1, True, NOW, 0.0, (7, *NONE[1:]), (7, *NONE[1:]))
-APART = replace(HERE, place=1, apart_s=NOW - 5, greeted=NONE, rehearsed=NONE)
+APART = replace(HERE, place=1, apart_s=NOW - 5, greeted=NONE, answered_by=NONE)
 
 
 def test_a_worker_reaches_the_engine_that_greeted_it_and_not_the_one_that_was_there_before() -> None:
@@ -73,7 +73,7 @@ def test_what_is_on_the_page_is_read() -> None:
     page.main.count[Main.FRONTS], page.main.count[Main.ENGINES], page.main.count[Main.SERVING] = 2, 2, 4
     for place in (0, 1):
         block = page.engine(place)
-        block.count[Engine.EPOCH], block.count[Engine.STATE], block.count[Engine.EDITION] = 3, int(ReplicaState.READY), 4 + place
+        block.count[Engine.EPOCH], block.count[Engine.STATE], block.count[Engine.REVISION] = 3, int(ReplicaState.READY), 4 + place
         front = page.front(place)
         front.count[Front.PID], front.value[Front.BEAT_S] = os.getpid(), NOW
         front.count[Front.GREETED + place] = 3  # the second knows only an engine that takes no traffic

@@ -53,8 +53,8 @@ def test_only_engines_of_the_plan_are_looked_at(page: StatusPage) -> None:
 
 def test_status_tells_how_many_poisoned_requests_are_remembered_and_the_newest_without_their_bytes(page: StatusPage) -> None:
     page.main.count[Main.SERVING] = 2
-    for n, edition in ((1, 1), (2, 2), (3, 2)):
-        poison_page.write(page, 0, Poison(100.0 + n, edition, Fingerprint(n, bytes([n]) * 16)))
+    for n, revision in ((1, 1), (2, 2), (3, 2)):
+        poison_page.write(page, 0, Poison(100.0 + n, revision, Fingerprint(n, bytes([n]) * 16)))
     told = snapshot.status(page, Snapshot(110.0, 1110.0), Remembered())["poisoned"]
     assert told["remembered"] == 2
     assert told["newest"] == [{"id": "03030303", "at": 1103.0}, {"id": "02020202", "at": 1102.0}]

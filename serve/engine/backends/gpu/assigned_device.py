@@ -21,9 +21,9 @@ def unused(options: LoadOptions, why: str) -> None:
     log("gpu_unused", f"GPU {options.device} is not used as asked: {why}", level="warning")
 
 
-def memory_limit(gpu: Gpu, card_bytes: int, sharers: int = 1) -> int:
-    """What one replica may allocate of its card, which `sharers` replicas use, itself among them."""
-    return int(MEMORY_SHARE * card_bytes / sharers) if gpu.memory_mb is None else min(card_bytes, gpu.memory_mb << 20)
+def memory_limit(gpu: Gpu, gpu_bytes: int, sharers: int = 1) -> int:
+    """What one replica may allocate of its GPU, which `sharers` replicas use, itself among them."""
+    return int(MEMORY_SHARE * gpu_bytes / sharers) if gpu.memory_mb is None else min(gpu_bytes, gpu.memory_mb << 20)
 
 
 def facts(options: LoadOptions, provider: str) -> Mapping[str, str]:

@@ -41,7 +41,7 @@ class Runtime(Protocol):
     """`copy`, `mark` and `hold` return at once. Every call may raise what failed on the device before it."""
 
     def host_memory(self, size: int) -> Array:
-        """Page-locked bytes, from and to which the card copies by itself. Uninitialised."""
+        """Page-locked bytes, from and to which the GPU copies by itself. Uninitialised."""
 
     def device_memory(self, size: int) -> DeviceMemory: ...
 

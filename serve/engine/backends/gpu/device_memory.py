@@ -1,6 +1,6 @@
-"""How much memory the card of this engine has, as its driver says: ONNX Runtime takes a limit in bytes and does not know.
+"""How much memory the GPU of this engine has, as its driver says: ONNX Runtime takes a limit in bytes and does not know.
 
-None of the calls makes a CUDA context, so that asking takes nothing of the card.
+None of the calls makes a CUDA context, so that asking takes nothing of the GPU.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ LIBRARY = "libcuda.so.1"  # comes with the driver, not with the image
 
 
 def memory_bytes(library: Callable[[str], Any] = ctypes.CDLL) -> int | None:
-    """Of device 0, the only one that an engine sees: of the whole card, or of the slice. None: there is nobody to ask.
+    """Of device 0, the only one that an engine sees: of the whole GPU, or of the slice. None: there is nobody to ask.
     `library` loads one by its name."""
     try:
         driver = library(LIBRARY)

@@ -3,7 +3,7 @@
 Owns the streams, and the memory that batches are copied through. Imports no onnxruntime, onnx_backend.py hands its objects in;
 knows nothing of requests. The calls of CUDA are in cuda_runtime.py.
 
-How it works: all inputs of a batch are written one behind the other into page-locked memory, from where the card copies
+How it works: all inputs of a batch are written one behind the other into page-locked memory, from where the GPU copies
 them in one go, on a stream of its own. The session computes on a second stream that holds until that copy is over, and is told
 not to wait for it. It allocates its outputs on the device itself, since nobody knows their shapes before; a third stream
 holds until they are computed and copies them into page-locked memory, and one event says when all of them are there. The thread
@@ -29,7 +29,7 @@ import numpy as np
 from evenkeel.serve.engine.backends.base import Array
 from evenkeel.serve.engine.backends.gpu.cuda_runtime import DeviceMemory, Event, Runtime, opened
 
-SLOTS = 2  # FLYING_MAX of serve/engine/cycle/launch_complete.py
+SLOTS = 2  # IN_FLIGHT_MAX of serve/engine/cycle/launch_complete.py
 ALIGN_BYTES = 256  # each tensor begins where cudaMalloc could have put it: kernels read several values at once
 
 
@@ -60,7 +60,7 @@ class StagingBuffer:
     kept: DeviceMemory | None = None  # outputs of a graph, whose own places the next batch needs
     lent: list[Array] = field(default_factory=list)  # views of `staged`, from when they were asked for until they are launched
     values: Sequence[Value] = ()  # outputs in memory of the session's, which uses it again once they are dropped
-    flying: bool = False
+    in_flight: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class OnnxTransfers:
     def _next(self) -> StagingBuffer:
         """Nothing is under way from it or to it."""
         slot = self._slots[self._turn]
-        assert not slot.flying, f"at most {SLOTS} batches fly"
+        assert not slot.in_flight, f"at most {SLOTS} batches fly"
         self.runtime.wait(slot.over)  # in the past, unless the last one failed while it was launched
         slot.values = ()
         return slot
@@ -113,15 +113,15 @@ class OnnxTransfers:
         except Exception:
             self._give_up(slot)
             raise
-        slot.flying = True
+        slot.in_flight = True
         return OnnxPendingOutputs(slot, outputs)
 
-    def complete(self, landing: OnnxPendingOutputs) -> list[Array]:
-        slot = landing.slot
-        slot.flying = False
+    def complete(self, pending: OnnxPendingOutputs) -> list[Array]:
+        slot = pending.slot
+        slot.in_flight = False
         self.runtime.wait(slot.over)
         slot.values = ()
-        return landing.outputs
+        return pending.outputs
 
     def hold_for_copies(self) -> None:
         """What is computed from now on comes after the copies back of outputs in memory of the session's."""
@@ -199,7 +199,7 @@ def packed(sizes: Sequence[int]) -> tuple[list[int], int]:
 
 
 def _rounded(size: int) -> int:
-    """To a power of two, so that batches that grow row by row need new memory, for which the card stops, only a few times."""
+    """To a power of two, so that batches that grow row by row need new memory, for which the GPU stops, only a few times."""
     return 1 << (size - 1).bit_length()
 
 

@@ -21,7 +21,7 @@ from evenkeel.serve.errors import BadModel
 
 def load(
     manifest: Manifest, options: LoadOptions, runtime: Any = None,
-    card_bytes: Callable[[], int | None] = device_memory.memory_bytes, cuda: Callable[[], Runtime] = cuda_runtime.opened,
+    gpu_bytes: Callable[[], int | None] = device_memory.memory_bytes, cuda: Callable[[], Runtime] = cuda_runtime.opened,
 ) -> OnnxBackend:  # fmt: skip
     """`runtime`: the module, or what stands for it in a test of the providers that this machine has not; so the others."""
     assert manifest.file is not None, "the manifest names a file for every backend but echo"
@@ -30,7 +30,7 @@ def load(
     if text:
         raise BadModel(f"{manifest.file} is not an ONNX model but {text}")
     available = runtime.get_available_providers() if options.device else []
-    total = card_bytes() if options.device else None
+    total = gpu_bytes() if options.device else None
     wanted = providers.wanted(manifest.gpu, options.device, available, total, options.sharers, engine_cache(manifest, options))
     device: OnnxTransfers | str = ""
     if len(wanted) > 1:

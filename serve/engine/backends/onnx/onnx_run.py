@@ -45,8 +45,8 @@ class DeviceRun:
     def launch(self, inputs: Sequence[Array]) -> OnnxPendingOutputs:
         return self._launch(inputs, None if self._graphs is None else self._graphs.best(inputs))
 
-    def complete(self, landing: OnnxPendingOutputs) -> Sequence[Array]:
-        return self._device.complete(landing)
+    def complete(self, pending: OnnxPendingOutputs) -> Sequence[Array]:
+        return self._device.complete(pending)
 
     def _launch(self, inputs: Sequence[Array], by: OnnxGraph | None) -> OnnxPendingOutputs:
         typed = [(array, dtype) for array, (_, dtype, _) in zip(inputs, self._takes, strict=True)]
@@ -114,7 +114,7 @@ class DeviceRun:
         return [Place(a.shape, a.nbytes, self._device.runtime.device_memory(max(1, a.nbytes))) for a in arrays]
 
     def allocated_bytes(self) -> int:
-        """By whoever uses the card, since the runtime does not say what it takes itself."""
+        """By whoever uses the GPU, since the runtime does not say what it takes itself."""
         return self._device.runtime.taken_bytes()
 
     def describe(self) -> str:

@@ -15,7 +15,7 @@ from evenkeel.serve.errors import BadModel
 
 
 def recording_session(manifest: Manifest, options: LoadOptions, wanted: list[Provider], runtime: Any) -> Any | None:
-    """One that can record CUDA graphs, where they are asked for and the model runs on the card as a whole."""
+    """One that can record CUDA graphs, where they are asked for and the model runs on the GPU as a whole."""
     if not manifest.gpu.graphs:
         return None
     assert manifest.file is not None, "see load"

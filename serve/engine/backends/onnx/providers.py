@@ -17,26 +17,26 @@ Provider = tuple[str, Mapping[str, str]]
 
 
 def wanted(
-    gpu: Gpu, device: str, available: Sequence[str], card_bytes: int | None = None, sharers: int = 1, cache: str = ""
+    gpu: Gpu, device: str, available: Sequence[str], gpu_bytes: int | None = None, sharers: int = 1, cache: str = ""
 ) -> list[Provider]:
-    """Best first. Without a device, or with a wheel that has none of them, only the CPU. `card_bytes`: the memory of the card,
+    """Best first. Without a device, or with a wheel that has none of them, only the CPU. `gpu_bytes`: the memory of the GPU,
     None where nobody could say; `sharers`: replicas that use it; `cache`: a folder for what TensorRT builds, "" for none."""
     best = [TENSORRT, CUDA] if gpu.tensorrt else [CUDA]
     found = [name for name in best if name in available] if device else []
-    return [*((name, options(name, gpu, card_bytes, sharers, cache)) for name in found), (CPU, {})]
+    return [*((name, options(name, gpu, gpu_bytes, sharers, cache)) for name in found), (CPU, {})]
 
 
-def options(name: str, gpu: Gpu, card_bytes: int | None, sharers: int = 1, cache: str = "") -> Mapping[str, str]:
+def options(name: str, gpu: Gpu, gpu_bytes: int | None, sharers: int = 1, cache: str = "") -> Mapping[str, str]:
     """Device 0 is the only one that an engine sees."""
     if name == TENSORRT:
         kept = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": cache,
                 "trt_timing_cache_enable": "1", "trt_timing_cache_path": cache}  # fmt: skip
         return {"device_id": "0", "trt_fp16_enable": str(int(gpu.dtype == "fp16")), **(kept if cache else {})}
-    limit = limit_bytes(gpu, card_bytes, sharers)
+    limit = limit_bytes(gpu, gpu_bytes, sharers)
     return {
         "device_id": "0",
         **({"gpu_mem_limit": str(limit)} if limit else {}),  # of its arena; cuDNN and the CUDA context come on top
-        # The default doubles the arena each time, which takes a card from its neighbours faster than models need it.
+        # The default doubles the arena each time, which takes a GPU from its neighbours faster than models need it.
         "arena_extend_strategy": "kSameAsRequested",
         # The default measures every algorithm anew for every shape, in the middle of service where a shape is new.
         "cudnn_conv_algo_search": "HEURISTIC",
@@ -44,9 +44,9 @@ def options(name: str, gpu: Gpu, card_bytes: int | None, sharers: int = 1, cache
     }
 
 
-def limit_bytes(gpu: Gpu, card_bytes: int | None, sharers: int = 1) -> int:
-    """What one replica may allocate of the card; 0: nobody knows."""
-    return memory_limit(gpu, card_bytes, sharers) if card_bytes else (gpu.memory_mb or 0) << 20
+def limit_bytes(gpu: Gpu, gpu_bytes: int | None, sharers: int = 1) -> int:
+    """What one replica may allocate of the GPU; 0: nobody knows."""
+    return memory_limit(gpu, gpu_bytes, sharers) if gpu_bytes else (gpu.memory_mb or 0) << 20
 
 
 def recording(found: Sequence[Provider]) -> list[Provider]:

@@ -3,7 +3,7 @@
 `Driver` is the seam: CudaDriver is the real one, tests bring a scripted one, so that the rest is driven without a device.
 Imports no torch, its callers hand it in. Knows nothing of programs and signatures.
 
-How it works: an input is written into page-locked memory, from where the card copies it without the CPU, on a stream of its own;
+How it works: an input is written into page-locked memory, from where the GPU copies it without the CPU, on a stream of its own;
 what is computed from it waits for that copy, on the device. Outputs come back the same way on a third stream, and one event says
 when all of a batch are there. So the copies of one batch go on while another is computed. The thread that waits for the event
 sleeps, it does not spin. torch's own allocator of page-locked memory keeps the pieces, and gives none out again before the copies
@@ -26,7 +26,7 @@ from evenkeel.serve.engine.backends.pytorch.torch_graphs import Compute, TorchGr
 from evenkeel.serve.errors import BadModel
 
 Tensor = Any
-CAPABILITY = {"bf16": (8, 0), "tf32": (8, 0)}  # of the first cards that compute so: Ampere
+CAPABILITY = {"bf16": (8, 0), "tf32": (8, 0)}  # of the first GPUs that compute so: Ampere
 
 
 class Driver(Protocol):
@@ -36,12 +36,12 @@ class Driver(Protocol):
         """Why there is no device to use; "" when there is."""
 
     def capability(self) -> tuple[int, int]:
-        """The card's generation, as NVIDIA counts: (7, 5) for a T4, (9, 0) for an H200."""
+        """The GPU's generation, as NVIDIA counts: (7, 5) for a T4, (9, 0) for an H200."""
 
     def name(self) -> str: ...
 
     def memory_bytes(self) -> int:
-        """Of the whole card, or slice."""
+        """Of the whole GPU, or slice."""
 
     def limit_memory(self, share: float) -> None:
         """What this process may allocate of it; beyond that is out of memory."""
@@ -175,9 +175,9 @@ class TorchTransfers:
         self._torch, self._driver, self.target, self._dtype = torch, driver, driver.target, gpu.dtype
         self._half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(gpu.dtype)
         driver.use_tf32(gpu.dtype == "tf32")
-        card_bytes = driver.memory_bytes()
-        self._limit_bytes = memory_limit(gpu, card_bytes, sharers)
-        driver.limit_memory(self._limit_bytes / card_bytes)
+        gpu_bytes = driver.memory_bytes()
+        self._limit_bytes = memory_limit(gpu, gpu_bytes, sharers)
+        driver.limit_memory(self._limit_bytes / gpu_bytes)
         self._lent: list[tuple[Array, Tensor]] = []  # and not launched yet
         self._peak_bytes, self._taken_bytes = 0, dict[int, int]()  # before the last `forget_peak`; by a batch of so many rows
 
@@ -233,7 +233,7 @@ class TorchTransfers:
         return autocast
 
     def measure(self, rows: int, run: Callable[[], object]) -> None:
-        """Learn what a batch of so many rows takes of the card, beyond what lies there anyway. `run`: that batch, to its end."""
+        """Learn what a batch of so many rows takes of the GPU, beyond what lies there anyway. `run`: that batch, to its end."""
         self._peak_bytes = max(self._peak_bytes, self._driver.used_bytes()[1])
         self._driver.forget_peak()
         before, _ = self._driver.used_bytes()

@@ -69,5 +69,5 @@ class PytorchOnDevice(PytorchBackend):
 
     def complete(self, ticket: list[TorchPendingOutputs]) -> Sequence[Array]:
         with translated():
-            parts = [landing.wait() for landing in ticket]
+            parts = [pending.wait() for pending in ticket]
         return parts[0] if len(parts) == 1 else joined(parts)

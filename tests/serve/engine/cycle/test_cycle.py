@@ -413,7 +413,7 @@ def test_a_front_that_sends_half_a_record_and_dies_is_forgotten() -> None:
 @pytest.mark.parametrize("late", [model_ref(0, 6), model_ref(1, 7)], ids=["generation", "number"])
 def test_a_record_for_a_model_that_is_not_loaded_is_refused_and_touches_nothing(late: int) -> None:
     made = replica(PAIR)
-    made.edition = 7
+    made.revision = 7
     with Bench(made) as bench:
         front = bench.front()
         loaded = front.ref

@@ -14,7 +14,7 @@ PAIR = signature([spec("x", 2)], [spec("y", 2)])
 
 def made(number: int = 0, generation: int = 0, plus: float = 1.0) -> Replica:
     found = replica(PAIR, lambda inputs: [inputs[0] + plus])
-    found.number, found.edition = number, generation
+    found.number, found.revision = number, generation
     return found
 
 

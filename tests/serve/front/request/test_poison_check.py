@@ -19,8 +19,8 @@ from tests.support.front_bench import FrontBench, codes, head
 from tests.support.models import raw_replica
 
 
-def poison(n: int, found_s: float = 100.0, edition: int = 1) -> Poison:
-    return Poison(found_s, edition, Fingerprint(n, n.to_bytes(16, "little")))
+def poison(n: int, found_s: float = 100.0, revision: int = 1) -> Poison:
+    return Poison(found_s, revision, Fingerprint(n, n.to_bytes(16, "little")))
 
 
 # ---- on the page -----------------------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def test_after_ten_minutes_and_after_a_swap_they_may_run_again() -> None:
         live_through(bench)
         assert bench.front.failover.poisons.count == 1
         bench.front.failover.poisons.look(7, bench.clock())
-        assert bench.front.failover.poisons.count == 0, "another edition"
+        assert bench.front.failover.poisons.count == 0, "another revision"
         bench.front.sweep()
         assert bench.front.failover.poisons.count == 1
         bench.clock.advance(REMEMBERED_S)

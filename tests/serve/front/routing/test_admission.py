@@ -150,13 +150,13 @@ def test_a_request_is_accepted_by_an_idle_engine_and_held_while_none_is_up() -> 
 def test_where_few_wait_most_of_the_deadline_may_be_waited_however_long_they_have_been_there() -> None:
     assert decide(ONE._replace(waiting=FEW - 1), IDLE._replace(ahead=47_000), WAITS, 999.0) == Accept()
     refused = refusal(ONE._replace(waiting=FEW - 1), IDLE._replace(ahead=49_000))
-    assert (refused.error.code, refused.error.retry_after_s, refused.crowded) == ("overloaded", 49, False)
+    assert (refused.error.code, refused.error.retry_after_s, refused.many_waiting) == ("overloaded", 49, False)
 
 
 def test_many_may_wait_as_long_while_they_are_one_burst_and_then_no_longer() -> None:
     many, load = ONE._replace(waiting=FEW), IDLE._replace(ahead=5000)
     assert decide(many, load, WAITS, 1.9) == Accept()
-    assert refusal(many, load, WAITS, 2.0).crowded
+    assert refusal(many, load, WAITS, 2.0).many_waiting
     assert decide(many, load, WAITS.later(1.5, 0.01, empty=True), 3.4) == Accept(), "it was empty again"
 
 

@@ -48,11 +48,11 @@ def greeting_engine(folder: Path) -> Iterator[tuple[socket.socket, Callable[[soc
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(folder / "engine"))
         listener.listen()
-        card = json.dumps(
-            {"name": "m", "version": "1", "rows_max": 1, "signature": None, "number": 0, "edition": 0, "epoch": 1}
+        info = json.dumps(
+            {"name": "m", "version": "1", "rows_max": 1, "signature": None, "number": 0, "revision": 0, "epoch": 1}
         ).encode()
-        fd = spill(card)
-        record = REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(card), 0)
+        fd = spill(info)
+        record = REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(info), 0)
         yield listener, lambda engine: void(socket.send_fds(engine, [record], [fd]))
         os.close(fd)
 
@@ -71,7 +71,7 @@ def test_an_engine_that_ends_with_requests_unread_and_replies_under_way_is_notic
     async def ends_with_requests_unread(listener: socket.socket, hello: Callable[[socket.socket], None]) -> None:
         seen: list[str] = []
         block = StatusPage.create().engine(0)
-        link = EngineChannel(str(tmp_path / "engine"), block, Arena.create(1 << 20), lambda tally: block, Seen(seen), Seen(seen))
+        link = EngineChannel(str(tmp_path / "engine"), block, Arena.create(1 << 20), lambda number: block, Seen(seen), Seen(seen))
         engine, _ = listener.accept()
         engine.recv(RECORD_BYTES)
         hello(engine)
@@ -97,13 +97,13 @@ def test_a_front_is_greeted_in_one_record_whatever_the_model_has_to_say(bodies: 
 
     def made() -> Replica:
         found = replica(signature(specs, [spec("y", 2)]), lambda x: [x[0]])
-        found.rehearsals = [{"content_type": "a/b", "body": "b" * 87_384} for _ in range(bodies)]
+        found.warmup_requests = [{"content_type": "a/b", "body": "b" * 87_384} for _ in range(bodies)]
         return found
 
     with FrontBench(made) as bench:
         bench.settle(1)
         model = bench.front.engines.serving.model
-        assert model is not None and len(model.rehearsals) == bodies
+        assert model is not None and len(model.warmup_requests) == bodies
         assert model.signature is not None and len(model.signature.inputs) == inputs
 
 
@@ -113,7 +113,7 @@ def test_a_front_without_a_free_descriptor_is_greeted_when_it_has_one(tmp_path: 
             seen: list[str] = []
             block = StatusPage.create().engine(0)
             link = EngineChannel(
-                str(tmp_path / "engine"), block, Arena.create(1 << 20), lambda tally: block, Seen(seen), Seen(seen)
+                str(tmp_path / "engine"), block, Arena.create(1 << 20), lambda number: block, Seen(seen), Seen(seen)
             )
             for wait_s, fds_left in ((2 * FULL_S, False), (0.1, True)):
                 engine, _ = listener.accept()
@@ -140,7 +140,7 @@ def test_a_want_of_descriptors_costs_a_moment_and_no_engine(tmp_path: Path, monk
                 patched.setattr(engine_channel, "FULL_S", 0.01)
                 patched.setattr(engine_channel.socket, "socket", none_left)
                 link = EngineChannel(
-                    str(tmp_path / "engine"), block, Arena.create(1 << 20), lambda tally: block, Seen(seen), Seen(seen)
+                    str(tmp_path / "engine"), block, Arena.create(1 << 20), lambda number: block, Seen(seen), Seen(seen)
                 )
                 await asyncio.sleep(0.1)
             listener.settimeout(5.0)

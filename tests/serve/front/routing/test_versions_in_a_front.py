@@ -19,10 +19,10 @@ def body(*rows: Sequence[float]) -> bytes:
     return json.dumps({"instances": rows}).encode()
 
 
-def edition(number: int, columns: int = 2) -> Callable[[], Replica]:
+def revision(number: int, columns: int = 2) -> Callable[[], Replica]:
     def make() -> Replica:
         made = replica(signature([spec("x", columns)], [spec("y", columns)]))
-        made.edition, made.tally = number, number - 1
+        made.revision, made.counters = number, number - 1
         return made
 
     return make
@@ -30,8 +30,8 @@ def edition(number: int, columns: int = 2) -> Callable[[], Replica]:
 
 @contextmanager
 def two_versions(columns: int = 2) -> Iterator[FrontBench]:
-    """Editions 1 and 2 are both up, and 1 serves."""
-    with FrontBench(edition(1), edition(2, columns)) as bench:
+    """Revisions 1 and 2 are both up, and 1 serves."""
+    with FrontBench(revision(1), revision(2, columns)) as bench:
         switch(bench, 1)
         yield bench
 
@@ -41,21 +41,21 @@ def switch(bench: FrontBench, number: int) -> None:
     bench.front.sweep()
 
 
-def editions(callers: Sequence[Caller], bench: FrontBench) -> list[int]:
-    """Which version has counted an answer for each of them is told by the tallies."""
+def revisions(callers: Sequence[Caller], bench: FrontBench) -> list[int]:
+    """Which version has counted an answer for each of them is told by the counters."""
     assert codes(callers) == ["ok"] * len(callers)
-    return [bench.page.tally(0, i).count[Front.OK] for i in range(2)]
+    return [bench.page.counters(0, i).count[Front.OK] for i in range(2)]
 
 
 def test_requests_go_to_the_version_that_is_named_and_to_no_other() -> None:
     with two_versions() as bench:
         callers = [bench.ask(body([1, 2])) for _ in range(20)]
         bench.settle()
-        assert editions(callers, bench) == [20, 0]
+        assert revisions(callers, bench) == [20, 0]
         switch(bench, 2)
         callers += [bench.ask(body([1, 2])) for _ in range(10)]
         bench.settle()
-        assert editions(callers, bench) == [20, 10] and bench.page.front(0).count[Front.FOLLOWS] == 2
+        assert revisions(callers, bench) == [20, 10] and bench.page.front(0).count[Front.FOLLOWS] == 2
         bench.assert_clean()
 
 
@@ -66,7 +66,7 @@ def test_many_at_once_are_counted_for_the_version_that_answered_them() -> None:
         switch(bench, 2)
         callers += [bench.arrive(body([1, 2]))[0] for _ in range(20)]
         bench.settle()
-        assert editions(callers, bench) == [30, 20]
+        assert revisions(callers, bench) == [30, 20]
         bench.assert_clean()
 
 
@@ -77,12 +77,12 @@ def test_a_front_does_not_follow_to_a_version_that_has_not_greeted_it() -> None:
         switch(bench, 2)
         caller = bench.ask(body([1, 2]))
         bench.settle()
-        assert editions([caller], bench) == [1, 0]
+        assert revisions([caller], bench) == [1, 0]
         bench.engines[1].start()
         bench.settle()
         callers = [caller, bench.ask(body([1, 2]))]
         bench.settle()
-        assert editions(callers, bench) == [1, 1]
+        assert revisions(callers, bench) == [1, 1]
 
 
 def test_what_the_old_version_held_when_it_ended_runs_on_the_one_that_serves() -> None:
@@ -92,7 +92,7 @@ def test_what_the_old_version_held_when_it_ended_runs_on_the_one_that_serves() -
         switch(bench, 2)
         bench.engines[0].crash()
         bench.settle()
-        assert editions(callers, bench) == [0, 3]
+        assert revisions(callers, bench) == [0, 3]
         bench.assert_clean()
 
 
@@ -102,10 +102,10 @@ def test_while_only_another_version_is_up_requests_wait_for_their_own() -> None:
         bench.settle()
         caller = bench.ask(body([1, 2]))
         bench.settle()
-        assert caller.code == "waits", "edition 2 may not be ready, and was not named"
+        assert caller.code == "waits", "revision 2 may not be ready, and was not named"
         bench.engines[0].start()
         bench.settle()
-        assert editions([caller], bench) == [1, 0]
+        assert revisions([caller], bench) == [1, 0]
 
 
 def test_a_request_whose_version_has_gone_is_refused_where_inputs_are_others() -> None:
@@ -138,7 +138,7 @@ def test_replies_and_refusals_of_a_version_name_it() -> None:
 
 
 def test_in_place_everything_waits_for_the_version_that_is_named_next() -> None:
-    with FrontBench(edition(1), edition(2), started=False) as bench:
+    with FrontBench(revision(1), revision(2), started=False) as bench:
         bench.engines[0].start()
         bench.settle()
         switch(bench, 1)
@@ -153,7 +153,7 @@ def test_in_place_everything_waits_for_the_version_that_is_named_next() -> None:
         assert codes(callers) == ["waits"] * 60, "it was not named yet"
         switch(bench, 2)
         bench.settle(20)
-        assert editions(callers, bench) == [0, 60]
+        assert revisions(callers, bench) == [0, 60]
         bench.assert_clean()
 
 

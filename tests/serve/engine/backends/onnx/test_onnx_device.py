@@ -15,7 +15,7 @@ from evenkeel.serve.engine import failures
 from evenkeel.serve.engine.backends.base import LoadOptions
 from evenkeel.serve.engine.backends.onnx import onnx_device
 from evenkeel.serve.engine.backends.onnx.providers import CPU, CUDA, TENSORRT
-from evenkeel.serve.engine.cycle.launch_complete import FLYING_MAX
+from evenkeel.serve.engine.cycle.launch_complete import IN_FLIGHT_MAX
 from evenkeel.serve.errors import ModelFailed, OutOfMemory
 
 pytest.importorskip("onnx")
@@ -136,16 +136,16 @@ def test_a_long_flight_of_batches_of_all_sizes_gives_what_the_cpu_gives(folder: 
     for _ in range(40):
         x = random.standard_normal((random.integers(1, 9), random.integers(1, 40), 3)).astype(np.float32)
         flying.append((backend.launch([x]), x))
-        if len(flying) == FLYING_MAX:
+        if len(flying) == IN_FLIGHT_MAX:
             ticket, was = flying.pop(0)
             assert np.array_equal(backend.complete(ticket)[0], was * 2)
     assert gpu.values_alive() == 1
 
 
 def test_no_more_batches_fly_than_there_are_slots(folder: Folder) -> None:
-    assert onnx_device.SLOTS == FLYING_MAX
+    assert onnx_device.SLOTS == IN_FLIGHT_MAX
     backend = on_device(folder, ScriptedGpu(), doubled(["N", 4]))
-    tickets = [backend.launch([X]) for _ in range(FLYING_MAX)]
+    tickets = [backend.launch([X]) for _ in range(IN_FLIGHT_MAX)]
     with pytest.raises(ModelFailed, match="at most 2 batches fly"):
         backend.launch([X])
     assert [np.array_equal(backend.complete(t)[0], X * 2) for t in tickets] == [True, True]
@@ -257,7 +257,7 @@ def test_places_of_a_batch_in_flight_are_not_lent(folder: Folder) -> None:
         (place,) = backend.lend([x.shape])
         place[:] = x
         flying.append((backend.launch([place]), x))
-        if len(flying) == FLYING_MAX:
+        if len(flying) == IN_FLIGHT_MAX:
             ticket, given = flying.pop(0)
             assert np.array_equal(backend.complete(ticket)[0], given * 2)
 

@@ -23,7 +23,7 @@ from evenkeel.serve.errors import BadSetting
 
 LOOK_S = 1.0
 BACKLOG = 64
-NAME_CHARS_MAX = 20  # of a socket in it
+NAME_CHARS_MAX = 16  # of a socket in it
 ADDRESS_BYTES_MAX = 107  # of a Unix socket, see unix(7)
 
 

@@ -78,14 +78,15 @@ def test_a_role_whose_supervisor_ended_while_it_began_ends_too() -> None:
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_with_standard_files_closed_it_serves_and_leaves_nothing(closed: str, tmp_path: Path) -> None:
+def test_with_standard_files_closed_it_serves_and_leaves_nothing(closed: str, short_path: Path) -> None:
     port, side = free_port(), free_port()
     settings = {
         "EVENKEEL_MODEL_DIR": str(ARTIFACTS / "echo"), "SAGEMAKER_BIND_TO_PORT": str(port), "EVENKEEL_HOST": "127.0.0.1",
-        "EVENKEEL_SIDECAR_ADDRESS": f"127.0.0.1:{side}", "EVENKEEL_QUIET_S": "0", "TMPDIR": str(tmp_path), MARK: str(tmp_path),
+        "EVENKEEL_SIDECAR_ADDRESS": f"127.0.0.1:{side}", "EVENKEEL_QUIET_S": "0",
+        "TMPDIR": str(short_path), MARK: str(short_path),
     }  # fmt: skip
     tree = Tree.__new__(Tree)  # only what asks it
-    tree.port, tree.side, tree.mark = port, side, str(tmp_path)
+    tree.port, tree.side, tree.mark = port, side, str(short_path)
     process = subprocess.Popen(["sh", "-c", f"exec {EVENKEEL} serve {closed}"], env=clean_environment(settings), cwd=ROOT)
     try:
         eventually(lambda: process.poll() is not None or tree.ping() == 200, "it serves", 90.0)

@@ -71,10 +71,10 @@ def test_a_model_with_large_samples_answers_as_soon_as_it_is_ready(tmp_path: Pat
         assert all(f["engines"] == f["rehearsed_with"] == engines for f in fronts)
 
 
-def test_an_engine_that_no_front_can_reach_is_never_called_ready(tmp_path: Path) -> None:
-    folder = model(tmp_path / "m", LENGTH, b"abc")
-    with serving(folder, EVENKEEL_RUN_DIR=str(tmp_path), EVENKEEL_REQUEST_TIMEOUT_S="3") as tree:
-        for path in tmp_path.glob("evenkeel-*/engine-*.sock"):
+def test_an_engine_that_no_front_can_reach_is_never_called_ready(short_path: Path) -> None:
+    folder = model(short_path / "m", LENGTH, b"abc")
+    with serving(folder, EVENKEEL_RUN_DIR=str(short_path), EVENKEEL_REQUEST_TIMEOUT_S="3") as tree:
+        for path in short_path.glob("evenkeel-*/engine-*.sock"):
             path.unlink()
         os.kill(tree.pid_of("engine"), signal.SIGKILL)
         eventually(lambda: tree.ping() == 503, "the verdict falls", SECONDS)

@@ -259,14 +259,14 @@ def test_evenkeel_drain_needs_no_token_on_the_socket_and_the_platforms_signal_af
         tree.kill()
 
 
-def test_evenkeel_drain_finds_the_container_by_its_run_directory_and_says_when_there_is_none(tmp_path: Path) -> None:
-    tree = Tree("digits", EVENKEEL_RUN_DIR=str(tmp_path)).wait_ready()
+def test_evenkeel_drain_finds_the_container_by_its_run_directory_and_says_when_there_is_none(short_path: Path) -> None:
+    tree = Tree("digits", EVENKEEL_RUN_DIR=str(short_path)).wait_ready()
     try:
-        assert run_command("drain", EVENKEEL_RUN_DIR=str(tmp_path)).returncode == 0
+        assert run_command("drain", EVENKEEL_RUN_DIR=str(short_path)).returncode == 0
         drained(tree)
     finally:
         tree.kill()
-    ended = run_command("drain", EVENKEEL_RUN_DIR=str(tmp_path))
+    ended = run_command("drain", EVENKEEL_RUN_DIR=str(short_path))
     assert ended.returncode == 1 and "no container of yours runs here" in ended.stderr
 
 

@@ -52,14 +52,14 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    made = Terminal("serve", str(ARTIFACTS / "digits"), "--port", "0", "--page", "0", "--set", f"run_dir={tmp_path}",
+def terminal(short_path: Path) -> Iterator[Terminal]:
+    made = Terminal("serve", str(ARTIFACTS / "digits"), "--port", "0", "--page", "0", "--set", f"run_dir={short_path}",
                     "--set", "host=127.0.0.1")  # fmt: skip
     yield made
     made.close()
 
 
-def test_a_newcomer_sees_one_line_then_a_card_whose_request_works_as_pasted(terminal: Terminal, tmp_path: Path) -> None:
+def test_a_newcomer_sees_one_line_then_a_card_whose_request_works_as_pasted(terminal: Terminal, short_path: Path) -> None:
     eventually(lambda: "stop  Ctrl-C" in terminal.text(), "the card", 90)
     shown = terminal.text()
     assert "warming up: " in shown and '"event"' not in shown, shown
@@ -67,7 +67,7 @@ def test_a_newcomer_sees_one_line_then_a_card_whose_request_works_as_pasted(term
     line, gives = re.findall(r"  (?:ask  |gives) (.*)\n", shown)
     answer = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, check=True).stdout
     assert answer.startswith(gives.rstrip("…")[:20]) and "predictions" in answer
-    assert run_command("status", EVENKEEL_RUN_DIR=str(tmp_path)).returncode == 0, "the one that runs is found"
+    assert run_command("status", EVENKEEL_RUN_DIR=str(short_path)).returncode == 0, "the one that runs is found"
     terminal.type("\x03")
     eventually(lambda: terminal.process.poll() is not None, "Ctrl-C ends it")
     assert terminal.process.returncode == 0

@@ -16,6 +16,7 @@ from evenkeel.serve.errors import BadModel
 
 NAME_CHARS_MAX = 128  # of a model or version: they are labels of metrics and stand in a header of every reply
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_VERSION = re.compile(r"[vV]?[0-9]")  # how its name begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,4 +87,5 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _versions(folder: Path) -> list[str]:
-    return [name for name in _folders(folder) if holds_model(folder / name)]
+    """Not those called like a model: a project may hold a folder of models, and these are no versions of one another."""
+    return [name for name in _folders(folder) if _VERSION.match(name) and holds_model(folder / name)]

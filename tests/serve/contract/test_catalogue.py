@@ -30,6 +30,12 @@ def test_versions_are_the_folders_with_a_model_in_them(tmp_path: Path) -> None:
     assert (found.name, found.versions, found.path("10")) == ("m", ("2", "10"), tmp_path / "m" / "10")
 
 
+def test_a_project_with_a_folder_of_models_holds_no_versions(tmp_path: Path) -> None:
+    found = catalogue.read(made(tmp_path, "model_artifacts/digits", "model_artifacts/wine"))
+    assert (found.name, found.versions) == ("", ())
+    assert catalogue.read(made(tmp_path, "m/v2", "m/latest")).versions == ("v2",)
+
+
 def test_the_highest_version_is_chosen_unless_another_is_wanted(tmp_path: Path) -> None:
     found = catalogue.read(made(tmp_path, "m/9", "m/10"))
     assert found.choose("") == "10" and found.choose("9") == "9"

@@ -39,6 +39,8 @@ def pack(
     Exit codes: 0 written, 1 the folder is no model or holds what SageMaker refuses.
     """
     found = manifest.load(model_folder.existing(folder))
+    if not output.name.endswith((".tar.gz", ".tgz")):
+        raise BadModel(f"{output} would be a gzip tar under another name: call it .tar.gz, such as -o model.tar.gz")
     files = collect(folder, output)
     listed = {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
     record = {"name": found.name, "version": found.version, "backend": found.backend, "files": listed}

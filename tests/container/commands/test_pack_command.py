@@ -96,6 +96,13 @@ def test_a_tarball_inside_the_model_folder_does_not_pack_itself(model: Path) -> 
     assert "model.tar.gz" not in members(model / "model.tar.gz")
 
 
+@pytest.mark.parametrize("name", ["all.zip", "all", "all.tar"])
+def test_a_name_that_says_something_else_than_a_gzip_tar_is_refused(model: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadModel, match=f"{name} would be a gzip tar under another name"):
+        pack_command.pack(model, output=tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 def test_an_old_record_is_replaced_and_not_packed_twice(model: Path, tmp_path: Path) -> None:
     (model / pack_command.RECORD).write_text("old")
     with tarfile.open(packed(model, tmp_path)) as archive:

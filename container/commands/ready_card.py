@@ -34,7 +34,7 @@ def lines(serving: Serving, status: Mapping[str, Any], asked: tuple[FirstRequest
 
 
 def head(serving: Serving, status: Mapping[str, Any]) -> str:
-    """Model, version, backend, golden checks, seconds; without what is not known."""
+    """Model, version, backend, checks, seconds; without what is not known."""
     model: Mapping[str, Any] = next(iter(status.get("models") or ()), {})
     replicas = status.get("replicas") or ()
     name = " ".join(str(model[key]) for key in ("name", "version") if model.get(key)) or "the model"
@@ -45,6 +45,12 @@ def head(serving: Serving, status: Mapping[str, Any]) -> str:
 
 
 def golden(replicas: Any) -> str:
-    told = [((replica.get("warmup") or {}).get("golden") or {}) for replica in replicas]
-    checked, passed = (sum(int(each.get(key, 0)) for each in told) for key in ("checked", "passed"))
-    return f"{passed} of {checked} golden checks passed" if checked else "no golden checks, since it has no samples"
+    """Golden is only what was compared with an output that somebody expects."""
+    reports = [replica.get("warmup") or {} for replica in replicas]
+    told = [report.get("golden") or {} for report in reports]
+    outputs, batches = (sum(int(each.get(key, 0)) for each in told) for key in ("outputs", "batches"))
+    passed = [f"{count} {kind}" for kind, count in (("golden", outputs), ("batch", batches)) if count]
+    if passed:
+        return f"{' and '.join(passed)} checks passed"
+    why = "its samples have no outputs" if any(report.get("samples") for report in reports) else "it has no samples"
+    return f"no golden checks, since {why}"

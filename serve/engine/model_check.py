@@ -57,7 +57,8 @@ def checked(folder: Path, options: LoadOptions) -> int:
         print(f"NOT OK    this is not foreseen: {said(e)}", file=sys.stderr)
         return 1
     print(f"memory    {_resident_mb():.0f} MB in this process, {_resident_mb() - before_mb:.0f} MB of it for the model")
-    print("OK        it would serve")
+    was_called = loaded.signature is not None or loaded.manifest.samples
+    print("OK        " + ("it would serve" if was_called else "it would start: loaded, but never called: give it a sample"))
     return 0
 
 
@@ -93,8 +94,11 @@ def print_proof(warmup: Warmup) -> None:
     report = warmup.report
     settled = sum(e.converged for e in report.plan)
     shapes = len({e.key for e in report.plan})
-    print(f"warm-up   {shapes} shapes, {len(report.plan)} batch sizes of them, {settled} settled to a steady latency")
-    print(f"golden    {report.golden.passed} of {report.golden.checked} checks passed")
+    if report.plan:
+        print(f"warm-up   {shapes} shapes, {len(report.plan)} batch sizes of them, {settled} settled to a steady latency")
+        found = report.golden
+        print(f"checks    {found.passed} passed: {found.outputs} expected outputs, {found.batches} batches against their rows, "
+              "the rest for NaN")  # fmt: skip
     for note in report.notes:
         print(f"          {note}")
 

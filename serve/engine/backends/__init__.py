@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 
 from evenkeel.serve.engine.backends.base import Loader
 from evenkeel.serve.errors import BadModel
 
 MODULES = {"onnx": "onnx.onnx_load", "pytorch": "pytorch.torch_load", "handler": "handler.handler_backend", "echo": "echo"}
+TORCH = "torch==2.13.0"  # that it was tried with, as the README says
 
 
 def loader(backend: str) -> Loader:
@@ -16,7 +18,6 @@ def loader(backend: str) -> Loader:
     try:
         load: Loader = import_module(f"{__name__}.{MODULES[backend]}").load
     except ImportError as e:
-        raise BadModel(
-            f"backend = {backend!r} cannot start: {e}; use the image that carries this framework, or install it"
-        ) from e
+        how = f"`{sys.executable} -m pip install {TORCH}`" if e.name == "torch" else "install it"
+        raise BadModel(f"backend = {backend!r} cannot start: {e}; use the image that carries this framework, or {how}") from e
     return load

@@ -40,6 +40,8 @@ class Golden:
 
     checked: int = 0
     passed: int = 0
+    outputs: int = 0  # of those that passed, answers that were compared with an expected output
+    batches: int = 0  # and batches that were compared with their rows alone
 
     def judge(self, what: str, difference: str | None) -> None:
         self.checked += 1
@@ -47,8 +49,16 @@ class Golden:
             raise GoldenFailed(f"golden check failed: {what}: {difference}")
         self.passed += 1
 
+    def judge_output(self, what: str, difference: str | None) -> None:
+        self.judge(what, difference)
+        self.outputs += 1
+
+    def judge_batch(self, what: str, difference: str | None) -> None:
+        self.judge(what, difference)
+        self.batches += 1
+
     def to_json(self) -> dict[str, int]:
-        return {"checked": self.checked, "passed": self.passed}
+        return {"checked": self.checked, "passed": self.passed, "outputs": self.outputs, "batches": self.batches}
 
 
 # An answer against the expected one -----------------------------------------------------------------------------------

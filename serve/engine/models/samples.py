@@ -31,7 +31,7 @@ def run_sample(replica: Replica, sample: ModelSample, judge: Golden) -> str:
         answer, mime = _tensor_answer(replica, replica.signature, sample, judge)
     if sample.output is not None:
         expected = sample.output.read_bytes()
-        judge.judge(label, golden.compare(answer, expected, mime, sample.rtol, sample.atol))
+        judge.judge_output(label, golden.compare(answer, expected, mime, sample.rtol, sample.atol))
     return answer[:200].decode("utf-8", "replace")
 
 

@@ -69,6 +69,7 @@ class WarmupEntry:
 class Report:
     """What warm-up did. `notes` are for people."""
 
+    samples: int = 0  # that the model has
     plan: list[WarmupEntry] = field(default_factory=list)
     seconds: float = 0.0
     golden: Golden = field(default_factory=Golden)
@@ -78,7 +79,8 @@ class Report:
         """`results`: how many of the plan ended how. The plan itself may be cut to what a page holds."""
         results = Counter(e.result for e in self.plan)
         return {"plan": [asdict(e) for e in self.plan], "results": {r: results[r] for r in RESULTS},
-                "seconds": round(self.seconds, 4), "golden": self.golden.to_json(), "notes": self.notes}  # fmt: skip
+                "seconds": round(self.seconds, 4), "samples": self.samples, "golden": self.golden.to_json(),
+                "notes": self.notes}  # fmt: skip
 
 
 def silent(done: int, total: int, what: str) -> None: ...
@@ -90,7 +92,7 @@ class Warmup:
     def __init__(
         self, replica: Replica, used: Sequence[ShapeUse] = (), progress: Progress = silent, clock: Clock = time.perf_counter
     ) -> None:
-        self.replica, self.report = replica, Report()
+        self.replica, self.report = replica, Report(len(replica.manifest.samples))
         self._used, self._progress, self._clock = used, progress, clock
         self._began_s = clock()
         self._end_s = self._began_s + replica.manifest.warmup_s
@@ -229,7 +231,7 @@ class Warmup:
                 checked = self._checked(outputs, rows)
                 signature, tolerance = self.replica.signature, self.replica.manifest.batch_tolerance
                 assert signature is not None, "asked of tensor replicas only"
-                self.report.golden.judge(self._origin(shape), golden.rows_differ(checked, alone, signature, tolerance))
+                self.report.golden.judge_batch(self._origin(shape), golden.rows_differ(checked, alone, signature, tolerance))
 
         found = self._until_settled(run, check)
         self._record(shape.label, rows, found)
@@ -325,7 +327,7 @@ class Warmup:
             for at, (i, reply) in enumerate(zip(chosen, replies, strict=True)):
                 difference = str(reply) if isinstance(reply, Exception) else _reply_differs(reply, alone[i], all_[i])
                 what = f"request {at} of a batch of {rows} (sample {all_[i].input.name}), compared with its answer alone"
-                self.report.golden.judge(what, difference)
+                self.report.golden.judge_batch(what, difference)
 
 
 def _reply_differs(got: RawReply, want: RawReply, sample: ModelSample) -> str | None:

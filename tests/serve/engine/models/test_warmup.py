@@ -174,7 +174,8 @@ def test_sizes_are_powers_of_two_and_the_largest() -> None:
 
 def test_a_sample_with_the_expected_answer_passes_and_all_checks_are_counted(tmp_path: Path) -> None:
     _, report = warm(samples=(golden_sample(tmp_path, [[1, 2, 3, 4]], [[3, 5, 7, 9]]),))
-    assert report.golden.to_json() == {"checked": 5, "passed": 5}, "finite, the answer, batches of 2, 4 and 8"
+    told = {"checked": 5, "passed": 5, "outputs": 1, "batches": 3}
+    assert report.golden.to_json() == told, "finite, the answer, batches of 2, 4 and 8"
 
 
 def test_a_sample_with_another_answer_fails_the_start_and_the_difference_is_named(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ class StartProgress:
             log("serving", f"ready on port {self._record.port}", **told)
             if self._then is not None:
                 self._then(told)
+        elif any(read_engine(self._page, i).state == ReplicaState.FAILED for i in places(self._page)):
+            self._done = True  # the start has failed, and the container ends
         elif self._steps and (step := self._step()) != self._last:
             self._last = step
             log("progress", step)

@@ -32,7 +32,8 @@ from evenkeel.sidecar.settings import ADMIN_SOCKET
 TICK_S = 0.25
 READ_BYTES = 1 << 16
 ENDS = {"draining", "giving_up", "stopped"}
-SAID = ENDS | {"output", "user_output", "sidecar_port"}  # during the start too: the two in the middle are the model's own prints
+PRINTS = {"output", "user_output"}  # the model's own
+SAID = ENDS | PRINTS | {"sidecar_port"}  # during the start too
 STYLES = {"warning": "yellow", "error": "red"}
 
 
@@ -60,15 +61,20 @@ class TerminalView:
             self.end()
             self._serving = True
             self._card(told)
+        elif event in PRINTS and not str(told.get("message") or "").strip():
+            pass  # the model printed an empty line
         elif self._serving or level != "info" or event in SAID:
             if event in ENDS:
                 self.end()
                 self._serving = True
+            if event == "bad_model":  # nothing is done any more
+                self._doing = ""
+                self.end()
             self._print(line(told, event, level), STYLES.get(level, ""))
 
     def draw(self) -> None:
         """The live line, anew; where the terminal cannot move its cursor, each new thing once."""
-        if self._serving or not self._console.is_terminal:
+        if self._serving or not self._doing or not self._console.is_terminal:
             return
         if self._console.is_dumb_terminal:
             stage = self._doing.partition(":")[0]

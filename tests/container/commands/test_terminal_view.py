@@ -16,7 +16,7 @@ from evenkeel.container.commands.terminal_view import TerminalView
 
 STATUS = {
     "models": [{"name": "digits", "version": "3", "backend": "onnx"}],
-    "replicas": [{"warmup": {"golden": {"checked": 14, "passed": 14}}}],
+    "replicas": [{"warmup": {"golden": {"checked": 14, "passed": 14, "outputs": 4, "batches": 6}}}],
 }
 SERVING = Serving("localhost:8080", "http://127.0.0.1:9090", 2.51)
 ASKED = (FirstRequest("application/json", b"[[1]]", None), FirstAnswer(200, "application/json", b'{"predictions": [2]}'))
@@ -28,7 +28,7 @@ def card(status: dict[str, Any], asked: Any = ASKED) -> list[str]:
 
 def test_the_card_tells_what_serves_how_to_ask_it_and_where_its_page_is() -> None:
     assert card(STATUS) == [
-        "digits 3 · onnx · 14 of 14 golden checks passed · ready in 2.5 s",
+        "digits 3 · onnx · 4 golden and 6 batch checks passed · ready in 2.5 s",
         "ask curl -s localhost:8080/invocations -H 'Content-Type: application/json' -d '[[1]]'",
         'gives {"predictions": [2]}',
         "page http://127.0.0.1:9090/",
@@ -50,6 +50,13 @@ def test_what_was_never_checked_is_told_so() -> None:
     assert (
         card({"replicas": [{}, {}]})[0] == "the model · 2 replicas · no golden checks, since it has no samples · ready in 2.5 s"
     )
+
+
+def test_a_comparison_of_batches_is_no_golden_check_and_a_sample_without_output_makes_none() -> None:
+    bare = {"golden": {"checked": 18, "passed": 18, "outputs": 0, "batches": 18}}
+    assert "· 18 batch checks passed ·" in card({"replicas": [{"warmup": bare}]})[0]
+    handler = {"samples": 1, "golden": {"checked": 0, "passed": 0, "outputs": 0, "batches": 0}}
+    assert "· no golden checks, since its samples have no outputs ·" in card({"replicas": [{"warmup": handler}]})[0]
 
 
 # ---- the view ----------------------------------------------------------------------------------------------------------
@@ -92,6 +99,21 @@ def test_while_it_starts_our_own_steps_are_one_line_and_warnings_and_prints_are_
 def test_once_it_serves_the_card_stands_there_and_every_line_is_shown(asks: None) -> None:
     text = seen(event("progress", "loading the model"), SERVES, event("verdict", "not ready: engine_lost"), TERM="xterm")
     assert "digits 3 · onnx" in text and "not ready: engine_lost" in text[text.index("Ctrl-C") :]
+
+
+def test_the_live_line_ends_with_a_load_that_fails() -> None:
+    out = io.StringIO()
+    view = TerminalView(Console(file=out, force_terminal=True, width=200, highlight=False, _environ={"TERM": "xterm"}))
+    view.take(event("progress", "loading the model"))
+    view.take(event("bad_model", "no model in /m", level="error"))
+    shown = len(out.getvalue())
+    assert "no model in /m" in out.getvalue()
+    view.draw()
+    assert len(out.getvalue()) == shown
+
+
+def test_an_empty_line_that_the_model_prints_is_left_out(asks: None) -> None:
+    assert "output" not in seen(SERVES, event("user_output", ""), event("output", " "), TERM="dumb").split("Ctrl-C")[1]
 
 
 def test_an_end_before_it_serves_is_told() -> None:

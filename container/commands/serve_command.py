@@ -58,6 +58,9 @@ def run(environ: Mapping[str, str], given: Mapping[str, Given]) -> int:
 def serve(env: Environment, environ: Mapping[str, str], is_viewed: bool) -> int:
     """`is_viewed`: by a person at a terminal, on a machine of their own."""
     text = env.settings.log == "text"
+    if is_viewed and not env.is_set("EVENKEEL_MODEL_DIR") and not env.model_dir.is_dir():
+        raise BadModel(f"which model? `evenkeel serve FOLDER` serves the one in FOLDER; {env.model_dir}, where containers have "
+                       "theirs, does not exist here")  # fmt: skip
     plan = start_plan.make(env, environ)
     run_dir = RunDir(env.settings.run_dir)
     reserved = None
@@ -102,4 +105,4 @@ def swap_rules(env: Environment) -> SwapRules:
 
 def writes_text(log_setting: str) -> bool:
     """Whether why it ends is told in words for a person, and not as a line of JSON."""
-    return log_setting == "text" or (log_setting == "auto" and os.isatty(1))
+    return log_setting == "text" or (log_setting != "json" and os.isatty(1))

@@ -193,7 +193,7 @@ Every request has a payload of its own, and every reply is compared with it; no 
 **Lost**: no right answer, for a reason that the fault does not explain. **Explained**: connections that were open to a
 killed front; 504 at the deadline of those who waited for the only engine while it hung, and 429 for who came then;
 refusals before the container is ready, and after its quiet time. Requests that are at fault themselves are not of the load:
-what they are told is checked, and a wrong word breaks the round. **Longest gap**: between two right answers, whoever got
+what they are told is checked, and a wrong word breaks the round. **Longest gap**: between two right answers, whichever client got
 them; where one process ends again and again it holds the supervisor's pause before the next start, up to 5 s. **Zero lost
 proves**: with 95 % confidence the share of lost requests is below this (3/n, n requests sent). **Timed**: how long a hang went
 unnoticed; how long a new `/ping` took; after how long a request that cannot be served was refused."""

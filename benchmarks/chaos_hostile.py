@@ -1,6 +1,6 @@
 """The cases of `make chaos` in which a client, a neighbour or the log's reader is the fault, and not a process that ends.
 
-The load is of honest clients, and none of their requests may be lost. Whoever is at fault is played here, and must be told
+The load is of honest clients, and none of their requests may be lost. Those at fault are played here, and must be told
 what the docs say: what is told otherwise breaks the round.
 """
 

@@ -1,7 +1,7 @@
 """What LitServe and Mosec share in benchmarks/gpu.py: the settings tried, the torch model, batches and bodies.
 
 Their servers are gpu_litserve.py and gpu_mosec.py: `python -m benchmarks.gpu_mosec <work> <port> '<Setting as JSON>' [--tiny]`.
-Neither is needed by anything of ours: whoever measures installs them in a folder (`pip install --target FOLDER litserve mosec`)
+Neither is needed by anything of ours: who measures installs them in a folder (`pip install --target FOLDER litserve mosec`)
 and names it (`--peers FOLDER`).
 """
 

@@ -62,7 +62,7 @@ class Server:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_S_MAX)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # whoever of it is left
+            os.killpg(self._process.pid, signal.SIGKILL)  # what is left of it
         self._process.wait()
         shutil.rmtree(self.tmp, ignore_errors=True)
         Server.running.discard(self)

@@ -79,7 +79,7 @@ class Tally:
     right: int = 0
     failed: int = 0
     refused: dict[str, int] = field(default_factory=dict)
-    longest_gap_s: float = 0.0  # between two right answers, whoever got them
+    longest_gap_s: float = 0.0  # between two right answers, whichever client got them
     gap_at_s: float = 0.0
     failures: list[Failure] = field(default_factory=list)
     intervals: list[Interval] = field(default_factory=list)

@@ -1,5 +1,5 @@
-"""The admin token from a file, as platforms mount secrets: a variable is read by whoever reads the environment, a file by
-whoever may. Errors never hold a word of what is in it."""
+"""The admin token from a file, as platforms mount secrets: a variable is read by all who read the environment, a file by
+those who may. Errors never hold a word of what is in it."""
 
 from __future__ import annotations
 

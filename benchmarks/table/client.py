@@ -2,7 +2,7 @@
 Poisson process whatever the server does, and their latency counts from when they were due.
 
 Started as `python -m benchmarks.table.client '<Plan as JSON>'`; prints its Tally as JSON. An answer is known by its bytes: each
-different one is told once, with the number of the body it answers, and whoever started the client says whether it is right.
+different one is told once, with the number of the body it answers, and anyone who started the client says whether it is right.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def _function(model: str, folder: Path, threads: int) -> Callable[[Array], objec
 
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # Threads that go on spinning after a call would disturb whoever is measured next.
+    # Threads that go on spinning after a call would disturb anyone who is measured next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     return lambda rows: session.run(None, {"x": rows})

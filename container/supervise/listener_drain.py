@@ -1,6 +1,6 @@
 """The end of the data port: nobody new is let in, everybody who is in is served, then the port is closed.
 
-How it works. A listening socket that is just closed resets whoever is in its accept queue: clients that had connected
+How it works. A listening socket that is just closed resets anyone who is in its accept queue: clients that had connected
 and may have sent a request. So new connections are kept out first, while the fronts go on taking what is in the queue, and
 connections whose handshake is under way. The port is closed once that has had its time and the queue is empty.
 

@@ -76,7 +76,7 @@ def _run_pip(file: Path, into: Path, timeout_s: float, environ: Mapping[str, str
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Nobody serves yet: whoever wants us to stop need not wait. The first process of a container has no default for that."""
+    """Nobody serves yet: anyone who wants us to stop need not wait. The first process of a container has no default for that."""
 
     def leave(signum: int, frame: FrameType | None) -> None:
         raise SystemExit(0)

@@ -1,4 +1,4 @@
-"""What the supervisor can be told: to serve another version, and to drain. Whoever may ask is the socket's matter."""
+"""What the supervisor can be told: to serve another version, and to drain. Who may ask is the socket's matter."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def whole_lines(body: Body) -> Iterator[bytes]:
 
 
 def filled(pieces: Iterable[list[Any]], rows: int, plan: CodecPlan, noun: Noun) -> list[Array] | None:
-    """The arrays of so many records, which come in pieces. None: they are not what the model takes, or not so many; whoever
+    """The arrays of so many records, which come in pieces. None: they are not what the model takes, or not so many; anyone who
     reads them all at once can say what is wrong."""
     out: list[Array] = []
     done = 0

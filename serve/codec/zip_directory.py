@@ -1,7 +1,7 @@
 """The directory of a zip archive, read before the archive is opened: how many members, and what they unpack to. Pure.
 
 The zipfile module takes anything for an archive in whose last 64 KiB it finds a directory's end: it trusts the size there and
-not the count, lets bytes lie in front, and follows a second end for archives of over 4 GiB. Whoever counts by one of these and
+not the count, lets bytes lie in front, and follows a second end for archives of over 4 GiB. Anyone who counts by one of these and
 unpacks by another can be told two stories. So only what zip and numpy write is taken: the directory ends where the end begins,
 holds as many members as that says, and nothing lies behind it. APPNOTE.TXT 4.3.12, 4.3.15, 4.3.16.
 """

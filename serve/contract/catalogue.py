@@ -56,7 +56,7 @@ def _read(folder: Path) -> Catalogue:
         return Catalogue(folder)
     by_model = {name: versions for name in _folders(folder) if (versions := _versions(folder / name))}
     if not by_model:
-        return Catalogue(folder)  # whoever loads it says what is missing
+        return Catalogue(folder)  # anyone who loads it says what is missing
     if len(by_model) > 1:
         raise BadModel(
             f"{folder} holds versions of {len(by_model)} models ({', '.join(sorted(by_model))}); one container serves one"
@@ -79,7 +79,7 @@ def order(version: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def _folders(folder: Path) -> list[str]:
-    """Hidden ones are left out: whoever copies a version in does it under such a name, and renames it when it is whole."""
+    """Hidden ones are left out: anyone who copies a version in does it under such a name, and renames it when it is whole."""
     try:
         return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir())
     except OSError:

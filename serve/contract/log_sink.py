@@ -9,7 +9,7 @@ descriptor is:
   same pipe or terminal;
 - a socket cannot be opened again, but each send can ask not to wait;
 - the rest (a regular file, a pipe of another user) is written by a thread behind a bounded queue: the thread
-  waits. A line for a file is given a moment to get there, so that it is there for whoever looks next, as long
+  waits. A line for a file is given a moment to get there, so that it is there for anyone who looks next, as long
   as the disk answers.
 
 State belongs to the process: after a fork the child has its own queue and thread.

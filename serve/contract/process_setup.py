@@ -18,7 +18,7 @@ def keep_standard_descriptors() -> None:
 
 
 def begin_anywhere() -> None:
-    """Whoever starts us may have blocked signals, which outlives exec; and the working directory may have been removed, where
+    """Anyone who starts us may have blocked signals, which outlives exec; and the working directory may have been removed, where
     gunicorn and others cannot begin."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
@@ -30,7 +30,7 @@ def begin_anywhere() -> None:
 def die_with_parent(parent: int) -> None:
     """Ask the kernel to end this process when its parent ends; if it has ended already, end now.
 
-    `parent` must be known from before this process began: once the parent has ended, getppid() tells of whoever took it in. The
+    `parent` must be known from before this process began: once the parent has ended, getppid() tells of who took it in. The
     kernel forgets the wish with a fork, so each process asks for itself.
     """
     libc = ctypes.CDLL(None, use_errno=True)

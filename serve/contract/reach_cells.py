@@ -89,7 +89,7 @@ def reached_by_all(page: StatusPage, place: int, now_s: float) -> bool:
 
 
 def has_time(page: StatusPage, place: int) -> bool:
-    """Whether the engine there has nothing else to do than to greet whoever comes."""
+    """Whether the engine there has nothing else to do than to greet anyone who comes."""
     return is_free(read_engine(page, place))
 
 

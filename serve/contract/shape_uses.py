@@ -1,7 +1,7 @@
 """The shape log: which shapes and batch sizes a model met in production, so that its next version warms up on them.
 
 One small JSON file, written by the sidecar and read by the next engine. It holds sizes and counts, never a payload.
-Whoever reads it trusts nothing in it: it may be from another model, cut short, or made by somebody else.
+Anyone who reads it trusts nothing in it: it may be from another model, cut short, or made by somebody else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""gRPC health checking (grpc.health.v1) for whoever asks that way. Off unless EVENKEEL_GRPC_HEALTH_PORT is set.
+"""gRPC health checking (grpc.health.v1) for anyone who asks that way. Off unless EVENKEEL_GRPC_HEALTH_PORT is set.
 
 Says what the verdict says: for "" the container, for a model's name that model. Imported only when on, because it needs
 the `grpc` extra. The supervisor holds the port by a socket that is bound and does not listen, so it stays ours while a

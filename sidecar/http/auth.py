@@ -1,4 +1,4 @@
-"""Who may change anything: whoever reaches the Unix socket, or over HTTP whoever shows the token. Pure.
+"""Who may change anything: anyone who reaches the Unix socket, or over HTTP anyone who shows the token. Pure.
 
 Wrong tokens are counted here, so that they are told once a minute, however many there are.
 """

@@ -1,6 +1,6 @@
 """What stands before the routes on the TCP port: foreign Hosts, foreign pages, and those who guess at the token.
 
-Owns the count of wrong tokens and the refusals that wait. Whoever came through the Unix socket passes: only our own user can.
+Owns the count of wrong tokens and the refusals that wait. Anyone who came through the Unix socket passes: only our own user can.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A browser lets a foreign page reach a port of its user's machine in two ways. A name that first led to the page's server and
 then to 127.0.0.1 makes the page of the same origin as we are: only its `Host` gives it away. And any page may send a
-changing call across, which says so in `Origin` and `Sec-Fetch-Site`. Whoever is no browser sends neither, and the right Host.
+changing call across, which says so in `Origin` and `Sec-Fetch-Site`. Anyone who is no browser sends neither, and the right Host.
 """
 
 from __future__ import annotations

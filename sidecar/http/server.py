@@ -36,7 +36,7 @@ def serve(page: StatusPage, remembered: Remembered, settings: SidecarSettings) -
 
 
 def called(settings: SidecarSettings) -> Hosts:
-    """What the TCP port may be called: its own descriptor stays open for whoever listens on it."""
+    """What the TCP port may be called: its own descriptor stays open for anyone who listens on it."""
     with socket.socket(fileno=os.dup(settings.listen_fd)) as listener:
         return Hosts.of(listener.getsockname()[0], [settings.host])
 

@@ -1,6 +1,6 @@
 """What other controllers ask and how the decision answers them: Argo Rollouts' web metric, Flagger's webhooks. Pure.
 
-Whoever serves HTTP hands method, path and the record to `answer` and sends what comes back. Anything but a clear yes is a no:
+Anyone who serves HTTP hands method, path and the record to `answer` and sends what comes back. Anything but a clear yes is a no:
 a gate that cannot be answered stays shut, and a rollback that nobody wants is not begun.
 """
 

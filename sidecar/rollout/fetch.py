@@ -110,7 +110,7 @@ def _words(e: Exception) -> str:
 def checked(url: str) -> SplitResult:
     """The parts of an http or https address. Raises CannotJudge, showing no credentials."""
     if "@" in re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]:
-        raise CannotJudge("an address with a user name or password in it would be shown to whoever reads the decision")
+        raise CannotJudge("an address with a user name or password in it would be shown to anyone who reads the decision")
     if not all("!" <= c <= "~" for c in url):
         raise CannotJudge("an address has only printable ASCII without spaces; percent-encode the rest")
     try:

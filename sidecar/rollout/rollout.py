@@ -75,7 +75,7 @@ class Rollout:
     ) -> Window | None:
         """One round of scrapes of all instances at about one time. Returns the window that it closed, None for the first.
 
-        Whoever was there in the last round and is not here now is missing, as are those named in `missing`. `unread` are those of
+        Who was there in the last round and is not here now is missing, as are those named in `missing`. `unread` are those of
         them that answered what cannot be used. A round is taken in
         as a whole: when this raises, nothing has changed, and the next round's window covers its time too.
         """

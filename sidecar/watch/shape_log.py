@@ -65,7 +65,7 @@ class ShapeLog:
         self._seen[place] = (epoch, counted)
 
     def _write(self, model: str) -> None:
-        """Beside the file and then in its place, so that whoever reads it never sees half of it."""
+        """Beside the file and then in its place, so that anyone who reads it never sees half of it."""
         if not self._counts:
             return
         raw = shape_uses.dump(model, uses(self._counts))

@@ -63,7 +63,7 @@ class Answering(Connection):
     def answer_ping(self, invocation: Invocation) -> None:
         invocation.caller = None
         verdict = self.connections.page.verdict()
-        if verdict.ready and self.connections.invocations.engines.reach.is_apart:  # whoever else is ready: not this worker
+        if verdict.ready and self.connections.invocations.engines.reach.is_apart:  # others may be ready: not this worker
             verdict = Verdict(False, Reason.NOT_CONNECTED)
         if verdict.ready:
             self.transport.write(PING_OK if invocation.keep_alive else PING_OK_LAST)

@@ -93,7 +93,7 @@ class Connections:
         return TooManyConnections(f"{most} connections are open already, the limit (EVENKEEL_MAX_CONNECTIONS)", retry_after_s=1)
 
     def make_room_for_body(self, newest: ClientConnection) -> None:
-        """More is being received than may be. Whoever has held memory longest gives way; without such, the newest."""
+        """More is being received than may be. Anyone who has held memory longest gives way; without such, the newest."""
         began_s, oldest = min(((c.began_s, c) for c in self.open if c.is_receiving), key=lambda each: each[0])
         giving_way = oldest if _monotonic() - began_s > OLD_BODY_S else newest
         many = "too many large requests are being received at once (EVENKEEL_QUEUE_MB)"

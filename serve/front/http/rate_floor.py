@@ -1,6 +1,6 @@
 """How long a peer that moves too few bytes is still waited for: a bucket of seconds, looked at once a second. Pure.
 
-Time empties the bucket, bytes fill it: whoever moves `rate` bytes a second or more is waited for without end, whoever
+Time empties the bucket, bytes fill it: anyone who moves `rate` bytes a second or more is waited for without end, anyone who
 moves fewer runs out of it. It holds no more than `full_s`, so a fast beginning does not buy a slow end.
 """
 

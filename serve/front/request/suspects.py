@@ -1,6 +1,6 @@
 """Who is to blame when an engine ends: what a front knows of that end, and what becomes of a request that ran then. Pure.
 
-How it works. Whoever may have run in the batch that ended an engine is a suspect, and runs alone from then on. If that ends an
+How it works. Anyone who may have run in the batch that ended an engine is a suspect, and runs alone from then on. If that ends an
 engine once more, there is one cause, and it is refused. But an end that has another known cause blames nobody: somebody
 killed the engine, it was asked to leave, or memory was short after it had answered others. A request that meets too many of
 those is told to come back.

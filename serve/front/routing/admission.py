@@ -35,7 +35,7 @@ SHRINK = GROW = 0.5  # seconds a second
 REFUSING_S = 1.0  # the last refusal is less than this ago: the overload lasts
 CALM_S = 3.0  # it is more than this ago: over
 # Whom a shrunk limit refuses may be callers whom the full one would serve, for ever. So after this long in which nobody would
-# have had to wait longer than the full limit, it grows back whoever is refused; in an overload that lasts it shrinks again.
+# have had to wait longer than the full limit, it grows back anyone who is refused; in an overload that lasts it shrinks again.
 PROBE_S = 20.0
 BELIEVED_MAX = 10.0  # times what was learned
 

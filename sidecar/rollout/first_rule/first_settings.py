@@ -38,7 +38,7 @@ class FirstRule:
     objective_s: float = 0.0  # the service objective, 0 for none: adds the bucket edge at or above it
     edge_requests_min: int = 1000
     mix_p_min: float = 0.001  # sample-ratio check
-    mix_checked: bool = True  # false where whoever sets the weights does not tell them
+    mix_checked: bool = True  # false where anyone who sets the weights does not tell them
     crashes_max: int = 3  # this many restarts of one candidate instance are a crash loop
     unready_s_max: float = 30.0  # readiness lost for less than this is never a reason
     ready_s_max: float = 600.0  # from the start of the judge to the first time that a candidate instance is ready

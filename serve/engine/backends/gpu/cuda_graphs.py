@@ -101,7 +101,7 @@ class Graphs(Generic[G]):
         try:
             # What is made at the first call must not be made while recording.
             want = [np.array(a) for a in program.run(inputs, None)]
-        except Exception:  # foreign code; whoever runs it next meets that error where it is told
+        except Exception:  # foreign code; its next run meets that error where it is told
             return
         self._tried.add(size)
         try:

@@ -22,7 +22,7 @@ from evenkeel.serve.engine.backends.base import Array
 # NVIDIA's wheels for CUDA 13 and 12; onnxruntime's preload_dlls has loaded the one it needs, which is then found by its name.
 LIBRARIES = ("libcudart.so.13", "libcudart.so.12")
 SLEEP_WHILE_WAITING = 4  # cudaDeviceScheduleBlockingSync
-NON_BLOCKING = 1  # cudaStreamNonBlocking: whoever uses the default stream does not hold this one up
+NON_BLOCKING = 1  # cudaStreamNonBlocking: anyone who uses the default stream does not hold this one up
 SLEEP_NOT_TIMED = 1 | 2  # cudaEventBlockingSync: who waits for it sleeps; cudaEventDisableTiming
 BY_ADDRESS = 4  # cudaMemcpyDefault: the driver knows which of the two addresses is the device's
 HOST_DEFAULT = 0  # cudaHostAllocDefault: page-locked, nothing else

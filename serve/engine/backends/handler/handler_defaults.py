@@ -144,7 +144,7 @@ def _array(body: bytes) -> Array:
 
 
 def torch_of(model: Any) -> Any:
-    """torch if the model is one of its modules, else None. Whoever made such a model has imported torch."""
+    """torch if the model is one of its modules, else None. Anyone who made such a model has imported torch."""
     torch = sys.modules.get("torch")
     return torch if torch is not None and isinstance(model, torch.nn.Module) else None
 

@@ -11,7 +11,7 @@ that waits for that event sleeps. So the copies of one batch go on while another
 
 The memory is kept, in one slot for each batch in flight, and the slots take turns. What is in a slot is not touched before its
 last batch is over, and what `complete` gave is a view of it: it holds until the batch after the next is launched. The page-locked
-memory of the next slot is lent to whoever puts a batch together (`lend`); any other batch is copied there.
+memory of the next slot is lent to the gatherer of a batch (`lend`); any other batch is copied there.
 
 A batch that a CUDA graph computes (onnx_graphs.py) goes the same way, and on the stream that computes once more from the slot
 into the graph's own places and back.

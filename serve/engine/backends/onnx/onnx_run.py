@@ -18,7 +18,7 @@ from evenkeel.serve.engine.backends.onnx.onnx_graphs import OnnxGraph, Place
 
 TARGET = ("cuda", 0)  # the only device that an engine sees, as ONNX Runtime names it
 ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16; NumPy has no such type, so its bits travel as uint16
-WAIT_FOR_NOTHING = "disable_synchronize_execution_providers"  # return when all is begun: whoever reads waits for the slot's event
+WAIT_FOR_NOTHING = "disable_synchronize_execution_providers"  # return when all is begun: a reader waits for the slot's event
 # Which graph to begin, or to record where there is none of that number. It is always set: where it is not, onnxruntime 1.31
 # finds out in 25 us.
 GRAPH_ID, NO_GRAPH = "gpu_graph_id", -1
@@ -114,7 +114,7 @@ class DeviceRun:
         return [Place(a.shape, a.nbytes, self._device.runtime.device_memory(max(1, a.nbytes))) for a in arrays]
 
     def allocated_bytes(self) -> int:
-        """By whoever uses the GPU, since the runtime does not say what it takes itself."""
+        """By anyone who uses the GPU, since the runtime does not say what it takes itself."""
         return self._device.runtime.taken_bytes()
 
     def describe(self) -> str:

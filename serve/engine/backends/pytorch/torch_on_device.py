@@ -46,7 +46,7 @@ class PytorchOnDevice(PytorchBackend):
         assert isinstance(run, TorchDeviceRun), "made by _runs above"
         if len(self._parts(inputs)) > 1:
             return
-        with suppress(Exception):  # foreign code; whoever runs it next meets that error where it is told
+        with suppress(Exception):  # foreign code; its next run meets that error where it is told
             rows = inputs[0].shape[0] if self.signature.rows_axis else 1
             self._device.measure(rows, lambda: run.run(inputs, None))
             if self._graphs is not None:

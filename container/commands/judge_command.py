@@ -6,6 +6,7 @@ What is added here: without a baseline, the container that runs on this machine 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -18,6 +19,7 @@ from evenkeel.container.commands.container_choice import ContainerChoice
 from evenkeel.container.commands.sidecar_client import CommandFailed
 from evenkeel.container.environment import Environment
 
+JUDGE = (sys.executable, "-P", "-m", "evenkeel.sidecar.rollout.judge")
 COULD_NOT_JUDGE = 3
 NAMED = "--production HOST:PORT"
 COMPLETE = ("--baseline", "--production", "--prometheus", "--replay", "--help", "-h")  # with one of these nothing is added
@@ -36,9 +38,12 @@ def judge(
     try:
         complete = completed(words, environment.read(environ))
     except CommandFailed as e:
+        wrong = subprocess.run([*JUDGE, *words, "--only-check"], check=False).returncode
+        if wrong:  # told by the judge itself: a wrong word goes before a container that is not there
+            return wrong
         print(f"evenkeel judge: {e}", file=sys.stderr)
         return COULD_NOT_JUDGE
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "evenkeel.sidecar.rollout.judge", *complete])
+    os.execv(sys.executable, [*JUDGE, *complete])
 
 
 def completed(words: Sequence[str], env: Environment) -> list[str]:

@@ -1,6 +1,6 @@
 """`evenkeel judge`: polls the arms, shows the evidence as it grows, prints the verdict, writes the replay log and a plot.
 
-Exit codes: 0 promote, 1 roll back, 2 hold, 3 could not judge. Only what was shown to be good exits 0.
+Exit codes: 0 promote, 1 roll back, 2 hold, 3 could not judge, 130 interrupted too early. Only what was shown to be good exits 0.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from evenkeel.sidecar.rollout.spec import RolloutSpec, check_numbers
 
 EXIT = {RolloutVerdict.PROMOTE: 0, RolloutVerdict.ROLLBACK: 1, RolloutVerdict.HOLD: 2}
 COULD_NOT_JUDGE = 3
+INTERRUPTED = 128 + signal.SIGINT
 
 
 class Clock(Protocol):
@@ -59,6 +60,12 @@ class JudgeOutput:
 
     write: Callable[[str], Any]
     quiet: bool
+
+    def begins(self, rule: Rule, window_s: float) -> None:
+        if not self.quiet:
+            earliest, latest = (f"{seconds / 60:g} min" for seconds in (rule.stage_s_min, rule.max_s))
+            self.write(f"comparing candidate and {rule.reference}: a look every {window_s:g} s, a promotion after {earliest} "
+                       f"at the earliest, a verdict after {latest} at the latest")  # fmt: skip
 
     def look(self, record: Record, missing: Sequence[str]) -> None:
         if self.quiet:
@@ -135,6 +142,8 @@ def _first(rollout: Rollout, source: Source, window_s: float, clock: Clock, show
         for key, why in found.missing.items():
             if key.arm != Arm.CANDIDATE or key not in found.unreachable:
                 raise CannotJudge(why)
+        if start_s == began_s:
+            show.begins(rollout.rule, window_s)
         if not found.missing or start_s - began_s >= wait_s_max(rollout.rule):
             return start_s, found
         show.waiting(start_s - began_s, tuple(found.missing.values()))
@@ -167,6 +176,8 @@ def run_live(args: argparse.Namespace, clock: Clock, show: JudgeOutput) -> tuple
                 clock.sleep(args.window_s)
     except KeyboardInterrupt:
         record = rollout.decision()
+        if not had_data(record):
+            raise
     if record.verdict == RolloutVerdict.HOLD and not had_data(record):
         raise CannotJudge(f"no instance served a single request in {record.to_json()['elapsed_s']:.0f} s")
     return record.to_json(), rollout
@@ -197,6 +208,9 @@ def save(path: Path, text: str) -> None:
 def judge(argv: Sequence[str], clock: Clock, write: Callable[[str], Any]) -> int:
     args = judge_options.parsed(argv)
     show = JudgeOutput(write, quiet=args.quiet or args.json)
+    if args.only_check:
+        check_numbers(judge_options.order_of(args, "check"))
+        return 0
     if args.plan:
         write(judge_options.planned(args))
         return 0
@@ -230,6 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:  # once more, or before there was a verdict to give
         print("evenkeel judge: interrupted before there was a verdict", file=sys.stderr)
+        return INTERRUPTED
     except Exception as e:  # a bug of ours must not look like a verdict; its words may be an instance's, so they are not shown
         place = traceback.extract_tb(e.__traceback__)[-1]
         print(f"evenkeel judge: an error of ours: {type(e).__name__} in {place.filename}:{place.lineno}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
@@ -39,7 +40,7 @@ exit codes: 0 promote, 1 roll back, 2 hold, 3 could not judge"""
 def parser() -> Parser:
     p = Parser(prog="evenkeel judge", usage="evenkeel judge --candidate URL … [--baseline URL … | --production URL …] [options]",
                description="Compare a candidate with a baseline: promote, hold or roll back.", epilog=EPILOG,
-               formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+               formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
     _add_arms(p.add_argument_group("whom to compare"))
     _add_rule(p.add_argument_group("when it is good enough"))
     _add_output(p.add_argument_group("what is written"))
@@ -103,6 +104,7 @@ def _add_output(output: Group) -> None:
     output.add_argument("--listen", metavar="HOST:PORT", help="answer controllers there, and go on until stopped")
     output.add_argument("--json", action="store_true", help="print the decision record instead of text")
     output.add_argument("--quiet", action="store_true", help="print only the verdict")
+    output.add_argument("--only-check", action="store_true", help=argparse.SUPPRESS)  # the words, for who starts the judge
 
 
 def parsed(argv: Sequence[str]) -> argparse.Namespace:
@@ -110,7 +112,13 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     reader = parser()
     if "--small" in argv:
         reader.set_defaults(**SMALL)
-    return reader.parse_args(argv)
+    args, unknown = reader.parse_known_args(argv)
+    if unknown:
+        known = [option for action in reader._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1, 0.7)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise CannotJudge(f"{unknown[0]} is no option{meant} (see evenkeel judge --help)")
+    return args
 
 
 def order_of(args: argparse.Namespace, id_else: str) -> RolloutSpec:

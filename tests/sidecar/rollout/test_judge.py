@@ -225,6 +225,38 @@ def test_an_interrupt_gives_the_verdict_as_it_stands(judged: Judged, serve: Call
     assert "hold after 100 s" in judged.text and (judged.folder / "log.jsonl").exists()
 
 
+def test_an_interrupt_before_anything_is_known_ends_as_any_command_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*unused: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(judge.Direct, "look", interrupt)
+    assert judge.main(["--candidate", "c:1", "--production", "p:1"]) == 130
+    assert capsys.readouterr().err == "evenkeel judge: interrupted before there was a verdict\n"
+
+
+def test_what_is_waited_for_is_said_at_the_start(judged: Judged, serve: Callable[[Instance], str]) -> None:
+    judged.run(*pair(judged, serve))
+    assert judged.lines[0].startswith("comparing candidate and baseline: a look every 10 s, a promotion after 10 min")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--candidte", "c:1"], "--candidte is no option; did you mean --candidate?"),
+        (["--candidat", "c:1"], "did you mean --candidate?"),
+        (["--xyz"], "--xyz is no option (see"),
+        (["--max-minutes", "x", "--only-check"], "invalid float value: 'x'"),
+        (["--max-minutes", "-1", "--only-check"], "max_minutes"),
+    ],
+)
+def test_a_wrong_word_is_told_with_the_nearest_option(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert judge.main(words) == 3
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1
+
+
 # Prometheus
 
 
@@ -340,7 +372,7 @@ def command(*argv: str, cwd: Path) -> tuple[int, str, str]:
     [
         ([], "give --candidate and --baseline"),
         (["--baseline", "a:1"], "give --candidate and --baseline"),
-        (["--colour"], "unrecognized arguments: --colour"),
+        (["--colour"], "--colour is no option"),
         (["--window-s", "soon"], "invalid float value"),
         (["--baseline", "127.0.0.1:1", "--candidate", "127.0.0.1:2"], "http://127.0.0.1:1/metrics: [Errno 111]"),
         (["--baseline", "ftp://a", "--candidate", "b"], "ftp://a: not an HTTP address"),

@@ -20,9 +20,9 @@ WHICH = Group("Which container", help="Without any of these it is the one that r
 class ContainerChoice:
     port: Annotated[int | None, Parameter(help="where several run here: the one that serves on this port")] = None
     socket: Annotated[Path | None, Parameter(help="admin.sock in its run directory, which needs no token")] = None
-    url: Annotated[
-        str | None, Parameter(help="the address of its page, http://HOST:9090; changing calls send EVENKEEL_ADMIN_TOKEN")
-    ] = None
+    url: Annotated[str | None, Parameter(help="its page, PORT or http://HOST:9090; changing calls send EVENKEEL_ADMIN_TOKEN")] = (
+        None
+    )
 
 
 HERE = ContainerChoice()
@@ -31,11 +31,12 @@ HERE = ContainerChoice()
 def address(choice: ContainerChoice, env: Environment) -> SidecarAddress:
     """Raises NoAnswer where the choice leads to none, or to more than one."""
     if choice.url is not None:
-        return SidecarAddress(choice.url, token=env.settings.admin_token)
+        url = f"127.0.0.1:{choice.url}" if choice.url.isdigit() else choice.url
+        return SidecarAddress(url, token=env.settings.admin_token)
     if choice.socket is not None:
         return SidecarAddress(str(choice.socket), choice.socket)
     chosen = running_containers.only(running_containers.find(env), wanted_port(choice, env), env)
-    return SidecarAddress(str(chosen.socket), chosen.socket)
+    return SidecarAddress(chosen.name, chosen.socket)
 
 
 def wanted_port(choice: ContainerChoice, env: Environment) -> int | None:

@@ -30,6 +30,12 @@ class RunningContainer:
     def port(self) -> int | None:
         return self.record.port if self.record else None
 
+    @property
+    def name(self) -> str:
+        """For a person."""
+        told = self.record
+        return f"port {told.port}, page {told.page}, model {told.model_dir}" if told else str(self.socket)
+
 
 def find(env: Environment) -> list[RunningContainer]:
     """Those with this run directory whose owner we are. Root may ask all of them."""

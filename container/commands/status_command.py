@@ -63,5 +63,6 @@ def _once(choice: ContainerChoice, env: Environment, as_json: bool, paint: Paint
     reply = address.call("GET", "/status" if as_json else "/status?points_after_s=1e18")
     if reply.status != 200 or "ready" not in reply.body:
         raise NoAnswer(f"what answers at {address.where} is no evenkeel sidecar: {reply.error}")
-    print(json.dumps(reply.body) if as_json else before + picture(reply.body, paint), flush=True)
+    shown = json.dumps(reply.body) if as_json else f"{before}{picture(reply.body, paint)}\n\n{address.where}"
+    print(shown, flush=True)
     return 0 if reply.body["ready"] else NOT_READY

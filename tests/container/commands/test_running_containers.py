@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from evenkeel.container import environment, run_record
-from evenkeel.container.commands import judge_command, running_containers
+from evenkeel.container.commands import container_choice, judge_command, running_containers
 from evenkeel.container.commands.command_line import main
+from evenkeel.container.commands.container_choice import HERE, ContainerChoice
 from evenkeel.container.commands.sidecar_client import CommandFailed
 from evenkeel.container.run_record import RunRecord
 
@@ -71,6 +72,17 @@ def test_a_port_chooses_one_of_several(tmp_path: Path) -> None:
         assert chosen(tmp_path, 9000) == sockets[1]
         with pytest.raises(CommandFailed, match=r"no container of yours has port 1234.*\n.*port"):
             chosen(tmp_path, 1234)
+
+
+def test_a_container_is_called_by_its_port_page_and_model_and_not_by_its_socket(tmp_path: Path) -> None:
+    env = environment.read({"EVENKEEL_RUN_DIR": str(tmp_path)})
+    with running(tmp_path, 8080):
+        called = container_choice.address(HERE, env).where
+    assert called == "port 8080, page http://127.0.0.1:8082, model /models/8080"
+
+
+def test_a_port_alone_is_the_page_of_this_machine() -> None:
+    assert container_choice.address(ContainerChoice(url="9262"), environment.read({})).where == "127.0.0.1:9262"
 
 
 def test_a_socket_that_nobody_listens_on_is_left_over(tmp_path: Path) -> None:

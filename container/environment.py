@@ -129,15 +129,34 @@ class Given:
 
 OURS = "EVENKEEL_"
 UNKNOWN_MAX = 32  # of which is told
+NEAR = 0.7  # how alike two names are, by difflib: one letter in three may differ
+PREFIX_NEAR = 0.85  # two letters of nine
 # What only looks like a setting: of the tests, and what Kubernetes sets for a Service called evenkeel.
 NO_SETTING = re.compile(OURS + r"(TEST_.*|SERVICE_(HOST|PORT.*)|PORT(_.*)?)")
 
 
 def unknown(environ: Mapping[str, str]) -> dict[str, str]:
     """Names that look like settings and are none, each with the nearest that is one, or ""."""
-    known = [v.name for v in VARIABLES]
-    odd = sorted(n for n in environ if n.startswith(OURS) and n not in known and not NO_SETTING.fullmatch(n))
-    return {name: next(iter(difflib.get_close_matches(name, known, 1, 0.8)), "") for name in odd[:UNKNOWN_MAX]}
+    known = {v.name for v in VARIABLES}
+    odd = sorted(
+        n for n in environ if _begins_like_ours(n) and n not in known and not NO_SETTING.fullmatch(OURS + n.partition("_")[2])
+    )
+    return {name: nearest(name) for name in odd[:UNKNOWN_MAX]}
+
+
+def _begins_like_ours(name: str) -> bool:
+    """As every setting does, or with a letter or two of that left out, doubled or mistaken."""
+    head, bar, rest = name.partition("_")
+    if name.startswith(OURS) or not (bar and rest):
+        return name.startswith(OURS)
+    return difflib.SequenceMatcher(None, head.upper() + bar, OURS).ratio() >= PREFIX_NEAR
+
+
+def nearest(name: str) -> str:
+    """The setting that was meant, by what follows EVENKEEL_; "" where nothing is near."""
+    ours = {v.name.removeprefix(OURS): v.name for v in VARIABLES}
+    wanted = name.partition("_")[2] if _begins_like_ours(name) else name
+    return next((ours[near] for near in difflib.get_close_matches(wanted.upper(), ours, 1, NEAR)), "")
 
 
 def named(name: str) -> str:
@@ -146,10 +165,8 @@ def named(name: str) -> str:
     wanted = name.strip().upper()
     found = known.get(wanted) or known.get(OURS + wanted)
     if found is None:
-        near = difflib.get_close_matches(wanted if wanted.startswith(OURS) else OURS + wanted, known, 1, 0.7)
-        raise BadSetting(
-            f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ": docs/settings.md has all of them")
-        )
+        near = nearest(wanted)
+        raise BadSetting(f"{name} is no setting" + (f"; did you mean {near}?" if near else ": docs/settings.md has all of them"))
     if found.secret:
         raise BadSetting(f"{found.name} is a secret, and everybody on a machine may read command lines: set {found.name}_FILE")
     return found.name

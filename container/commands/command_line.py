@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 from rich.console import Console
 
 from evenkeel import __version__
@@ -72,7 +72,7 @@ def main(words: Sequence[str], environ: Mapping[str, str]) -> int:
         return command(*bound.args, **bound.kwargs) or 0
     except CycloptsError as e:
         verb = words[0] if words[0] in VERBS else ""
-        tell(f"{str(e).rstrip('.')}; see {' '.join(filter(None, ('evenkeel', verb, '--help')))}")
+        tell(f"{what_is_wrong(e, verb)}; see {' '.join(filter(None, ('evenkeel', verb, '--help')))}")
         return WRONG_USE
     except (CommandFailed, BadModel, BadSetting) as e:
         tell(getattr(e, "message", str(e)))
@@ -86,6 +86,12 @@ def main(words: Sequence[str], environ: Mapping[str, str]) -> int:
         standard_streams.leave_unread()
         tell(e.strerror or str(e))
         return FAILED
+
+
+def what_is_wrong(e: CycloptsError, verb: str) -> str:
+    if isinstance(e, UnusedCliTokensError):
+        return f"evenkeel {verb} takes no such word as {(e.unused_tokens or [''])[0]!r}"
+    return str(e).rstrip(".")
 
 
 def tell(message: str) -> None:

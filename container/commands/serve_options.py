@@ -63,6 +63,8 @@ def given(
         except BadSetting as e:
             raise BadSetting(f"--set {name}: {e.message}") from None
         found[variable] = Given(f"--set {name}", value)
+    if page is not None and port and page.rpartition(":")[2] == str(port):
+        raise BadSetting(f"--port and --page are the same, {port}: the page needs a port of its own")
     options = {
         "EVENKEEL_MODEL_DIR": ("FOLDER", folder), "SAGEMAKER_BIND_TO_PORT": ("--port", port),
         "EVENKEEL_SIDECAR_ADDRESS": ("--page", None if page is None else page if ":" in page else f"127.0.0.1:{page}"),

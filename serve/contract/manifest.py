@@ -6,6 +6,7 @@ What the manifest leaves out is found in the folder (`backend`, `file`) or read 
 
 from __future__ import annotations
 
+import difflib
 import math
 import tomllib
 from collections.abc import Mapping
@@ -313,7 +314,9 @@ class _Table:
         self.data, self.path = data, path
         unknown = sorted(set(data) - keys)
         if unknown:
-            raise BadModel(f"model.toml: unknown key {self._key(unknown[0])}; known here: {', '.join(sorted(keys))}")
+            near = difflib.get_close_matches(unknown[0], keys, 1, 0.7)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise BadModel(f"model.toml: unknown key {self._key(unknown[0])}{meant}; known here: {', '.join(sorted(keys))}")
 
     def _key(self, key: str) -> str:
         return f"{self.path}.{key}" if self.path else key

@@ -236,10 +236,17 @@ def test_no_body_may_be_larger_than_the_slot_that_it_has_to_fit() -> None:
 
 @pytest.mark.parametrize(("name", "near"), [
     ("EVENKEEL_REPLICA", "EVENKEEL_REPLICAS"), ("EVENKEEL_QUEUE_WAIT", "EVENKEEL_QUEUE_WAIT_S"),
-    ("EVENKEEL_DRAIN", "EVENKEEL_DRAIN_S"), ("EVENKEEL_WHATEVER_ELSE", ""),
+    ("EVENKEEL_DRAIN", "EVENKEEL_DRAIN_S"), ("EVENKEEL_WHATEVER_ELSE", ""), ("EVENKEEL_XYZ", ""),
+    ("EVENKEL_REPLICAS", "EVENKEEL_REPLICAS"), ("EVENKEELL_LOG", "EVENKEEL_LOG"), ("EVENEKEL_THREADS", "EVENKEEL_THREADS"),
+    ("evenkeel_fronts", "EVENKEEL_FRONTS"),
 ])  # fmt: skip
 def test_a_name_that_is_no_setting_is_told_with_the_nearest_that_is(name: str, near: str) -> None:
     assert environment.unknown({name: "1", "EVENKEEL_FRONTS": "1", "PATH": "/"}) == {name: near}
+
+
+@pytest.mark.parametrize("name", ["KERNEL_VERSION", "EVEN_KEEL", "KEEL_LOG", "EVENKEELS_SERVICE_HOST", "EVENT_LOG", "HOME"])
+def test_a_name_of_somebody_else_is_no_mistake(name: str) -> None:
+    assert environment.unknown({name: "1"}) == {}
 
 
 @pytest.mark.parametrize("name", ["EVENKEEL_PORT", "EVENKEEL_PORT_8080_TCP_ADDR", "EVENKEEL_SERVICE_HOST", "EVENKEEL_TEST_IMAGE"])

@@ -39,7 +39,8 @@ def test_nothing_typed_is_answered_by_the_help(capsys: pytest.CaptureFixture[str
         (["drain", "--prot", "1"], "Did you mean --port?"),
         (["drain", "--port", "x"], '"x"'),
         (["check"], "FOLDER"),
-        (["serve", "a", "b"], "b"),
+        (["serve", "a", "b"], "evenkeel serve takes no such word as 'b'; see"),
+        (["drain", "8080"], "evenkeel drain takes no such word as '8080'; see"),
         (["serve", "--port"], "--port requires an argument"),
     ],
 )
@@ -85,6 +86,7 @@ def test_a_page_may_be_given_with_its_host() -> None:
     [
         ("replica=2", "did you mean EVENKEEL_REPLICAS"),
         ("nothing_like_it=2", "docs/settings.md"),
+        ("xyz=3", "xyz is no setting: docs/settings.md"),
         ("replicas", "must be NAME=VALUE"),
         ("admin_token=a-token-of-some-length", "EVENKEEL_ADMIN_TOKEN_FILE"),
     ],
@@ -105,6 +107,13 @@ def test_a_wrong_value_is_told_by_the_name_of_its_option() -> None:
         environment.read({}, serve_options.given(None, 99999, None, None, ()))
     with pytest.raises(BadSetting, match="--set replicas='two' must be a whole number"):
         environment.read({}, serve_options.given(None, None, None, None, ("replicas=two",)))
+
+
+def test_one_port_cannot_be_that_of_the_page_too() -> None:
+    for page in ("9000", "localhost:9000"):
+        with pytest.raises(BadSetting, match="--port and --page are the same, 9000"):
+            serve_options.given(None, 9000, page, None, ())
+    assert serve_options.given(None, 0, "0", None, ())["SAGEMAKER_BIND_TO_PORT"].value == "0", "any port, twice"
 
 
 @pytest.mark.parametrize("verb", ["serve", "check", "pack"])

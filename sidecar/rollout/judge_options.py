@@ -38,7 +38,8 @@ exit codes: 0 promote, 1 roll back, 2 hold, 3 could not judge"""
 
 
 def parser() -> Parser:
-    p = Parser(prog="evenkeel judge", usage="evenkeel judge --candidate URL … [--baseline URL … | --production URL …] [options]",
+    p = Parser(prog="evenkeel judge",
+               usage="evenkeel judge --candidate URL ... [--baseline URL ... | --production URL ...] [options]",
                description="Compare a candidate with a baseline: promote, hold or roll back.", epilog=EPILOG,
                formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
     _add_arms(p.add_argument_group("whom to compare"))

@@ -25,7 +25,8 @@ def test_a_full_disk_is_told_in_one_line(words: list[str]) -> None:
 
 
 def test_what_the_encoding_of_a_terminal_lacks_is_replaced() -> None:
-    code = "from evenkeel.container.commands import standard_streams; standard_streams.make_writable(); print('8 \u2713')"
+    shown = "print('8 \u2713 a \u00b7 b\u2026')"
+    code = f"from evenkeel.container.commands import standard_streams; standard_streams.make_writable(); {shown}"
     environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
     ended = subprocess.run([sys.executable, "-P", "-c", code], env=environ, capture_output=True, check=False, timeout=60)
-    assert ended.stdout == b"8 ?\n" and not ended.stderr
+    assert ended.stdout == b"8 ? a - b...\n" and not ended.stderr

@@ -134,8 +134,8 @@ class Deployer:
 
     def _clear(self, now_s: float) -> None:
         progress = self._progress
-        log("swap_begins", f"version {progress.wanted} loads {progress.fit.why}", version=progress.wanted,
-            serving=self.serving.version, how=progress.how)  # fmt: skip
+        log("swap_begins", f"version {progress.wanted} begins to load", version=progress.wanted,
+            serving=self.serving.version, how=progress.how, why=progress.fit.why)  # fmt: skip
         progress.failed, progress.in_place, progress.target = "", not progress.fit.beside, progress.wanted
         self._engines.leave(self.places.other, now_s)
         if progress.in_place:

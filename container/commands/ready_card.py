@@ -10,6 +10,7 @@ from evenkeel.container.commands.first_request import FirstAnswer, FirstRequest,
 
 NO_SAMPLE = "no request is known that it answers: put one into samples/one.json, and into model.toml the lines"
 NO_SAMPLE_LINES = ("[[samples]]", 'input = "samples/one.json"')
+TRY = "-H 'Content-Type: application/json' -d '[[…]]', with rows of yours; what it takes is up to the handler"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ def lines(serving: Serving, status: Mapping[str, Any], asked: tuple[FirstRequest
     told = [("", head(serving, status))]
     if asked is None:
         told += [("ask", NO_SAMPLE), *(("", line) for line in NO_SAMPLE_LINES)]
+        told.append(("try", f"curl -s {serving.address}/invocations {TRY}"))
     elif asked[1].status != 200:
         told.append(("ask", f"a first request was answered with {asked[1].status}: {asked[1].shown}"))
     else:

@@ -44,6 +44,7 @@ def test_a_request_that_was_not_answered_well_is_not_shown_as_one_to_paste() -> 
 def test_without_a_known_request_the_card_says_how_to_give_one() -> None:
     told = card(STATUS, None)
     assert "samples/one.json" in told[1] and told[2:4] == ["[[samples]]", 'input = "samples/one.json"']
+    assert told[4].startswith("try curl -s localhost:8080/invocations -H 'Content-Type: application/json' -d '[[…]]', with")
 
 
 def test_what_was_never_checked_is_told_so() -> None:

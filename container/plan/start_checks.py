@@ -20,9 +20,9 @@ FILES_MIN = 128  # that one process may have open: some 30 are its own, and a th
 def gpus(env: Environment, dev: Path = Path("/dev")) -> tuple[str, ...]:
     """Those that engines may use. Raises BadSetting when one is asked for and none can be seen."""
     visible, given = env.gpus
-    found = machine.gpus(dev, visible, given)
-    if found or env.settings.require_gpu != "1":
-        return found
+    visible_gpus = machine.gpus(dev, visible, given)
+    if visible_gpus or env.settings.require_gpu != "1":
+        return visible_gpus
     why = f"there is no {dev}/nvidia0"
     if machine.gpus(dev, None):
         why = f"CUDA_VISIBLE_DEVICES={visible!r} hides them" if visible is not None else f"NVIDIA_VISIBLE_DEVICES={given!r}"

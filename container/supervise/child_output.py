@@ -67,10 +67,10 @@ class ChildOutput:
 
     def _lines(self, data: bytes) -> list[bytes]:
         """Those that are complete with these bytes, without empty ones."""
-        *whole, self._rest = (self._rest + data).split(b"\n")
+        *lines, self._rest = (self._rest + data).split(b"\n")
         if not data or len(self._rest) > LINE_BYTES_MAX:
-            whole, self._rest = [*whole, self._rest], b""
-        lines = [line.rstrip(b"\r") for line in whole]
+            lines, self._rest = [*lines, self._rest], b""
+        lines = [line.rstrip(b"\r") for line in lines]
         return [line[i : i + LINE_BYTES_MAX] for line in lines for i in range(0, len(line), LINE_BYTES_MAX)]
 
     def _leave_out(self, data: bytes) -> None:

@@ -67,14 +67,14 @@ def listen_sidecar(env: Environment, data_port: int, or_next: bool = False) -> s
         if port == data_port or port == env.settings.grpc_health_port != 0:
             continue
         try:
-            found = listen(host, port, "EVENKEEL_SIDECAR_ADDRESS", "--page or EVENKEEL_SIDECAR_ADDRESS")
+            listener = listen(host, port, "EVENKEEL_SIDECAR_ADDRESS", "--page or EVENKEEL_SIDECAR_ADDRESS")
         except BadSetting:
             if len(ports) == 1:
                 raise
             continue
         if is_range or port != first:
             log("sidecar_port", f"the sidecar listens on {shown(host, port)}, {why}")
-        return found
+        return listener
     wanted = f"SAGEMAKER_SAFE_PORT_RANGE={env.settings.safe_port_range}" if is_range else f"{ports[0]} to {ports[-1]}"
     raise BadSetting(f"no port of {wanted} is free for the sidecar")
 

@@ -40,10 +40,10 @@ def requirements(model_dir: Path, into: Path, timeout_s: float, environ: Mapping
 
 
 def _installed() -> Iterator[tuple[str, str]]:
-    for found in importlib.metadata.distributions():
-        name = found.metadata["Name"]
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
         if name and name != "evenkeel":
-            yield name, found.version
+            yield name, distribution.version
 
 
 def _run_pip(file: Path, into: Path, timeout_s: float, environ: Mapping[str, str]) -> None:
@@ -58,7 +58,7 @@ def _run_pip(file: Path, into: Path, timeout_s: float, environ: Mapping[str, str
     )  # fmt: skip
     try:
         with _ended_by_signals():
-            said, _ = process.communicate(timeout=timeout_s)
+            text, _ = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired as e:
         raise BadSetting(
             f"{REQUIREMENTS} was not installed within {timeout_s:g} s (EVENKEEL_INSTALL_TIMEOUT_S): is there a network? "
@@ -69,8 +69,8 @@ def _run_pip(file: Path, into: Path, timeout_s: float, environ: Mapping[str, str
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if process.returncode != 0:
-        log("not_installed", f"pip could not install {REQUIREMENTS}", level="error", pip=said.splitlines()[-LINES_TOLD:])
-        errors = [line for line in said.splitlines() if line.startswith(("ERROR", sys.executable))] or said.splitlines() or [""]
+        log("not_installed", f"pip could not install {REQUIREMENTS}", level="error", pip=text.splitlines()[-LINES_TOLD:])
+        errors = [line for line in text.splitlines() if line.startswith(("ERROR", sys.executable))] or text.splitlines() or [""]
         raise BadSetting(f"{REQUIREMENTS} cannot be installed: {errors[-1].removeprefix('ERROR: ')}")
 
 

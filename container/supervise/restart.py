@@ -117,23 +117,23 @@ def after(end: End, history: History, now: Situation) -> Step:
     if end.code == EXIT_BAD_MODEL:
         why = "the model cannot be served, see the line above; starting it again cannot help"
         return Step(RestartAction.GIVE_UP, history, why=why)
-    known = remember(end, history)
-    counted = len(known.idle_ends) > len(history.idle_ends)
-    if counted and len(known.idle_ends) > now.limit and not (end.role == "sidecar" and now.was_ready):
-        return Step(RestartAction.GIVE_UP, known, why=gave_up(end, known.idle_ends))
-    lowered = known.rows_max != history.rows_max
+    remembered = remember(end, history)
+    counted = len(remembered.idle_ends) > len(history.idle_ends)
+    if counted and len(remembered.idle_ends) > now.limit and not (end.role == "sidecar" and now.was_ready):
+        return Step(RestartAction.GIVE_UP, remembered, why=gave_up(end, remembered.idle_ends))
+    lowered = remembered.rows_max != history.rows_max
     if now.successor:
-        return Step(RestartAction.TAKE_OVER, known, lowered=lowered)
-    after_s = min(known.backoff_s, OBSERVER_BACKOFF_S) if end.role == "sidecar" else known.backoff_s
-    return Step(RestartAction.START, known, 0.0 if end.reason == "leak" else after_s, lowered=lowered)
+        return Step(RestartAction.TAKE_OVER, remembered, lowered=lowered)
+    after_s = min(remembered.backoff_s, OBSERVER_BACKOFF_S) if end.role == "sidecar" else remembered.backoff_s
+    return Step(RestartAction.START, remembered, 0.0 if end.reason == "leak" else after_s, lowered=lowered)
 
 
 def _leaving(end: End, history: History, now: Situation) -> Step:
     """An engine may come back while requests wait for it; nobody else is missed."""
     if end.role != "engine" or end.post is not Post.OWN or end.code == EXIT_BAD_MODEL or not now.fronts_live:
         return Step(RestartAction.NOTHING, history)
-    known = remember(end, history)
-    return Step(RestartAction.START, known, known.backoff_s)
+    remembered = remember(end, history)
+    return Step(RestartAction.START, remembered, remembered.backoff_s)
 
 
 def _without_successor(end: End, now: Situation) -> RestartAction:

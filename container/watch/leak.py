@@ -35,14 +35,14 @@ class Slope:
 def slope(samples: Sequence[MemorySample]) -> Slope:
     """Of memory over rows served. Samples between which nothing was served tell nothing."""
     pairs = [(a, b) for i, a in enumerate(samples) for b in samples[i + 1 :] if b.rows > a.rows]
-    found = sorted((b.bytes - a.bytes) / (b.rows - a.rows) for a, b in pairs)
-    if not found:
+    slopes = sorted((b.bytes - a.bytes) / (b.rows - a.rows) for a, b in pairs)
+    if not slopes:
         return Slope(0.0, 0.0)
-    n, middle = len(samples), len(found) // 2
-    median = found[middle] if len(found) % 2 else (found[middle - 1] + found[middle]) / 2
+    n, middle = len(samples), len(slopes) // 2
+    median = slopes[middle] if len(slopes) % 2 else (slopes[middle - 1] + slopes[middle]) / 2
     spread = Z * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
-    lowest = int((len(found) - spread) / 2)
-    return Slope(median, found[lowest] if lowest >= 0 else -math.inf)
+    lowest = int((len(slopes) - spread) / 2)
+    return Slope(median, slopes[lowest] if lowest >= 0 else -math.inf)
 
 
 def leak(samples: Sequence[MemorySample], room_bytes: float, within_s: float) -> str:

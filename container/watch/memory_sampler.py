@@ -43,8 +43,8 @@ class MemorySampler:
 
     def keep(self, places: Collection[int]) -> None:
         """Of all other places nothing counts any more: their processes have ended, of a version that has left, say."""
-        for gone in [p for p in self._samples if p not in places]:
-            del self._samples[gone], self._pids[gone]
+        for place in [p for p in self._samples if p not in places]:
+            del self._samples[place], self._pids[place]
 
     def new_bytes(self, place: int) -> int:
         """What the replica there took when it was new: about what its successor will."""

@@ -40,9 +40,9 @@ def stopped_too_long(
     since_s: Mapping[int, float], stopped: Iterable[int], moment: StuckView
 ) -> tuple[dict[int, float], list[int]]:
     """Since when each is stopped, and who is to go on now; one that is stopped again gets its time anew. Pure."""
-    known = {pid: since_s.get(pid, moment.now_s) for pid in stopped}
-    due = [pid for pid, at_s in known.items() if moment.since(at_s) >= STOPPED_S]
-    return {pid: at_s for pid, at_s in known.items() if pid not in due}, due
+    since_of = {pid: since_s.get(pid, moment.now_s) for pid in stopped}
+    due = [pid for pid, at_s in since_of.items() if moment.since(at_s) >= STOPPED_S]
+    return {pid: at_s for pid, at_s in since_of.items() if pid not in due}, due
 
 
 def is_stopped(pid: int) -> bool:

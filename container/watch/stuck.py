@@ -89,12 +89,12 @@ def _stands_still(view: EngineView, moment: StuckView, policy: StuckLimits, rows
     return f"runs nothing and has not moved for {silent_s:.1f} s while {rows_waiting} rows wait"
 
 
-def lost_devices(told: Sequence[Mapping[str, Any]], known: Mapping[str, int]) -> dict[str, int]:
+def lost_devices(devices: Sequence[Mapping[str, Any]], counted: Mapping[str, int]) -> dict[str, int]:
     """Of what the sidecar tells of devices: those with more fatal errors than were known, by every name that
     CUDA_VISIBLE_DEVICES may have for them, with the number. A slice of a GPU (MIG) has a name of its own that NVML's events do
     not tell; its engine learns of the loss from its own calls."""
-    faults = {name: int(device.get("fatal_xids") or 0) for name, device in by_name(told).items()}
-    return {name: count for name, count in faults.items() if count > known.get(name, 0)}
+    faults = {name: int(device.get("fatal_xids") or 0) for name, device in by_name(devices).items()}
+    return {name: count for name, count in faults.items() if count > counted.get(name, 0)}
 
 
 def silent_sidecar(beat_s: float, started_s: float, moment: StuckView) -> str:

@@ -37,10 +37,10 @@ class Unreached:
 
     def look(self, page: StatusPage, engines: Iterable[int], moment: StuckView) -> dict[int, str]:
         """Of these engine places: why those that are to be ended are out of reach."""
-        known, before, self._apart = reach_cells.workers(page), self._apart, {}
+        workers, before, self._apart = reach_cells.workers(page), self._apart, {}
         for place in engines:
             engine = read_engine(page, place)
-            fronts = reach_cells.apart(engine, known, moment.now_s)
+            fronts = reach_cells.apart(engine, workers, moment.now_s)
             if not fronts:
                 continue
             apart = before.get(place)

@@ -68,20 +68,20 @@ class Watcher:
             child.end("stuck")
 
     def _watch_reach(self, moment: StuckView) -> None:
-        there = {c.place: c for c in self._children if c.role == "engine" and c.process is not None and c.beside is None}
-        for place, why in self._unreached.look(self._page, there, moment).items():
-            if not there[place].ending:
-                log("unreachable", f"{there[place].label} {why}; it is ended and another started", role="engine", place=place)
-                there[place].end("unreachable")
+        engines = {c.place: c for c in self._children if c.role == "engine" and c.process is not None and c.beside is None}
+        for place, why in self._unreached.look(self._page, engines, moment).items():
+            if not engines[place].ending:
+                log("unreachable", f"{engines[place].label} {why}; it is ended and another started", role="engine", place=place)
+                engines[place].end("unreachable")
 
     def _watch_devices(self) -> None:
         """An engine whose device has failed is ended at once: another may get a device that works, and its requests run there.
         One that starts on a device which is gone for good fails, and the container with it."""
         if self._page.main.count[Main.DEVICE_FAULTS] == self._device_faults:
             return
-        told = self._page.read_text(DEVICE_TEXT, looks=1).get("devices") or []
-        lost = stuck.lost_devices(told, self._lost_devices)
-        if not told:
+        devices = self._page.read_text(DEVICE_TEXT, looks=1).get("devices") or []
+        lost = stuck.lost_devices(devices, self._lost_devices)
+        if not devices:
             return  # being written just now
         self._device_faults = self._page.main.count[Main.DEVICE_FAULTS]
         self._lost_devices |= lost

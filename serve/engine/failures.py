@@ -59,21 +59,21 @@ def translated(error: BaseException) -> EvenkeelError:
     short = next((e for e in chain if _is_out_of_memory(e)), None)
     if short is not None:
         return OutOfMemory(f"not enough memory for this request: {_words(short)}")
-    mine = ours(error)
-    if mine is not None:
-        return mine
-    known = ModelFailed(f"the model raised {_words(error)}")
-    known.__cause__ = error
-    return known
+    own = ours(error)
+    if own is not None:
+        return own
+    failure = ModelFailed(f"the model raised {_words(error)}")
+    failure.__cause__ = error
+    return failure
 
 
 def _chain(error: BaseException) -> list[BaseException]:
     """The error and what it was raised from, that is: from our words back to the framework's own. A client's own text in
     an error that is none of the model's must not be taken for the device's."""
-    found = [error]
-    while len(found) < CAUSES_MAX and (cause := cause_of(found[-1])) is not None:
-        found.append(cause)
-    return [e for e in found if not issubclass(type(e), EvenkeelError) or issubclass(type(e), ModelFailed)]
+    chain = [error]
+    while len(chain) < CAUSES_MAX and (cause := cause_of(chain[-1])) is not None:
+        chain.append(cause)
+    return [e for e in chain if not issubclass(type(e), EvenkeelError) or issubclass(type(e), ModelFailed)]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

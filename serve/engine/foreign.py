@@ -32,8 +32,8 @@ _traceback_of = BaseException.__dict__["__traceback__"].__get__
 
 def kinds_of(x: object) -> tuple[type, ...]:
     """Its true class and that one's bases, whatever `__class__` says."""
-    found: tuple[type, ...] = _mro_of(type(x))
-    return found
+    kinds: tuple[type, ...] = _mro_of(type(x))
+    return kinds
 
 
 def kind_of(x: object) -> str:
@@ -63,9 +63,9 @@ def let_go(error: BaseException) -> None:
             left += (_cause_of(each), _context_of(each))
 
 
-def root_of(known: EvenkeelError, e: BaseException) -> BaseException:
+def root_of(failure: EvenkeelError, e: BaseException) -> BaseException:
     """What an error of ours was made of, else the exception itself."""
-    cause = cause_of(known)
+    cause = cause_of(failure)
     return e if cause is None else cause
 
 
@@ -115,9 +115,9 @@ def ours(e: BaseException) -> EvenkeelError | None:
     if type(e) is family and type(attribute(e, "message")) is str:
         assert isinstance(e, EvenkeelError)
         return e
-    known = family(_one_line(text_of(attribute(e, "message", e)))[:TEXT_CHARS_MAX])
-    known.__cause__ = e
-    return known
+    own = family(_one_line(text_of(attribute(e, "message", e)))[:TEXT_CHARS_MAX])
+    own.__cause__ = e
+    return own
 
 
 def _one_line(text: str) -> str:

@@ -72,13 +72,13 @@ class Leaving:
 def left_behind() -> list[str]:
     """What keeps the process, by names that its author knows."""
     main = threading.main_thread()
-    found = [f"thread {text_of(t.name)!r}" for t in threading.enumerate() if not t.daemon and t is not main]
+    leftovers = [f"thread {text_of(t.name)!r}" for t in threading.enumerate() if not t.daemon and t is not main]
     pool = sys.modules.get("multiprocessing.process")  # at its end Python waits for these, too
-    if pool is not None and not found:
-        found = [f"process {text_of(p.name)!r}" for p in pool.active_children()]
-    if len(found) > NAMES_MAX:
-        found[NAMES_MAX:] = [f"{len(found) - NAMES_MAX} more"]
-    return found or [_running_in(main)]
+    if pool is not None and not leftovers:
+        leftovers = [f"process {text_of(p.name)!r}" for p in pool.active_children()]
+    if len(leftovers) > NAMES_MAX:
+        leftovers[NAMES_MAX:] = [f"{len(leftovers) - NAMES_MAX} more"]
+    return leftovers or [_running_in(main)]
 
 
 def _running_in(main: threading.Thread) -> str:

@@ -96,8 +96,8 @@ def print_proof(warmup: Warmup) -> None:
     shapes = len({e.key for e in report.plan})
     if report.plan:
         print(f"warm-up   {shapes} shapes, {len(report.plan)} batch sizes of them, {settled} settled to a steady latency")
-        found = report.golden
-        print(f"checks    {found.passed} passed: {found.outputs} expected outputs, {found.batches} batches against their rows, "
+        g = report.golden
+        print(f"checks    {g.passed} passed: {g.outputs} expected outputs, {g.batches} batches against their rows, "
               "the rest for NaN")  # fmt: skip
     for note in report.notes:
         print(f"          {note}")

@@ -48,16 +48,16 @@ def judged(name: str, given: Any, function: Callable[..., Any], *arguments: Any)
 
 def blamed(name: str, e: BaseException) -> EvenkeelError:
     """What the caller is told of an exception that came out of `name`."""
-    known = ours(e)
-    if known is not None:
-        return known
+    own = ours(e)
+    if own is not None:
+        return own
     code = attribute(e, "status_code")
     if type(code) is int and 400 <= code < 500:  # as the toolkits' own errors and FastAPI's HTTPException have it
-        known = refusal(code, _refusing_words(e))
+        own = refusal(code, _refusing_words(e))
     else:
-        known = ModelFailed(f"{name} raised {said(e)}")
-    known.__cause__ = e
-    return known
+        own = ModelFailed(f"{name} raised {said(e)}")
+    own.__cause__ = e
+    return own
 
 
 def refusal(code: int, text: str) -> EvenkeelError:

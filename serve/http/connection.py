@@ -168,13 +168,13 @@ class Connection(asyncio.Protocol):
             piece = data[: self.body_bytes_left] if rest else data
             self.body_bytes_left -= len(piece)
             self.take_body(piece)
-            whole = not self.body_bytes_left
+            is_whole = not self.body_bytes_left
         else:
             pieces = chunks.feed(data)
             if pieces:
                 self.take_body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-            rest, whole = chunks.rest, chunks.part is Part.DONE
-        if whole and self.state is ConnectionState.BODY:
+            rest, is_whole = chunks.rest, chunks.part is Part.DONE
+        if is_whole and self.state is ConnectionState.BODY:
             self._whole()
         return rest
 

@@ -119,10 +119,10 @@ def read_target(target: bytes) -> Target:
     elif target == b"*":
         raw_path, query = target, b""
     else:
-        found = ABSOLUTE.fullmatch(target)
-        if found is None:
+        match = ABSOLUTE.fullmatch(target)
+        if match is None:
             raise BadRequest("the request's target is neither a path nor an http:// address with a host")
-        raw_path, query = found[1] or b"/", found[2] or b""
+        raw_path, query = match[1] or b"/", match[2] or b""
     path = PERCENT.sub(lambda hex_: bytes((int(hex_[1], 16),)), raw_path) if b"%" in raw_path else raw_path
     return Target(path, raw_path, query)
 

@@ -47,9 +47,9 @@ def add(routes: Routes, page: StatusPage, supervisor: Asks, guard: Guard, header
 
 
 def _check_name(page: StatusPage, name: str) -> None:
-    known = (page.read_text(PLAN_TEXT).get("model") or {}).get("name", "")
-    if name != known:
-        raise NotFound(f"no model {name[:200]!r} here; there is {known}")
+    served = (page.read_text(PLAN_TEXT).get("model") or {}).get("name", "")
+    if name != served:
+        raise NotFound(f"no model {name[:200]!r} here; there is {served}")
 
 
 def _version(body: bytes) -> str:
@@ -68,11 +68,11 @@ def _wish(page: StatusPage, supervisor: Asks, version: str) -> dict[str, Any]:
     swap = plan.get("swap") or {}
     if not swap.get("wanted"):
         raise NotPossible(f"{plan.get('model_dir', 'the model folder')} holds one model and no versions: {catalogue.LAYOUT}")
-    problem, found = versions_view.on_disk(plan)
+    problem, on_disk = versions_view.on_disk(plan)
     warm = [e["version"] for e in swap.get("revisions", []) if e["state"] != "leaving"]
-    if version not in (*found, *warm):
-        there = problem or f"there is {', '.join(found) or 'none any more'}"
-        raise NotFound(f"no version {version[:200]!r} of {plan['model']['name']} on disk: {there}")
+    if version not in (*on_disk, *warm):
+        hint = problem or f"there is {', '.join(on_disk) or 'none any more'}"
+        raise NotFound(f"no version {version[:200]!r} of {plan['model']['name']} on disk: {hint}")
     log("version_asked", f"version {version} is asked for", version=version)
     answer = answer_of(supervisor, Verb.USE, {"version": version}, "GET /models says what came of it")
     return {"version": version, "how": answer["how"], "why": answer["why"], "serving": answer["serving"]}

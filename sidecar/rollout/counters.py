@@ -94,9 +94,9 @@ class Delta:
 
     def to_json(self) -> dict[str, Any]:
         """Without what is at its default: a log of a thousand windows stays readable."""
-        whole = asdict(self)
+        fields = asdict(self)
         plain = asdict(Delta(self.arm, self.instance))
-        kept = {k: v for k, v in whole.items() if k in ("arm", "instance") or v != plain[k]}
+        kept = {k: v for k, v in fields.items() if k in ("arm", "instance") or v != plain[k]}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
     @staticmethod
@@ -252,13 +252,13 @@ def _goes_back(before: Scrape, after: Scrape) -> bool:
 
 def _lacks(seconds: Sequence[tuple[float, int]], edges: Edges) -> bool:
     """The histogram has other edges than the reference's, so that a judged edge falls into another bucket."""
-    known = [edge for edge, _ in seconds]
-    return bool(known and edges.floors) and floors(known, edges.judged) != edges.floors
+    own_edges = [edge for edge, _ in seconds]
+    return bool(own_edges and edges.floors) and floors(own_edges, edges.judged) != edges.floors
 
 
-def floors(known: Sequence[float], judged: Sequence[float]) -> tuple[float, ...]:
+def floors(before: Sequence[float], judged: Sequence[float]) -> tuple[float, ...]:
     """Of each judged edge the largest known one that is not above it; 0 where there is none."""
-    return tuple(max((edge for edge in known if edge <= e), default=0.0) for e in judged)
+    return tuple(max((edge for edge in before if edge <= e), default=0.0) for e in judged)
 
 
 def fatal(restarts: Mapping[str, int]) -> set[str]:

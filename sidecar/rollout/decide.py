@@ -66,10 +66,10 @@ Counter = Callable[[Delta], tuple[int, int]]  # exposure and bad events of a met
 
 
 def _counters(window: Window) -> dict[str, Counter]:
-    found: dict[str, Counter] = {ERRORS: lambda d: (d.judged, d.errors)}
+    counters: dict[str, Counter] = {ERRORS: lambda d: (d.judged, d.errors)}
     for place, edge in enumerate(window.edges):
-        found[latency_edges.name(edge)] = lambda d, place=place: _timed(d, d.slower[place] if d.slower else 0)  # type: ignore[misc]
-    return found
+        counters[latency_edges.name(edge)] = lambda d, place=place: _timed(d, d.slower[place] if d.slower else 0)  # type: ignore[misc]
+    return counters
 
 
 def _timed(d: Delta, slow: int) -> tuple[int, int]:
@@ -91,22 +91,22 @@ def _compare(
     """Every metric of the window, arm `one` in the place of the candidate."""
     after = dict(metrics)
     for name, counter in _counters(window).items():
-        known = after.get(mark + name, Evidence(name))
-        after[mark + name] = known.add(_pair(window, one, other, counter), window.seconds, rule)
+        before = after.get(mark + name, Evidence(name))
+        after[mark + name] = before.add(_pair(window, one, other, counter), window.seconds, rule)
     return after
 
 
 def _same_version(rule: Rule, metrics: Mapping[str, Evidence], window: Window) -> Mapping[str, Evidence]:
     if rule.reference != Arm.BASELINE or not window.of(Arm.PRODUCTION):
         return metrics
-    there = _compare(rule, metrics, window, Arm.BASELINE, Arm.PRODUCTION, "baseline worse: ")
-    return _compare(rule, there, window, Arm.PRODUCTION, Arm.BASELINE, "production worse: ")
+    evidence = _compare(rule, metrics, window, Arm.BASELINE, Arm.PRODUCTION, "baseline worse: ")
+    return _compare(rule, evidence, window, Arm.PRODUCTION, Arm.BASELINE, "production worse: ")
 
 
-def _objectives(rule: Rule, known: Sequence[ObjectiveEvidence], window: Window) -> tuple[ObjectiveEvidence, ...]:
+def _objectives(rule: Rule, before: Sequence[ObjectiveEvidence], window: Window) -> tuple[ObjectiveEvidence, ...]:
     places = iter(range(len(window.slo_edges)))
     after = []
-    for e in known or [ObjectiveEvidence(o) for o in rule.slo]:
+    for e in before or [ObjectiveEvidence(o) for o in rule.slo]:
         place = next(places, None) if e.objective.edge_s else None
         after.append(e.add(*_missed(e, window.of(Arm.CANDIDATE), place), window.seconds, rule))
     return tuple(after)
@@ -166,11 +166,11 @@ def _objective_missed(e: ObjectiveEvidence) -> Finding:
 def decide(rule: Rule, state: Judged) -> Decision:
     if state.condemned:
         return Decision(RolloutVerdict.ROLLBACK, state.condemned, final=True)
-    found = (*obstacles.obstacles(rule, state), *obstacles.unproven(rule, state))
+    findings = (*obstacles.obstacles(rule, state), *obstacles.unproven(rule, state))
     late = state.elapsed_s >= rule.max_s
-    if not found:
+    if not findings:
         return Decision(RolloutVerdict.PROMOTE, tuple(obstacles.proof(rule, e) for e in state.metrics.values()), final=late)
     if not late:
-        return Decision(RolloutVerdict.HOLD, found, final=False)
+        return Decision(RolloutVerdict.HOLD, findings, final=False)
     why = Finding(RolloutReason.TIME_IS_UP, "rollout", f"{state.elapsed_s:.0f} s have passed, {rule.max_s:.0f} s were allowed")
-    return Decision(RolloutVerdict.ROLLBACK if rule.at_end == "rollback" else RolloutVerdict.HOLD, (why, *found), final=True)
+    return Decision(RolloutVerdict.ROLLBACK if rule.at_end == "rollback" else RolloutVerdict.HOLD, (why, *findings), final=True)

@@ -43,9 +43,9 @@ def listening(address: str, board: DecisionServer) -> Iterator[str]:
             self._answer()
 
         def _answer(self) -> None:
-            found = adapters.answer(self.command, self.path, board.record)
-            data = json.dumps(found.body).encode()
-            self.send_response(found.status)
+            answer = adapters.answer(self.command, self.path, board.record)
+            data = json.dumps(answer.body).encode()
+            self.send_response(answer.status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

@@ -79,19 +79,19 @@ def factors(tier: Tier, block: Pair) -> Row:
 
 def win_factors(block: Pair, ratio: float, chances: Sequence[float], *, lost: bool = False) -> Row:
     """Of bets that the candidate has more bad events than `ratio` times the reference, or with `lost` that it has fewer."""
-    said = outcome(Pair(round(ratio * block.n_c), block.n_r, block.bad_c, block.bad_r))
-    won, other = (said.loss, said.win) if lost else (said.win, said.loss)
+    even = outcome(Pair(round(ratio * block.n_c), block.n_r, block.bad_c, block.bad_r))
+    won, other = (even.loss, even.win) if lost else (even.win, even.loss)
     tie = max(0.0, 1.0 - won - other)
     return tuple(log(won * 2 * q + other * 2 * (1 - q) + tie) for q in chances)
 
 
 def suspect(rule: Rule, metric: str, tier: Tier, rows: Sequence[Row], blocks: Sequence[Pair]) -> Suspicion:
     """The strongest case over all stretches. `rows` are the sums of factors after every block, the first one zeros."""
-    found = _early(_case(rule, metric, tier, rows, blocks))
+    early = _early(_case(rule, metric, tier, rows, blocks))
     for length in stretches(len(blocks), tier.blocks_min):
         case = _case(rule, metric, tier, rows, blocks[-length:])
-        found = max(found, case, key=lambda s: s.weakest)
-    return found
+        early = max(early, case, key=lambda s: s.weakest)
+    return early
 
 
 def _early(case: Suspicion) -> Suspicion:

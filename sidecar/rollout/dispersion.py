@@ -21,12 +21,12 @@ PROOF_MARGIN = 1.0  # standard deviations of the dispersion itself, added where 
 
 def against(blocks: Sequence[Pair], z: float) -> float:
     """What evidence against the candidate is divided by: 1 unless some dispersion is `z` standard deviations above 1."""
-    found = 1.0
+    factor = 1.0
     for groups in _grouped(blocks, GROUPS):
         value = scatter(groups)
         if value is not None and value > 1 + z * _deviation(len(groups)):
-            found = max(found, value * INFLATION)
-    return found
+            factor = max(factor, value * INFLATION)
+    return factor
 
 
 def in_favour(blocks: Sequence[Pair]) -> float:

@@ -54,8 +54,8 @@ def ratio_factors(pair: Pair, null: float, gains: Sequence[float]) -> tuple[floa
     if pair.n_c == 0 or pair.n_r == 0:
         return (0.0,) * len(gains)
     bad = pair.bad_c + pair.bad_r
-    whole = null * pair.n_c + pair.n_r
-    return tuple(pair.bad_c * log(g) + bad * log(whole / (g * null * pair.n_c + pair.n_r)) for g in gains)
+    weight = null * pair.n_c + pair.n_r
+    return tuple(pair.bad_c * log(g) + bad * log(weight / (g * null * pair.n_c + pair.n_r)) for g in gains)
 
 
 def added(logs: Sequence[float], factors: Sequence[float]) -> tuple[float, ...]:

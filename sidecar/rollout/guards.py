@@ -110,15 +110,15 @@ def broken(healths: Healths, rule: Rule) -> tuple[Finding, ...]:
     others = [h for k, h in healths.items() if k.arm != Arm.CANDIDATE]
     unready_s_max = max([rule.unready_s_max, *(h.unready_s_most for h in others)])
     shared = {reason for h in others for reason in _wrong(h, rule, rule.unready_s_max)}
-    found: dict[RolloutReason, Finding] = {}
+    by_reason: dict[RolloutReason, Finding] = {}
     for key in sorted(k for k in healths if k.arm == Arm.CANDIDATE):
         for reason, words in _wrong(healths[key], rule, unready_s_max).items():
             both = reason in shared and reason != RolloutReason.READINESS_LOST
-            told = RolloutReason.ENVIRONMENT_UNSTABLE if both else reason
-            found.setdefault(told, Finding(told, str(key), words + (", as in the reference" if both else "")))
-    for gone in _gone(healths, rule):
-        found.setdefault(gone.reason, gone)
-    return tuple(sorted(found.values(), key=lambda f: _order(f.reason)))
+            named_reason = RolloutReason.ENVIRONMENT_UNSTABLE if both else reason
+            by_reason.setdefault(named_reason, Finding(named_reason, str(key), words + (", as in the reference" if both else "")))
+    for finding_of_gone in _gone(healths, rule):
+        by_reason.setdefault(finding_of_gone.reason, finding_of_gone)
+    return tuple(sorted(by_reason.values(), key=lambda f: _order(f.reason)))
 
 
 def _order(reason: RolloutReason) -> int:
@@ -126,19 +126,19 @@ def _order(reason: RolloutReason) -> int:
 
 
 def _wrong(h: Health, rule: Rule, unready_s_max: float) -> dict[RolloutReason, str]:
-    found: dict[RolloutReason, str] = {}
+    words: dict[RolloutReason, str] = {}
     if h.restarts >= rule.crashes_max:
-        found[RolloutReason.CRASH_LOOP] = f"{h.restarts} restarts"
+        words[RolloutReason.CRASH_LOOP] = f"{h.restarts} restarts"
     for fault in FAULTS:
         if fault.value in h.faults:
-            found[fault] = fault.value.replace("_", " ")
+            words[fault] = fault.value.replace("_", " ")
     if h.failed:
-        found[RolloutReason.CANDIDATE_FAILED] = "state FAILED after having been ready"
+        words[RolloutReason.CANDIDATE_FAILED] = "state FAILED after having been ready"
     if not h.came and h.waited_s >= rule.ready_s_max:
-        found[RolloutReason.NEVER_READY] = f"not once ready in {h.waited_s:.0f} s"
+        words[RolloutReason.NEVER_READY] = f"not once ready in {h.waited_s:.0f} s"
     if h.unready_s_most > unready_s_max:
-        found[RolloutReason.READINESS_LOST] = f"not ready for {h.unready_s_most:.0f} s, at most {unready_s_max:.0f} s elsewhere"
-    return found
+        words[RolloutReason.READINESS_LOST] = f"not ready for {h.unready_s_most:.0f} s, at most {unready_s_max:.0f} s elsewhere"
+    return words
 
 
 def _gone(healths: Healths, rule: Rule) -> tuple[Finding, ...]:
@@ -179,14 +179,14 @@ def changed_sides(healths: Healths) -> list[str]:
 def missed(healths: Healths, rule: Rule) -> list[Key]:
     """Who keeps a promotion waiting by not answering: not those that were replaced, nor a reference instance that is gone for
     good while others of its arm are there."""
-    found = [k for k, h in healths.items() if h.unread or (h.missing_s > 0 and not h.came)]
+    keys = [k for k, h in healths.items() if h.unread or (h.missing_s > 0 and not h.came)]
     for arm in (Arm.CANDIDATE, rule.reference):
         others = any(k.arm == arm and h.came and h.missing_s == 0 for k, h in healths.items())
         for key in absent(healths, arm):
             written_off = healths[key].missing_s >= GONE_ALL_S and others
             if not (written_off and (arm != Arm.CANDIDATE or _lost_share(healths, arm) == 0.0)):
-                found.append(key)
-    return sorted(k for k in found if k.arm in (Arm.CANDIDATE, rule.reference))
+                keys.append(key)
+    return sorted(k for k in keys if k.arm in (Arm.CANDIDATE, rule.reference))
 
 
 def waiting(healths: Healths) -> tuple[Finding, ...]:

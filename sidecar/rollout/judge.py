@@ -120,10 +120,10 @@ def watch(rollout: Rollout, source: Source, window_s: float, clock: Clock, show:
         looks += 1
         clock.sleep(max(0.0, start_s + looks * window_s - clock.now_s()))
         at_s = round(clock.now_s() - start_s, 3)
-        found = source.look(at_s)
-        rollout.observe(at_s, found.scrapes, tuple(found.missing), found.unread)
+        answers = source.look(at_s)
+        rollout.observe(at_s, answers.scrapes, tuple(answers.missing), answers.unread)
         record = rollout.decision()
-        show.look(record, tuple(found.missing.values()))
+        show.look(record, tuple(answers.missing.values()))
         yield record
 
 
@@ -138,15 +138,15 @@ def _first(rollout: Rollout, source: Source, window_s: float, clock: Clock, show
     began_s = clock.now_s()
     while True:
         start_s = clock.now_s()
-        found = source.look(0.0)
-        for key, why in found.missing.items():
-            if key.arm != Arm.CANDIDATE or key not in found.unreachable:
+        answers = source.look(0.0)
+        for key, why in answers.missing.items():
+            if key.arm != Arm.CANDIDATE or key not in answers.unreachable:
                 raise CannotJudge(why)
         if start_s == began_s:
             show.begins(rollout.rule, window_s)
-        if not found.missing or start_s - began_s >= wait_s_max(rollout.rule):
-            return start_s, found
-        show.waiting(start_s - began_s, tuple(found.missing.values()))
+        if not answers.missing or start_s - began_s >= wait_s_max(rollout.rule):
+            return start_s, answers
+        show.waiting(start_s - began_s, tuple(answers.missing.values()))
         clock.sleep(min(window_s, max(0.0, began_s + wait_s_max(rollout.rule) - clock.now_s())))
 
 
@@ -186,16 +186,16 @@ def run_live(args: argparse.Namespace, clock: Clock, show: JudgeOutput) -> tuple
 def run_replay(path: Path, show: JudgeOutput) -> replay.Replay:
     try:
         with path.open(encoding="utf-8") as lines:
-            found = replay.read(lines)
+            log_read = replay.read(lines)
     except (OSError, UnicodeDecodeError) as e:
         raise BadLog(f"{path}: {e.strerror if isinstance(e, OSError) else e}") from e
     except BadLog as e:
         raise BadLog(f"{path}: {e.message}") from e
-    if found.recorded is not None and not found.agrees:
+    if log_read.recorded is not None and not log_read.agrees:
         raise BadLog(
-            f"{path}: the recorded decision is {found.recorded.get('decision')!r}, but its windows do not give that record"
+            f"{path}: the recorded decision is {log_read.recorded.get('decision')!r}, but its windows do not give that record"
         )
-    return found
+    return log_read
 
 
 def save(path: Path, text: str) -> None:
@@ -215,8 +215,8 @@ def judge(argv: Sequence[str], clock: Clock, write: Callable[[str], Any]) -> int
         write(judge_options.planned(args))
         return 0
     if args.replay:
-        found = run_replay(Path(args.replay), show)
-        record, rule, lines = found.decision, found.rule, found.lines
+        outcome = run_replay(Path(args.replay), show)
+        record, rule, lines = outcome.decision, outcome.rule, outcome.lines
     else:
         record, rollout = run_live(args, clock, show)
         rule, lines = rollout.rule, replay.recompute(rollout.rule, tuple(rollout.windows)).lines

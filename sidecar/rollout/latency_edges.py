@@ -20,11 +20,11 @@ def choose(counts: Mapping[float, int], objective_s: float) -> tuple[float, ...]
     answers = sum(counts.values())
     assert answers > 0, "the caller waits for enough answers"
     edges = sorted(counts)
-    found = {next(e for e in edges if at_or_below(counts, e) >= q * answers) for q in QUANTILES}
+    chosen = {next(e for e in edges if at_or_below(counts, e) >= q * answers) for q in QUANTILES}
     above = [e for e in edges if e >= objective_s > 0]
     if above and answers - at_or_below(counts, above[0]) <= EXCEEDANCE_MAX * answers:
-        found.add(above[0])
-    return tuple(sorted(found - {inf}))
+        chosen.add(above[0])
+    return tuple(sorted(chosen - {inf}))
 
 
 def far(counts: Mapping[float, int], ladder: Sequence[float]) -> float:

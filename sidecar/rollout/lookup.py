@@ -46,15 +46,15 @@ class Lookups:
             return answer
 
     def _ask(self, host: str, port: int, answer: Future[Sequence[Row]]) -> None:
-        found: Sequence[Row] = ()
+        rows: Sequence[Row] = ()
         wrong: Exception | None = None
         try:
-            found = self._resolve(host, port)
+            rows = self._resolve(host, port)
         except Exception as e:  # ValueError: what IDNA cannot write. Whatever it is, nobody may wait for this one for ever
             wrong = e if isinstance(e, OSError | ValueError) else OSError(f"the look-up failed: {e!r}")
         with self._lock:
             del self._running[host, port]
-        if wrong is None and found:
-            answer.set_result(found)
+        if wrong is None and rows:
+            answer.set_result(rows)
         else:
             answer.set_exception(wrong or OSError("the name has no address"))

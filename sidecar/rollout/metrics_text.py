@@ -38,15 +38,15 @@ def samples(text: str, names: Collection[str]) -> list[ParsedSample]:
     """Those of the metrics `names`. Raises BadMetrics."""
     if text.count("\n") > LINES_MAX:
         raise BadMetrics(f"the text has more than {LINES_MAX} lines")
-    found: list[ParsedSample] = []
+    parsed: list[ParsedSample] = []
     for number, line in enumerate(text.split("\n"), 1):
         try:
-            found.extend(_of_line(line, names))
+            parsed.extend(_of_line(line, names))
         except ValueError as e:
             raise BadMetrics(f"this is not Prometheus text: line {number} {e}") from None
-        if len(found) > SAMPLES_MAX:
+        if len(parsed) > SAMPLES_MAX:
             raise BadMetrics(f"the text has more than {SAMPLES_MAX} samples of ours")
-    return found
+    return parsed
 
 
 def _of_line(line: str, names: Collection[str]) -> Iterator[ParsedSample]:
@@ -73,20 +73,20 @@ def _of_line(line: str, names: Collection[str]) -> Iterator[ParsedSample]:
 
 
 def _labels(text: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    labels: dict[str, str] = {}
     place = 0
     while text[place:].strip(BLANKS):
         label = LABEL.match(text, place)
         if label is None:
             raise ValueError("has a label that cannot be read")
         name, value, _ = label.groups()
-        if name in found:
+        if name in labels:
             raise ValueError("has a label twice")
-        if len(found) >= LABELS_MAX:
+        if len(labels) >= LABELS_MAX:
             raise ValueError(f"has more than {LABELS_MAX} labels")
-        found[name] = ESCAPE.sub(_unescaped, value) if "\\" in value else value
+        labels[name] = ESCAPE.sub(_unescaped, value) if "\\" in value else value
         place = label.end()
-    return found
+    return labels
 
 
 def _unescaped(escape: re.Match[str]) -> str:

@@ -21,65 +21,66 @@ def obstacles(rule: Rule, state: Judged) -> list[Finding]:
 
 def _of_instances(rule: Rule, state: Judged) -> list[Finding]:
     silent = [a for a in (Arm.CANDIDATE, rule.reference) if state.traffic.signals.get(a, Signals()).is_silent]
-    found = [Finding(RolloutReason.NO_DATA, arm.value, "no data") for arm in silent]
-    found += [
+    findings = [Finding(RolloutReason.NO_DATA, arm.value, "no data") for arm in silent]
+    findings += [
         Finding(RolloutReason.DATA_GAP, str(k), "did not answer the last scrape") for k in guards.missed(state.healths, rule)
     ]
-    found += [
+    findings += [
         Finding(RolloutReason.ARMS_MIXED, name, "changed from one arm to another") for name in guards.changed_sides(state.healths)
     ]
-    found += guards.waiting(state.healths)
-    found += [Finding(RolloutReason.CANDIDATE_RESTARTED, who, "restarted in this stage") for who in state.stage.restarted]
-    return found
+    findings += guards.waiting(state.healths)
+    findings += [Finding(RolloutReason.CANDIDATE_RESTARTED, who, "restarted in this stage") for who in state.stage.restarted]
+    return findings
 
 
 def _of_traffic(rule: Rule, state: Judged) -> list[Finding]:
-    split, found = state.traffic.split, []
+    split, findings = state.traffic.split, []
     if rule.mix_checked and not state.traffic.split_known:
-        found.append(Finding(RolloutReason.SPLIT_UNKNOWN, "split", "no intended split was given"))
+        findings.append(Finding(RolloutReason.SPLIT_UNKNOWN, "split", "no intended split was given"))
     elif rule.mix_checked and split.deviation > rule.split_tolerance:
         words = f"the candidate gets {split.share:.4g} of the requests, {split.declared:.4g} was declared"
-        found.append(Finding(RolloutReason.SAMPLE_RATIO, "split", words))
+        findings.append(Finding(RolloutReason.SAMPLE_RATIO, "split", words))
     if client_errors_shifted(rule, state):
-        found.append(Finding(RolloutReason.CLIENT_ERRORS_DIFFER, "4xx", _shares(rule, state)))
-    return found
+        findings.append(Finding(RolloutReason.CLIENT_ERRORS_DIFFER, "4xx", _shares(rule, state)))
+    return findings
 
 
 def _of_surroundings(rule: Rule, state: Judged) -> list[Finding]:
     unstable = RolloutReason.ENVIRONMENT_UNSTABLE
-    found = [f for f in guards.broken(state.healths, rule) if f.reason == unstable]
-    found += [Finding(unstable, n, "the same version differs") for n, e in state.same_version.items() if e.is_worse]
-    found += [
+    findings = [f for f in guards.broken(state.healths, rule) if f.reason == unstable]
+    findings += [Finding(unstable, n, "the same version differs") for n, e in state.same_version.items() if e.is_worse]
+    findings += [
         Finding(unstable, n, f"the reference is far from its own past in {sum(e.left_out)} of {len(e.left_out)} blocks")
         for n, e in state.metrics.items()
         if e.is_unstable
     ]
-    return found
+    return findings
 
 
 def _of_stage(rule: Rule, state: Judged) -> list[Finding]:
-    stage, found = state.stage, []
+    stage, findings = state.stage, []
     for arm, requests in ((Arm.CANDIDATE, stage.requests_candidate), (rule.reference, stage.requests_reference)):
         if requests < rule.requests_min:
-            found.append(Finding(RolloutReason.TOO_FEW_REQUESTS, arm.value, f"{requests} of {rule.requests_min} in this stage"))
+            words = f"{requests} of {rule.requests_min} in this stage"
+            findings.append(Finding(RolloutReason.TOO_FEW_REQUESTS, arm.value, words))
     age_s = state.now_s - stage.started_s
     if age_s < rule.stage_s_min - 1e-6:
-        found.append(Finding(RolloutReason.TOO_SOON, "stage", f"{age_s:.0f} of {rule.stage_s_min:.0f} s"))
-    return found
+        findings.append(Finding(RolloutReason.TOO_SOON, "stage", f"{age_s:.0f} of {rule.stage_s_min:.0f} s"))
+    return findings
 
 
 def unproven(rule: Rule, state: Judged) -> list[Finding]:
-    found = []
+    findings = []
     for e in state.metrics.values():
         if not (e.is_not_bad(rule) or e.is_within_budget(rule)):
-            found.append(finding(RolloutReason.ONE_WITNESS_ONLY if e.one_witness else RolloutReason.NOT_YET_PROVEN, e))
+            findings.append(finding(RolloutReason.ONE_WITNESS_ONLY if e.one_witness else RolloutReason.NOT_YET_PROVEN, e))
     if ERRORS not in state.metrics:
-        found.append(Finding(RolloutReason.NOT_YET_PROVEN, ERRORS, "no window counts yet"))
+        findings.append(Finding(RolloutReason.NOT_YET_PROVEN, ERRORS, "no window counts yet"))
     if rule.latency and not any(name != ERRORS for name in state.metrics):
-        found.append(Finding(RolloutReason.LATENCY_NOT_MEASURED, "latency", "no edges have been chosen yet"))
+        findings.append(Finding(RolloutReason.LATENCY_NOT_MEASURED, "latency", "no edges have been chosen yet"))
     if Flag.OTHER_EDGES in state.flags:
-        found.append(Finding(RolloutReason.LATENCY_NOT_MEASURED, "latency", "instances have histograms with different edges"))
-    return found
+        findings.append(Finding(RolloutReason.LATENCY_NOT_MEASURED, "latency", "instances have histograms with different edges"))
+    return findings
 
 
 def finding(reason: RolloutReason, e: Evidence) -> Finding:
@@ -109,12 +110,12 @@ def flags_of(window: Window, rule: Rule) -> set[Flag]:
 
 def flags(rule: Rule, state: Judged) -> tuple[Flag, ...]:
     """What to know about the data, in the order of the table."""
-    found = set(state.flags)
+    names = set(state.flags)
     if client_errors_shifted(rule, state):
-        found.add(Flag.CLIENT_ERRORS_SHIFTED)
+        names.add(Flag.CLIENT_ERRORS_SHIFTED)
     if any(any(e.left_out) for e in state.metrics.values()):
-        found.add(Flag.LEFT_OUT)
-    return tuple(f for f in Flag if f in found)
+        names.add(Flag.LEFT_OUT)
+    return tuple(f for f in Flag if f in names)
 
 
 def _shares(rule: Rule, state: Judged) -> str:

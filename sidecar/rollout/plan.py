@@ -34,13 +34,13 @@ class PlanLine:
 
 
 def plan(rule: Rule, traffic: PlannedTraffic) -> tuple[PlanLine, ...]:
-    found = [PlanLine("all answers fail: rolled back", outage_s(traffic))]
-    found += [PlanLine(f"{ratio:g} times the errors: rolled back", rollback_s(rule, traffic, ratio)) for ratio in RATIOS]
-    found += [
+    lines = [PlanLine("all answers fail: rolled back", outage_s(traffic))]
+    lines += [PlanLine(f"{ratio:g} times the errors: rolled back", rollback_s(rule, traffic, ratio)) for ratio in RATIOS]
+    lines += [
         PlanLine("equal: promoted as not worse", not_worse_s(rule, traffic)),
         PlanLine(f"equal: promoted as inside the budget of {rule.budget:.3g}", budget_s(rule, traffic)),
     ]
-    return tuple(found)
+    return tuple(lines)
 
 
 def outage_s(t: PlannedTraffic) -> float:
@@ -88,8 +88,8 @@ def _over(amount: float, rate: float) -> float:
 def _count_rate(t: PlannedTraffic, ratio: float, null: float, gain: float) -> float:
     """Mean log factor a second of one bet, when the true ratio is `ratio`."""
     ours, theirs = ratio * t.error_rate * t.candidate_rps, t.error_rate * t.reference_rps
-    whole = null * t.candidate_rps + t.reference_rps
-    return ours * log(gain) + (ours + theirs) * log(whole / (gain * null * t.candidate_rps + t.reference_rps))
+    rate = null * t.candidate_rps + t.reference_rps
+    return ours * log(gain) + (ours + theirs) * log(rate / (gain * null * t.candidate_rps + t.reference_rps))
 
 
 def _sign_rate(rule: Rule, t: PlannedTraffic, ratio: float, null: float, *, lost: bool) -> float:

@@ -53,11 +53,11 @@ def factors(rule: Rule, metric: str, block: Pair) -> tuple[float, ...]:
 
 def proof(rule: Rule, metric: str, blocks: Sequence[Pair], rows: Sequence[tuple[float, ...]]) -> Proof:
     """The best over the possible starts. `rows` are the factors of every block, computed once."""
-    found = UNPROVEN
+    best = UNPROVEN
     for start, share in STARTS.items():
         if len(blocks) - start >= BLOCKS_MIN:
-            found = max(found, _since(rule, metric, blocks[start:], rows[start:], share), key=lambda p: p.weakest(rule))
-    return found
+            best = max(best, _since(rule, metric, blocks[start:], rows[start:], share), key=lambda p: p.weakest(rule))
+    return best
 
 
 def _since(rule: Rule, metric: str, blocks: Sequence[Pair], rows: Sequence[tuple[float, ...]], share: float) -> Proof:
@@ -73,9 +73,9 @@ def _since(rule: Rule, metric: str, blocks: Sequence[Pair], rows: Sequence[tuple
         weight = min(1.0, WEIGHT_MAX * usual / max(1, block.bad_c + block.bad_r))
         counts = added(counts, [weight * f for f in row[:bets]])
         signs = added(signs, row[bets:])
-    whole, spread = log_mean(counts), dispersion.in_favour(stable)
+    log_e, spread = log_mean(counts), dispersion.in_favour(stable)
     # Divided only where it speaks for the candidate: clumping must never help it.
-    count = whole / spread if whole > 0 else whole
+    count = log_e / spread if log_e > 0 else log_e
     return Proof(count + log(share), log_mean(signs) - SIGN_AT, spread)
 
 

@@ -80,21 +80,21 @@ class Rollout:
         as a whole: when this raises, nothing has changed, and the next round's window covers its time too.
         """
         assert self._last_s is None or at_s >= self._last_s, "rounds come in order of time"
-        found = {s.key: s for s in scrapes if self._is_plausible(s)}
-        unbelieved = [s.key for s in scrapes if s.key not in found]
+        plausible = {s.key: s for s in scrapes if self._is_plausible(s)}
+        unbelieved = [s.key for s in scrapes if s.key not in plausible]
         missing, unread = (*missing, *unbelieved), {*unread, *unbelieved}
-        gone = sorted(k for k in (set(self._last) | set(missing)) - set(found) if self._is_missed(k))
+        absent = sorted(k for k in (set(self._last) | set(missing)) - set(plausible) if self._is_missed(k))
         window = None
         if self._last_s is not None:
-            window = self._window(self._last_s, at_s, found, gone, unread)
-            answers = self._answers_after(found)
+            window = self._window(self._last_s, at_s, plausible, absent, unread)
+            answers = self._answers_after(plausible)
             chosen = self._edges_after(answers)
             self._step(window)
             self._answers, self._edges = answers, chosen
         if not self._ladder:
-            self._read_ladder(found)
+            self._read_ladder(plausible)
         # The last scrape of a missing instance is kept, so that its restart is seen when it comes back.
-        self._last = {**self._last, **found}
+        self._last = {**self._last, **plausible}
         self._last_s = at_s
         return window
 
@@ -119,13 +119,13 @@ class Rollout:
         return key.arm == Arm.CANDIDATE or last is None or last.state not in LEAVING
 
     def _window(
-        self, start_s: float, end_s: float, found: Mapping[Key, Scrape], gone: Sequence[Key], unread: Collection[Key]
+        self, start_s: float, end_s: float, scrapes_of: Mapping[Key, Scrape], absent: Sequence[Key], unread: Collection[Key]
     ) -> Window:
-        deltas = [self._delta(s) for _, s in sorted(found.items())]
+        deltas = [self._delta(s) for _, s in sorted(scrapes_of.items())]
         split = tuple(sorted(self._split.items()))
         return Window(
-            start_s, end_s, self._stage, split, self._edges.judged, tuple(deltas), tuple(str(k) for k in gone),
-            tuple(str(k) for k in gone if k in unread), self._edges.far, self._edges.objectives,
+            start_s, end_s, self._stage, split, self._edges.judged, tuple(deltas), tuple(str(k) for k in absent),
+            tuple(str(k) for k in absent if k in unread), self._edges.far, self._edges.objectives,
         )  # fmt: skip
 
     def _delta(self, s: Scrape) -> Delta:
@@ -137,9 +137,9 @@ class Rollout:
         return Delta(s.key.arm, s.key.name, slower=slower, missed=missed, ready=s.ready, state=s.state, faults=s.faults,
                      joined=True)  # fmt: skip
 
-    def _read_ladder(self, found: Mapping[Key, Scrape]) -> None:
+    def _read_ladder(self, scrapes_of: Mapping[Key, Scrape]) -> None:
         """The edges that there are are known before the first window; which of them are judged may take longer."""
-        for key, scrape in sorted(found.items()):
+        for key, scrape in sorted(scrapes_of.items()):
             if key.arm == self.rule.reference and scrape.seconds and not self._ladder:
                 self._ladder = tuple(edge for edge, _ in scrape.seconds if isfinite(edge))
         self._edges = self._with(self._edges.judged, self._edges.far)
@@ -149,13 +149,13 @@ class Rollout:
         objectives = tuple(latency_edges.at_or_above(self._ladder, edge) for edge in wanted)
         return Edges(judged, far, objectives, floors(self._ladder, judged) if self._ladder else ())
 
-    def _answers_after(self, found: Mapping[Key, Scrape]) -> dict[float, int]:
+    def _answers_after(self, scrapes_of: Mapping[Key, Scrape]) -> dict[float, int]:
         """Those to choose edges from, with this round's; as they are once edges have been chosen."""
         if self._edges.far or not self.rule.latency:
             return self._answers
         answers = dict(self._answers)
-        arm = Arm.PRODUCTION if any(k.arm == Arm.PRODUCTION for k in found) else self.rule.reference
-        for key, scrape in found.items():
+        arm = Arm.PRODUCTION if any(k.arm == Arm.PRODUCTION for k in scrapes_of) else self.rule.reference
+        for key, scrape in scrapes_of.items():
             if key.arm == arm and key in self._last:
                 for edge, n in _answers(self._last[key], scrape).items():
                     answers[edge] = answers.get(edge, 0) + n

@@ -23,10 +23,10 @@ class SampleRatio:
     declared: float = 0.0
     windows: tuple[tuple[float, float], ...] = ()
 
-    def add(self, candidate: float, whole: float, declared: float) -> SampleRatio:
+    def add(self, candidate: float, total: float, declared: float) -> SampleRatio:
         """Another share declared is another stage: what was before says nothing of it."""
         kept = self.windows if declared == self.declared else ()
-        return SampleRatio(declared, (*kept, (candidate, whole))[-WINDOWS_MAX:] if whole else kept)
+        return SampleRatio(declared, (*kept, (candidate, total))[-WINDOWS_MAX:] if total else kept)
 
     @property
     def requests(self) -> tuple[float, float]:
@@ -48,11 +48,11 @@ class SampleRatio:
 
     def _error(self) -> float:
         """The larger of what independent requests and what the windows themselves leave open."""
-        share, whole, count = self.share, sum(self.requests), len(self.windows)
-        mean = whole / count
+        share, total, count = self.share, sum(self.requests), len(self.windows)
+        mean = total / count
         residuals = fsum((c - share * n) ** 2 for c, n in self.windows)
         clumped = sqrt(residuals / (count - 1) / count) / mean
-        return max(sqrt(share * (1 - share) / whole), clumped)
+        return max(sqrt(share * (1 - share) / total), clumped)
 
 
 NOT_SEEN = SampleRatio()

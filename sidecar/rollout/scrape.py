@@ -44,10 +44,10 @@ Series = frozenset[tuple[str, str]]  # the labels of one
 
 def from_text(page: str) -> list[ParsedSample]:
     """The samples of /metrics that matter here. Raises BadMetrics."""
-    found = metrics_text.samples(page, NAMES)
-    if not found:
+    parsed = metrics_text.samples(page, NAMES)
+    if not parsed:
         raise BadMetrics("there are no evenkeel metrics in it")
-    return found
+    return parsed
 
 
 def build(samples: Iterable[ParsedSample], key: Key, at_s: float, model: str = "") -> Scrape:
@@ -74,8 +74,8 @@ def build(samples: Iterable[ParsedSample], key: Key, at_s: float, model: str = "
             ready = _yes(s) and ready is not False
         elif s.name == IN_FLIGHT:
             in_flight = (in_flight or 0) + _count(s)
-        elif s.name == STATE and _count(s) and (told := s.labels.get("state", "").upper()) in TOLD_FIRST:
-            state = min(state or "CLOSED", told, key=TOLD_FIRST.index)
+        elif s.name == STATE and _count(s) and (named := s.labels.get("state", "").upper()) in TOLD_FIRST:
+            state = min(state or "CLOSED", named, key=TOLD_FIRST.index)
     return Scrape(key, at_s, codes, _cumulative(histograms.values()), restarts, shed, ready, state, in_flight=in_flight)
 
 

@@ -21,10 +21,10 @@ def read(text: str) -> tuple[Objective, ...]:
 
 
 def _objective(part: str) -> Objective:
-    found = PART.fullmatch(part)
-    if found is None or (found[1] == "errors") != (found[3] == "%"):
+    match = PART.fullmatch(part)
+    if match is None or (match[1] == "errors") != (match[3] == "%"):
         raise BadRule(f"slo: {part[:40]!r}: expected errors=1% or p99=300ms")
-    name, value = found[1], float(found[2])
+    name, value = match[1], float(match[2])
     if name == "errors":
         return Objective(name, value / 100)
-    return Objective(name, round(1 - float(name[1:]) / 100, 9), value * SECONDS[found[3]])
+    return Objective(name, round(1 - float(name[1:]) / 100, 9), value * SECONDS[match[3]])

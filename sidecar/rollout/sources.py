@@ -57,9 +57,9 @@ def twice(url: str, timeout_s: float, bytes_max: int = BODY_BYTES_MAX) -> str:
 
 def metrics_url(url: str) -> str:
     """`host:port` and `http://host:port` mean their /metrics. Raises CannotJudge."""
-    whole = url if "://" in url else f"http://{url}"
-    parts = checked(whole)
-    return whole if parts.path not in ("", "/") else parts._replace(path="/metrics").geturl()
+    address = url if "://" in url else f"http://{url}"
+    parts = checked(address)
+    return address if parts.path not in ("", "/") else parts._replace(path="/metrics").geturl()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +104,18 @@ class Direct:
 
 def targets(urls: Mapping[Arm, Sequence[str]]) -> dict[Key, str]:
     """Each instance is named by its host and port."""
-    found: dict[Key, str] = {}
+    by_key: dict[Key, str] = {}
     for arm, addresses in urls.items():
         for address in addresses:
             url = metrics_url(address)
-            found[Key(arm, urlsplit(url).netloc)] = url
-    if len(found) < sum(map(len, urls.values())):
+            by_key[Key(arm, urlsplit(url).netloc)] = url
+    if len(by_key) < sum(map(len, urls.values())):
         raise CannotJudge("the same instance is named twice")
-    if len(set(found.values())) < len(found):
+    if len(set(by_key.values())) < len(by_key):
         raise CannotJudge("the same instance is named in two arms")
-    if len(found) > DIRECT_MAX:
-        raise CannotJudge(f"{len(found)} instances are named; at most {DIRECT_MAX} can be asked")
-    return found
+    if len(by_key) > DIRECT_MAX:
+        raise CannotJudge(f"{len(by_key)} instances are named; at most {DIRECT_MAX} can be asked")
+    return by_key
 
 
 @dataclass(slots=True)
@@ -144,9 +144,9 @@ class Prometheus:
             try:
                 self._take(arm, samples.result(), times.result(), now_s, scrapes, missing, unread)
             except CannotJudge as e:  # the server's trouble, and no instance is gone by it
-                known = [key for key in self._seen_s if key.arm == arm] or [Key(arm, self.selectors[arm])]
-                missing.update(dict.fromkeys(known, e.message))
-                unread.update(known)
+                keys = [key for key in self._seen_s if key.arm == arm] or [Key(arm, self.selectors[arm])]
+                missing.update(dict.fromkeys(keys, e.message))
+                unread.update(keys)
         return Round(tuple(scrapes), missing, frozenset(unread))
 
     def _queries(self, arm: Arm) -> tuple[str, str]:

@@ -81,8 +81,8 @@ class RolloutSpec:
 
     def arms(self) -> dict[Arm, tuple[str, ...]]:
         """The names of each arm that has any."""
-        found = {Arm.PRODUCTION: self.production, Arm.BASELINE: self.baseline, Arm.CANDIDATE: self.candidate}
-        return {arm: names for arm, names in found.items() if names}
+        by_arm = {Arm.PRODUCTION: self.production, Arm.BASELINE: self.baseline, Arm.CANDIDATE: self.candidate}
+        return {arm: names for arm, names in by_arm.items() if names}
 
     @property
     def timeout_s(self) -> float:
@@ -163,11 +163,11 @@ def split_from_json(name: str, value: object) -> Split | str:
         return UNCHECKED
     if not isinstance(value, dict) or not value:
         raise BadRule(f'{name}: expected weights such as {{"baseline": 1, "candidate": 1}}, or "{UNCHECKED}"')
-    known = {arm.value: arm for arm in Arm}
-    strange = sorted(set(value) - set(known))
+    arms = {arm.value: arm for arm in Arm}
+    strange = sorted(set(value) - set(arms))
     if strange:
-        raise BadRule(f"{name}: {strange[0][:40]!r} is no arm: there are {', '.join(known)}")
-    return {known[arm]: _number(1e-6, 1e6)(f"{name}.{arm}", weight) for arm, weight in value.items()}
+        raise BadRule(f"{name}: {strange[0][:40]!r} is no arm: there are {', '.join(arms)}")
+    return {arms[arm]: _number(1e-6, 1e6)(f"{name}.{arm}", weight) for arm, weight in value.items()}
 
 
 Reader = Callable[[str, object], Any]

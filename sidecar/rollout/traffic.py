@@ -61,11 +61,11 @@ NO_TRAFFIC = Traffic()
 def counted(before: Traffic, window: Window, rule: Rule) -> Traffic:
     arms = [arm for arm in Arm if window.of(arm) or arm in before.signals]
     candidates = [d.in_flight for d in window.of(Arm.CANDIDATE) if d.in_flight is not None]
-    known = before if before.stage == window.stage else replace(before, split=NOT_SEEN, stage=window.stage)
+    same_stage = before if before.stage == window.stage else replace(before, split=NOT_SEEN, stage=window.stage)
     return Traffic(
         signals={a: before.signals.get(a, Signals()).add(window.of(a), window.seconds, _expected(before, window, a, rule))
                  for a in arms},
-        split=_split(known.split, window),
+        split=_split(same_stage.split, window),
         split_known=bool(window.split),
         stage=window.stage,
         in_flight=sum(candidates) if candidates else None,

@@ -72,21 +72,21 @@ def settle(ins: Sequence[Found], outs: Sequence[Found], manifest: Manifest, run:
     return Settled(Signature(inputs, specs(outs, manifest.outputs, "outputs", axis, file), axis is not None), why)
 
 
-def _namer(found: Sequence[Found], manifest: Manifest) -> Callable[[], str]:
+def _namer(tensors: Sequence[Found], manifest: Manifest) -> Callable[[], str]:
     """Names dim_0, dim_1, … for dims that have none: no two alike, since a name means one size."""
-    taken = {d for f in found for d in f.shape or ()}
+    taken = {d for f in tensors for d in f.shape or ()}
     taken |= {d for spec in (*(manifest.inputs or ()), *(manifest.outputs or ())) for d in spec.dims}
     names = (f"dim_{i}" for i in count())
     return lambda: next(name for name in names if name not in taken)
 
 
-def _named(found: Sequence[Found], fresh: Callable[[], str]) -> list[Found]:
+def _named(tensors: Sequence[Found], fresh: Callable[[], str]) -> list[Found]:
     """Every free dim gets a name; some exporters write a free dim as 0 or -1."""
 
     def name(dim: Dim) -> Dim:
         return dim if (isinstance(dim, int) and dim > 0) or (isinstance(dim, str) and dim) else fresh()
 
-    return [f if f.shape is None else replace(f, shape=tuple(map(name, f.shape))) for f in found]
+    return [f if f.shape is None else replace(f, shape=tuple(map(name, f.shape))) for f in tensors]
 
 
 def _rows_name(ins: Sequence[Found], manifest: Manifest, file: str) -> tuple[str | None, str]:
@@ -102,10 +102,10 @@ def _rows_name(ins: Sequence[Found], manifest: Manifest, file: str) -> tuple[str
         return (firsts[0] if firsts else ROWS), "on: model.toml says so"
     if fixed:
         return None, f"off: the first axis of input {_text(fixed)} is fixed"
-    known = {name for name in firsts if not MADE_UP.fullmatch(name)}
-    if len(known) > 1:
-        return None, f"off: the first axes of the inputs differ: {', '.join(sorted(known))}"
-    axis = known.pop() if known else next(iter(firsts), None)
+    given_names = {name for name in firsts if not MADE_UP.fullmatch(name)}
+    if len(given_names) > 1:
+        return None, f"off: the first axes of the inputs differ: {', '.join(sorted(given_names))}"
+    axis = given_names.pop() if given_names else next(iter(firsts), None)
     if axis is None or any(axis in (f.shape or ())[1:] for f in ins):
         return None, f"off: {axis!r} is not only the first axis of the inputs"
     return axis, "on: the first axis of every tensor is free"
@@ -113,22 +113,22 @@ def _rows_name(ins: Sequence[Found], manifest: Manifest, file: str) -> tuple[str
 
 def _renamed(outs: Sequence[Found], ins: Sequence[Found], inputs: Sequence[TensorSpec], axis: str | None) -> list[Found]:
     """The outputs with the names (or sizes) that the manifest gives to the free dims of the inputs."""
-    said = _said({f.name: f for f in ins}, inputs, axis is not None)
-    return [_with_names(f, said) for f in outs]
+    dims_of = _said({f.name: f for f in ins}, inputs, axis is not None)
+    return [_with_names(f, dims_of) for f in outs]
 
 
 def _said(by_name: Mapping[str, Found], specs: Sequence[TensorSpec], rows: bool) -> dict[Dim, Dim]:
     """The file's free dims, and what the specs call them, or fix them to."""
-    said: dict[Dim, Dim] = {}
+    dims_of: dict[Dim, Dim] = {}
     for spec in specs:
         shape = by_name[spec.name].shape
         if shape is not None and len(shape) == rows + len(spec.dims) and spec.dims != UNSAID:
-            said |= {d: s for d, s in zip(shape[rows:], spec.dims, strict=True) if isinstance(d, str)}
-    return said
+            dims_of |= {d: s for d, s in zip(shape[rows:], spec.dims, strict=True) if isinstance(d, str)}
+    return dims_of
 
 
-def _with_names(f: Found, said: Mapping[Dim, Dim]) -> Found:
-    return f if f.shape is None else replace(f, shape=tuple(said.get(d, d) for d in f.shape))
+def _with_names(f: Found, dims_of: Mapping[Dim, Dim]) -> Found:
+    return f if f.shape is None else replace(f, shape=tuple(dims_of.get(d, d) for d in f.shape))
 
 
 def _in_doubt(f: Found, axis: str | None) -> bool:
@@ -150,26 +150,26 @@ def _text(f: Found) -> str:
 
 
 def specs(
-    found: Sequence[Found], declared: tuple[TensorSpec, ...] | None, key: str, axis: str | None, file: str
+    tensors: Sequence[Found], declared: tuple[TensorSpec, ...] | None, key: str, axis: str | None, file: str
 ) -> tuple[TensorSpec, ...]:
     """The specs to serve, in the manifest's order where it has one. Raises BadModel, naming the key that is wrong."""
     rows = axis is not None
     if declared is None:
-        return tuple(TensorSpec(f.name, f.dtype, _row_dims(f, rows, key, file)) for f in found)
-    _check_names(found, declared, key, file)
-    by_name = {f.name: f for f in found}
+        return tuple(TensorSpec(f.name, f.dtype, _row_dims(f, rows, key, file)) for f in tensors)
+    _check_names(tensors, declared, key, file)
+    by_name = {f.name: f for f in tensors}
     missing = [name for name in by_name if name not in {s.name for s in declared}]
     if missing and key == "inputs":  # an output may be left out; it is then not computed
         raise BadModel(f"model.toml: [[inputs]] leave out {missing[0]!r}, which {file} needs")
-    said = _said(by_name, declared, rows)
-    declared = tuple(_completed(s, _with_names(by_name[s.name], said), f"{key}[{i}]", rows, file) for i, s in enumerate(declared))
+    dims = _said(by_name, declared, rows)
+    declared = tuple(_completed(s, _with_names(by_name[s.name], dims), f"{key}[{i}]", rows, file) for i, s in enumerate(declared))
     for i, spec in enumerate(declared):
         _check(spec, by_name[spec.name], f"{key}[{i}]", rows, file)
     return declared
 
 
-def _check_names(found: Sequence[Found], declared: Sequence[TensorSpec], key: str, file: str) -> None:
-    names = [f.name for f in found]
+def _check_names(tensors: Sequence[Found], declared: Sequence[TensorSpec], key: str, file: str) -> None:
+    names = [f.name for f in tensors]
     for i, spec in enumerate(declared):
         if spec.name not in names:
             raise BadModel(f"model.toml: {key}[{i}].name = {spec.name!r} is not in {file}; it has {', '.join(names)}")
@@ -189,10 +189,10 @@ def _check(spec: TensorSpec, f: Found, key: str, rows: bool, file: str) -> None:
         raise BadModel(f"model.toml: {key}.dtype is {spec.dtype}, but {spec.name!r} in {file} is {f.dtype}")
     if f.shape is None:
         return
-    said: tuple[int | str, ...] = ((ROWS,) if rows else ()) + spec.dims
-    if len(said) != len(f.shape):
-        raise BadModel(f"model.toml: {key}.shape has {len(said)} dimensions, but {file} has {_text(f)}")
-    for place, (ours, theirs) in enumerate(zip(said, f.shape, strict=True)):
+    declared_dims: tuple[int | str, ...] = ((ROWS,) if rows else ()) + spec.dims
+    if len(declared_dims) != len(f.shape):
+        raise BadModel(f"model.toml: {key}.shape has {len(declared_dims)} dimensions, but {file} has {_text(f)}")
+    for place, (ours, theirs) in enumerate(zip(declared_dims, f.shape, strict=True)):
         if isinstance(theirs, int) and ours != theirs:
             what = f"{ours!r} is free" if isinstance(ours, str) else f"the size is {ours}"
             advice = "; export it with a dynamic first axis, or leave the rows axis out" if rows and not place else ""

@@ -116,10 +116,10 @@ class LaunchAndComplete:
         try:
             flight.ticket = device.launch(self._steps.gathered(flight.parts, key, flight.singles, device.lend))
         except Exception as e:  # foreign code: whatever it raises is an error of this batch, not of the engine
-            known = translated(e)
+            failure = translated(e)
             self._flights.pop()
             self._stamp.in_flight(self._flights)
-            self._failed(flight, e, known)
+            self._failed(flight, e, failure)
 
     def _flight(self, segments: list[Segment], key: Hashable) -> InFlightBatch:
         rows, curve = sum([s.rows for s in segments]), self._replica.cost.curve(key)
@@ -143,9 +143,9 @@ class LaunchAndComplete:
         try:
             outputs = self._device.complete(flight.ticket)
         except Exception as e:  # as at the launch
-            known = translated(e)  # a lost device ends this process, with everybody in flight still named
+            failure = translated(e)  # a lost device ends this process, with everybody in flight still named
             self._land()
-            self._failed(flight, e, known)
+            self._failed(flight, e, failure)
             return
         wrong = self._answered(flight, outputs)
         self._land()
@@ -169,14 +169,14 @@ class LaunchAndComplete:
             self._flights[0].began_s = self._clock()
         self._stamp.in_flight(self._flights)
 
-    def _failed(self, flight: InFlightBatch, error: Exception, known: EvenkeelError) -> None:
+    def _failed(self, flight: InFlightBatch, error: Exception, failure: EvenkeelError) -> None:
         """Run the batch again, whole or in halves, when nothing else is in flight."""
         beside = flight.beside or bool(self._flights)
         self._complete_all()
         segments = [s for s in flight.segments if not s.item.gone]
         if not segments:
             return
-        if beside and isinstance(known, OutOfMemory):
+        if beside and isinstance(failure, OutOfMemory):
             self._one_at_a_time()
             self._now.run(segments, flight.key)
         else:

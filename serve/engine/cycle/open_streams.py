@@ -117,10 +117,10 @@ class OpenStreams:
                 return
             if not stream.begun:
                 stream.begun = True
-                said = said_of(stream.source)
-                at = stream.ring.claim(len(said))
+                head = said_of(stream.source)
+                at = stream.ring.claim(len(head))
                 assert at is not None, "the ring was empty, and larger than anything that a handler may say"
-                self._replies.part(item, stream.base + at, said, START)
+                self._replies.part(item, stream.base + at, head, START)
             if part is None:
                 del self.open[item.id]
                 self._replies.end_parts(item)
@@ -144,10 +144,10 @@ class OpenStreams:
     def _fail(self, stream: OpenStream, error: BaseException) -> None:
         """The parts that went before may still lie unread in the slot, so the message comes in a file of its own."""
         del self.open[stream.item.id]
-        known = translated(error)
-        self._tell(stream.item, error, known)
+        failure = translated(error)
+        self._tell(stream.item, error, failure)
         let_go(error)
-        self._replies.fault(stream.item, known, spilled=stream.begun)
+        self._replies.fault(stream.item, failure, spilled=stream.begun)
 
     @contextlib.contextmanager
     def _running(self, item: Item, part_wait_s: float) -> Iterator[None]:

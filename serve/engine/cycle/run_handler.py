@@ -71,11 +71,11 @@ class RunHandler:
 
     def _fails(self, item: Item, error: Exception, requests: int) -> bool:
         """Tell it so. True: it has not been told, since it may fit into memory when it runs with fewer."""
-        known = translated(error)
-        together = isinstance(known, OutOfMemory) and requests > 1
+        failure = translated(error)
+        together = isinstance(failure, OutOfMemory) and requests > 1
         if not together:
-            tell_of(item, error, known)
-            self._replies.fault(item, known)
+            tell_of(item, error, failure)
+            self._replies.fault(item, failure)
         let_go(error)
         return together
 
@@ -83,11 +83,11 @@ class RunHandler:
         self.streams.forget(peer)
 
 
-def tell_of(item: Item, error: BaseException, known: EvenkeelError) -> None:
+def tell_of(item: Item, error: BaseException, failure: EvenkeelError) -> None:
     """What a handler raised, in the log under the request's id."""
-    if isinstance(known, ModelFailed | OutOfMemory):
-        trace = trace_of(root_of(known, error))
-        log("handler_error", known.message, request_id=raw_request(item).request_id, traceback=trace)
+    if isinstance(failure, ModelFailed | OutOfMemory):
+        trace = trace_of(root_of(failure, error))
+        log("handler_error", failure.message, request_id=raw_request(item).request_id, traceback=trace)
 
 
 def raw_request(item: Item) -> RawRequest:

@@ -83,12 +83,12 @@ class RunNow:
 
     def told(self, error: Exception, rows: int) -> EvenkeelError:
         """What the callers are told. Raises DeviceLost when only another process can go on."""
-        known = translated(error)
-        if isinstance(known, OutOfMemory):
+        failure = translated(error)
+        if isinstance(failure, OutOfMemory):
             self._queue.lower_ceiling(rows)
-        elif known is not error:
-            log("model_error", known.message, traceback=trace_of(error))
+        elif failure is not error:
+            log("model_error", failure.message, traceback=trace_of(error))
         let_go(error)
-        return known
+        return failure
 
     def forget(self, peer: Peer) -> None: ...

@@ -61,10 +61,10 @@ class TensorSteps:
             flags = flags_of_batch
             share = [a[at : at + s.rows] for a in outputs] if layout.rows_axis else outputs
             at += s.rows
-            whole = self._replies.join(s, share)
-            if whole is not None:
+            outputs_of_all = self._replies.join(s, share)
+            if outputs_of_all is not None:
                 if s.rows != s.item.rows:  # other parts of it ran in other batches
-                    flags = FINITE if scatter.finite(whole) else 0
+                    flags = FINITE if scatter.finite(outputs_of_all) else 0
                 if not inputs.fixed:
-                    whole = scatter.crop(whole, inputs.row_dims(s.item.peer.memory, s.item.offset), key)
-                self._replies.tensors(s.item, layout, whole, flags, started_s)
+                    outputs_of_all = scatter.crop(outputs_of_all, inputs.row_dims(s.item.peer.memory, s.item.offset), key)
+                self._replies.tensors(s.item, layout, outputs_of_all, flags, started_s)

@@ -155,17 +155,17 @@ def single_rows(segments: Sequence[Segment], answer_bytes: int) -> Array | None:
     if len(segments) == 1 and not isinstance(first, RowTable):
         return None
     peer, used, capacity = first.peer, first.used, aligned(first.used) + answer_bytes
-    found = []
+    tables = []
     for item, start, rows in segments:
         if item.peer is not peer or item.used != used or item.capacity < capacity:
             return None
         if isinstance(item, RowTable):
-            found.append(item.table[start : start + rows, OFFSET] // STEP)
+            tables.append(item.table[start : start + rows, OFFSET] // STEP)
         elif item.rows == 1:
-            found.append(np.array((item.offset // STEP,), np.uint64))
+            tables.append(np.array((item.offset // STEP,), np.uint64))
         else:
             return None
-    return found[0] if len(found) == 1 else np.concatenate(found)
+    return tables[0] if len(tables) == 1 else np.concatenate(tables)
 
 
 class Scatter:

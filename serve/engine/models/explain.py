@@ -62,9 +62,9 @@ class Explanation:
 
     def shapes(self, replica: Replica) -> None:
         """What has run, if that has changed."""
-        said = shape_uses.to_json(shapes_in_use(replica))
-        if said and said != self._parts.get("shapes"):
-            self.update(shapes=said)
+        text = shape_uses.to_json(shapes_in_use(replica))
+        if text and text != self._parts.get("shapes"):
+            self.update(shapes=text)
 
     def update(self, **parts: Any) -> None:
         with self._lock:

@@ -51,12 +51,12 @@ class LoadedModels(Generic[E]):
 
     def drop_idle(self) -> list[E]:
         """Those that were leaving and have nothing to do any more are gone."""
-        gone = [entry for entry in self._leaving.values() if entry.idle]
-        for entry in gone:
+        idle = [entry for entry in self._leaving.values() if entry.idle]
+        for entry in idle:
             del self._leaving[entry.ref]
-        if gone:
+        if idle:
             self._list()
-        return gone
+        return idle
 
     @property
     def leaving(self) -> bool:

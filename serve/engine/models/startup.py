@@ -43,8 +43,8 @@ class Ledger:
 
     def to_json(self) -> dict[str, float | None]:
         """Seconds of each phase, None where this start had none, and of the whole until now."""
-        found = {f"{name}_s": round(self._spent[name], 4) if name in self._spent else None for name in PHASES}
-        return {**found, "total_s": round(self._clock() - self._began_s, 4)}
+        spent = {f"{name}_s": round(self._spent[name], 4) if name in self._spent else None for name in PHASES}
+        return {**spent, "total_s": round(self._clock() - self._began_s, 4)}
 
 
 def process_began_s() -> float:

@@ -130,10 +130,10 @@ class Warmup:
         """The shapes of the plan; the first is the one whose batch sizes are measured."""
         replica = self.replica
         assert replica.signature and replica.gather, "asked of tensor replicas only"
-        found, left_out = warmup_plan.shapes(replica.signature, replica.gather, replica.manifest.samples, self._used)
+        chosen, left_out = warmup_plan.shapes(replica.signature, replica.gather, replica.manifest.samples, self._used)
         if left_out:
             self.report.notes.append(left_out)
-        return found
+        return chosen
 
     def warm_rest(self) -> None:
         """What the samples and the sweep have not warmed yet."""
@@ -221,10 +221,10 @@ class Warmup:
 
         def run() -> Sequence[Array]:
             try:
-                found: Sequence[Array] = self.replica.run(batch)
+                convergence: Sequence[Array] = self.replica.run(batch)
             except EvenkeelError as e:
                 raise BadModel(f"a batch of {rows} rows made from {self._origin(shape)} fails: {e.message}") from e
-            return found
+            return convergence
 
         def check(outputs: Sequence[Array]) -> None:
             if rows > 1 and alone:
@@ -233,21 +233,21 @@ class Warmup:
                 assert signature is not None, "asked of tensor replicas only"
                 self.report.golden.judge_batch(self._origin(shape), golden.rows_differ(checked, alone, signature, tolerance))
 
-        found = self._until_settled(run, check)
-        self._record(shape.label, rows, found)
-        return CYCLE_S + found.steady_s
+        convergence = self._until_settled(run, check)
+        self._record(shape.label, rows, convergence)
+        return CYCLE_S + convergence.steady_s
 
     def _until_settled(self, run: Callable[[], Any], check: Callable[[Any], None]) -> Convergence:
-        found = Convergence()
+        convergence = Convergence()
         until_s = min(self._end_s, self._clock() + ENTRY_SHARE * self.replica.manifest.warmup_s)
         while True:
             start_s = self._clock()
             outputs = run()
-            settled = found.add(self._clock() - start_s)
-            if found.runs == 1:
+            settled = convergence.add(self._clock() - start_s)
+            if convergence.runs == 1:
                 check(outputs)
-            if settled or found.runs >= RUNS_MAX or (found.runs >= RUNS_MIN and self._clock() >= until_s):
-                return found
+            if settled or convergence.runs >= RUNS_MAX or (convergence.runs >= RUNS_MIN and self._clock() >= until_s):
+                return convergence
 
     def _checked(self, outputs: Sequence[Array], rows: int) -> list[Array]:
         assert self.replica.scatter is not None, "asked of tensor replicas only"
@@ -297,8 +297,8 @@ class Warmup:
         """Where the input of an entry came from: what a message about it should name."""
         return {"sample": "the samples", "shape log": "the shape log", "signature": "the signature"}[shape.source]
 
-    def _record(self, key: str, rows: int, found: Convergence) -> None:
-        self.report.plan.append(WarmupEntry(key, rows, found.runs, round(found.seconds, 5), found.settled))
+    def _record(self, key: str, rows: int, convergence: Convergence) -> None:
+        self.report.plan.append(WarmupEntry(key, rows, convergence.runs, round(convergence.seconds, 5), convergence.settled))
 
     # ---- handlers ------------------------------------------------------------------------------------------------
 
@@ -306,10 +306,10 @@ class Warmup:
         """Whole requests: nothing can be made up for them, so only samples warm a handler."""
         replica = self.replica
         for sample in all_:
-            found = self._until_settled(partial(samples.raw_reply, replica, sample), lambda reply: None)
-            self._record(sample.input.name, 1, found)
+            convergence = self._until_settled(partial(samples.raw_reply, replica, sample), lambda reply: None)
+            self._record(sample.input.name, 1, convergence)
             if not replica.capabilities.batched:
-                replica.cost.default = Curve([1], [found.steady_s])
+                replica.cost.default = Curve([1], [convergence.steady_s])
         if replica.capabilities.batched and all_:
             self._compare_handler(all_)
 
@@ -336,7 +336,7 @@ def _reply_differs(got: RawReply, want: RawReply, sample: ModelSample) -> str | 
 
 def sizes(rows_max: int) -> list[int]:
     """1, 2, 4, … and `rows_max`."""
-    found = [1]
-    while found[-1] * 2 <= rows_max:
-        found.append(found[-1] * 2)
-    return found if found[-1] == rows_max else [*found, rows_max]
+    chosen = [1]
+    while chosen[-1] * 2 <= rows_max:
+        chosen.append(chosen[-1] * 2)
+    return chosen if chosen[-1] == rows_max else [*chosen, rows_max]

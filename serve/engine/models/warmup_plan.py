@@ -67,16 +67,16 @@ def shapes(
     signature: Signature, gather: Gather, samples: Sequence[ModelSample], used: Sequence[ShapeUse]
 ) -> tuple[list[Shape], str]:
     """The shapes of the plan, and what was left out of it, if anything, in words."""
-    found: dict[Any, Shape] = {}
+    by_key: dict[Any, Shape] = {}
     for sample in samples:
         arrays = decoded(sample, signature).arrays
         key = gather.key(tuple(a.shape[signature.rows_axis :] for a in arrays))
-        shape = found.setdefault(key, Shape(key, "sample"))
+        shape = by_key.setdefault(key, Shape(key, "sample"))
         padded = gather.padded(arrays, key)
         for i in range(len(padded[0]) if signature.rows_axis else 1):
             if len(shape.rows) < ROWS_KEPT:
                 shape.rows.append([a[i : i + 1] for a in padded] if signature.rows_axis else list(padded))
-    pattern = next(iter(found.values())).rows[0] if found else None
+    pattern = next(iter(by_key.values())).rows[0] if by_key else None
     strange = 0
     for use in sorted(used, key=lambda u: -u.total):
         if not fits(use.dims, signature):
@@ -84,19 +84,19 @@ def shapes(
             continue
         key = gather.key(use.dims)  # its buckets may have had other edges than ours
         sizes = tuple(n for n, count in use.runs if count)
-        if key in found:
-            found[key].sizes = tuple(sorted({*found[key].sizes, *sizes}))
+        if key in by_key:
+            by_key[key].sizes = tuple(sorted({*by_key[key].sizes, *sizes}))
         else:
-            found[key] = Shape(key, "shape log", [_made(signature, key, pattern)], sizes)
-    if not found:
+            by_key[key] = Shape(key, "shape log", [_made(signature, key, pattern)], sizes)
+    if not by_key:
         guess = gather.key(tuple(tuple(d if isinstance(d, int) else FREE_DIM_GUESS for d in s.dims) for s in signature.inputs))
-        found[guess] = Shape(guess, "signature", [_made(signature, guess, None)])
-    for shape in found.values():
+        by_key[guess] = Shape(guess, "signature", [_made(signature, guess, None)])
+    for shape in by_key.values():
         _vary(shape, signature, invented=pattern is None)
     left_out = f"{strange} shapes of the shape log do not fit this model" if strange else ""
-    if len(found) > SHAPES_MAX:
-        left_out += f"{'; ' if left_out else ''}{len(found) - SHAPES_MAX} shapes beyond {SHAPES_MAX}"
-    return list(found.values())[:SHAPES_MAX], left_out
+    if len(by_key) > SHAPES_MAX:
+        left_out += f"{'; ' if left_out else ''}{len(by_key) - SHAPES_MAX} shapes beyond {SHAPES_MAX}"
+    return list(by_key.values())[:SHAPES_MAX], left_out
 
 
 def fits(key: Dims, signature: Signature) -> bool:

@@ -31,25 +31,25 @@ class Known:
     row_cost_s: float
 
 
-def parameters(known: Known, limits: Limits) -> dict[str, int | str]:
-    at_once = known.engines + 1
+def parameters(costs: Known, limits: Limits) -> dict[str, int | str]:
+    at_once = costs.engines + 1
     payload_mb = min(PAYLOAD_MB, IN_FLIGHT_MB_MAX // at_once, limits.body_bytes_max / MIB)
     if limits.memory_bytes:
         payload_mb = min(payload_mb, limits.memory_bytes / MIB / COPIES / at_once)
     strategy = MULTI
-    if known.signature is not None:
-        payload_mb = min(payload_mb, _rows(known, limits, at_once) * _line_bytes(known.signature) / MIB)
-        if not known.signature.rows_axis or payload_mb < 1:  # one record is the least that can be asked for
+    if costs.signature is not None:
+        payload_mb = min(payload_mb, _rows(costs, limits, at_once) * _line_bytes(costs.signature) / MIB)
+        if not costs.signature.rows_axis or payload_mb < 1:  # one record is the least that can be asked for
             strategy = SINGLE
     return {
         "MaxConcurrentTransforms": at_once, "BatchStrategy": strategy, "MaxPayloadInMB": max(1, math.floor(payload_mb)),
     }  # fmt: skip
 
 
-def _rows(known: Known, limits: Limits, at_once: int) -> float:
+def _rows(costs: Known, limits: Limits, at_once: int) -> float:
     """Rows of one request that are answered in time, and that the queue takes beside those of the others."""
-    busy_s = TIME_SHARE * limits.request_timeout_s * known.engines / at_once
-    in_time = busy_s / known.row_cost_s if known.row_cost_s > 0 else math.inf
+    busy_s = TIME_SHARE * limits.request_timeout_s * costs.engines / at_once
+    in_time = busy_s / costs.row_cost_s if costs.row_cost_s > 0 else math.inf
     return min(in_time, limits.queue_rows_max / (at_once - 1))
 
 

@@ -86,11 +86,11 @@ class Graphs(Generic[G]):
 
     def best(self, inputs: Sequence[Array]) -> G | None:
         """None: no graph is of use for them."""
-        found = self._found.get(self._shape(inputs))
-        if not found:
+        recorded = self._found.get(self._shape(inputs))
+        if not recorded:
             return None
-        at = chosen(self._rows(inputs), [timed for timed, _ in found])
-        return None if at is None else found[at][1]
+        at = chosen(self._rows(inputs), [timed for timed, _ in recorded])
+        return None if at is None else recorded[at][1]
 
     def add(self, program: GraphProgram[G], inputs: Sequence[Array]) -> None:
         """Record this shape and number of rows, and keep it if it gives the same and is faster. Never raises for what it met:
@@ -121,9 +121,9 @@ class Graphs(Generic[G]):
             raise NotRecordable("a recording gave other values than the program")
         timed = self._time(program, inputs, graph)
         if timed.graph_s < timed.eager_s:
-            found = self._found.setdefault(self._shape(inputs), [])
-            found.append((timed, graph))
-            found.sort(key=lambda f: f[0].rows)
+            recorded = self._found.setdefault(self._shape(inputs), [])
+            recorded.append((timed, graph))
+            recorded.sort(key=lambda f: f[0].rows)
 
     def _time(self, program: GraphProgram[G], inputs: Sequence[Array], graph: G) -> Timed:
         took: tuple[list[float], list[float]] = ([], [])

@@ -162,10 +162,10 @@ def load(manifest: Manifest, options: LoadOptions) -> HandlerBackend:
     try:
         return _loaded(manifest, file, options)
     except BaseException as e:
-        known = ours(e) or ModelFailed(said(e))
-        if isinstance(known, BadModel):
-            raise known from e
-        raise BadModel(f"{_frame(root_of(known, e), file, folder)}: {known.message}") from e
+        failure = ours(e) or ModelFailed(said(e))
+        if isinstance(failure, BadModel):
+            raise failure from e
+        raise BadModel(f"{_frame(root_of(failure, e), file, folder)}: {failure.message}") from e
 
 
 def _loaded(manifest: Manifest, file: Path, options: LoadOptions) -> HandlerBackend:

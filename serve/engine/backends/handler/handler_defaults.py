@@ -55,9 +55,9 @@ def only_script(model_dir: str) -> Any:
     """One TorchScript file in the folder, as the PyTorch container has it. No pickle: only the script may load one."""
     files = sorted(p for p in Path(model_dir).iterdir() if p.suffix in (".pt", ".pth"))
     if len(files) != 1:
-        found = "none" if not files else ", ".join(p.name for p in files)
+        names = "none" if not files else ", ".join(p.name for p in files)
         raise BadModel("the handler has no model_fn(model_dir) that loads the model, and without one there must be "
-                       f"exactly one TorchScript .pt or .pth file in the model folder (found: {found})")  # fmt: skip
+                       f"exactly one TorchScript .pt or .pth file in the model folder (found: {names})")  # fmt: skip
     # The only file that may import torch is that of its backend.
     from evenkeel.serve.engine.backends.pytorch.torch_program import load_script
 

@@ -26,9 +26,9 @@ def is_file(x: Any) -> bool:
 def content_of(file: Any) -> str | bytes:
     """All that it holds, wherever it stands: who has just written a buffer means what is in it."""
     if callable(getattr(file, "getvalue", None)):
-        whole = _read(file.getvalue())
-        _bound(len(whole))
-        return whole
+        content = _read(file.getvalue())
+        _bound(len(content))
+        return content
     with suppress(AttributeError, OSError):  # a pipe, or an answer of another server: from where it stands
         file.seek(0)
     try:

@@ -24,20 +24,20 @@ _END = object()
 def stream(name: str, values: Iterator[Any], accept: str, head: Callable[[str], tuple[str, str | None]]) -> RawStream:
     """What `name` yields. `head`: from the type that the stream has if the script names none, its type and custom attributes;
     raises when the script has set a status of an error."""
-    found = RawStream(parts=iter(()))  # type: ignore[arg-type]
-    found.parts = _parts(name, found, values, accept, head)
-    return found
+    reply = RawStream(parts=iter(()))  # type: ignore[arg-type]
+    reply.parts = _parts(name, reply, values, accept, head)
+    return reply
 
 
 def _parts(
-    name: str, found: RawStream, values: Iterator[Any], accept: str, head: Callable[[str], tuple[str, str | None]]
+    name: str, stream: RawStream, values: Iterator[Any], accept: str, head: Callable[[str], tuple[str, str | None]]
 ) -> Generator[bytes, None, None]:
     try:
         value = guarded(name, next, values, _END)
         kind = first_type(accept)
-        found.content_type, found.custom_attributes = guarded(name, head, LINES if kind == JSON else kind)
+        stream.content_type, stream.custom_attributes = guarded(name, head, LINES if kind == JSON else kind)
         while value is not _END:
-            yield judged(name, value, _record, value, found.content_type)  # also an empty one, so that others have their turn
+            yield judged(name, value, _record, value, stream.content_type)  # also an empty one, so that others have their turn
             value = guarded(name, next, values, _END)
     finally:
         _close(values)

@@ -22,8 +22,8 @@ def wanted(
     """Best first. Without a device, or with a wheel that has none of them, only the CPU. `gpu_bytes`: the memory of the GPU,
     None where nobody could say; `sharers`: replicas that use it; `cache`: a folder for what TensorRT builds, "" for none."""
     best = [TENSORRT, CUDA] if gpu.tensorrt else [CUDA]
-    found = [name for name in best if name in available] if device else []
-    return [*((name, options(name, gpu, gpu_bytes, sharers, cache)) for name in found), (CPU, {})]
+    usable = [name for name in best if name in available] if device else []
+    return [*((name, options(name, gpu, gpu_bytes, sharers, cache)) for name in usable), (CPU, {})]
 
 
 def options(name: str, gpu: Gpu, gpu_bytes: int | None, sharers: int = 1, cache: str = "") -> Mapping[str, str]:
@@ -49,14 +49,14 @@ def limit_bytes(gpu: Gpu, gpu_bytes: int | None, sharers: int = 1) -> int:
     return memory_limit(gpu, gpu_bytes, sharers) if gpu_bytes else (gpu.memory_mb or 0) << 20
 
 
-def recording(found: Sequence[Provider]) -> list[Provider]:
+def recording(providers: Sequence[Provider]) -> list[Provider]:
     """CUDA graphs are recorded at the runs that ask for it. A model that has a part on the CPU is refused then."""
-    return [(name, {**said, "enable_cuda_graph": "1"} if name == CUDA else said) for name, said in found]
+    return [(name, {**options, "enable_cuda_graph": "1"} if name == CUDA else options) for name, options in providers]
 
 
-def on_stream(found: Sequence[Provider], stream: int) -> list[Provider]:
+def on_stream(providers: Sequence[Provider], stream: int) -> list[Provider]:
     """All that compute on the device do so on this stream, in order; TensorRT's wants the same as the one behind it."""
-    return [(name, said if name == CPU else {**said, "user_compute_stream": str(stream)}) for name, said in found]
+    return [(name, options if name == CPU else {**options, "user_compute_stream": str(stream)}) for name, options in providers]
 
 
 def why_not(gpu: Gpu, device: str, available: Sequence[str], in_force: Sequence[str]) -> str:

@@ -117,22 +117,22 @@ class CudaDriver:
     def to_device(self, staged: Tensor) -> Tensor:
         cuda, (to, _) = self._torch.cuda, self._copying()
         with cuda.stream(to):
-            there = staged.to(self.target, non_blocking=True)
+            moved = staged.to(self.target, non_blocking=True)
         computes = cuda.current_stream()
         computes.wait_stream(to)
-        there.record_stream(computes)
-        return there
+        moved.record_stream(computes)
+        return moved
 
     def to_host(self, tensor: Tensor) -> Tensor:
         if tensor.device.type == "cpu":  # some programs make an output there whatever they run on
             return tensor
         cuda, (_, back) = self._torch.cuda, self._copying()
-        there = self._torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        on_host = self._torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         back.wait_stream(cuda.current_stream())
         with cuda.stream(back):
-            there.copy_(tensor, non_blocking=True)
+            on_host.copy_(tensor, non_blocking=True)
         tensor.record_stream(back)
-        return there
+        return on_host
 
     def mark(self) -> Any:
         end = self._torch.cuda.Event(blocking=True)  # without it the waiting thread spins on a core

@@ -96,9 +96,9 @@ def _found(name: str, value: Any, file: Path) -> Found:
 
 def load_script(file: Path, device: TorchTransfers | None = None, ledger: Ledger | None = None) -> Any:
     """On a GPU it is read twice, so that a file that cannot be read is told from a device that cannot take it."""
-    found = _load_script(file)
+    script = _load_script(file)
     if device is None:
-        return found
+        return script
     with (ledger or Ledger()).phase("device_copy"):
         return torch.jit.load(str(file), map_location=device.target).eval()
 

@@ -70,5 +70,5 @@ def compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     inductor.cpp_cache_precompile_headers = False  # they would stay behind outside our scratch folder
     inductor.compile_threads = 1  # else it starts a pool of processes, which outlives the need for it
-    found: Callable[..., Any] = torch.compile(forward, dynamic=True)
-    return found
+    program: Callable[..., Any] = torch.compile(forward, dynamic=True)
+    return program

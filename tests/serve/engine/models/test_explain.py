@@ -38,7 +38,7 @@ def test_a_text_that_is_too_long_loses_the_ends_of_its_lists_and_nothing_else() 
 def test_a_failure_is_told_with_its_reason_and_what_had_been_warmed(page: StatusPage) -> None:
     explanation = Explanation(page, 3, Ledger())
     explanation.loaded(replica(FREE))
-    explanation.failed("golden_failed", "golden check failed: sample a", Report([WarmupEntry("8", 1, 9, 0.1, True)]))
+    explanation.failed("golden_failed", "golden check failed: sample a", Report(plan=[WarmupEntry("8", 1, 9, 0.1, True)]))
     told = page.read_text(3)
     assert told["failure"] == {"reason": "golden_failed", "message": "golden check failed: sample a"}
     assert told["warmup"]["plan"][0]["key"] == "8" and told["model"]["name"] == "scripted" and told["startup"]["total_s"] >= 0

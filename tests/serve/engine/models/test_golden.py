@@ -46,7 +46,7 @@ def test_a_failed_check_raises_and_is_counted_as_checked_only() -> None:
     judge.judge("sample a", None)
     with pytest.raises(GoldenFailed, match=r"golden check failed: sample b: off by 2"):
         judge.judge("sample b", "off by 2")
-    assert judge.to_json() == {"checked": 2, "passed": 1}
+    assert judge.to_json() == {"checked": 2, "passed": 1, "outputs": 0, "batches": 0}
 
 
 ONE = signature([spec("x", 2)], [spec("y", 2)])

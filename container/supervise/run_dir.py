@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from evenkeel.container.supervise import left_run_dirs
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.errors import BadSetting
 
@@ -50,6 +51,7 @@ class RunDir:
     def __init__(self, wanted: str) -> None:
         """Raises BadSetting where there can be none."""
         self.path = _made_in(wanted)
+        left_run_dirs.remove(self.path)
         self._due_s = 0.0
         self._failed = False
 

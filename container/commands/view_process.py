@@ -32,8 +32,12 @@ class ViewProcess:
 
 
 def show_card(environ: Mapping[str, str], told: Mapping[str, object]) -> None:
-    """Once, on stdout, beside a log of text lines. Nobody waits for it: the supervisor reaps it as it does orphans."""
-    view = ViewProcess(environ)
+    """Once, on stdout, beside a log of text lines. Nobody waits for it: the supervisor reaps it as it does orphans. It is left
+    out where no process can be had."""
+    try:
+        view = ViewProcess(environ)
+    except OSError:
+        return
     line = json.dumps({"event": "serving", "level": "info", **told})
     try:
         os.write(view.fd, line.encode() + b"\n")  # less than a pipe holds

@@ -23,7 +23,7 @@ MEMORY_EVERY_S = 1.0
 class SlotEngines:
     def __init__(self, page: StatusPage) -> None:
         self._page = page
-        self._scores: dict[int, int] = {}  # by pid, where it is not that of an engine
+        self._scores: dict[int, tuple[int, int]] = {}  # by place, the pid and its score, where that was not an engine's
         self._memory_due_s = 0.0
 
     def load(self, slot: BlueGreenSlot, revision: Revision, now_s: float) -> None:
@@ -88,6 +88,7 @@ class SlotEngines:
     def _expose(self, child: Child, score: int) -> None:
         assert child.process is not None, "only the living are exposed"
         pid = child.process.pid
-        if self._scores.get(pid, ENGINE_SCORE) != score:
-            self._scores[pid] = score
+        last_pid, last = self._scores.get(child.place, (0, ENGINE_SCORE))
+        if (last if last_pid == pid else ENGINE_SCORE) != score:
+            self._scores[child.place] = pid, score
             prefer_as_victim(pid, score)

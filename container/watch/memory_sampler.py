@@ -57,7 +57,7 @@ class MemorySampler:
 
     def leave_alone(self, pid: int) -> None:
         """Nothing can take this process's place."""
-        self._left_alone.add(pid)
+        self._left_alone = {pid, *(p for p in self._pids.values() if p in self._left_alone)}
 
 
 def anonymous_bytes(pid: int) -> int:

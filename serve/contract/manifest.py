@@ -69,7 +69,7 @@ class Manifest:
     compile: bool = False  # by torch.compile
     gpu: Gpu = Gpu()
     warmup_s: float = 10.0  # all of warm-up may take this long, beside the first run of each shape
-    batch_tolerance: float | None = None  # None: by the dtype of the output, see engine/golden.py
+    batch_tolerance: float | None = None  # None: by the dtype of the output, see engine/models/golden.py
     samples: tuple[ModelSample, ...] = field(default=())
 
 

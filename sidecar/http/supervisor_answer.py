@@ -19,10 +19,13 @@ class NotPossible(EvenkeelError):
 
 
 def answer_of(supervisor: Asks, verb: Verb, arguments: Mapping[str, Any], otherwise: str) -> Result:
-    """Raises NotPossible for what it refuses, and NotReady when no answer came: then `otherwise` says how to learn more."""
+    """Raises NotPossible for what it refuses, and NotReady when it did not come to it, or no answer came: then `otherwise` says
+    how to learn more."""
     try:
         return supervisor.ask(verb, arguments, ANSWER_S_MAX)
     except CommandError as e:
         if e.refusal == Refusal.REFUSED:
             raise NotPossible(e.message) from e
-        raise NotReady(f"the supervisor has not answered; {otherwise}") from e
+        if e.refusal == Refusal.NO_ANSWER:
+            raise NotReady(f"the supervisor has not answered; {otherwise}") from e
+        raise NotReady(f"the supervisor has done nothing: {e.message}; ask again") from e

@@ -1,7 +1,7 @@
 """Many small requests as one: the records of single rows that came together stay together, as a table.
 
 At tens of thousands of requests a second the work per request is what an engine costs, so requests of one row and of
-one fixed shape are queued, gathered and answered by columns: a few NumPy calls for all of them. A Block is an Item
+one fixed shape are queued, gathered and answered by columns: a few NumPy calls for all of them. A RowTable is an Item
 whose rows are requests of their own. Whatever is out of the ordinary (a caller leaves, a deadline passes, a batch
 fails) breaks the block up into plain items, or answers a single row of it.
 """

@@ -1,4 +1,4 @@
-"""STORY 1: what happens to a request: admit, decode, claim a slot, submit, await, encode, release.
+"""STORY 1: what happens to a request: decode, claim a slot, admit, submit, await, encode, release.
 
 `Invocations.begin` is called with a whole body and returns at once; the engine's reply comes to `replied`. There is no
 task and no future per request, only an entry among those in flight. Each request is answered exactly once, and each slot

@@ -227,7 +227,9 @@ class Router:
 
     def trust(self, link: EngineChannel) -> None:
         link.mistrusted = False
-        self.reach.greeted(self.links.index(link), link.epoch)
+        place = self.links.index(link)
+        self.reach.greeted(place, link.epoch)
+        self.reach.answered(place, link.epoch)
         self._note_up(self.serving.model)
         self._serves()
 

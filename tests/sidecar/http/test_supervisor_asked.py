@@ -48,12 +48,22 @@ def test_what_the_supervisor_refuses_is_a_conflict_with_its_reason(app: App) -> 
 
 
 @pytest.mark.parametrize("path", [USE, "/drain"])
-@pytest.mark.parametrize("refusal", [Refusal.NO_ANSWER, Refusal.BUSY, Refusal.LATE])
-def test_a_supervisor_that_does_not_answer_is_not_ready_and_says_what_to_do(app: App, path: str, refusal: Refusal) -> None:
-    app.supervisor.refusal = CommandError(refusal, "nothing came")
+def test_a_supervisor_that_does_not_answer_is_not_ready_and_says_what_to_do(app: App, path: str) -> None:
+    app.supervisor.refusal = CommandError(Refusal.NO_ANSWER, "nothing came")
     reply = app.ask(path, "POST", {"version": "2"})
     assert (reply.status, reply.code) == (503, "not_ready")
     assert reply.message.startswith("the supervisor has not answered; ")
+
+
+@pytest.mark.parametrize("path", [USE, "/drain"])
+@pytest.mark.parametrize("refusal", [Refusal.BUSY, Refusal.LATE])
+def test_a_supervisor_that_has_no_time_for_it_is_told_apart_from_one_that_is_silent(
+    app: App, path: str, refusal: Refusal
+) -> None:
+    app.supervisor.refusal = CommandError(refusal, "too many commands at once")
+    reply = app.ask(path, "POST", {"version": "2"})
+    assert (reply.status, reply.code) == (503, "not_ready")
+    assert reply.message == "the supervisor has done nothing: too many commands at once; ask again"
 
 
 def test_a_drain_says_whether_it_was_under_way_already(app: App) -> None:

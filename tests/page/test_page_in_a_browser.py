@@ -283,7 +283,7 @@ def test_a_warming_replica_shows_its_progress_and_what_its_engine_explains(brows
     assert browser.run("const p = document.querySelector('progress'); return [p.value, p.max, p.ariaLabel]") == [
         3, 12, "warming 3 of 12",
     ]  # fmt: skip
-    assert "golden 3 of 4 passed" in replica
+    assert "3 of 4 checks passed" in replica
     whole = browser.run("return document.getElementById('replicas').textContent")
     assert "load: 1.5 s" in whole and "unpack" not in whole
     assert "image, 8 rows: 2 ms after 5 runs" in whole and "after 40 runs, not settled" in whole

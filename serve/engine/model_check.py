@@ -18,7 +18,7 @@ from evenkeel.serve.engine.foreign import said
 from evenkeel.serve.engine.leaving import Leaving
 from evenkeel.serve.engine.models import explain, replica, samples
 from evenkeel.serve.engine.models.replica import Replica
-from evenkeel.serve.engine.models.warmup import Warmup
+from evenkeel.serve.engine.models.warmup import Report, Warmup
 from evenkeel.serve.errors import BadModel
 
 
@@ -96,11 +96,22 @@ def print_proof(warmup: Warmup) -> None:
     shapes = len({e.key for e in report.plan})
     if report.plan:
         print(f"warm-up   {shapes} shapes, {len(report.plan)} batch sizes of them, {settled} settled to a steady latency")
-        g = report.golden
-        print(f"checks    {g.passed} passed: {g.outputs} expected outputs, {g.batches} batches against their rows, "
-              "the rest for NaN")  # fmt: skip
+        print(f"checks    {checks(report)}")
     for note in report.notes:
         print(f"          {note}")
+
+
+def checks(report: Report) -> str:
+    """What was compared with what; each check that fails has ended the run."""
+    found = report.golden
+    finite = found.passed - found.outputs - found.batches
+    parts = (
+        ("answers with expected outputs", found.outputs),
+        ("batches with their rows", found.batches),
+        ("answers for NaN", finite),
+    )
+    told = ", ".join(f"{count} {what}" for what, count in parts if count)
+    return told or f"none, since {'its samples have no outputs' if report.samples else 'it has no samples'}"
 
 
 def _resident_mb() -> float:

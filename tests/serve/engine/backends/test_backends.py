@@ -27,5 +27,7 @@ def test_a_framework_missing_from_the_image_is_said_plainly(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "torch", None)
     for name in [name for name in sys.modules if name.startswith("evenkeel.serve.engine.backends.pytorch.")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(BadModel, match=r"backend = 'pytorch' cannot start: import of torch halted.*use the image"):
+    with pytest.raises(
+        BadModel, match=r"backend = 'pytorch' cannot start: import of torch halted.*use the image.*pip install torch=="
+    ):
         loader("pytorch")

@@ -16,7 +16,8 @@ from evenkeel.serve.batching.cost import best_rows
 from evenkeel.serve.contract.manifest import ModelSample
 from evenkeel.serve.contract.shape_uses import ShapeUse
 from evenkeel.serve.engine.backends.base import RawReply
-from evenkeel.serve.engine.models.golden import GoldenFailed
+from evenkeel.serve.engine.model_check import checks
+from evenkeel.serve.engine.models.golden import Golden, GoldenFailed
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.engine.models.warmup import CYCLE_S, RUNS_MAX, Report, Warmup, sizes
 from evenkeel.serve.errors import BadModel, ModelFailed
@@ -295,3 +296,10 @@ def test_a_batched_handler_that_mixes_up_its_requests_fails_the_start(tmp_path: 
 def test_a_handler_whose_sample_fails_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(BadModel, match=r"sample in.json fails: model_error: out of ideas"):
         Warmup(handler(tmp_path, lambda requests: [ModelFailed("out of ideas") for _ in requests])).run()
+
+
+def test_a_check_says_what_was_compared_with_what() -> None:
+    assert checks(Report(1, golden=Golden(checked=5, passed=5, outputs=1, batches=3))) == (
+        "1 answers with expected outputs, 3 batches with their rows, 1 answers for NaN"
+    )
+    assert checks(Report(1)) == "none, since its samples have no outputs"

@@ -117,6 +117,13 @@ CONTRADICTIONS = [
 ]
 
 
+def test_an_unknown_key_is_told_with_the_nearest_where_one_is_near(folder: Path) -> None:
+    with pytest.raises(BadModel, match=r"unknown key bachend; did you mean backend\?; known here: backend,"):
+        load(folder, "bachend = 'onnx'")
+    with pytest.raises(BadModel, match="unknown key xyz; known here"):
+        load(folder, "xyz = 1")
+
+
 @pytest.mark.parametrize(("text", "named"), CONTRADICTIONS, ids=[t.replace("\n", " ") for t, _ in CONTRADICTIONS])
 def test_two_keys_that_contradict_each_other_are_refused(folder: Path, text: str, named: str) -> None:
     with pytest.raises(BadModel) as e:

@@ -135,9 +135,8 @@ def wait_s_max(rule: Rule) -> float:
 def _first(rollout: Rollout, source: Source, window_s: float, clock: Clock, show: JudgeOutput) -> tuple[float, Round]:
     """The first round, and when it was: one that all have answered, or, when the candidate had time enough to start, the last
     one without it."""
-    began_s = clock.now_s()
+    began_s = start_s = clock.now_s()
     while True:
-        start_s = clock.now_s()
         answers = source.look(0.0)
         for key, why in answers.missing.items():
             if key.arm != Arm.CANDIDATE or key not in answers.unreachable:
@@ -148,6 +147,7 @@ def _first(rollout: Rollout, source: Source, window_s: float, clock: Clock, show
             return start_s, answers
         show.waiting(start_s - began_s, tuple(answers.missing.values()))
         clock.sleep(min(window_s, max(0.0, began_s + wait_s_max(rollout.rule) - clock.now_s())))
+        start_s = clock.now_s()
 
 
 def had_data(record: Record) -> bool:

@@ -236,7 +236,16 @@ def test_an_interrupt_before_anything_is_known_ends_as_any_command_does(
     assert capsys.readouterr().err == "evenkeel judge: interrupted before there was a verdict\n"
 
 
-def test_what_is_waited_for_is_said_at_the_start(judged: Judged, serve: Callable[[Instance], str]) -> None:
+class RunningClock(StepClock):
+    """No two reads of it are the same, as of a real one."""
+
+    def now_s(self) -> float:
+        self.at_s += 1e-9
+        return self.at_s
+
+
+def test_what_is_waited_for_is_said_at_the_start(tmp_path: Path, serve: Callable[[Instance], str]) -> None:
+    judged = Judged(tmp_path, RunningClock())
     judged.run(*pair(judged, serve))
     assert judged.lines[0].startswith("comparing candidate and baseline: a look every 10 s, a promotion after 10 min")
 

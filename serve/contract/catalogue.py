@@ -16,7 +16,8 @@ from evenkeel.serve.errors import BadModel
 
 NAME_CHARS_MAX = 128  # of a model or version: they are labels of metrics and stand in a header of every reply
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_VERSION = re.compile(r"[vV]?[0-9]")  # how its name begins
+# A folder with one of these holds somebody's project, and folders of models in it are no versions of one another.
+PROJECT = (".git", "pyproject.toml", "setup.py", "package.json", "Makefile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def _read(folder: Path) -> Catalogue:
     if holds_model(folder):
         return Catalogue(folder)
     by_model = {name: versions for name in _folders(folder) if (versions := _versions(folder / name))}
-    if not by_model:
+    if not by_model or any((folder / name).exists() for name in PROJECT):
         return Catalogue(folder)  # anyone who loads it says what is missing
     if len(by_model) > 1:
         raise BadModel(
@@ -87,5 +88,4 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _versions(folder: Path) -> list[str]:
-    """Not those called like a model: a project may hold a folder of models, and these are no versions of one another."""
-    return [name for name in _folders(folder) if _VERSION.match(name) and holds_model(folder / name)]
+    return [name for name in _folders(folder) if holds_model(folder / name)]

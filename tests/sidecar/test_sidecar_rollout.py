@@ -33,6 +33,7 @@ from evenkeel.sidecar.watch import watch_loop
 from evenkeel.sidecar.watch.snapshot import Remembered
 from evenkeel.sidecar.watch.transitions import TransitionLog
 from tests.sidecar.rollout.fleet import Instance, StepClock, serving
+from tests.support.log_read import logged
 from tests.support.scrape import Scrape
 from tests.support.sidecar_app import TOKEN, App, ask, serving_sidecar
 
@@ -584,7 +585,7 @@ def test_a_judge_that_failed_says_so_and_holds_and_goes_on_with_the_next_look(
     assert codes(record) == ["judge_failed"] and "RuntimeError" in record["reasons"][0]["words"]
     assert record["windows"] == 60 and bench.gauges() == (0, 1) and bench.hooks()["confirm-promotion"] == 403
     assert shown(bench)["for_s"] == 10
-    said = capfd.readouterr().out
+    said = logged(capfd)
     assert said.count("rollout_failed") == 2 and "ASIAVERYSECRET" not in said + json.dumps(record)
     mend()
     record = bench.run(10)

@@ -10,6 +10,7 @@ import pytest
 
 from evenkeel.container.supervise import listener_drain
 from evenkeel.container.supervise.listener_drain import ListenerDrain, refuse_new, shut, waiting
+from tests.support.log_read import logged
 
 ADDRESSES = [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::1"), (socket.AF_INET6, "::")]
 
@@ -81,5 +82,5 @@ def test_where_there_is_no_way_it_is_said(capfd: pytest.CaptureFixture[str]) -> 
     with listening(*ADDRESSES[0]) as listener:
         assert not shut(listener, (forbidden, forbidden))
         assert shut(listener, (forbidden, refuse_new)), "the next way is tried"
-    (line,) = capfd.readouterr().out.splitlines()
+    (line,) = logged(capfd).splitlines()
     assert json.loads(line)["event"] == "no_door" and "Operation not permitted" in line

@@ -16,6 +16,7 @@ from evenkeel.sidecar.http.auth import TELL_EVERY_S, Guesses
 from evenkeel.sidecar.http.hosts import CrossSite, Hosts, Misdirected
 from evenkeel.sidecar.rollout_service import RolloutService
 from tests.support import sidecar_app
+from tests.support.log_read import logged
 from tests.support.sidecar_app import TOKEN, App, ask
 
 LOOPBACK = Hosts.of("127.0.0.1", ["127.0.0.1"])
@@ -130,7 +131,7 @@ def test_a_wrong_token_waits_and_the_right_one_does_not(
     assert waits == [host_guard.WRONG_TOKEN_S] * 3
     assert ask(app.port, "/drain", "POST", b"", **BEARER).status == 202
     assert len(waits) == 3
-    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if "wrong_admin_token" in line]
+    lines = [json.loads(line) for line in logged(capfd).splitlines() if "wrong_admin_token" in line]
     assert [(line["count"], line["peer"]) for line in lines] == [(1, "127.0.0.1")] and "guess" not in str(lines)
 
 

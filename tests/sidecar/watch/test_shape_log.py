@@ -11,6 +11,7 @@ import pytest
 from evenkeel.serve.contract.shape_uses import ShapeUse, dump, read, to_json
 from evenkeel.serve.contract.status_page import Engine, Main, StatusPage
 from evenkeel.sidecar.watch.shape_log import WRITE_EVERY_S, ShapeLog
+from tests.support.log_read import logged
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_what_the_file_held_counts_half_so_that_shapes_out_of_use_fade(page: Sta
 def test_a_damaged_file_is_begun_anew_with_one_line(page: StatusPage, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "log").write_bytes(b"\0" * 100)
     log = ShapeLog(str(tmp_path / "log"))
-    assert capfd.readouterr().out.count("is not a shape log") == 1
+    assert logged(capfd).count("is not a shape log") == 1
     say(page, 0, use(1, 7))
     log.look(page, 0.0)
     assert read(str(tmp_path / "log")) == [use(1, 7)]
@@ -85,7 +86,7 @@ def test_a_folder_that_is_not_there_costs_one_line_and_nothing_else(
     for now_s in (0.0, 10.0, 20.0):
         say(page, 0, use(1, 7 + int(now_s)))
         log.look(page, now_s)
-    assert capfd.readouterr().out.count("cannot be written") == 1
+    assert logged(capfd).count("cannot be written") == 1
 
 
 def test_an_engine_that_says_nothing_or_nonsense_is_passed_over(page: StatusPage, tmp_path: Path) -> None:

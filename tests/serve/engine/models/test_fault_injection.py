@@ -14,6 +14,7 @@ from evenkeel.serve.engine.backends.base import Capabilities, RawReply, RawReque
 from evenkeel.serve.engine.models import fault_injection
 from evenkeel.serve.engine.models.fault_injection import FaultyHandler, FaultyTensors, Injector
 from evenkeel.serve.errors import BadModel
+from tests.support.log_read import logged
 from tests.support.models import ScriptedBackend, ScriptedHandler, raw_replica, replica, signature, spec, twice_plus_one
 
 SIG = signature([spec("x", 2)], [spec("y", 2)])
@@ -82,7 +83,7 @@ def test_faults_that_come_with_every_batch_do_not_fill_the_log(capfd: pytest.Cap
     backend = faulty(PlannedFault("nan", every=1))
     for _ in range(500):
         backend.run(ROWS)
-    assert 1 <= capfd.readouterr().out.count("fault_injected") < 250
+    assert 1 <= logged(capfd).count("fault_injected") < 250
 
 
 def test_a_handlers_requests_each_get_the_fault() -> None:

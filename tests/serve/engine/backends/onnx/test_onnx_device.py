@@ -17,6 +17,7 @@ from evenkeel.serve.engine.backends.onnx import onnx_device
 from evenkeel.serve.engine.backends.onnx.providers import CPU, CUDA, TENSORRT
 from evenkeel.serve.engine.cycle.launch_complete import IN_FLIGHT_MAX
 from evenkeel.serve.errors import ModelFailed, OutOfMemory
+from tests.support.log_read import logged
 
 pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -79,7 +80,7 @@ X = np.arange(8, dtype=np.float32).reshape(2, 4)
 
 
 def events(capfd: pytest.CaptureFixture[str]) -> list[tuple[str, str]]:
-    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    lines = [json.loads(line) for line in logged(capfd).splitlines()]
     return [(line["level"], line["message"]) for line in lines if line["event"] == "io_binding_off"]
 
 

@@ -16,6 +16,7 @@ from evenkeel.serve.engine.backends.gpu.cuda_graphs import Graphs
 from evenkeel.serve.engine.backends.onnx.providers import CPU, CUDA
 from evenkeel.serve.engine.models import replica
 from evenkeel.serve.engine.models.warmup import Warmup
+from tests.support.log_read import logged
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -172,7 +173,7 @@ def test_a_model_that_lies_partly_on_the_cpu_is_served_without_graphs(folder: Fo
     gpu = ScriptedGpu()
     backend = backend_of(folder, two_outputs(), Refusing(gpu), gpu, {})
     assert isinstance(backend, OnnxOnDevice) and backend.describe()["graphs"] == "off"
-    assert "graphs_off" in capfd.readouterr().out
+    assert "graphs_off" in logged(capfd)
     backend.prepare([x(2)])
     assert right(backend.run([x(2)]), x(2)) and "record" not in gpu.did
 
@@ -183,7 +184,7 @@ def test_without_a_card_nothing_is_recorded_and_nothing_said(folder: Folder, cap
     wheel = Wheel(gpu, starts=[CPU])
     backend = load(folder.manifest({"gpu": {"graphs": True}}), LoadOptions(1, ""), wheel, lambda: CARD_BYTES, lambda: gpu)
     assert not hasattr(backend, "prepare") and "graphs" not in backend.describe()
-    assert "graphs_off" not in capfd.readouterr().out
+    assert "graphs_off" not in logged(capfd)
 
 
 def test_outputs_without_rows_are_not_recorded(made: Made) -> None:

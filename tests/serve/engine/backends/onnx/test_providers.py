@@ -20,6 +20,7 @@ from evenkeel.serve.engine.backends.base import LoadOptions
 from evenkeel.serve.engine.backends.gpu import device_memory
 from evenkeel.serve.engine.backends.onnx.providers import CPU, CUDA, TENSORRT, on_stream, wanted, why_not
 from evenkeel.serve.errors import BadModel
+from tests.support.log_read import logged
 
 pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -80,7 +81,7 @@ def without_streams() -> Any:
 
 def events(capfd: pytest.CaptureFixture[str]) -> dict[str, str]:
 
-    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    lines = [json.loads(line) for line in logged(capfd).splitlines()]
     return {line["event"]: line["message"] for line in lines}
 
 
@@ -120,7 +121,7 @@ def test_a_cache_that_cannot_be_made_is_told_and_the_model_is_served(
 ) -> None:
     (tmp_path / "cache-0").write_text("not a folder")
     assert "trt_engine_cache_path" not in cached()
-    assert "no_engine_cache" in capfd.readouterr().out
+    assert "no_engine_cache" in logged(capfd)
 
 
 def test_with_a_device_the_model_runs_by_cuda_and_says_so(folder: Folder) -> None:

@@ -18,6 +18,7 @@ from evenkeel.serve.engine import failures
 from evenkeel.serve.engine.backends.base import LoadOptions
 from evenkeel.serve.engine.models.startup import Ledger
 from evenkeel.serve.errors import BadModel, ModelFailed, OutOfMemory
+from tests.support.log_read import logged
 
 torch = pytest.importorskip("torch")
 
@@ -223,7 +224,7 @@ def test_a_device_that_cannot_be_used_is_a_failed_start_where_one_is_required(fo
 def test_else_it_is_told_and_the_cpu_serves_in_its_own_precision(folder: Folder, capfd: pytest.CaptureFixture[str]) -> None:
     driver = ScriptedDriver(why="the driver is old")
     backend = loaded(folder, driver, "pt", {"dtype": "bf16"})
-    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    lines = [json.loads(line) for line in logged(capfd).splitlines()]
     assert [line["message"] for line in lines if line["event"] == "gpu_unused"] == [
         "GPU 0 is not used as asked: the driver is old"
     ]

@@ -67,6 +67,9 @@ SCRIPTS = {
     "transform_fn": TRANSFORM,
     "default output": THREE + DEFAULT_OUTPUT,
 }
+# Some refuse to be collected. Told while an exception that no encoding takes is handled, that would end a worker of the tests.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 NAMES = ("input_fn", "predict_fn", "output_fn", "transform_fn")
 
 

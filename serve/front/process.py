@@ -11,13 +11,14 @@ import sys
 from evenkeel.serve.contract import logline
 from evenkeel.serve.contract.library_lines import capture
 from evenkeel.serve.contract.logline import setup
-from evenkeel.serve.contract.process_setup import begin_role
+from evenkeel.serve.contract.process_setup import begin_role, give_back_large_memory
 from evenkeel.serve.contract.status_page import Main
 from evenkeel.serve.settings import FrontSettings, parse
 
 
 def main() -> None:
     settings = parse(FrontSettings, begin_role())
+    give_back_large_memory()
     setup("front", text=settings.log_text, fd=settings.log_fd)
     capture()
     from evenkeel.serve.front.arbiter import Application  # it takes a second, and the supervisor may end meanwhile

@@ -32,7 +32,7 @@ from evenkeel.sidecar.settings import ADMIN_SOCKET
 TICK_S = 0.25
 READ_BYTES = 1 << 16
 ENDS = {"draining", "giving_up", "stopped"}
-PRINTS = {"output", "user_output"}  # the model's own
+PRINTS = {"output", "user_log", "user_output"}  # the model's own
 SAID = ENDS | PRINTS | {"sidecar_port"}  # during the start too
 STYLES = {"warning": "yellow", "error": "red"}
 

@@ -12,7 +12,8 @@ import os
 import time
 
 from evenkeel.serve.contract.line_budget import LineBudget
-from evenkeel.serve.contract.logline import log, log_left_out, sink
+from evenkeel.serve.contract.log_stream import log_left_out
+from evenkeel.serve.contract.logline import log, sink
 
 READ_BYTES = 65536  # as much as a pipe holds
 LINE_BYTES_MAX = 3000  # of a line without an end; the rest follows as a line of its own

@@ -26,6 +26,7 @@ def engines(
     """One child per engine place, each with a listening socket that the supervisor keeps open across its restarts."""
     children = []
     environ = env.for_engines(run_dir, installed(env, versions.serving.path, run_dir))
+    shape_log = str(Path(env.settings.shape_log).absolute()) if env.settings.shape_log else ""  # a script's folder is another
     log_fd = sink().fd  # an engine's own stdout is read line by line, so that user code cannot break our log
     for place in range(plan.places):
         slot = versions.places.slots[place // plan.engines]
@@ -36,10 +37,10 @@ def engines(
             assert revision is not None, "nothing is started where nothing is to be loaded"
             return role_command("evenkeel.serve.engine.process", serve_settings.dump(EngineSettings(
                 place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(revision.path.resolve()),
-                threads=plan.threads, log_text=text, log_fd=log_fd, shape_log=env.settings.shape_log,
+                threads=plan.threads, log_text=text, log_fd=log_fd, shape_log=shape_log,
                 faults=env.settings.faults, program=env.settings.program, name=versions.name,
                 version=revision.version, revision=revision.number, counters=revision.counters,
-                device=plan.device(place), sharers=plan.sharers, cache_dir=str(run_dir / f"cache-{place}"),
+                device=plan.device(place), sharers=plan.sharers, cache_dir=str(run_dir.absolute() / f"cache-{place}"),
                 require_gpu=env.settings.require_gpu != "0")))  # fmt: skip
 
         fds = (fd, page.fd, log_fd)

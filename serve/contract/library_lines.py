@@ -1,6 +1,6 @@
 """What libraries and the interpreter print in a process of ours becomes log lines: logging, warnings, errors.
 
-Not for engines: there user code may set up `logging` as it likes, and what is printed goes through LogStream.
+Engines set up less: there user code may do with `logging` what it likes (engine/backends/handler/script_surroundings.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Any
 
 from evenkeel.serve.contract.line_budget import LineBudget
-from evenkeel.serve.contract.logline import LogStream, log, log_left_out, sink
+from evenkeel.serve.contract.log_stream import LogStream, log_left_out
+from evenkeel.serve.contract.logline import log, sink
 
 LIBRARY_LINES_PER_S = 10  # of one logger: a client can make the HTTP parser complain as often as it likes
 LOGGERS_MAX = 64  # with a budget of their own; the others share one
@@ -41,10 +42,11 @@ def _log_error(message: str, error: BaseException | None) -> None:
 
 
 class LibraryHandler(logging.Handler):
-    """The root logger's only handler."""
+    """The root logger's only handler. `lines` a second of each logger become events called `event`."""
 
-    def __init__(self) -> None:
+    def __init__(self, event: str = "library", lines: int = LIBRARY_LINES_PER_S) -> None:
         super().__init__()
+        self._event, self._lines = event, lines
         self._budgets: dict[str, LineBudget] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -56,12 +58,12 @@ class LibraryHandler(logging.Handler):
         fields: dict[str, Any] = {"logger": record.name}
         if record.exc_info and record.exc_info[1] is not None:
             fields["trace"] = "".join(traceback.format_exception(record.exc_info[1]))
-        log("library", _message(record), level=record.levelname.lower(), **fields)
+        log(self._event, _message(record), level=record.levelname.lower(), **fields)
 
     def _budget(self, name: str) -> LineBudget:
         if name not in self._budgets and len(self._budgets) >= LOGGERS_MAX:
             name = ""
-        return self._budgets.setdefault(name, LineBudget(lines=LIBRARY_LINES_PER_S))
+        return self._budgets.setdefault(name, LineBudget(lines=self._lines))
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -16,11 +16,9 @@ import contextlib
 import json
 import os
 import re
-import sys
 import time
 from typing import Any, NoReturn
 
-from evenkeel.serve.contract.line_budget import LineBudget
 from evenkeel.serve.contract.log_sink import Sink
 
 LINE_BYTES_MAX = 4000
@@ -191,45 +189,3 @@ def _as_text(event: str, level: str, message: str, fields: dict[str, Any]) -> by
 def lines_lost(lines: int) -> bytes:
     what = "1 line was" if lines == 1 else f"{lines} lines were"
     return line("lines_lost", f"{what} lost: the log took no more", {"lines": lines})
-
-
-class LogStream:
-    """Stands in for sys.stdout and sys.stderr: each printed line becomes one event, within the budget of a second."""
-
-    encoding = "utf-8"
-
-    def __init__(self, name: str, event: str = "user_output") -> None:
-        self.name, self._event, self._rest = name, event, ""
-        self._budget = LineBudget()
-
-    def write(self, text: str) -> int:
-        lines = (self._rest + text).split("\n")
-        self._rest = lines.pop()[-MESSAGE_CHARS_MAX:]
-        for printed in lines:
-            self._log(printed)
-        return len(text)
-
-    def flush(self) -> None:
-        if self._rest:
-            self._log(self._rest)
-            self._rest = ""
-
-    def isatty(self) -> bool:
-        return False
-
-    def fileno(self) -> int:
-        return sys.__stderr__.fileno() if sys.__stderr__ else 2
-
-    def _log(self, printed: str) -> None:
-        if not self._budget.take(len(printed), time.monotonic()):
-            sink().count(1)
-            return
-        log_left_out(self._budget, self.name)
-        log(self._event, printed, stream=self.name)
-
-
-def log_left_out(budget: LineBudget, source: str) -> None:
-    """Say once how many lines of a source were too many, when the next one fits."""
-    if left_out := budget.told():
-        log("lines_left_out", f"{left_out} lines of {source} were left out: it writes too much", level="warning",
-            lines=left_out, source=source)  # fmt: skip

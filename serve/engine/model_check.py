@@ -23,10 +23,10 @@ from evenkeel.serve.errors import BadModel
 
 
 def main() -> int:
-    folder, threads = Path(sys.argv[1]), int(sys.argv[2])
+    folder, threads = Path(sys.argv[1]).absolute(), int(sys.argv[2])  # a script's working directory is another
     device, require_gpu = (*sys.argv[3:], "", "0")[:2]
     leaving = Leaving()
-    code = checked(folder, LoadOptions(threads, device, require_gpu=require_gpu != "0"))
+    code = checked(folder, LoadOptions(threads, device, require_gpu=require_gpu != "0", own_process=True))
     leaving.begin(code)  # threads that the script has started are not waited for
     return code
 

@@ -13,7 +13,8 @@ import sys
 
 from evenkeel.serve.contract import logline
 from evenkeel.serve.contract.lifecycle import ReplicaState
-from evenkeel.serve.contract.logline import LogStream, log, setup
+from evenkeel.serve.contract.log_stream import LogStream
+from evenkeel.serve.contract.logline import log, setup
 from evenkeel.serve.contract.process_setup import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE, begin_role
 from evenkeel.serve.contract.status_page import Engine
 from evenkeel.serve.engine.failures import DeviceLost

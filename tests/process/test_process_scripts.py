@@ -48,6 +48,36 @@ def folder(to: Path, script: str, name: str = "code/inference.py") -> Path:
     return to
 
 
+AT_HOME = """
+import argparse, codecs, io, logging, sys
+argparse.ArgumentParser().parse_args()
+sys.stdout.reconfigure(line_buffering=True)
+sys.stderr = io.TextIOWrapper(sys.stderr.buffer, line_buffering=True)
+logger = logging.getLogger(__name__)
+
+def model_fn(model_dir):
+    logger.info("info of the script")
+    print("printed to stderr", file=sys.stderr)
+    return open("weights.txt").read()
+
+def input_fn(body, content_type):
+    return body
+
+def predict_fn(data, model):
+    return model
+"""
+
+
+def test_a_script_finds_around_it_what_an_aws_worker_gives_it(tmp_path: Path) -> None:
+    (tmp_path / "weights.txt").write_text("hello")
+    with serving(folder(tmp_path, AT_HOME)) as tree:
+        with tree.wire() as wire:
+            assert wire.post(b"x", "text/plain").json() == "hello"
+        (logged,), (printed,) = tree.events("user_log"), tree.events("user_output")
+        assert (logged["message"], logged["level"]) == ("info of the script", "info")
+        assert printed["message"] == "printed to stderr"
+
+
 @pytest.mark.contract("12.19")
 @pytest.mark.contract("12.20")
 @pytest.mark.contract("12.22")

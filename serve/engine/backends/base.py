@@ -140,6 +140,7 @@ class LoadOptions:
     sharers: int = 1  # replicas on that accelerator, this one among them
     require_gpu: bool = False  # whether a model that cannot use it is a failed start
     ledger: Ledger = field(default_factory=Ledger)  # for phases inside loading: device copy, compile
+    own_process: bool = False  # the process is this model's alone: a script gets its working directory, arguments and logging
     cache: Path | None = None  # a folder of this replica's, which outlives its process; None: there is none
 
 

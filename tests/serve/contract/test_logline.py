@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +17,8 @@ from hypothesis import strategies as st
 
 from evenkeel.serve.contract import logline
 from evenkeel.serve.contract.line_budget import LINES_PER_S
-from evenkeel.serve.contract.logline import LINE_BYTES_MAX, LogStream, log, setup
+from evenkeel.serve.contract.log_stream import LogStream
+from evenkeel.serve.contract.logline import LINE_BYTES_MAX, log, setup
 from tests.support.tree import ROOT
 
 
@@ -240,6 +244,42 @@ def test_a_line_without_end_is_kept_in_bounds() -> None:
     for _ in range(100):
         stream.write("x" * 1000)
     assert len(stream._rest) <= logline.MESSAGE_CHARS_MAX
+
+
+@pytest.mark.parametrize("write", [
+    lambda s: s.writelines(["hi\n"]),
+    lambda s: s.buffer.write(b"hi\n"),
+    lambda s: (s.buffer.write(b"h"), s.buffer.raw.write(memoryview(b"i\n"))),
+    lambda s: print("hi", file=io.TextIOWrapper(s.buffer, "utf-8", line_buffering=True)),
+    lambda s: print("hi", file=io.TextIOWrapper(s.detach(), "utf-8"), flush=True),
+    lambda s: codecs.getwriter("utf-8")(s.buffer).write("hi\n"),
+    lambda s: (s.reconfigure(line_buffering=True, encoding="utf-8"), s.write("hi\n")),
+    lambda s: (s.close(), s.write("hi\n")),
+    lambda s: (s.buffer.close(), s.write("hi\n")),
+    lambda s: logging.StreamHandler(s).emit(logging.makeLogRecord({"msg": "hi"})),
+])  # fmt: skip
+def test_a_script_does_with_it_what_it_does_with_a_real_stream(output: Output, write: Callable[[LogStream], object]) -> None:
+    write(LogStream("stdout"))
+    assert [e["message"] for e in output.events] == ["hi"]
+
+
+def test_it_looks_like_a_real_stream() -> None:
+    stream = LogStream("stdout")
+    assert isinstance(stream, io.TextIOBase) and isinstance(stream.buffer, io.BufferedIOBase)
+    assert (stream.writable(), stream.readable(), stream.seekable(), stream.isatty()) == (True, False, False, False)
+    assert (stream.encoding, stream.errors, stream.mode, stream.name) == ("utf-8", "backslashreplace", "w", "stdout")
+    with pytest.raises(TypeError, match="must be str, not bytes"):
+        stream.write(b"bytes")  # type: ignore[arg-type]
+    stream.close()
+    assert not stream.closed and not stream.buffer.closed
+
+
+def test_a_character_that_comes_in_two_pieces_is_one(output: Output) -> None:
+    stream = LogStream("stdout")
+    for byte in "höher\n".encode():
+        stream.buffer.write(bytes([byte]))
+    stream.buffer.write(b"\xff\n")
+    assert [e["message"] for e in output.events] == ["höher", "\\xff"]
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\r", exclude_categories=("Cs",)), max_size=20), max_size=20))

@@ -27,6 +27,7 @@ from typing import Any
 
 from evenkeel.serve.contract.manifest import Manifest
 from evenkeel.serve.engine.backends.base import Capabilities, LoadOptions, RawRequest, RawResult
+from evenkeel.serve.engine.backends.handler import script_surroundings
 from evenkeel.serve.engine.backends.handler.handler_context import Context, Facts, Processor
 from evenkeel.serve.engine.backends.handler.handler_defaults import (
     CSV,
@@ -169,6 +170,8 @@ def load(manifest: Manifest, options: LoadOptions) -> HandlerBackend:
 
 
 def _loaded(manifest: Manifest, file: Path, options: LoadOptions) -> HandlerBackend:
+    if options.own_process:
+        script_surroundings.prepare(file, manifest.folder)
     module = _imported(file, manifest.folder)
     facts = Facts(manifest.name, str(manifest.folder), 0 if options.device else None)
     own = {name: function for name in NAMES if callable(function := getattr(module, name, None))}

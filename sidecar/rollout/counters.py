@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from evenkeel.sidecar.rollout import own_counters
+from evenkeel.sidecar.rollout.own_counters import OwnCounts
 from evenkeel.sidecar.rollout.reasons import RolloutReason
 from evenkeel.sidecar.rollout.rule import Arm
 
@@ -54,6 +56,7 @@ class Scrape:
     state: str = ""
     faults: tuple[str, ...] = ()  # hard facts learned otherwise, by their names in guards.FAULTS
     in_flight: int | None = None  # requests begun and not answered yet; None: the instance does not say
+    own: OwnCounts = ()  # of the rule's own metrics, in their order
 
     def to_json(self) -> dict[str, Any]:
         """Edges as text: the last one is infinite, which JSON cannot hold."""
@@ -64,7 +67,8 @@ class Scrape:
     def from_json(data: dict[str, Any]) -> Scrape:
         arm, name = data["key"]
         seconds = tuple((float(edge), int(n)) for edge, n in data["seconds"])
-        return Scrape(**{**data, "key": Key(Arm(arm), name), "seconds": seconds, "faults": tuple(data["faults"])})
+        own = own_counters.from_json(data.get("own", ()))
+        return Scrape(**{**data, "key": Key(Arm(arm), name), "seconds": seconds, "faults": tuple(data["faults"]), "own": own})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class Delta:
     missed: tuple[int, ...] = ()  # of the observations, above the edge of each latency objective
     in_flight: int | None = None
     other_edges: bool = False  # its histogram lacks an edge that is judged, so its latency cannot be compared
+    own: OwnCounts = ()  # of the rule's own metrics
 
     def to_json(self) -> dict[str, Any]:
         """Without what is at its default: a log of a thousand windows stays readable."""
@@ -102,7 +107,7 @@ class Delta:
     @staticmethod
     def from_json(data: dict[str, Any]) -> Delta:
         tuples = {k: tuple(v) for k, v in data.items() if k in ("slower", "faults", "missed")}
-        return Delta(**{**data, **tuples, "arm": Arm(data["arm"])})
+        return Delta(**{**data, **tuples, "arm": Arm(data["arm"]), "own": own_counters.from_json(data.get("own", ()))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +241,7 @@ def delta(before: Scrape, after: Scrape, edges: Edges) -> Delta:
         missed=tuple(above(e) for e in edges.objectives),
         in_flight=after.in_flight,
         other_edges=_lacks(after.seconds, edges),
+        own=own_counters.grown(before.own, after.own, reset=reset),
     )
 
 

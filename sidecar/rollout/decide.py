@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from evenkeel.sidecar.rollout import guards, latency_edges, obstacles, traffic
+from evenkeel.sidecar.rollout import guards, latency_edges, metric_findings, obstacles, own_judgement, traffic
 from evenkeel.sidecar.rollout.counters import Delta, Key, Window
 from evenkeel.sidecar.rollout.e_values import Pair
 from evenkeel.sidecar.rollout.evidence import Evidence
@@ -32,6 +32,7 @@ def step(rule: Rule, state: Judged, window: Window) -> Judged:
         stage=_stage(before, window, rule),
         healths=guards.watch(before.healths, window),
         traffic=traffic.counted(before.traffic, window, rule),
+        own=own_judgement.seen(rule, before.own, window),
         flags=before.flags | obstacles.flags_of(window, rule),
     )
     if after.elapsed_s > rule.initial_delay_s and not guards.changed_sides(after.healths):
@@ -55,7 +56,7 @@ def _stage(state: Judged, window: Window, rule: Rule) -> Stage:
 def _count(rule: Rule, state: Judged, window: Window) -> Judged:
     return replace(
         state,
-        metrics=_compare(rule, state.metrics, window, Arm.CANDIDATE, rule.reference),
+        metrics=own_judgement.compare(rule, _compare(rule, state.metrics, window, Arm.CANDIDATE, rule.reference), window),
         same_version=_same_version(rule, state.same_version, window),
         objectives=_objectives(rule, state.objectives, window),
         streaks=_streaks(rule, state.streaks, window),
@@ -140,7 +141,7 @@ def _streaks(rule: Rule, streaks: Mapping[str, Streak], window: Window) -> dict[
 def _condemned(rule: Rule, state: Judged) -> tuple[Finding, ...]:
     hard = tuple(f for f in guards.broken(state.healths, rule) if f.reason in guards.FATAL)
     out = [_out(name, state) for name, s in state.streaks.items() if s.windows >= _windows_needed(name)]
-    worse = [obstacles.finding(RolloutReason.CANDIDATE_WORSE, e) for e in state.metrics.values() if e.is_worse]
+    worse = own_judgement.convictions(rule, state.metrics)
     missed = [_objective_missed(e) for e in state.objectives if e.is_missed]
     stalled = traffic.stalled(state.traffic)
     return (*hard, *stalled, *out, *worse, *missed)
@@ -169,7 +170,8 @@ def decide(rule: Rule, state: Judged) -> Decision:
     findings = (*obstacles.obstacles(rule, state), *obstacles.unproven(rule, state))
     late = state.elapsed_s >= rule.max_s
     if not findings:
-        return Decision(RolloutVerdict.PROMOTE, tuple(obstacles.proof(rule, e) for e in state.metrics.values()), final=late)
+        proven = [e for e in state.metrics.values() if metric_findings.is_proven(rule, e)]
+        return Decision(RolloutVerdict.PROMOTE, tuple(metric_findings.proof(rule, e) for e in proven), final=late)
     if not late:
         return Decision(RolloutVerdict.HOLD, findings, final=False)
     why = Finding(RolloutReason.TIME_IS_UP, "rollout", f"{state.elapsed_s:.0f} s have passed, {rule.max_s:.0f} s were allowed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isinf
 from typing import Any
 
+from evenkeel.sidecar.rollout import metric_findings
 from evenkeel.sidecar.rollout.e_values import e_value
 from evenkeel.sidecar.rollout.evidence import Evidence
 from evenkeel.sidecar.rollout.interval import LEVEL
@@ -59,7 +60,7 @@ def _witnesses(rule: Rule, e: Evidence) -> dict[str, Any]:
 
 
 def _metric(rule: Rule, e: Evidence) -> dict[str, Any]:
-    t, interval, budget = e.total, e.interval(), e.budget_log_e(rule)
+    t, interval, budget = metric_findings.total(rule, e), metric_findings.ratio(rule, e), e.budget_log_e(rule)
     return {
         "candidate": {"requests": t.n_c, "bad": t.bad_c},
         "reference": {"requests": t.n_r, "bad": t.bad_r},

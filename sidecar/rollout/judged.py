@@ -10,6 +10,7 @@ from evenkeel.sidecar.rollout.evidence import Evidence
 from evenkeel.sidecar.rollout.guards import Health
 from evenkeel.sidecar.rollout.objectives import ObjectiveEvidence
 from evenkeel.sidecar.rollout.outage import Streak
+from evenkeel.sidecar.rollout.own_judgement import NOT_YET_SEEN, OwnSeen
 from evenkeel.sidecar.rollout.reasons import Finding, Flag, RolloutVerdict
 from evenkeel.sidecar.rollout.traffic import NO_TRAFFIC, Traffic
 
@@ -36,6 +37,7 @@ class Judged:
     metrics: Mapping[str, Evidence] = field(default_factory=dict)
     same_version: Mapping[str, Evidence] = field(default_factory=dict)  # baseline against production, and the other way
     objectives: tuple[ObjectiveEvidence, ...] = ()
+    own: OwnSeen = NOT_YET_SEEN
     streaks: Mapping[str, Streak] = field(default_factory=dict)
     healths: Mapping[Key, Health] = field(default_factory=dict)
     traffic: Traffic = NO_TRAFFIC

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from math import log
 
-from evenkeel.sidecar.rollout import guards
+from evenkeel.sidecar.rollout import guards, own_judgement
 from evenkeel.sidecar.rollout.counters import Window
 from evenkeel.sidecar.rollout.e_values import WORSE_GAINS, Pair, ratio_e
-from evenkeel.sidecar.rollout.evidence import Evidence
 from evenkeel.sidecar.rollout.judged import Judged
 from evenkeel.sidecar.rollout.reasons import Finding, Flag, RolloutReason
 from evenkeel.sidecar.rollout.rule import ERRORS, Arm, Rule
@@ -70,10 +69,7 @@ def _of_stage(rule: Rule, state: Judged) -> list[Finding]:
 
 
 def unproven(rule: Rule, state: Judged) -> list[Finding]:
-    findings = []
-    for e in state.metrics.values():
-        if not (e.is_not_bad(rule) or e.is_within_budget(rule)):
-            findings.append(finding(RolloutReason.ONE_WITNESS_ONLY if e.one_witness else RolloutReason.NOT_YET_PROVEN, e))
+    findings = [*own_judgement.not_measured(rule, state.own, state.metrics), *own_judgement.unproven(rule, state.metrics)]
     if ERRORS not in state.metrics:
         findings.append(Finding(RolloutReason.NOT_YET_PROVEN, ERRORS, "no window counts yet"))
     if rule.latency and not any(name != ERRORS for name in state.metrics):
@@ -81,15 +77,6 @@ def unproven(rule: Rule, state: Judged) -> list[Finding]:
     if Flag.OTHER_EDGES in state.flags:
         findings.append(Finding(RolloutReason.LATENCY_NOT_MEASURED, "latency", "instances have histograms with different edges"))
     return findings
-
-
-def finding(reason: RolloutReason, e: Evidence) -> Finding:
-    t = e.total
-    return Finding(reason, e.metric, f"{t.bad_c} of {t.n_c} in the candidate, {t.bad_r} of {t.n_r} in the reference")
-
-
-def proof(rule: Rule, e: Evidence) -> Finding:
-    return finding(RolloutReason.NOT_WORSE if e.is_not_bad(rule) else RolloutReason.WITHIN_BUDGET, e)
 
 
 def flags_of(window: Window, rule: Rule) -> set[Flag]:

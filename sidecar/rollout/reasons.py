@@ -44,6 +44,7 @@ class RolloutReason(StrEnum):
     CLIENT_ERRORS_DIFFER = "client_errors_differ"
     ENVIRONMENT_UNSTABLE = "environment_unstable"
     LATENCY_NOT_MEASURED = "latency_not_measured"
+    METRIC_NOT_MEASURED = "metric_not_measured"
     JUDGE_FAILED = "judge_failed"
     JUDGE_LOST = "judge_lost"
 
@@ -172,6 +173,10 @@ TABLE: dict[RolloutReason, ReasonEntry] = {
     RolloutReason.LATENCY_NOT_MEASURED: ReasonEntry(
         _H, "the reference has too few latency observations to choose edges from, or instances' histograms have other edges",
         "wait, or give `--edge`, or `--no-latency`"
+    ),
+    RolloutReason.METRIC_NOT_MEASURED: ReasonEntry(
+        _H, "a metric of your own cannot be counted: an instance does not show what it is made of, its histogram has no bucket "
+        "at the edge, or nobody has shown its events yet", "correct `--metric`, or wait for the first event"
     ),
     RolloutReason.JUDGE_FAILED: ReasonEntry(
         _H, "the judge hit an error of ours at its last look; what it knew before still holds, and it looks again",

@@ -12,6 +12,7 @@ from math import ceil
 from typing import Any
 
 from evenkeel.sidecar.rollout.judge_errors import BadRule
+from evenkeel.sidecar.rollout.own_metrics import OwnMetric
 
 
 class Arm(StrEnum):
@@ -25,6 +26,7 @@ EDGES_MAX = 3  # at or above the reference's p90, p99, and the objective
 # Of alpha, where slow answers are judged too; the edges share the rest. Errors are rare and slow answers are not, so the
 # errors need the larger share.
 ERRORS_SHARE = 0.6
+OWN_SHARE = 0.3  # of alpha, for all the user's own metrics together, where there are any
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Rule:
     ready_s_max: float = 600.0  # from the start of the judge to the first time that a candidate instance is ready
     initial_delay_s: float = 0.0  # the first seconds count for nobody: caches are cold
     slo: tuple[Objective, ...] = ()
+    own: tuple[OwnMetric, ...] = ()  # the user's own metrics
 
     def __post_init__(self) -> None:
         for ok, complaint in (
@@ -85,6 +88,7 @@ class Rule:
             (len(self.edges) <= EDGES_MAX, f"at most {EDGES_MAX} latency edges"),
             (all(e > 0 for e in self.edges) and self.objective_s >= 0, "latency edges are positive seconds"),
             (len({o.name for o in self.slo}) == len(self.slo), "an objective is given twice"),
+            (all(m.bad_ratio > self.margin for m in self.own), "bad-ratio of a metric of your own must be above margin"),
         ):
             if not ok:
                 raise BadRule(complaint)
@@ -103,9 +107,11 @@ class Rule:
 
     def rollback_at(self, metric: str) -> float:
         """The e-value that convicts one metric: 1/alpha_m with the alpha_m adding up to alpha."""
+        if self.own_named(metric):
+            return len(self.own) / (self.alpha * OWN_SHARE)
         edges = self.metrics_planned - 1
         share = 1.0 if edges == 0 else ERRORS_SHARE if metric == ERRORS else (1 - ERRORS_SHARE) / edges
-        return 1 / (self.alpha * share)
+        return 1 / (self.alpha * share * (1 - OWN_SHARE if self.own else 1))
 
     @property
     def promote_at(self) -> float:
@@ -113,14 +119,22 @@ class Rule:
         return 2 / self.beta
 
     def bad_ratio_of(self, metric: str) -> float:
-        return self.bad_ratio if metric == ERRORS else self.bad_ratio_latency
+        own = self.own_named(metric)
+        return own.bad_ratio if own else self.bad_ratio if metric == ERRORS else self.bad_ratio_latency
 
     def budget_of(self, metric: str) -> float:
-        return self.budget if metric == ERRORS else self.budget_latency
+        own = self.own_named(metric)
+        return own.budget if own else self.budget if metric == ERRORS else self.budget_latency
+
+    def own_named(self, metric: str) -> OwnMetric | None:
+        return next((m for m in self.own if m.name == metric), None)
 
     def to_json(self) -> dict[str, Any]:
+        """Without what came later than the format and is at its default, so that an older log says the same as it did."""
         slo = [asdict(o) for o in self.slo]
-        return {**asdict(self), "edges": list(self.edges), "reference": self.reference.value, "slo": slo}
+        data = {**asdict(self), "edges": list(self.edges), "reference": self.reference.value, "slo": slo}
+        later = {"own": [m.to_json() for m in self.own]}
+        return {**{k: v for k, v in data.items() if k not in later}, **{k: v for k, v in later.items() if v}}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Rule:
@@ -128,4 +142,5 @@ class Rule:
         if unknown:
             raise BadRule(f"unknown settings {sorted(unknown)}")
         slo = tuple(Objective(**o) for o in data["slo"])
-        return Rule(**{**data, "edges": tuple(data["edges"]), "reference": Arm(data["reference"]), "slo": slo})
+        own = tuple(map(OwnMetric.from_json, data.get("own", ())))
+        return Rule(**{**data, "own": own, "edges": tuple(data["edges"]), "reference": Arm(data["reference"]), "slo": slo})

@@ -1,4 +1,4 @@
-"""From samples to a Scrape, or BadMetrics. The only file here that knows metric names. Pure.
+"""From samples to a Scrape, or BadMetrics. The only file here that knows our metrics' names. Pure.
 
 What it needs: `evenkeel_requests_total{code}`; what it uses when there: `evenkeel_request_seconds`, `evenkeel_shed_total`,
 `evenkeel_restarts_total{reason}`, `evenkeel_ready`, `evenkeel_state{state}`, `evenkeel_in_flight`.
@@ -10,15 +10,16 @@ infinite one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import inf, isinf
 from typing import TypeVar
 
-from evenkeel.sidecar.rollout import metrics_text
+from evenkeel.sidecar.rollout import metrics_text, own_counters
 from evenkeel.sidecar.rollout.counters import Key, Scrape
 from evenkeel.sidecar.rollout.judge_errors import BadMetrics
 from evenkeel.sidecar.rollout.metrics_text import ParsedSample
+from evenkeel.sidecar.rollout.own_metrics import OwnMetric
 
 NAMES = (
     "evenkeel_requests_total",
@@ -42,15 +43,15 @@ K = TypeVar("K", str, float)
 Series = frozenset[tuple[str, str]]  # the labels of one
 
 
-def from_text(page: str) -> list[ParsedSample]:
+def from_text(page: str, own: Sequence[OwnMetric] = ()) -> list[ParsedSample]:
     """The samples of /metrics that matter here. Raises BadMetrics."""
-    parsed = metrics_text.samples(page, NAMES)
-    if not parsed:
+    parsed = metrics_text.samples(page, {*NAMES, *own_counters.names(own)})
+    if not any(s.name in NAMES for s in parsed):
         raise BadMetrics("there are no evenkeel metrics in it")
     return parsed
 
 
-def build(samples: Iterable[ParsedSample], key: Key, at_s: float, model: str = "") -> Scrape:
+def build(samples: Iterable[ParsedSample], key: Key, at_s: float, model: str = "", own: Sequence[OwnMetric] = ()) -> Scrape:
     """One instance's scrape. Series of several models and versions are added up, or only those of `model`. Raises BadMetrics."""
     codes: dict[str, int] = {}
     restarts: dict[str, int] = {}
@@ -58,9 +59,8 @@ def build(samples: Iterable[ParsedSample], key: Key, at_s: float, model: str = "
     seen: set[tuple[str, Series]] = set()
     shed, ready, state = 0, None, ""
     in_flight: int | None = None
-    for s in samples:
-        if model and s.labels.get("model", model) != model:
-            continue
+    of_model = [s for s in samples if not model or s.labels.get("model", model) == model]
+    for s in of_model:
         _only_once(seen, s)
         if s.name == REQUESTS:
             _add(codes, _code(s), s)
@@ -76,7 +76,8 @@ def build(samples: Iterable[ParsedSample], key: Key, at_s: float, model: str = "
             in_flight = (in_flight or 0) + _count(s)
         elif s.name == STATE and _count(s) and (named := s.labels.get("state", "").upper()) in TOLD_FIRST:
             state = min(state or "CLOSED", named, key=TOLD_FIRST.index)
-    return Scrape(key, at_s, codes, _cumulative(histograms.values()), restarts, shed, ready, state, in_flight=in_flight)
+    return Scrape(key, at_s, codes, _cumulative(histograms.values()), restarts, shed, ready, state, in_flight=in_flight,
+                  own=own_counters.count(own, of_model))  # fmt: skip
 
 
 def _only_once(seen: set[tuple[str, Series]], s: ParsedSample) -> None:

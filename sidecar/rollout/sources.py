@@ -16,11 +16,12 @@ from math import isfinite
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
-from evenkeel.sidecar.rollout import scrape
+from evenkeel.sidecar.rollout import own_counters, scrape
 from evenkeel.sidecar.rollout.counters import Key, Scrape
 from evenkeel.sidecar.rollout.fetch import BODY_BYTES_MAX, Unreachable, checked, fetch, shown
 from evenkeel.sidecar.rollout.judge_errors import BadMetrics, CannotJudge
 from evenkeel.sidecar.rollout.metrics_text import ParsedSample
+from evenkeel.sidecar.rollout.own_metrics import OwnMetric
 from evenkeel.sidecar.rollout.rule import Arm
 
 METRICS_BYTES_MAX = 1 << 20  # of an instance's /metrics, which has 32 kB at most
@@ -70,6 +71,7 @@ class Direct:
     timeout_s: float
     model: str = ""
     bytes_max: int = METRICS_BYTES_MAX
+    own: tuple[OwnMetric, ...] = ()
 
     def look(self, now_s: float) -> Round:
         began_s = time.monotonic()
@@ -97,7 +99,7 @@ class Direct:
         if not _reading.acquire(timeout=max(0.0, until_s - time.monotonic())):
             raise BadMetrics("the texts of others took all the time there was")
         try:
-            return scrape.build(scrape.from_text(page), key, at_s, self.model)
+            return scrape.build(scrape.from_text(page, self.own), key, at_s, self.model, self.own)
         finally:
             _reading.release()
 
@@ -131,6 +133,7 @@ class Prometheus:
     timeout_s: float
     instance_label: str = "instance"
     model: str = ""
+    own: tuple[OwnMetric, ...] = ()
     _seen_s: dict[Key, float] = field(default_factory=dict)
     _zero_s: float | None = None  # added to a sample's own time it gives the rollout's time
 
@@ -152,7 +155,8 @@ class Prometheus:
     def _queries(self, arm: Arm) -> tuple[str, str]:
         """For the counters, and for the times of the instances' own samples."""
         selector = self.selectors[arm]
-        return f"{{__name__=~{json.dumps('|'.join(scrape.NAMES))},{selector}}}", f"timestamp({scrape.READY}{{{selector}}})"
+        names = "|".join(sorted({*scrape.NAMES, *own_counters.names(self.own)}))
+        return f"{{__name__=~{json.dumps(names)},{selector}}}", f"timestamp({scrape.READY}{{{selector}}})"
 
     def _take(
         self, arm: Arm, samples: Sequence[ParsedSample], times: Sequence[ParsedSample], now_s: float,
@@ -172,7 +176,7 @@ class Prometheus:
             if self._zero_s is None:
                 self._zero_s = now_s - at_s
             try:
-                scrapes.append(scrape.build(of[key], key, round(at_s + self._zero_s, SCRAPE_DIGITS), self.model))
+                scrapes.append(scrape.build(of[key], key, round(at_s + self._zero_s, SCRAPE_DIGITS), self.model, self.own))
             except BadMetrics as e:
                 missing[key] = f"{key}: {e.message}"
                 unread.add(key)

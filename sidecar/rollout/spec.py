@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any
 
-from evenkeel.sidecar.rollout import slo_text
+from evenkeel.sidecar.rollout import own_metrics, slo_text
 from evenkeel.sidecar.rollout.judge_errors import BadRule
+from evenkeel.sidecar.rollout.own_metrics import OwnMetric
 from evenkeel.sidecar.rollout.rule import EDGES_MAX, Arm, Rule
 
 UNCHECKED = "unchecked"  # a split that nobody knows
@@ -51,6 +52,7 @@ class RolloutSpec:
     edge: tuple[float, ...] = ()
     objective_s: float = 0.0
     slo: str = ""  # errors=1%,p99=300ms
+    metric: tuple[str, ...] = ()  # the user's own, as own_metrics.py reads them
     initial_delay_s: float = 0.0
     no_latency: bool = False
     at_end: str = "hold"
@@ -77,12 +79,18 @@ class RolloutSpec:
             slo=slo_text.read(self.slo),
             initial_delay_s=self.initial_delay_s,
             mix_checked=self.split_checked,
+            own=self.own,
         )
 
     def arms(self) -> dict[Arm, tuple[str, ...]]:
         """The names of each arm that has any."""
         by_arm = {Arm.PRODUCTION: self.production, Arm.BASELINE: self.baseline, Arm.CANDIDATE: self.candidate}
         return {arm: names for arm, names in by_arm.items() if names}
+
+    @property
+    def own(self) -> tuple[OwnMetric, ...]:
+        """Raises BadRule."""
+        return own_metrics.read(self.metric)
 
     @property
     def timeout_s(self) -> float:
@@ -127,6 +135,7 @@ def check_numbers(order: RolloutSpec) -> None:
     for name in NUMBERS:
         READERS[name](name, getattr(order, name))
     READERS["edge"]("edge", list(order.edge))
+    READERS["metric"]("metric", list(order.metric))
     if order.margin is not None:
         READERS["margin"]("margin", order.margin)
 
@@ -233,6 +242,13 @@ def _slo(name: str, value: object) -> str:
     return value
 
 
+def _metric(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise BadRule(f"{name}: expected a list of texts such as refunds=shop_refunds_total/shop_orders_total")
+    own_metrics.read(value)
+    return tuple(value)
+
+
 def _one_of(*words: str) -> Reader:
     def read(name: str, value: object) -> str:
         if value not in words:
@@ -248,7 +264,7 @@ READERS: dict[str, Reader] = {
     "max_minutes": _number(0.01, MINUTES_MAX), "ready_minutes": _number(0.01, MINUTES_MAX),
     "min_requests": _whole(0, 10**9), "budget": _number(0, 1),
     "latency_budget": _number(0, 1), "margin": _number(1, 1000), "bad_ratio": _number(1, 1000),
-    "slo": _slo, "initial_delay_s": _number(0, SECONDS_MAX),
+    "slo": _slo, "metric": _metric, "initial_delay_s": _number(0, SECONDS_MAX),
     "edge": _numbers(EDGES_MAX, 1e-6, SECONDS_MAX), "objective_s": _number(0, SECONDS_MAX), "no_latency": _flag,
     "at_end": _one_of("hold", "rollback"),
 }  # fmt: skip

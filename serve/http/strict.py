@@ -32,7 +32,9 @@ HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")
 ABSOLUTE = re.compile(rb"(?i:https?)://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?(/[^?]*)?(?:\?(.*))?")
 PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
 LENGTH_DIGITS_MAX = 19
-SINGLE = (b"host", b"content-length", b"transfer-encoding", b"content-type")  # at most one line of each
+LENGTH = b"content-length"
+SINGLE = (b"host", LENGTH, b"transfer-encoding", b"content-type")  # at most one line of each
+READ_BY_STRICT = frozenset({*SINGLE, b"connection", b"expect"})  # what other headers say changes nothing here
 
 TLS = "these are the first bytes of TLS, and this port speaks plain HTTP: use http://, or let a proxy end TLS"
 PROXY = "this is a header of the PROXY protocol, which is not read here: switch it off in the load balancer"

@@ -72,7 +72,7 @@ def head(content_type: str = "application/json", accept: str = "", **headers: st
     pairs = [(b"content-type", content_type.encode()), (b"content-length", b"1")]
     pairs += [(b"accept", accept.encode())] if accept else []
     pairs += [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
-    return build(Route.INVOKE, b"POST", dict(pairs), 1, True, None)
+    return build(Route.INVOKE, b"POST", dict(pairs), True, None)
 
 
 class EnginePlace:
@@ -180,13 +180,13 @@ class FrontBench:
         os.close(self.front.slot_writer.arena.fd)
         self.front = self.loop.run_until_complete(self._make())
 
-    def ask(self, body: bytes, the_head: Head | None = None) -> Caller:
-        caller, _ = self.begin(body, the_head)
+    def ask(self, body: bytes, the_head: Head | None = None, head_bytes: bytes = b"") -> Caller:
+        caller, _ = self.begin(body, the_head, head_bytes)
         return caller
 
-    def begin(self, body: bytes, the_head: Head | None = None) -> tuple[Caller, Invocation]:
+    def begin(self, body: bytes, the_head: Head | None = None, head_bytes: bytes = b"") -> tuple[Caller, Invocation]:
         caller = Caller()
-        invocation = Invocation(caller, the_head or head())
+        invocation = Invocation(caller, the_head or head(), head_bytes)
         self.begin_alone(invocation, body)
         return caller, invocation
 

@@ -42,10 +42,10 @@ class Bodies:
             invocation.skipped += size
             return
         if invocation.body is None:
-            if size == invocation.head.length:
+            if size == invocation.length:
                 invocation.single_piece = piece
                 return
-            invocation.body = room(invocation.head.length or 0)
+            invocation.body = room(invocation.length or 0)
         invocation.body[invocation.received : invocation.received + size] = piece
         self._count(invocation, size)
 
@@ -86,7 +86,7 @@ class Bodies:
             self._count(invocation, size)
         except EvenkeelError as e:  # not by its length, which was looked at before
             self._connection.refuse(e)
-        if self._reader is None or invocation.received != invocation.head.length:
+        if self._reader is None or invocation.received != invocation.length:
             return False
         self._stop_reader()
         return True

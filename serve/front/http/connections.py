@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from evenkeel.serve.contract import logline
 from evenkeel.serve.contract.status_page import Front, StatusBlock, StatusPage
 from evenkeel.serve.errors import TooManyArriving, TooManyConnections
+from evenkeel.serve.front.http.head_shapes import HeadShapes
 from evenkeel.serve.front.http.idle import IdleConnections
-from evenkeel.serve.front.http.request_head import Heads
 from evenkeel.serve.front.request.invocations import Invocations
 from evenkeel.serve.front.routing.router import AWAY_S
 from evenkeel.serve.settings import Limits
@@ -38,7 +38,7 @@ class Connections:
     ) -> None:
         self.page, self.block, self.invocations, self.limits = page, block, invocations, limits
         self.default_accept = default_accept
-        self.heads = Heads()
+        self.shapes = HeadShapes()
         self.open: set[ClientConnection] = set()
         self._idle: IdleConnections[ClientConnection] = IdleConnections()
         self._stopping = False

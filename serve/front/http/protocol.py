@@ -66,12 +66,13 @@ class FrontProtocol(WholeRequests):
             self.request.keep_alive = head.keep_alive and not self._leaving
             return
         keep_alive, accept = head.keep_alive and not self._leaving, self.connections.default_accept
-        hot_head = build(route, head.method, head.values, head.length, keep_alive, accept, head.expects_continue)
-        self.request = invocation = Invocation(self, hot_head)
+        hot_head = build(route, head.method, head.values, keep_alive, accept)
+        self.request = invocation = Invocation(self, hot_head, raw)
+        invocation.length = head.length
         invocation.delimited = head.version == "1.1"
         invocation.refused = refused or self.bodies.too_large(head.length or 0)
-        if invocation.refused is None:
-            self.connections.heads.remember(raw, hot_head)
+        if invocation.refused is None and keep_alive:
+            self._shape = self.connections.shapes.note(raw, head, hot_head)
 
     def take_body(self, piece: bytes) -> None:
         if isinstance(self.request, Invocation):
@@ -198,9 +199,9 @@ class FrontProtocol(WholeRequests):
 
     def cut_short(self) -> str:
         request = self.request
-        if self.state is ConnectionState.HEAD or not isinstance(request, Invocation) or request.head.length is None:
+        if self.state is ConnectionState.HEAD or not isinstance(request, Invocation) or request.length is None:
             return super().cut_short()
-        return f"the body ended after {request.received} of the {request.head.length} bytes that Content-Length announced"
+        return f"the body ended after {request.received} of the {request.length} bytes that Content-Length announced"
 
     def eof_received(self) -> bool:
         self.silence.heard_s = _monotonic()

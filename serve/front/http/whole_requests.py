@@ -1,7 +1,8 @@
-"""The hot half of a connection: a request that comes whole, under a head that was read before, and an answer of 200.
+"""The hot half of a connection: a request that comes whole, under a head of a shape that is known, and an answer of 200.
 
-Most requests are no more than this: their bytes are compared with those of the last one, or looked up among the heads that this
-worker knows, and their answer is one write. Whatever comes otherwise goes to the shared connection; see protocol.py.
+Most requests are no more than this: their bytes are compared with those of the last one, or their head matches the pattern of
+the last one's shape (head_shapes.py), and their answer is one write. Whatever comes otherwise goes to the shared connection; see
+protocol.py.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from evenkeel.serve.front.http.answering import Answering
-from evenkeel.serve.front.http.request_head import HEAD_BYTES_REMEMBERED, Route, Usual, build
+from evenkeel.serve.front.http.head_shapes import SHAPED_BYTES_MAX
+from evenkeel.serve.front.http.request_head import NO_HEAD, Route
 from evenkeel.serve.front.http.silence import JUST_NOW
 from evenkeel.serve.front.request.invocation import Invocation
 from evenkeel.serve.http.connection_state import ConnectionState, step
@@ -23,28 +25,28 @@ LENGTHS = tuple(b"%d\r\n\r\n" % i for i in range(4096))  # the end of a small an
 # The steps of the table that are made here, looked up once: the state is set without asking again.
 ANSWERING = step(ConnectionState.IDLE, ConnectionState.ANSWERING)
 IDLE = step(ConnectionState.ANSWERING, ConnectionState.IDLE)
-NO_USUAL = Usual(b"", -1, build(Route.NOWHERE, b"", {}, 0, False, None))
 _monotonic = time.monotonic
 
 
 class WholeRequests(Answering):
-    """Compares, looks up, answers. `_usual`: what the last request of this connection began with."""
+    """Compares, matches, answers. `_usual` and `_usual_head`: how the last request of this connection began, as bytes and read;
+    `_usual_bytes`: how long it was."""
 
     def __init__(self, connections: Connections, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.connections = connections
         self._row_batcher = connections.invocations.row_batcher
-        self._head_of = connections.heads.get
-        self._usual = NO_USUAL
+        self._shape = connections.shapes.latest
+        self._usual, self._usual_bytes, self._usual_head = b"", -1, NO_HEAD
         self._leaving = connections.leaving  # the next answer is the last
 
     def data_received(self, data: bytes) -> None:
-        usual = self._usual
         if self.state is IDLE:
-            if len(data) == usual.length and data.startswith(usual.raw):
+            usual = self._usual
+            if len(data) == self._usual_bytes and data.startswith(usual):
                 self.state = ANSWERING
-                self.request = invocation = Invocation(self, usual.head)
-                self._row_batcher.arrive(invocation, data[len(usual.raw) :])
+                self.request = invocation = Invocation(self, self._usual_head, usual)
+                self._row_batcher.arrive(invocation, data[len(usual) :])
                 return
             if not self._leaving and self._is_known(data):
                 return
@@ -53,15 +55,24 @@ class WholeRequests(Answering):
         super().data_received(data)
 
     def _is_known(self, data: bytes) -> bool:
-        """Whether this is one whole request with a remembered head; then it is on its way."""
-        end = data.find(b"\r\n\r\n", 0, HEAD_BYTES_REMEMBERED) + 4
-        head = self._head_of(data[:end])
-        if head is None or len(data) != end + head.length:  # type: ignore[operator]  # only heads with a length are remembered
+        """Whether this is one whole request with a head of a known shape; then it is on its way."""
+        shape = self._shape
+        match = shape.match(data, 0, SHAPED_BYTES_MAX)
+        if match is None:
+            other = self.connections.shapes.find(data)
+            if other is None:
+                return False
+            self._shape = shape = other
+            match = shape.match(data, 0, SHAPED_BYTES_MAX)
+            assert match is not None, "it was just found"
+        end, size = match.end(), int(match[1] or 0)
+        if len(data) != end + size or size > self.connections.limits.body_bytes_max:
             return False
+        raw, head = match[0], shape.head
         self.state = ANSWERING
-        self.request = invocation = Invocation(self, head)
+        self.request = invocation = Invocation(self, head, raw)
         if head.route is Route.INVOKE:
-            self._usual = Usual(data[:end], len(data), head)
+            self._usual, self._usual_bytes, self._usual_head = raw, len(data), head
             self._row_batcher.arrive(invocation, data[end:])
         else:
             self.answer_ping(invocation)
@@ -87,4 +98,4 @@ class WholeRequests(Answering):
 
     def answer_is_last(self) -> None:
         self._leaving = True
-        self._usual = NO_USUAL
+        self._usual_bytes = -1  # of no request

@@ -62,6 +62,7 @@ class Invocation:
     refused: EvenkeelError | None = None  # why it will not be served, known from its head
     single_piece = b""  # the body, where it came in one piece; else it grows in `body`
     body: bytearray | memoryview | None = None
+    length: int | None = 0  # of the body, where it came in parts; None: chunked
     received = 0  # bytes of `body` that have come
     skipped = 0  # bytes of the body of a refused request, which are thrown away
 
@@ -85,9 +86,10 @@ class Invocation:
     left = False  # the caller is gone and the rows count no more, though an engine has them still
     delimited = True  # HTTP/1.1, so that chunks can end an answer; else only the end of the connection can
 
-    def __init__(self, caller: Caller, head: Head) -> None:
+    def __init__(self, caller: Caller, head: Head, head_bytes: bytes = b"") -> None:
         self.caller = caller
         self.head = head
+        self.head_bytes = head_bytes  # as they came, for what only handlers and logs ask
         self.keep_alive = head.keep_alive
 
 

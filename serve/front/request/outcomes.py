@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.status_page import Front, time_bucket
 from evenkeel.serve.errors import FAMILIES, NUMBER, EvenkeelError, OutOfMemory
+from evenkeel.serve.front.http.request_head import request_id
 from evenkeel.serve.front.request.answer_streams import AnswerStreams
 from evenkeel.serve.front.request.handler_answer import raw_answer
 from evenkeel.serve.front.request.invocation import model_of
@@ -140,7 +141,7 @@ class Outcomes:
         self.count_error(error, model_of(invocation))
         if error.status >= 500 and error.code not in UNLOGGED:
             log("request_failed", error.message, code=error.code,
-                request_id=invocation.request_id or invocation.head.request_id)  # fmt: skip
+                request_id=invocation.request_id or request_id(invocation.head_bytes))  # fmt: skip
         invocation.caller = None
         caller.answer_error(invocation, error)
 

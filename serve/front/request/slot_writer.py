@@ -12,7 +12,7 @@ import orjson
 
 from evenkeel.serve.codec import Body, Decoded
 from evenkeel.serve.errors import BodyTooLarge, TooManyBytes
-from evenkeel.serve.front.http.request_head import new_request_id
+from evenkeel.serve.front.http.request_head import ID, new_request_id, platform_headers
 from evenkeel.serve.settings import Limits
 from evenkeel.serve.transport.arena import Arena
 from evenkeel.serve.transport.layout import aligned
@@ -53,14 +53,14 @@ class SlotWriter:
 
     def take_raw(self, invocation: Invocation, body: Body, reads_headers: bool) -> None:
         """The user's handler decodes: the body goes as it came, behind what the handler may ask about it."""
-        head = invocation.head
-        formats = head.formats
+        formats = invocation.head.formats
         if formats.encoded and formats.wrong is not None:
             raise formats.wrong
-        invocation.request_id = request_id = head.request_id or new_request_id()
+        headers = platform_headers(invocation.head_bytes)
+        invocation.request_id = request_id = headers.get(ID, "") or new_request_id()
         meta = orjson.dumps({
             "content_type": formats.content_type, "accept": formats.accept,
-            "headers": head.headers if reads_headers else {},
+            "headers": headers if reads_headers else {},
             "request_id": request_id,
         })  # fmt: skip
         size = 4 + len(meta) + len(body)

@@ -1,20 +1,30 @@
-"""What a head says, and which heads may be remembered under their bytes."""
+"""What a head says, and what of it is remembered."""
 
 from __future__ import annotations
 
 import pytest
 
-from evenkeel.serve.front.http.request_head import FORMATS_MAX, HEADS_MAX, Head, Heads, Route, build, formats_of, new_request_id
+from evenkeel.serve.front.http.request_head import (
+    FORMATS_MAX,
+    Head,
+    Route,
+    build,
+    formats_of,
+    new_request_id,
+    platform_headers,
+    request_id,
+)
 from evenkeel.serve.http.strict import read_head
 
-Pairs = list[tuple[bytes, bytes]]
 
-
-def made(*headers: tuple[str, str], method: str = "POST", keep_alive: bool = True, default: str | None = None,
-         route: Route = Route.INVOKE) -> Head:  # fmt: skip
+def raw(*headers: tuple[str, str], method: str = "POST") -> bytes:
     lines = [f"{method} / HTTP/1.1", "Host: a", *(f"{name}: {value}" for name, value in headers)]
-    read = read_head(("\r\n".join(lines) + "\r\n\r\n").encode(), 100)
-    return build(route, read.method, read.values, read.length, keep_alive, default, read.expects_continue)
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def made(*headers: tuple[str, str], method: str = "POST", default: str | None = None, route: Route = Route.INVOKE) -> Head:
+    read = read_head(raw(*headers, method=method), 100)
+    return build(route, read.method, read.values, True, default)
 
 
 def code(head: Head) -> str:
@@ -66,69 +76,29 @@ def test_a_ping_needs_no_codecs() -> None:
     assert code(made(("accept", "image/png"), method="GET", route=Route.PING)) == "ok"
 
 
-def test_the_length_is_unknown_only_when_the_body_is_chunked() -> None:
-    assert made(("content-length", "17")).length == 17
-    assert made().length == 0
-    assert made(("transfer-encoding", "chunked")).length is None
+def test_the_platforms_headers_are_found_as_they_came_and_others_are_not() -> None:
+    ids = (("X-Amzn-SageMaker-Inference-Id", " abc\t"), ("x-amzn-sagemaker-session-id", "s: x-amzn-sagemaker-no"))
+    found = raw(("Authorization", "secret"), ("Y-x-amzn-sagemaker-y", "no"), *ids, ("x-amzn-sagemaker-none", ""))
+    assert platform_headers(found) == {
+        "x-amzn-sagemaker-inference-id": "abc", "x-amzn-sagemaker-session-id": "s: x-amzn-sagemaker-no",
+        "x-amzn-sagemaker-none": "",
+    }  # fmt: skip
+    assert request_id(found) == "abc" and request_id(raw()) == ""
 
 
-def test_the_platforms_headers_are_kept_and_others_are_not() -> None:
-    head = made(("x-amzn-sagemaker-inference-id", "abc"), ("x-amzn-sagemaker-session-id", "s"), ("authorization", "secret"))
-    assert head.request_id == "abc"
-    assert head.headers == {"x-amzn-sagemaker-inference-id": "abc", "x-amzn-sagemaker-session-id": "s"}
+def test_of_a_platforms_header_that_comes_twice_the_last_counts_as_for_the_strict_reader() -> None:
+    found = raw(("x-amzn-sagemaker-a", "1"), ("X-Amzn-SageMaker-A", "2"))
+    assert platform_headers(found)["x-amzn-sagemaker-a"] == "2" == read_head(found, 100).values[b"x-amzn-sagemaker-a"].decode()
 
 
 def test_a_header_that_is_not_ascii_breaks_nothing() -> None:
-    head = build(Route.INVOKE, b"POST", {b"content-type": b"text/\xff", b"x-amzn-sagemaker-a": b"\xe9"}, 0, True, None)
-    assert code(head) == "unsupported_media_type" and head.headers == {"x-amzn-sagemaker-a": "é"}
+    head = build(Route.INVOKE, b"POST", {b"content-type": b"text/\xff"}, True, None)
+    assert code(head) == "unsupported_media_type"
+    assert platform_headers(raw(("x-amzn-sagemaker-a", "é"))) == {"x-amzn-sagemaker-a": "é"}
 
 
 def test_request_ids_of_our_own_are_unique() -> None:
     assert len({new_request_id() for _ in range(100)}) == 100
-
-
-# ---- remembered heads ---------------------------------------------------------------------------------------------------
-
-RAW = b"POST /invocations HTTP/1.1\r\ncontent-type: text/csv\r\ncontent-length: 3\r\n\r\n"
-PLAIN = (("content-type", "text/csv"), ("content-length", "3"))
-
-
-def test_a_plain_head_is_found_again_under_its_bytes() -> None:
-    heads, head = Heads(), made(*PLAIN)
-    heads.remember(RAW, head)
-    assert heads.get(RAW) is head
-    assert heads.get(RAW.replace(b"3", b"4")) is None
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        made(*PLAIN, keep_alive=False),
-        made(("transfer-encoding", "chunked"), ("content-type", "text/csv")),
-        made(*PLAIN, ("expect", "100-Continue")),
-    ],
-)
-def test_a_head_after_which_the_connection_does_not_go_on_as_before_is_not_remembered(head: Head) -> None:
-    heads = Heads()
-    heads.remember(RAW, head)
-    assert heads.get(RAW) is None
-
-
-def test_the_memory_of_heads_is_bounded() -> None:
-    heads, head = Heads(), made(*PLAIN)
-    for i in range(3 * HEADS_MAX):
-        heads.remember(RAW.replace(b"csv", b"csv%d" % i), head)
-    assert len(heads._by_bytes) <= HEADS_MAX
-    heads.remember(RAW, head)
-    assert heads.get(RAW) is head
-
-
-def test_when_the_memory_is_full_one_head_makes_room_and_not_all() -> None:
-    heads, head = Heads(), made(*PLAIN)
-    raws = [RAW.replace(b"csv", b"csv%d" % i) for i in range(HEADS_MAX + 1)]
-    for raw in raws:
-        heads.remember(raw, head)
-    assert heads.get(raws[0]) is None and all(heads.get(raw) is head for raw in raws[1:])
 
 
 # ---- remembered formats -------------------------------------------------------------------------------------------------
@@ -136,7 +106,7 @@ def test_when_the_memory_is_full_one_head_makes_room_and_not_all() -> None:
 
 def test_ids_and_lengths_of_their_own_share_their_formats() -> None:
     one, other = (made(("content-type", "text/csv"), ("x-amzn-trace-id", i), ("content-length", i)) for i in "12")
-    assert one.formats is other.formats and (one.length, other.length) == (1, 2)
+    assert one.formats is other.formats and one == other
 
 
 def test_whatever_formats_depend_on_makes_others() -> None:

@@ -394,7 +394,7 @@ def test_a_handler_gets_the_body_as_it_came_and_its_reply_goes_out_as_it_is() ->
         return [RawReply(r.content_type.encode() + b"|" + r.body, "x/y", "a\r\nb: c") for r in requests]
 
     with FrontBench(lambda: raw_replica(handle)) as bench:
-        caller = bench.ask(b"\x00\x01", head("image/png", x_amzn_sagemaker_custom_attributes="q"))
+        caller = bench.ask(b"\x00\x01", head("image/png"))
         long = bench.ask(b"z" * 100_000, head("text/plain"))
         bench.settle()
         assert caller.body == b"image/png|\x00\x01"

@@ -108,7 +108,7 @@ RAW = np.tile(np.array([1.5, 2.5], np.float32), (ROWS, 1)).tobytes()
 
 def wide() -> Head:
     headers = [(b"content-type", b"application/octet-stream"), (b"accept", b"application/json")]
-    return build(Route.INVOKE, b"POST", dict(headers), 1, True, None)
+    return build(Route.INVOKE, b"POST", dict(headers), True, None)
 
 
 def test_a_large_answer_is_encoded_in_the_thread_and_its_slot_is_free_then(bench: FrontBench) -> None:

@@ -123,9 +123,9 @@ def handler_dies_of(word: bytes) -> Any:
 
 def test_of_a_handlers_request_what_a_client_sends_again_counts_and_not_its_id() -> None:
     with FrontBench(handler_dies_of(b"boom")) as bench:
-        bench.ask(b"boom", head("text/plain", x_amzn_sagemaker_inference_id="1"))
+        bench.ask(b"boom", head("text/plain"), b"\r\nX-Amzn-SageMaker-Inference-Id: 1\r\n")
         assert live_through(bench) == 2
-        assert bench.ask(b"boom", head("text/plain", x_amzn_sagemaker_inference_id="2")).code == "poisoned_request"
+        assert bench.ask(b"boom", head("text/plain"), b"\r\nX-Amzn-SageMaker-Inference-Id: 2\r\n").code == "poisoned_request"
         other = bench.ask(b"boomer", head("text/plain"))
         bench.settle()
         assert other.code == "ok"

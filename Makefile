@@ -53,8 +53,8 @@ test-slow: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m slow --numprocesses $(or $(WORKERS),3) $(ARGS)
 
 check: $(VENV)/.dev
-	@$(BIN)/ruff format --check container serve sidecar tests benchmarks model_artifacts
-	@$(BIN)/ruff check container serve sidecar tests benchmarks model_artifacts
+	@$(BIN)/ruff format --check container endpoint serve sidecar tests benchmarks model_artifacts
+	@$(BIN)/ruff check container endpoint serve sidecar tests benchmarks model_artifacts
 	@$(BIN)/mypy
 	@$(BIN)/vulture
 	@! command -v shellcheck >/dev/null || shellcheck $(SCRIPTS)

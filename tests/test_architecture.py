@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PRODUCT = ("container", "serve", "sidecar")
+PRODUCT = ("container", "endpoint", "serve", "sidecar")
 PACKAGE = "evenkeel"  # its own module holds the version and nothing else
 
 # part -> what it may import of ours, beside itself. The longest name that fits a module is its part.
@@ -28,6 +28,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "evenkeel.serve.contract",
         "evenkeel.sidecar.settings",
     ),
+    "evenkeel.endpoint.wire": (),
+    "evenkeel.endpoint": ("evenkeel.endpoint.wire",),
     "evenkeel.sidecar.rollout": ("evenkeel.serve.errors",),
     "evenkeel.sidecar": ("evenkeel.serve.contract", "evenkeel.serve.errors", "evenkeel.serve.exposition", "evenkeel.serve.http"),
     "evenkeel.serve.settings": ("evenkeel.serve.errors", "evenkeel.serve.contract"),
@@ -117,7 +119,7 @@ def part_of(module: str) -> str | None:
 
 
 def ours(module: str) -> bool:
-    return module.partition(".")[0] in ("evenkeel", *PRODUCT, "tests", "benchmarks", "model_artifacts", "endpoint")
+    return module.partition(".")[0] in ("evenkeel", *PRODUCT, "tests", "benchmarks", "model_artifacts")
 
 
 def test_every_module_belongs_to_a_part() -> None:
@@ -316,6 +318,22 @@ def test_the_command_line_knows_its_command_before_it_loads_one() -> None:
         )
         == "[]"
     )
+
+
+def test_nothing_that_runs_in_a_container_imports_the_endpoint() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in files("container", "serve", "sidecar") for name, line in imports(path) if is_in(name, "evenkeel.endpoint")
+    ]  # fmt: skip
+    assert wrong == []
+
+
+def test_the_endpoint_reads_aws_models_without_importing_the_sdk() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in files("endpoint") for name, line in imports(path) if name.partition(".")[0] in ("boto3", "botocore")
+    ]  # fmt: skip
+    assert wrong == []
 
 
 def test_the_contract_costs_nothing_to_import() -> None:

@@ -50,7 +50,7 @@ def test_every_module_of_ours_has_one_name(cwd: Path) -> None:
 
 
 def test_no_test_loads_a_module_of_ours_under_another_name() -> None:
-    assert {"serve", "container", "sidecar"}.isdisjoint(sys.modules)
+    assert {"serve", "container", "sidecar", "endpoint"}.isdisjoint(sys.modules)
 
 
 def test_it_says_which_version_it_is() -> None:
@@ -63,7 +63,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The command of a wheel in an environment of its own, which has what we depend on from ours."""
     made = tmp_path_factory.mktemp("wheel")
     source = made / "source"
-    for name in ("src", "container", "serve", "sidecar"):
+    for name in ("src", "container", "endpoint", "serve", "sidecar"):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, source / name)
@@ -85,7 +85,11 @@ def test_a_wheel_holds_everything_once_and_nothing_else(installed: Path) -> None
     [wheel] = installed.parents[2].glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.partition("/")[0] for n in names} == {"evenkeel", f"evenkeel-{evenkeel.__version__}.dist-info"}
-    ours = {f"evenkeel/{p.relative_to(ROOT)}" for part in ("container", "serve", "sidecar") for p in (ROOT / part).rglob("*.py")}
+    ours = {
+        f"evenkeel/{p.relative_to(ROOT)}"
+        for part in ("container", "endpoint", "serve", "sidecar")
+        for p in (ROOT / part).rglob("*.py")
+    }
     assert ours | {"evenkeel/py.typed", "evenkeel/__init__.py", "evenkeel/sidecar/page.html"} <= set(names)
 
 

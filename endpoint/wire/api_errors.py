@@ -1,0 +1,135 @@
+"""What is answered when a call cannot be done: AWS's codes and words, each with where they are known from.
+
+`confidence` is D (documented by AWS), C (read in public code), O (observed by others in public) or "ours" (no public source says
+it, so these are our own words). Templates are filled by `fail`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+OPERATOR = "aws/amazon-sagemaker-operator-for-k8s, constants of clientwrapper"
+API = "botocore's model of the service"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownError:
+    code: str
+    status: int
+    template: str
+    source: str
+    confidence: str
+
+
+class ApiError(Exception):
+    """An answer that is an error. `members` are what its shape has beside the message."""
+
+    def __init__(self, code: str, status: int, message: str, members: Mapping[str, object] | None = None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code, self.status, self.message = code, status, message
+        self.members = dict(members or {})
+
+
+def fail(known: KnownError, /, **values: object) -> ApiError:
+    """To be raised."""
+    return ApiError(known.code, known.status, known.template.format(**values))
+
+
+# ---- any call ----------------------------------------------------------------------------------------------------------
+
+NOT_SUPPORTED = KnownError(
+    "NotSupportedByEvenkeel", 501,
+    "{what} is not supported by evenkeel's endpoint on this machine, and nothing was sent to AWS. Supported: {supported}",
+    "none", "ours",
+)  # fmt: skip
+MALFORMED = KnownError("SerializationException", 400, "{what}", "botocore's retry rules and public traces name the code", "O")
+PART_NOT_SUPPORTED = KnownError(
+    "ValidationException", 400, "evenkeel's endpoint on this machine does not support {what} yet.{hint}", "none", "ours"
+)
+INTERNAL = KnownError(
+    "InternalFailure", 500, "a fault of evenkeel's endpoint itself: {what}. Its log has the traceback.", "none", "ours"
+)
+NOT_LOOPBACK = KnownError(
+    "AccessDeniedException", 403,
+    "the Host header names {host}, and this API answers only to names of this machine (a page in a browser could send this)",
+    "none", "ours",
+)  # fmt: skip
+
+# ---- models, configs, endpoints ----------------------------------------------------------------------------------------
+
+NO_MODEL = KnownError("ValidationException", 400, 'Could not find model "{arn}".', OPERATOR, "O")
+NO_CONFIG = KnownError(
+    "ValidationException", 400, 'Could not find endpoint configuration "{arn}".', "terraform-provider-aws #40048", "O"
+)
+NO_ENDPOINT = KnownError("ValidationException", 400, 'Could not find endpoint "{arn}".', OPERATOR, "O")
+MODEL_EXISTS = KnownError("ValidationException", 400, 'Cannot create already existing model "{arn}".', OPERATOR, "O")
+CONFIG_EXISTS = KnownError(
+    "ValidationException", 400, 'Cannot create already existing endpoint configuration "{arn}".', OPERATOR, "O"
+)
+ENDPOINT_EXISTS = KnownError("ValidationException", 400, 'Cannot create already existing endpoint "{arn}".', OPERATOR, "O")
+IN_PROGRESS = KnownError("ValidationException", 400, 'Cannot update in-progress endpoint "{arn}".', OPERATOR, "O")
+FAILED_ENDPOINT = KnownError(
+    "ValidationException", 400, 'Cannot update endpoint "{arn}": it has failed, and can only be deleted.',
+    "DescribeEndpoint: a Failed endpoint can only be deleted; the words are ours", "ours",
+)  # fmt: skip
+OTHER_VARIANTS = KnownError(
+    "ValidationException", 400,
+    'Endpoint configuration "{config}" has the variants {new}, and the endpoint has {old}: with a DeploymentConfig the '
+    "names must be the same.",
+    "deployment guardrails, exclusions; the words are ours", "ours",
+)  # fmt: skip
+NO_VARIANT = KnownError(
+    "ValidationException", 400, 'The endpoint "{endpoint}" has no variant {variant}: it has {variants}.', "none", "ours"
+)
+NO_MODEL_DATA = KnownError(
+    "ValidationException", 400, "Could not find model data at {url}.", "aws/sagemaker-python-sdk issues, several", "O"
+)
+BAD_IMAGE = KnownError(
+    "ValidationException", 400,
+    "The image {image} cannot be run: this endpoint runs process trees, so Image is `evenkeel` with model data, or the absolute "
+    "path of a model folder.",
+    "none", "ours",
+)  # fmt: skip
+LIMIT = KnownError(
+    "ResourceLimitExceeded", 400,
+    "The account-level service limit '{what}' is {limit} Instances, with current utilization of {used} Instances and a request "
+    "delta of {delta} Instances. Please contact AWS support to request an increase for this limit.",
+    "aws/amazon-sagemaker-examples #307", "O",
+)  # fmt: skip
+
+# ---- the registry and tags ---------------------------------------------------------------------------------------------
+
+NO_PACKAGE_GROUP = KnownError(
+    "ValidationException", 400, "Model Package Group {arn} does not exist.", "aws/sagemaker-python-sdk issues", "O"
+)
+NO_PACKAGE = KnownError("ValidationException", 400, "Model Package {arn} does not exist.", "aws/sagemaker-python-sdk issues", "O")
+PACKAGE_GROUP_EXISTS = KnownError(
+    "ValidationException", 400, "Model Package Group already exists: {arn}", "aws/sagemaker-python-sdk issues", "O"
+)
+PACKAGE_EXISTS = KnownError("ValidationException", 400, "Model Package already exists: {arn}", "none", "ours")
+PACKAGE_GROUP_FULL = KnownError(
+    "ConflictException", 400, "Model Package Group {arn} cannot be deleted while it holds model packages.",
+    "DeleteModelPackageGroup names ConflictException; the words are ours", "ours",
+)  # fmt: skip
+NOT_APPROVED = KnownError(
+    "ValidationException", 400, "Model package {arn} is not approved: its ModelApprovalStatus is {status}.",
+    "CreateModel, ContainerDefinition.ModelPackageName; the words are ours", "ours",
+)  # fmt: skip
+NO_RESOURCE = KnownError("ResourceNotFound", 400, "Could not find the resource {arn}.", API + "; the words are ours", "ours")
+TOO_MANY_TAGS = KnownError(
+    "ResourceLimitExceeded", 400, "A resource can have at most {limit} tags.", API + "; the words are ours", "ours"
+)
+
+# ---- invocations -------------------------------------------------------------------------------------------------------
+
+INVOKE_NO_ENDPOINT = KnownError(
+    "ValidationError", 400, "Endpoint {name} of account {account} not found.", "public tests of other emulators", "O"
+)
+INVOKE_NO_VARIANT = KnownError("ValidationError", 400, "Variant {variant} not found for Request", "public traces", "O")
+INVOKE_TOO_LARGE = KnownError(
+    "ValidationError", 413, "the body has {size} bytes, and this endpoint takes {limit} (payload_mb).", "none", "ours"
+)
+INVOKE_NO_INSTANCE = KnownError(
+    "ServiceUnavailable", 503, "No instance of variant {variant} is in service.", API + "; the words are ours", "ours"
+)

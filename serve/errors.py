@@ -14,6 +14,9 @@ class EvenkeelError(Exception):
     code = "internal"
     status = 500
     retry_s: float | None = None  # the hint, where the one who raises it has no better one
+    to_log = (
+        False  # whether it is worth a line although its caller is told: a script's word about what was not its caller's fault
+    )
     shed = ""  # what there was too much of, when the request was refused for load alone
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
@@ -186,6 +189,25 @@ def families() -> tuple[type[EvenkeelError], ...]:
     classes: list[type[EvenkeelError]] = [EvenkeelError]
     classes += [c for c in globals().values() if isinstance(c, type) and issubclass(c, EvenkeelError) and c not in classes]
     return tuple(classes)
+
+
+STATUS_MIN, STATUS_MAX = 400, 599  # of an error
+RETRIED = (429, 503, 504)  # statuses that say when to come back
+RETRY_S = 1.0
+
+
+def with_status(error: EvenkeelError, status: int) -> EvenkeelError:
+    """The same error under a status that a script chose. 0, or no status of an error: its own."""
+    if STATUS_MIN <= status <= STATUS_MAX and status != error.status:
+        error.status = status
+        error.retry_after_s = RETRY_S if status in RETRIED else error.retry_after_s
+    return error
+
+
+def chosen_status(error: EvenkeelError, family: type[EvenkeelError]) -> int:
+    """The status that a script chose for an error of this family; 0: none. A script may raise ours, and set anything on it."""
+    status = error.status
+    return status if type(status) is int and STATUS_MIN <= status <= STATUS_MAX and status != family.status else 0
 
 
 FAMILIES = families()

@@ -25,7 +25,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 RECORD_BYTES = 64
-PROTOCOL = 4  # raised when a record changes its meaning; both sides compare it at HELLO
+PROTOCOL = 5  # raised when a record changes its meaning; both sides compare it at HELLO
 
 
 class Kind(IntEnum):
@@ -56,7 +56,7 @@ START = 1  # flag of PART: no bytes of the body, but what the handler says of it
 REQUEST = struct.Struct("<BB2xIQQQQQd8x")
 # The same of many single rows that differ only in id and offset: the first word, those two, and all that follows.
 ROW_REQUEST = struct.Struct("<8sQQ40s")
-# kind, flags, error family, rows, request id, data offset, data bytes, 8 spare, model reference, 16 spare
+# kind, flags, error (family and status), rows, request id, data offset, data bytes, 8 spare, model reference, 16 spare
 REPLY = struct.Struct("<BBHIQQQ8xQ16x")
 REF = struct.Struct("<40xQ16x")  # of either, only which model it is for
 # Of the reply to a single row: the first word, which says that it is one, the id, the offset and the model.
@@ -82,16 +82,33 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """ANSWER and PART: `bytes` of output at `offset`. FAULT: an error's family number, its message as UTF-8 there."""
+    """ANSWER and PART: `bytes` of output at `offset`. FAULT: what `error_of` made of an error, its message as UTF-8 there."""
 
     kind: int
     flags: int
-    family: int
+    error: int
     rows: int
     id: int
     offset: int
     bytes: int
     model: int
+
+    @property
+    def family(self) -> int:
+        return self.error & (1 << FAMILY_BITS) - 1
+
+    @property
+    def status(self) -> int:
+        """0: the family's own."""
+        return self.error >> FAMILY_BITS
+
+
+FAMILY_BITS = 6  # of an error's 16; the others are its status, where a script chose one
+
+
+def error_of(family: int, status: int) -> int:
+    """An error's family number, and its status if that is not the family's own, else 0."""
+    return status << FAMILY_BITS | family
 
 
 def model_ref(number: int, generation: int) -> int:

@@ -139,21 +139,29 @@ def model_fn(model_dir):
     return None
 
 def transform_fn(model, body, content_type, accept):
+    if body == "201":
+        return {"made": 1}, 201
     raise UnsupportedFormat(int(body), "not like this")
 """
 
 
 def test_an_exception_with_a_status_refuses_the_request_with_it(tmp_path: Path) -> None:
     with serving(folder(tmp_path, STATUSES)) as tree, tree.wire() as wire:
-        for status, code in (
-            (415, "unsupported_media_type"),
-            (406, "not_acceptable"),
-            (413, "body_too_large"),
-            (422, "bad_request"),
+        for status, code, retry in (
+            (415, "unsupported_media_type", None),
+            (406, "not_acceptable", None),
+            (413, "body_too_large", None),
+            (404, "bad_request", None),
+            (422, "bad_request", None),
+            (429, "model_error", "1"),
+            (500, "model_error", None),
+            (503, "model_error", "1"),
         ):
             reply = wire.post(str(status).encode())
-            assert (reply.status, reply.code, reply.message) == (400 if status == 422 else status, code, "not like this")
-        assert wire.post(b"503").status == 500
+            assert (reply.status, reply.code, reply.message) == (status, code, "not like this")
+            assert reply.headers.get("retry-after") == retry
+        good = wire.post(b"201")
+        assert (good.status, good.json()) == (201, {"made": 1})
 
 
 # requirements.txt at start --------------------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ class RawReply:
     body: bytes
     content_type: str
     custom_attributes: str | None = None
+    status: int = 200  # of 200 to 299: others are errors
 
 
 @dataclass(slots=True, eq=False)
@@ -115,6 +116,7 @@ class RawStream:
     parts: Generator[bytes, None, None]
     content_type: str = ""
     custom_attributes: str | None = None
+    status: int = 200
 
 
 RawResult = RawReply | RawStream | Exception

@@ -18,9 +18,9 @@ from evenkeel.serve.engine.backends.base import RawReply, RawStream
 from evenkeel.serve.engine.cells import ERRORS, QUEUE_SUM, QUEUE_TIME
 from evenkeel.serve.engine.cycle.row_table import RowTable, replies
 from evenkeel.serve.engine.cycle.tensors import Array
-from evenkeel.serve.errors import NUMBER, EvenkeelError, NotReady, OutOfMemory
+from evenkeel.serve.errors import FAMILIES, NUMBER, EvenkeelError, NotReady, OutOfMemory, chosen_status
 from evenkeel.serve.transport.arena import spill
-from evenkeel.serve.transport.descriptor import ANSWER, FAULT, OVERFLOW, PART, REPLY, STREAMED
+from evenkeel.serve.transport.descriptor import ANSWER, FAULT, OVERFLOW, PART, REPLY, STREAMED, error_of
 from evenkeel.serve.transport.layout import Layout, aligned
 
 NOT_LOADED = "the model of this request is not loaded here any more"
@@ -114,16 +114,17 @@ class Replies:
         message = error.message.encode("utf-8", "replace")[:MESSAGE_BYTES_MAX]
         family = next(NUMBER[kind] for kind in type(error).__mro__ if kind in NUMBER)
         self._count[ERRORS + family] += 1
+        told = error_of(family, chosen_status(error, FAMILIES[family]))
         at = item.offset + aligned(item.used)
         fits = not spilled and at + len(message) <= item.offset + item.capacity
         flags = 0 if fits else OVERFLOW
-        record = REPLY.pack(FAULT, flags, family, item.rows, item.id, at, len(message), self._ref)
+        record = REPLY.pack(FAULT, flags, told, item.rows, item.id, at, len(message), self._ref)
         if not fits:
             try:
                 self._spilled(item, record, spill(memoryview(message)))
                 return
             except OSError:  # then without its words
-                record = REPLY.pack(FAULT, 0, family, item.rows, item.id, at, 0, self._ref)
+                record = REPLY.pack(FAULT, 0, told, item.rows, item.id, at, 0, self._ref)
                 item.peer.outbox += record
         else:
             item.peer.memory[at : at + len(message)] = message
@@ -166,4 +167,7 @@ def refuse_late(block: StatusBlock, ref: int, item: Item) -> None:
 
 def said_of(reply: RawReply | RawStream) -> bytes:
     """What a handler says of its answer, besides the body."""
-    return _encode({"content_type": reply.content_type, "custom_attributes": reply.custom_attributes}).encode()
+    said: dict[str, str | int | None] = {"content_type": reply.content_type, "custom_attributes": reply.custom_attributes}
+    if reply.status != 200:
+        said["status"] = reply.status
+    return _encode(said).encode()

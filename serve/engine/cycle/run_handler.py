@@ -85,7 +85,7 @@ class RunHandler:
 
 def tell_of(item: Item, error: BaseException, failure: EvenkeelError) -> None:
     """What a handler raised, in the log under the request's id."""
-    if isinstance(failure, ModelFailed | OutOfMemory):
+    if isinstance(failure, ModelFailed | OutOfMemory) or failure.to_log:
         trace = trace_of(root_of(failure, error))
         log("handler_error", failure.message, request_id=raw_request(item).request_id, traceback=trace)
 

@@ -91,8 +91,8 @@ def formats_of(
     return Formats(kind, wish, params, decoder, encoder, wrong, encoding is not None, decode_row, ok_start(encoder.mime))
 
 
-def ok_start(mime: str) -> bytes:
-    return b"HTTP/1.1 200 OK\r\ncontent-type: " + mime.encode("latin-1") + b"\r\ncontent-length: "
+def ok_start(mime: str, line: bytes = b"HTTP/1.1 200 OK\r\n") -> bytes:
+    return line + b"content-type: " + mime.encode("latin-1") + b"\r\ncontent-length: "
 
 
 def platform_headers(raw: bytes) -> dict[str, str]:

@@ -44,7 +44,7 @@ class AnswerStreams:
             return
         part = bytes(self._memory[offset : offset + size])
         if flags & START:
-            kind, extra = content_headers(part)
+            kind, extra, _ = content_headers(part)
             invocation.stream = AnswerStream(kind, now_s - invocation.started_s, now_s + self._limits.stream_timeout_s)
             caller.open_stream(invocation, kind, extra)
             keeps_up = True

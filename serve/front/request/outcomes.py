@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.status_page import Front, time_bucket
-from evenkeel.serve.errors import FAMILIES, NUMBER, EvenkeelError, OutOfMemory
+from evenkeel.serve.errors import FAMILIES, NUMBER, EvenkeelError, OutOfMemory, with_status
 from evenkeel.serve.front.http.request_head import request_id
 from evenkeel.serve.front.request.answer_streams import AnswerStreams
 from evenkeel.serve.front.request.handler_answer import raw_answer
@@ -69,7 +69,7 @@ class Outcomes:
             os.close(fd)
         if reply.kind == _FAULT:
             message = bytes(memory[offset : offset + reply.bytes]).decode("utf-8", "replace")
-            self.refuse(invocation, FAMILIES[reply.family](message))
+            self.refuse(invocation, with_status(FAMILIES[reply.family](message), reply.status))
         elif reply.flags & STREAMED:
             self._note_ok(invocation, self.streams.end(invocation))
         elif invocation.model.signature is None:

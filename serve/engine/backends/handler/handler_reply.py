@@ -5,7 +5,7 @@ Every object here is foreign. So all of it runs inside one guard, and a RawReply
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from evenkeel.serve.engine.backends.base import RawReply, RawRequest, RawStream
@@ -13,10 +13,16 @@ from evenkeel.serve.engine.backends.handler.handler_context import ATTRIBUTES, C
 from evenkeel.serve.engine.backends.handler.handler_defaults import JSON, concrete_types, encoded_json, first_type
 from evenkeel.serve.engine.backends.handler.handler_files import DATA, content_of, is_file
 from evenkeel.serve.engine.backends.handler.handler_stream import stream
-from evenkeel.serve.engine.foreign import TEXT_CHARS_MAX, kind_of, plain, status_of
+from evenkeel.serve.engine.foreign import STATUS_MAX, STATUS_MIN, TEXT_CHARS_MAX, kind_of, plain, status_of
 from evenkeel.serve.engine.script_guard import Unfit, judged, refusal
 
-TYPE_NAMES = ("mimetype", "media_type")  # of the type in a response object: Flask's, Starlette's
+TYPE_NAMES = (
+    "content_type",
+    "mimetype",
+    "media_type",
+)  # of the type in a response object: Flask's, with its charset; Starlette's
+RESPONSE_NAMES = ("mimetype", "media_type")  # one of which every response object has
+BODILESS = (204, 205, 304)
 BYTES, TEXT = "application/octet-stream", "text/plain; charset=utf-8"  # of a file when nobody has named a type
 
 
@@ -30,8 +36,11 @@ def reply(name: str, result: Any, request: RawRequest, processor: Processor) -> 
 
 def _reply(name: str, result: Any, request: RawRequest, processor: Processor) -> RawReply | RawStream:
     if type(result) is str or type(result) is bytes:  # the usual answer, which needs no look
-        return _whole(result, "", first_type(request.accept), processor)
-    body, content_type = _body_and_type(result, processor)
+        return _whole(result, "", first_type(request.accept), processor, processor.code)
+    body, content_type, code = _parts_of(result)
+    code = processor.code if code is None else code
+    if body is None and hasattr(result, "body_iterator"):
+        raise Unfit("its parts come from an async iterator, and handlers are called one after another: yield them instead")
     if body is None:
         raise Unfit("does it lack a return?" if result is None else "it has no body")
     if isinstance(body, AsyncIterator):
@@ -39,38 +48,62 @@ def _reply(name: str, result: Any, request: RawRequest, processor: Processor) ->
     if is_file(body):
         content = content_of(body)
         kinds = (*concrete_types(request.accept), TEXT if isinstance(content, str) else BYTES)
-        return _whole(content, content_type, kinds[0], processor)
+        return _whole(content, content_type, kinds[0], processor, code)
     if isinstance(body, Iterator):
-        return stream(name, body, request.accept, lambda kind: _head(content_type, kind, processor))
+        return stream(name, body, request.accept, lambda kind: _head_of_stream(content_type, kind, processor, code))
     written = plain(body)
     if written is None:
         written, content_type = encoded_json(body), JSON
-    return _whole(written, content_type, first_type(request.accept), processor)
+    return _whole(written, content_type, first_type(request.accept), processor, code)
 
 
-def _body_and_type(result: Any, processor: Processor) -> tuple[Any, Any]:
-    """What it holds, and the type that it names; a response object also has a status."""
-    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str):
-        return result
+def _parts_of(result: Any) -> tuple[Any, Any, int | None]:
+    """What it holds, the type that it names, and its status: of (body, type), of Flask's (body, status) and (body, status,
+    headers), of a response object. None: it names no status."""
+    if type(result) is tuple and len(result) in (2, 3):
+        body, second, *more = result
+        if len(result) == 2 and isinstance(second, str) and "/" in second:
+            return body, second, None
+        if isinstance(body, str | bytes | dict | list) and _says_status(second) and (not more or isinstance(more[0], Mapping)):
+            headers = {str(name).lower(): value for name, value in more[0].items()} if more else {}
+            return body, headers.get(CONTENT_TYPE, ""), status_of(second)
     if not _is_response(result):
-        return result, ""
+        return result, "", None
     code = getattr(result, "status_code", None)
-    processor.code = processor.code if code is None else status_of(code)
-    return _body_of(result), next((t for name in TYPE_NAMES if (t := getattr(result, name, None)) is not None), "")
+    kind = next((t for name in TYPE_NAMES if (t := getattr(result, name, None)) is not None), "")
+    return _body_of(result), kind, None if code is None else status_of(code)
 
 
-def _whole(content: str | bytes, content_type: Any, otherwise: str, processor: Processor) -> RawReply:
+def _says_status(x: Any) -> bool:
+    """A number that could be one: of what a model predicts, (4, 2) is none."""
+    return isinstance(x, int) and type(x) is not bool and STATUS_MIN <= x <= STATUS_MAX
+
+
+def _whole(content: str | bytes, content_type: Any, otherwise: str, processor: Processor, code: int) -> RawReply:
     body = content.encode("utf-8", "replace") if isinstance(content, str) else content
-    return RawReply(body, *_head(content_type, otherwise, processor, body))
+    code = _checked_status(code, processor, body)
+    return RawReply(body, *_head(content_type, otherwise, processor), code)
 
 
-def _head(content_type: Any, otherwise: str, processor: Processor, body: bytes = b"") -> tuple[str, str | None]:
+def _checked_status(code: int, processor: Processor, body: bytes = b"") -> int:
+    """200 to 299. An error is raised, with the words that the script has for it."""
+    if code == 200 or ((code := status_of(code)) < 300 and code >= 200 and code not in BODILESS):
+        return code
+    if code < 400:
+        raise Unfit(f"the status {code} has no body of its own: an answer is 200 to 299, or an error")
+    phrase = plain(processor.phrase)
+    raise refusal(code, phrase if phrase and isinstance(phrase, str) else body[: 4 * TEXT_CHARS_MAX].decode("utf-8", "replace"))
+
+
+def _head_of_stream(content_type: Any, otherwise: str, processor: Processor, code: int) -> tuple[str, str | None]:
+    """What the script has set before its first part counts, so this looks only then."""
+    _checked_status(processor.code if code == 200 else code, processor)
+    return _head(content_type, otherwise, processor)
+
+
+def _head(content_type: Any, otherwise: str, processor: Processor) -> tuple[str, str | None]:
     """Content type and custom attributes: what was returned with the body counts before what was set on the context."""
-    headers, code = processor.headers, processor.code
-    if code != 200 and (code := status_of(code)) >= 400:
-        words = body[: 4 * TEXT_CHARS_MAX].decode("utf-8", "replace")
-        phrase = plain(processor.phrase)
-        raise refusal(code, phrase if phrase and isinstance(phrase, str) else words)
+    headers = processor.headers
     if not headers and type(content_type) is str and not content_type:
         return otherwise, None
     kind = checked_header(CONTENT_TYPE, content_type) or checked_header(CONTENT_TYPE, headers.get(CONTENT_TYPE))
@@ -81,7 +114,7 @@ def _head(content_type: Any, otherwise: str, processor: Processor, body: bytes =
 
 
 def _is_response(result: Any) -> bool:
-    return not isinstance(result, DATA) and any(hasattr(result, name) for name in TYPE_NAMES)
+    return not isinstance(result, DATA) and any(hasattr(result, name) for name in RESPONSE_NAMES)
 
 
 def _body_of(response: Any) -> Any:

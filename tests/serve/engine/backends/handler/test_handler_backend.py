@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import types
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from evenkeel.serve.errors import (
     BadModel,
     BadRequest,
     BodyTooLarge,
+    EvenkeelError,
     ModelFailed,
     NotAcceptable,
     OutputNotFinite,
@@ -303,7 +305,81 @@ def test_the_context_can_refuse_a_request(folder: Folder) -> None:
     assert error.message == "too long"
 
 
+STATUSES: dict[str, tuple[str, int, str]] = {
+    "a pair with a status": ("'no such thing', 404", 404, "no such thing"),
+    "Flask's triple": ("'later', 503, {'Content-Type': 'text/plain'}", 503, "later"),
+    "a dict with a status": ("{'detail': 'no'}, 422", 422, '{"detail":"no"}'),
+    "a response": ("Gone()", 410, "gone"),
+}
+
+
+@pytest.mark.parametrize("case", STATUSES)
+def test_a_status_of_the_script_reaches_the_client_as_it_is(folder: Folder, case: str) -> None:
+    expression, status, words = STATUSES[case]
+    backend = handler(folder, ECHO + "class Gone:\n    mimetype, status_code, response = 'text/plain', 410, ['gone']\n"
+                      f"def predict_fn(data, model): return 1\ndef output_fn(p, a): return {expression}")  # fmt: skip
+    error = failed(backend, request())
+    assert isinstance(error, EvenkeelError) and (error.status, error.message) == (status, words)
+    assert isinstance(error, ModelFailed if status >= 500 else BadRequest)
+    again = failed(backend, request())
+    assert isinstance(again, EvenkeelError) and again.status == status
+
+
+def test_a_status_set_for_one_request_is_none_of_the_next(folder: Folder) -> None:
+    backend = handler(folder, ECHO + "class Gone:\n    mimetype, status_code, response = 'text/plain', 410, ['gone']\n"
+                      "def predict_fn(data, model): return data\n"
+                      "def output_fn(p, accept): return Gone() if p == b'gone' else p")  # fmt: skip
+    gone, here = backend.handle([request(b"gone"), request(b"here")])
+    assert isinstance(gone, EvenkeelError) and gone.status == 410
+    assert isinstance(here, RawReply) and (here.status, here.body) == (200, b"here")
+
+
+@pytest.mark.parametrize(("returned", "status", "message"), [
+    ("b'', 302", 302, "the status 302 has no body of its own"),
+    ("b'x', 204", 204, "the status 204 has no body of its own"),
+])  # fmt: skip
+def test_a_status_that_is_no_answer_is_refused(folder: Folder, returned: str, status: int, message: str) -> None:
+    backend = handler(folder, ECHO + f"def predict_fn(d, m): return 1\ndef output_fn(p, a): return {returned}")
+    assert message in str(failed(backend, request()))
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A module of an installed package with an error that has a status."""
+    package = types.ModuleType(name)
+    package.__file__ = f"/usr/lib/python3/site-packages/{name}/__init__.py"
+    package.Upstream = type("Upstream", (Exception,), {"__module__": name, "status_code": 401})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, name, package)
+
+
+RAISES = "def predict_fn(data, model): raise Upstream('invalid api key of our backend')"
+
+
+def test_an_error_of_an_sdk_is_the_models_and_not_the_clients(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "some_sdk")
+    error = failed(handler(folder, ECHO + f"from some_sdk import Upstream\n{RAISES}"), request())
+    assert type(error) is ModelFailed and error.status == 500
+    assert error.message == "predict_fn raised Upstream: invalid api key of our backend"
+
+
+def test_an_error_of_a_web_framework_is_meant_for_the_client(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "sagemaker_inference")
+    error = failed(handler(folder, ECHO + f"from sagemaker_inference import Upstream\n{RAISES}"), request())
+    assert type(error) is BadRequest and error.status == 401
+
+
+@pytest.mark.parametrize(("function", "logged"), [("predict_fn(data, model)", True), ("input_fn(body, kind)", False)])
+def test_a_refusal_out_of_predict_fn_is_worth_a_line(folder: Folder, function: str, logged: bool) -> None:
+    backend = handler(folder, ECHO + "class No(Exception): status_code = 404\n" + f"def {function}: raise No('no')")
+    error = failed(backend, request())
+    assert isinstance(error, BadRequest) and (error.status, error.to_log) == (404, logged)
+
+
 RETURNS: dict[str, tuple[str, RawReply]] = {
+    "a pair with a good status": ("(b'1', 201)", RawReply(b"1", "application/json", None, 201)),
+    "Flask's triple with its type": ("('1', 200, {'Content-Type': 'text/plain'})", RawReply(b"1", "text/plain")),
+    "a pair of words": ("('cat', 'dog')", RawReply(b'["cat","dog"]', "application/json")),
+    "a pair of numbers": ("(0.5, 404)", RawReply(b"[0.5,404]", "application/json")),
+    "a response with a charset": ("Charset()", RawReply(b"1", "text/csv; charset=utf-8")),
     "a str": ("'é'", RawReply("é".encode(), "application/json")),
     "bytes": ("b'1'", RawReply(b"1", "application/json")),
     "a pair with its type": ("(b'1', 'image/png')", RawReply(b"1", "image/png")),
@@ -325,6 +401,8 @@ import numpy as np
 class Flask:
     mimetype, status_code = "text/plain", 200
     def get_data(self): return b"flask"
+class Charset:
+    mimetype, content_type, response = "text/csv", "text/csv; charset=utf-8", ["1"]
 class Werkzeug:
     mimetype, response = "text/csv", ["a", b"b"]
 def predict_fn(data, model): return data

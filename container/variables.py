@@ -146,6 +146,9 @@ class ContainerSettings:
     program: str = variable("SAGEMAKER_PROGRAM", kinds.file_name, "", 0, 0,
         "the handler's file, in the model's code folder or in the model folder itself; empty: code/inference.py",
         ("CUSTOM_SCRIPT_FILENAME",))
+    hf_task: str = variable("HF_TASK", kinds.text, "", 0, 0,
+        "set, as for AWS's Hugging Face containers: a script without an input_fn gets what that toolkit's scripts get; "
+        "which task is the script's own affair")
     batch: bool = variable("SAGEMAKER_BATCH", kinds.truth, False, 0, 0,
         "true in a batch transform job: answers of lines end with a newline, the deadline of a request is 600 s, "
         "any number of rows waits")

@@ -68,6 +68,7 @@ class EngineSettings:
     name: str = ""  # of the model and its version, where folders are called by them; empty: as the manifest says
     version: str = ""
     program: str = ""  # the name of a handler's file, where it is not the usual one
+    hugging_face: bool = False  # a handler without an input_fn reads bodies as AWS's Hugging Face containers do
     revision: int = 0  # which loading of a version this is
     counters: int = 0  # where fronts count its answers
     device: str = ""  # the accelerator it shall use, the only one that CUDA_VISIBLE_DEVICES shows it; empty: none

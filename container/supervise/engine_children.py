@@ -38,8 +38,8 @@ def engines(
             return role_command("evenkeel.serve.engine.process", serve_settings.dump(EngineSettings(
                 place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(revision.path.resolve()),
                 threads=plan.threads, log_text=text, log_fd=log_fd, shape_log=shape_log,
-                faults=env.settings.faults, program=env.settings.program, name=versions.name,
-                version=revision.version, revision=revision.number, counters=revision.counters,
+                faults=env.settings.faults, program=env.settings.program, hugging_face=bool(env.settings.hf_task),
+                name=versions.name,                version=revision.version, revision=revision.number, counters=revision.counters,
                 device=plan.device(place), sharers=plan.sharers, cache_dir=str(run_dir.absolute() / f"cache-{place}"),
                 require_gpu=env.settings.require_gpu != "0")))  # fmt: skip
 

@@ -235,7 +235,7 @@ def _with_quotes(tables: Sequence[Array]) -> bytes:
         raise ModelFailed(f"an output cannot be written as text: {e}") from e
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """csv.writer would leave a lone carriage return bare, and its own reader then sees the end of a line."""
     return '"' + text.replace('"', '""') + '"' if NEEDS_QUOTES.search(text) else text
 
@@ -243,6 +243,6 @@ def _quoted(text: str) -> str:
 def _cells(values: Array) -> list[str]:
     """Shortest text that reads back as the same value; nan and inf by these names."""
     if values.dtype == object:
-        return [_quoted(str(value)) for value in values]
+        return [quoted(str(value)) for value in values]
     texts = orjson.loads(b'["' + dumps(values)[1:-1].replace(b",", b'","') + b'"]') if values.size else []
     return [str(float(v)) if text == "null" else text for text, v in zip(texts, values, strict=True)]

@@ -23,6 +23,7 @@ BARE_FILES = (("code/inference.py", "handler"), ("model.onnx", "onnx"), ("model.
 ROWS = "rows"  # the name of the leading axis along which requests are batched
 UNSAID: tuple[int | str, ...] = ("",)  # in place of dims, as an empty dtype is: what the model file says counts
 ROWS_MAX_LIMIT = 4096
+TOOLKITS = ("pytorch", "sklearn", "huggingface")
 GPU_DTYPES = ("fp16", "bf16", "tf32")
 GPU_MEMORY_MB_MAX = 1 << 20  # a terabyte: beyond any GPU
 
@@ -65,6 +66,7 @@ class Manifest:
     run_s_max: float | None = None  # beyond it a batch is stuck, whatever was predicted
     pad_waste: float = 0.25  # share of padded elements that a shape bucket may hold
     batched_handler: bool = False
+    toolkit: str = ""  # of AWS's, whose defaults stand in for a handler's input_fn: one of TOOLKITS; empty: as the folder looks
     threads: int | None = None
     compile: bool = False  # by torch.compile
     gpu: Gpu = Gpu()
@@ -128,7 +130,7 @@ def parse(data: Mapping[str, Any], folder: Path, program: str = "") -> Manifest:
     backend, file = _backend_and_file(top, folder, program)
     batching = top.table(
         "batching", {"rows_max", "slo_ms", "run_s_max", "pad_waste", "enabled", "tolerance", "rows_depend"})  # fmt: skip
-    handler = top.table("handler", {"batched"})
+    handler = top.table("handler", {"batched", "toolkit"})
     if handler.data and backend != "handler":
         raise BadModel(f"model.toml: [handler] makes no sense with backend = {backend!r}")
     if top.boolean("compile", False) and backend != "pytorch":
@@ -153,7 +155,8 @@ def parse(data: Mapping[str, Any], folder: Path, program: str = "") -> Manifest:
         rows_axis=False if rows_depend else rows_in if rows_in is not None else rows_out,
         rows_max=rows_max, slo_s=None if slo_ms is None else slo_ms / 1e3, pad_waste=pad_waste,
         run_s_max=batching.number("run_s_max", None, 0.1, 86_400),
-        batched_handler=handler.boolean("batched", False), threads=top.integer("threads", None, 1, 1024),
+        batched_handler=handler.boolean("batched", False), toolkit=_toolkit(handler),
+        threads=top.integer("threads", None, 1, 1024),
         compile=top.boolean("compile", False), gpu=_gpu(top, backend), warmup_s=warmup_s,
         batch_tolerance=batching.number("tolerance", None, 0.0, math.inf), samples=_samples(top, folder))  # fmt: skip
 
@@ -188,6 +191,13 @@ def _backend_and_file(top: _Table, folder: Path, program: str) -> tuple[str, Pat
         raise BadModel(f"model.toml: file = {file_name!r} does not exist in {folder}")
     wanted = ", ".join(n for n, k in BARE_FILES if not backend or k == backend)
     raise BadModel(f"no model in {folder}: expected one of {wanted}, or a model.toml that names its file")
+
+
+def _toolkit(handler: _Table) -> str:
+    toolkit = handler.text("toolkit", "")
+    if toolkit and toolkit not in TOOLKITS:
+        raise BadModel(f"model.toml: handler.toolkit = {toolkit!r} is not one of {', '.join(TOOLKITS)}")
+    return toolkit
 
 
 def _gpu(top: _Table, backend: str) -> Gpu:

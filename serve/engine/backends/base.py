@@ -143,6 +143,7 @@ class LoadOptions:
     require_gpu: bool = False  # whether a model that cannot use it is a failed start
     ledger: Ledger = field(default_factory=Ledger)  # for phases inside loading: device copy, compile
     own_process: bool = False  # the process is this model's alone: a script gets its working directory, arguments and logging
+    hugging_face: bool = False  # HF_TASK is set, as for AWS's Hugging Face containers
     cache: Path | None = None  # a folder of this replica's, which outlives its process; None: there is none
 
 

@@ -38,7 +38,9 @@ def proven(start: Start, explanation: Explanation) -> tuple[Replica, Report]:
             target=take_fingerprint, args=(Path(settings.model_dir), explanation), name="fingerprint", daemon=True
         ).start()
         cache = Path(settings.cache_dir) if settings.cache_dir else None
-        options = LoadOptions(settings.threads, settings.device, settings.sharers, settings.require_gpu, ledger, True, cache)
+        options = LoadOptions(
+            settings.threads, settings.device, settings.sharers, settings.require_gpu, ledger, True, settings.hugging_face, cache
+        )
         replica = replicas.load(Path(settings.model_dir), options, settings.name, settings.version, settings.program)
         replica.revision, replica.counters = settings.revision, settings.counters
         bound_batches(replica, life, settings.rows_max)

@@ -27,7 +27,7 @@ from typing import Any
 
 from evenkeel.serve.contract.manifest import Manifest
 from evenkeel.serve.engine.backends.base import Capabilities, LoadOptions, RawRequest, RawResult
-from evenkeel.serve.engine.backends.handler import script_surroundings
+from evenkeel.serve.engine.backends.handler import hugging_face, script_surroundings
 from evenkeel.serve.engine.backends.handler.handler_context import Context, Facts, Processor
 from evenkeel.serve.engine.backends.handler.handler_defaults import (
     CSV,
@@ -40,10 +40,11 @@ from evenkeel.serve.engine.backends.handler.handler_defaults import (
     torch_of,
 )
 from evenkeel.serve.engine.backends.handler.handler_reply import reply
+from evenkeel.serve.engine.backends.handler.handler_text import text_of_body
 from evenkeel.serve.engine.failures import translated
 from evenkeel.serve.engine.foreign import attribute, cause_of, frames_of, kind_of, ours, root_of, said, text_of
 from evenkeel.serve.engine.script_guard import blamed, guarded, judged
-from evenkeel.serve.errors import BadModel, BadRequest, EvenkeelError, ModelFailed, OutOfMemory
+from evenkeel.serve.errors import BadModel, EvenkeelError, ModelFailed, OutOfMemory
 
 TEXT = (JSON, CSV)  # these bodies reach input_fn as str
 FRAMEWORKS = ("torch", "sklearn", "transformers", "onnxruntime", "xgboost", "lightgbm", "tensorflow")
@@ -73,7 +74,7 @@ class HandlerBackend:
         script, processor = self._script, Processor(request)
         context = Context(script.facts, (processor,))
         try:
-            body, content_type = _read(request)
+            body, content_type = _read(request, script.reads_itself)
             if script.transform_fn is not None:
                 result = script.transform_fn(self._model, body, content_type, _wanted(request), context=context)
             else:
@@ -91,7 +92,7 @@ class HandlerBackend:
         processors = [Processor(request) for request in requests]
         for i, request in enumerate(requests):
             try:
-                items[i] = script.input_fn(*_read(request), context=Context(script.facts, (processors[i],)))
+                items[i] = script.input_fn(*_read(request, script.reads_itself), context=Context(script.facts, (processors[i],)))
             except EvenkeelError as e:
                 results[i] = e
         for i, prediction in self._predicted(items, processors, results).items():
@@ -184,7 +185,14 @@ def _loaded(manifest: Manifest, file: Path, options: LoadOptions) -> HandlerBack
     calls = {name: _call(name, function, NAMES[name], where) for name, function in own.items()}
     model = _made(calls, facts)
     asks = any(_takes_context(own[name], NAMES[name], where) for name in own.keys() & PER_REQUEST)
-    return HandlerBackend(_script(calls, model, facts, asks), model, batched)
+    return HandlerBackend(_script(calls, model, facts, asks, _toolkit(manifest, options)), model, batched)
+
+
+def _toolkit(manifest: Manifest, options: LoadOptions) -> str:
+    """Whose defaults stand in for an input_fn."""
+    if manifest.toolkit or not (options.hugging_face or hugging_face.is_such_a_folder(manifest.folder)):
+        return manifest.toolkit
+    return hugging_face.TOOLKIT
 
 
 def _made(calls: Mapping[str, Call], facts: Facts) -> Any:
@@ -219,6 +227,11 @@ class Script:
     reads_headers: bool = False  # one of them takes a context
 
     @property
+    def reads_itself(self) -> bool:
+        """Whether the script has a function of its own for bodies."""
+        return self.transform_fn is not None or "input_fn" in self.own
+
+    @property
     def answers(self) -> str:
         """The function whose result is the answer, for messages."""
         if self.transform_fn is not None:
@@ -226,13 +239,14 @@ class Script:
         return next((name for name in ("output_fn", "predict_fn") if name in self.own), "the model")
 
 
-def _script(calls: Mapping[str, Call], model: Any, facts: Facts, reads_headers: bool) -> Script:
+def _script(calls: Mapping[str, Call], model: Any, facts: Facts, reads_headers: bool, inputs_of: str) -> Script:
     torch = torch_of(model)
     if torch is not None and "predict_fn" not in calls:
         model.eval()
+    read = hugging_face.decoded_inputs if inputs_of == hugging_face.TOOLKIT else decoded
     answers = "predict_fn" if "predict_fn" in calls else "the model"
     defaults: dict[str, Call] = {
-        "input_fn": lambda body, kind, context: guarded("input_fn", lambda: as_tensors(decoded(body, kind), torch)),
+        "input_fn": lambda body, kind, context: guarded("input_fn", lambda: as_tensors(read(body, kind), torch)),
         "predict_fn": lambda data, model, context: guarded("the model", predicted, data, model, torch),
         "output_fn": lambda prediction, accept, context: judged(answers, prediction, encoded, prediction, accept),
     }
@@ -324,15 +338,13 @@ def _relative(path: Path, folder: Path) -> str:
 # One request ----------------------------------------------------------------------------------------------------------
 
 
-def _read(request: RawRequest) -> tuple[str | bytes, str]:
-    """The body as the script expects it, and its bare type: scripts compare it with ==, so parameters go."""
+def _read(request: RawRequest, reads_itself: bool) -> tuple[str | bytes, str]:
+    """The body as the script expects it, and its bare type: scripts compare it with ==, so parameters go. The default input_fn
+    wants them."""
     content_type = request.content_type.partition(";")[0].strip().lower() or JSON
     if content_type not in TEXT:
         return request.body, request.content_type.strip()
-    try:
-        return request.body.decode("utf-8"), content_type
-    except UnicodeDecodeError as e:
-        raise BadRequest(f"the body is not UTF-8, which {content_type} must be: byte {e.start}") from e
+    return text_of_body(request.body, request.content_type), content_type if reads_itself else request.content_type or JSON
 
 
 def _wanted(request: RawRequest) -> str:

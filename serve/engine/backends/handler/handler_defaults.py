@@ -1,11 +1,14 @@
 """What a handler does where the script has no function of its own: read, predict and write, as the AWS containers do.
 
 Bodies become arrays (tensors for a torch module), a model is called or asked to predict, and what it gives becomes
-JSON, CSV or NPY. Never unpickles. Imports no framework: it meets torch only where the script has brought it in.
+JSON, JSON Lines, CSV, NPY or NPZ. Text is handler_text.py's, what Hugging Face models get hugging_face.py's. Never
+unpickles. Imports no framework: it meets torch only where the script has brought it in.
 """
 
 from __future__ import annotations
 
+import base64
+import datetime
 import io
 import json
 import math
@@ -22,12 +25,15 @@ from evenkeel.serve.codec.decoded_size import ARRAY_BYTES_MAX, check_array
 from evenkeel.serve.codec.npz import members_of, opened
 from evenkeel.serve.engine.backends.base import Array
 from evenkeel.serve.engine.backends.handler.handler_files import is_file
+from evenkeel.serve.engine.backends.handler.handler_text import BOM, csv_of, csv_table, has_header, rows_of, text_of_body
 from evenkeel.serve.engine.foreign import kind_of, said, text_of
 from evenkeel.serve.engine.script_guard import Unfit
 from evenkeel.serve.errors import BadModel, BadRequest, NotAcceptable, OutputNotFinite, UnsupportedMedia
 
 JSON, CSV, NPY, NPZ = "application/json", "text/csv", "application/x-npy", "application/x-npz"
-BOM = "\ufeff"  # editors of Windows write it before a text; it is no part of it
+LINES = ("application/jsonlines", "application/jsons", "application/x-jsonlines", "application/x-ndjson")
+READ = (JSON, CSV, NPY, NPZ)  # for a message; so are LINES and TENSOR
+WRAPPERS = ("instances", "inputs")  # around the rows, as tensors have them
 TENSOR = "tensor/pt"  # NPY by another name, as the SageMaker SDK sends it
 # RuntimeError: too deep, or a zip with a password. OverflowError: a size that no machine has.
 UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, OverflowError, zipfile.BadZipFile, zlib.error)
@@ -68,30 +74,53 @@ def only_script(model_dir: str) -> Any:
 
 
 def decoded(body: str | bytes, content_type: str) -> Any:
-    """Arrays from JSON, CSV, NPY and NPZ; other JSON (objects, strings) stays as Python has it."""
+    """Arrays from JSON, JSON Lines, CSV, NPY and NPZ; other JSON (objects, strings) stays as Python has it."""
     kind = content_type.partition(";")[0].strip().lower()
-    if kind not in (JSON, CSV, NPY, NPZ, TENSOR):
+    if kind not in (*READ, *LINES, TENSOR):
         raise UnsupportedMedia(f"Content-Type {content_type!r}: without an input_fn of its own the handler reads "
-                               f"{JSON}, {CSV}, {NPY}, {NPZ} and {TENSOR}")  # fmt: skip
+                               f"{', '.join(READ)}, {LINES[0]} and {TENSOR}{_hint(kind)}")  # fmt: skip
     if not body:
         raise BadRequest("the body is empty")
     try:
         if kind == JSON:
             text = body if isinstance(body, str) else body.decode("utf-8")
-            data = json.loads(text.removeprefix(BOM), parse_constant=_no_constant)
-            if '"' in text and isinstance(data, list):
-                _check_texts(data)
-            return _floats(np.array(data)) if isinstance(data, list | int | float) else data
+            return _arrayed(json.loads(text.removeprefix(BOM), parse_constant=_constant), '"' in text)
+        if kind in LINES:
+            text = body if isinstance(body, str) else text_of_body(body, content_type)
+            lines = [json.loads(line, parse_constant=_constant) for line in text.removeprefix(BOM).split("\n") if line.strip()]
+            plain = not any(isinstance(line, dict | str) for line in lines)
+            return _arrayed(lines, '"' in text) if plain else lines
         if kind == CSV:
-            text = body if isinstance(body, str) else body.decode("utf-8")
-            return np.loadtxt(io.StringIO(text.removeprefix(BOM)), dtype=np.float32, delimiter=",", comments=None, ndmin=2)
+            return csv_table(body if isinstance(body, str) else text_of_body(body, content_type), has_header(content_type))
         return _loaded(body if isinstance(body, bytes) else body.encode("latin-1"))
     except UNREADABLE as e:
         raise BadRequest(f"the body is not {kind} that becomes an array: {said(e)}") from e
 
 
-def _no_constant(name: str) -> float:
+def _hint(kind: str) -> str:
+    if not kind.startswith(("image/", "audio/")):
+        return ""
+    return '; a Hugging Face model reads it with [handler] toolkit = "huggingface" in model.toml'
+
+
+def _constant(name: str) -> float:
+    """NaN is a missing value, which Python's json writes so. An infinity is none."""
+    if name == "NaN":
+        return math.nan
     raise ValueError(f"{name} is not JSON")
+
+
+def _arrayed(data: Any, has_texts: bool) -> Any:
+    if has_texts and isinstance(data, list):
+        _check_texts(data)
+    return _floats(np.array(data)) if isinstance(data, list | int | float) else data
+
+
+def rows_within(data: Any) -> Any:
+    """For a model that takes no names: the rows of {"instances": rows} or {"inputs": rows}, as an array."""
+    if isinstance(data, dict) and len(data) == 1 and (name := next(iter(data))) in WRAPPERS and isinstance(data[name], list):
+        return _arrayed(data[name], True)
+    return data
 
 
 def _floats(array: Array) -> Array:
@@ -100,7 +129,7 @@ def _floats(array: Array) -> Array:
         return array
     with np.errstate(over="ignore"):  # told below, where it concerns one request
         floats = array.astype(np.float32)
-    if not np.isfinite(floats).all():  # JSON has no infinity, so this was a number
+    if np.isinf(floats).any():  # JSON has no infinity, so this was a number
         raise BadRequest("a number is out of the range of float32")
     return floats
 
@@ -137,7 +166,8 @@ def _array(body: bytes) -> Array:
     if not dtype.hasobject and math.prod(shape) * max(dtype.itemsize, 1) > len(body) - file.tell():
         raise ValueError("the array is longer than the body")
     file.seek(0)
-    return np.asarray(form.read_array(file, allow_pickle=False))
+    array = np.asarray(form.read_array(file, allow_pickle=False))
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))  # torch takes no other order
 
 
 # Predicting -----------------------------------------------------------------------------------------------------------
@@ -163,7 +193,7 @@ def predicted(data: Any, model: Any, torch: Any) -> Any:
         with torch.inference_mode():
             return model(**data) if isinstance(data, dict) else model(data)
     if hasattr(model, "predict"):
-        return model.predict(data)
+        return model.predict(rows_within(data))
     if not callable(model):
         raise TypeError(f"a {kind_of(model)} has no predict(): the handler needs a predict_fn(data, model)")
     if isinstance(data, dict):
@@ -185,11 +215,19 @@ def encoded(prediction: Any, accept: str) -> Any:
     for kind in _accepted(accept):
         if kind in (JSON, "application/*", "*/*"):
             return encoded_json(prediction), JSON
+        if kind in LINES:
+            return b"".join(encoded_json(row) + b"\n" for row in rows_of(_tabled(prediction))), kind
         if kind in (CSV, "text/*"):
-            return _encoded_csv(prediction), CSV
-        if kind == NPY:
-            return _encoded_npy(prediction), NPY
-    raise NotAcceptable(f"Accept {accept!r}: without an output_fn the handler writes {JSON}, {CSV} and {NPY}")
+            return csv_of(_tabled(prediction)), CSV
+        if kind in (NPY, NPZ):
+            return _encoded_arrays(prediction, kind), kind
+    raise NotAcceptable(f"Accept {accept!r}: without an output_fn the handler writes {', '.join(READ)} and {LINES[0]}")
+
+
+def _tabled(value: Any) -> Any:
+    """Tensors as arrays, data frames as records."""
+    value = _untensored(value)
+    return value.to_dict(orient="records") if hasattr(value, "to_dict") else value
 
 
 def encoded_json(value: Any) -> bytes:
@@ -217,7 +255,18 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if hasattr(value, "to_dict"):
         return value.to_dict(orient="records")
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if _is_image(value):
+        held = io.BytesIO()
+        value.save(held, format="PNG")
+        return base64.b64encode(held.getvalue()).decode("ascii")
     raise TypeError(f"{kind_of(value)} is not JSON")
+
+
+def _is_image(value: Any) -> bool:
+    images = sys.modules.get("PIL.Image")
+    return images is not None and isinstance(value, images.Image)
 
 
 def _untensored(value: Any) -> Any:
@@ -228,19 +277,17 @@ def _untensored(value: Any) -> Any:
     return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
 
 
-def _encoded_csv(prediction: Any) -> bytes:
-    text = io.StringIO()
-    try:
-        np.savetxt(text, np.atleast_1d(np.asarray(_untensored(prediction))), delimiter=",", fmt="%s")
-    except (ValueError, TypeError) as e:
-        raise Unfit(f"it does not fit into CSV: {said(e)}") from e
-    return text.getvalue().encode("utf-8", "replace")
-
-
-def _encoded_npy(prediction: Any) -> bytes:
+def _encoded_arrays(prediction: Any, kind: str) -> bytes:
     held = io.BytesIO()
+    given = prediction if isinstance(prediction, dict) and kind == NPZ else {"arr_0": prediction}
+    arrays = {str(name): np.asarray(_untensored(value)) for name, value in given.items()}
     try:
-        np.save(held, np.asarray(_untensored(prediction)), allow_pickle=False)
-    except ValueError as e:
-        raise Unfit(f"it does not fit into NPY: {said(e)}") from e
+        if any(array.dtype.hasobject for array in arrays.values()):
+            raise ValueError("Object arrays cannot be saved when allow_pickle=False")
+        if kind == NPZ:
+            np.savez(held, **arrays)  # type: ignore[arg-type]  # a name like "file" is refused below
+        else:
+            np.save(held, arrays["arr_0"], allow_pickle=False)
+    except (ValueError, TypeError) as e:
+        raise Unfit(f"it does not fit into {'NPZ' if kind == NPZ else 'NPY'}: {said(e)}") from e
     return held.getvalue()

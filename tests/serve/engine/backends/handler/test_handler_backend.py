@@ -17,6 +17,7 @@ from evenkeel.serve.engine.backends.handler.handler_backend import HandlerBacken
 from evenkeel.serve.errors import (
     BadModel,
     BadRequest,
+    BadShape,
     BodyTooLarge,
     EvenkeelError,
     ModelFailed,
@@ -458,14 +459,19 @@ READ_ONLY = "class M:\n    def predict(self, x): return x\ndef model_fn(model_di
 
 @pytest.mark.parametrize(("body", "content_type", "kind"), [
     (b"[[1, 2], [3]]", "application/json", BadRequest),
-    (b"[NaN]", "application/json", BadRequest),
+    (b"[Infinity]", "application/json", BadRequest),
+    (b"1\n[", "application/jsonlines", BadRequest),
+    (b"\n\n", "text/csv", BadRequest),
     (b"[1e39]", "application/json", BadRequest),  # no float32
     (b"[-1e999]", "application/json", BadRequest),
     (b"{", "application/json", BadRequest),
     (b"\xff", "application/json", BadRequest),
     (b"", "text/csv", BadRequest),
     (b"1,a", "text/csv", BadRequest),
-    (b"1,2\n3", "text/csv", BadRequest),
+    (b"1,2\n3", "text/csv", BadShape),
+    (b'1,"2', "text/csv", BadRequest),
+    (b"1,2", "text/csv; charset=klingon", UnsupportedMedia),
+    (b"1,\xff", "text/csv", BadRequest),
     (b"junk", "application/x-npy", BadRequest),
     (b"PK\x03\x04junk", "application/x-npz", BadRequest),
     (b"x", "image/png", UnsupportedMedia),
@@ -537,7 +543,8 @@ def test_a_pickle_inside_npy_is_never_loaded(folder: Folder) -> None:
 
 def test_the_first_type_in_accept_that_can_be_written_is(folder: Folder) -> None:
     backend = handler(folder, READ_ONLY)
-    for accept, content_type in [("image/png, text/csv;q=0.5", "text/csv"), ("*/*", "application/json"), ("", "application/json"),
+    for accept, content_type in [("application/x-npz", "application/x-npz"), ("application/jsonlines", "application/jsonlines"),
+                                 ("image/png, text/csv;q=0.5", "text/csv"), ("*/*", "application/json"), ("", "application/json"),
                                  ("text/html, */*;q=0.1", "application/json")]:  # fmt: skip
         assert one(backend, request("[1]", "application/json", accept)).content_type == content_type
     assert type(failed(backend, request("[1]", "application/json", "image/png"))) is NotAcceptable

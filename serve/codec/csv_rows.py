@@ -37,7 +37,8 @@ from evenkeel.serve.errors import BadRequest, BadShape, ModelFailed, Unsupported
 
 CELLS_UNCOUNTED = 64 << 10  # bytes of a body that is not worth a count of its cells
 TEXT_SHARE = 8  # bytes for each byte of a body that is read as text, twice
-PLAIN_BYTES = b"0123456789+-.eE, \r\n"
+LINE_BYTES = b"0123456789+-.eE, "
+PLAIN_BYTES = LINE_BYTES + b"\r\n"
 CHARSETS = {"utf-8": "utf-8-sig", "utf8": "utf-8-sig", "us-ascii": "ascii", "ascii": "ascii", "iso-8859-1": "latin-1",
             "latin-1": "latin-1", "windows-1252": "cp1252", "utf-16": "utf-16"}  # fmt: skip
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -73,6 +74,18 @@ class CsvRows:
         plain = not plan_of(signature).has_texts and not bytes(body).translate(None, PLAIN_BYTES)
         return plain or len(body) <= QUICK_OBJECTS_BYTES
 
+    def decode_row(self, body: Body, plan: CodecPlan) -> Body | None:
+        pack = plan.pack_row
+        if pack is None or type(body) is not bytes:
+            return None
+        line = body.removesuffix(b"\n").removesuffix(b"\r")
+        if line.translate(None, LINE_BYTES):
+            return None
+        try:
+            return pack(*orjson.loads(b"[" + line + b"]"))
+        except (ValueError, struct.error, OverflowError):
+            return None
+
     def encode(self, arrays: Sequence[Array], signature: Signature, form: Form, finite: bool = False) -> bytes:
         plan = plan_of(signature)
         if not finite:
@@ -87,6 +100,9 @@ class CsvRows:
         lines = [text[2:-2].split(b"],[") for text in texts if text is not None]
         joined = lines[0] if len(lines) == 1 else [b",".join(filter(None, parts)) for parts in zip(*lines, strict=True)]
         return b"\n".join(joined) + b"\n"
+
+    def encode_rows(self, rows: Array) -> list[bytes]:
+        return [row + b"\n" for row in dumps(rows)[2:-2].split(b"],[")]
 
 
 def _columns(plan: CodecPlan) -> int | None:

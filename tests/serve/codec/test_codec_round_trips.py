@@ -178,7 +178,7 @@ def test_no_json_value_makes_a_decoder_fail_in_a_foreign_way(value: object, sign
             assert array.ndim == len(spec.dims) + signature.rows_axis
 
 
-@pytest.mark.parametrize("mime", ["application/json", "application/x-npy", "tensor/pt"])
+@pytest.mark.parametrize("mime", ["application/json", "application/x-npy", "tensor/pt", "text/csv"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8", "bool"])
 def test_many_rows_written_at_once_are_the_bytes_of_each_alone(mime: str, dtype: str) -> None:
     signature = Signature((TensorSpec("x", "float32", (2,)),), (TensorSpec("y", dtype, (3,)),))

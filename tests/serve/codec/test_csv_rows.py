@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from evenkeel.serve.codec import pieces
@@ -146,6 +146,28 @@ def test_the_fast_path_agrees_with_the_patient_one(text: str, dtype: str, free: 
     if quick is not None:
         patient = _by_cell(text.encode(), plan, _columns(plan), "utf-8", header=False)
         assert quick.rows == patient.rows and same(quick.arrays[0], patient.arrays[0])
+
+
+@given(st.text(alphabet="0123456789+-.eE, \r\n", max_size=24), st.sampled_from(["float32", "int64"]), st.booleans())
+@example("1,2\r\n", "float32", False)
+@example("1,2\r", "float32", True)
+@example("1,2\n\n", "float32", False)
+@example("1,2,3", "float32", False)
+@example("1,1e39", "float32", False)
+@example("-0,1.5", "int64", False)
+@example("", "int64", False)
+def test_one_line_by_the_short_way_is_the_row_that_the_others_give(text: str, dtype: str, square: bool) -> None:
+    signature = model(x(dtype, *(1, 2) if square else (2,)))
+    row = CsvRows().decode_row(text.encode(), plan_of(signature))
+    if row is not None:
+        decoded = decode(CSV, text.encode(), signature)
+        assert decoded.rows == 1 and decoded.form == Form.INSTANCES and decoded.arrays[0].tobytes() == bytes(row)
+
+
+@pytest.mark.parametrize("body", [b"1,2", b"1.5, 2e3\n", b"-1,2\r\n"])
+def test_a_plain_line_takes_the_short_way(body: bytes) -> None:
+    plan = plan_of(model(x("float64", 2)))
+    assert CsvRows().decode_row(body, plan) is not None and CsvRows().decode_row(bytearray(body), plan) is None
 
 
 # --- replies ----------------------------------------------------------------------------------------------------------

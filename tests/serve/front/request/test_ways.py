@@ -46,11 +46,13 @@ class Asked:
 
 
 JSON, NPY, CSV, AS_NPY = head(), head("application/x-npy"), head("text/csv"), head(accept="application/x-npy")
+AS_JSON = head("text/csv", accept="application/json")
 ASKED = [
     *(Asked(json.dumps({"instances": [[i / 7, -i]]}).encode(), JSON) for i in range(20)),
     *(Asked(npy([i / 7, -i]), NPY) for i in range(4)),
     Asked(json.dumps({"instances": [[1, 2], [3, 4]]}).encode(), JSON), Asked(json.dumps([[5, 6]]).encode(), JSON),
-    Asked(json.dumps({"inputs": {"x": [[7, 8]]}}).encode(), JSON), Asked(b"1.5,2.5\n", CSV),
+    Asked(json.dumps({"inputs": {"x": [[7, 8]]}}).encode(), JSON),
+    *(Asked(b"%d.5,2.5\n" % i, CSV) for i in range(4)), Asked(b"1.5,2.5", AS_JSON), Asked(b"1,2\n3,4\n", CSV), Asked(b"1,a", CSV),
     Asked(json.dumps({"instances": [[9, 10]]}).encode(), AS_NPY),
     Asked(b'{"instances": [[1, 2, 3]]}', JSON), Asked(b"no", JSON), Asked(b'{"instances": [[1, true]]}', JSON),
     Asked(b'{"instances": [[1e39, 0]]}', JSON), Asked(b"\x93NUMPY", NPY), Asked(b"", head("image/png")),

@@ -100,7 +100,7 @@ def resumed(progress: Checkpoint, source: Source, now_s: float) -> Case:
 
 
 def source_of(order: RolloutSpec) -> Source:
-    return Direct(targets(order.arms()), order.timeout_s, order.model, BODY_BYTES_MAX, order.own)
+    return Direct(targets(order.arms()), order.timeout_s, order.model, BODY_BYTES_MAX, order.own, order.label)
 
 
 def decided_s(rollout: Rollout, named_s: float, start_s: float | None, now_s: float) -> float:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any
 
-from evenkeel.sidecar.rollout import own_counters
+from evenkeel.sidecar.rollout import own_counters, strata
 from evenkeel.sidecar.rollout.own_counters import OwnCounts
 from evenkeel.sidecar.rollout.reasons import RolloutReason
 from evenkeel.sidecar.rollout.rule import Arm
+from evenkeel.sidecar.rollout.strata import Strata, Stratum, StratumCounters
 
 # A restart whose reason holds one of these words is more than a restart.
 FATAL_WORDS = {
@@ -57,18 +59,24 @@ class Scrape:
     faults: tuple[str, ...] = ()  # hard facts learned otherwise, by their names in guards.FAULTS
     in_flight: int | None = None  # requests begun and not answered yet; None: the instance does not say
     own: OwnCounts = ()  # of the rule's own metrics, in their order
+    strata: tuple[StratumCounters, ...] = ()  # apart by the rule's label
+    rows: int = 0  # that ran
 
     def to_json(self) -> dict[str, Any]:
         """Edges as text: the last one is infinite, which JSON cannot hold."""
         edges = [[repr(edge), n] for edge, n in self.seconds]
-        return {**asdict(self), "key": [self.key.arm.value, self.key.name], "seconds": edges, "faults": list(self.faults)}
+        apart = strata.counters_to_json(self.strata)
+        key = [self.key.arm.value, self.key.name]
+        return {**asdict(self), "key": key, "seconds": edges, "faults": list(self.faults), "strata": apart}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Scrape:
         arm, name = data["key"]
         seconds = tuple((float(edge), int(n)) for edge, n in data["seconds"])
         own = own_counters.from_json(data.get("own", ()))
-        return Scrape(**{**data, "key": Key(Arm(arm), name), "seconds": seconds, "faults": tuple(data["faults"]), "own": own})
+        apart = strata.counters_from_json(data.get("strata", ()))
+        key, faults = Key(Arm(arm), name), tuple(data["faults"])
+        return Scrape(**{**data, "key": key, "seconds": seconds, "faults": faults, "own": own, "strata": apart})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,11 @@ class Delta:
     in_flight: int | None = None
     other_edges: bool = False  # its histogram lacks an edge that is judged, so its latency cannot be compared
     own: OwnCounts = ()  # of the rule's own metrics
+    strata: Strata = ()  # its requests apart by the rule's label; empty where that has one value
+    median: float = 0.0  # of its answers, as a bucket edge, at most the last finite one; 0: none were timed
+    left: int = 0  # requests whose client left before the answer (499)
+    rows: int = 0  # that ran
+    answered: int = 0  # requests with 200, where rows are told
 
     def to_json(self) -> dict[str, Any]:
         """Without what is at its default: a log of a thousand windows stays readable."""
@@ -107,7 +120,8 @@ class Delta:
     @staticmethod
     def from_json(data: dict[str, Any]) -> Delta:
         tuples = {k: tuple(v) for k, v in data.items() if k in ("slower", "faults", "missed")}
-        return Delta(**{**data, **tuples, "arm": Arm(data["arm"]), "own": own_counters.from_json(data.get("own", ()))})
+        own, apart = own_counters.from_json(data.get("own", ())), strata.from_json(data.get("strata", ()))
+        return Delta(**{**data, **tuples, "arm": Arm(data["arm"]), "own": own, "strata": apart})
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +256,36 @@ def delta(before: Scrape, after: Scrape, edges: Edges) -> Delta:
         in_flight=after.in_flight,
         other_edges=_lacks(after.seconds, edges),
         own=own_counters.grown(before.own, after.own, reset=reset),
+        strata=_strata(before, after, edges, reset=reset) if len(after.strata) > 1 else (),
+        median=_median(before.seconds if not reset else (), after.seconds),
+        left=codes.get("499", 0),
+        rows=max(0, after.rows - (0 if reset else before.rows)),
+        answered=codes.get("200", 0) if after.rows else 0,
+    )
+
+
+def _median(before: Sequence[tuple[float, int]], after: Sequence[tuple[float, int]]) -> float:
+    new = [(edge, n - at_or_below(before, edge)) for edge, n in after]
+    answers = new[-1][1] if new else 0
+    last = max((edge for edge, _ in new if edge < inf), default=0.0)
+    return next((min(edge, last) for edge, n in new if answers and 2 * n >= answers), 0.0)
+
+
+def _strata(before: Scrape, after: Scrape, edges: Edges, *, reset: bool) -> Strata:
+    known = {} if reset else {s.name: s for s in before.strata}
+    return tuple(_stratum(known.get(s.name, StratumCounters(s.name, {})), s, edges) for s in after.strata)
+
+
+def _stratum(before: StratumCounters, after: StratumCounters, edges: Edges) -> Stratum:
+    codes = {code: max(0, n) for code, n in grown(before.codes, after.codes, reset=False).items()}
+    requests = sum(codes.values())
+    return Stratum(
+        after.name,
+        requests,
+        requests - sum(n for code, n in codes.items() if code.startswith("4")),
+        sum(n for code, n in codes.items() if code.startswith("5")),
+        max(0, total(after.seconds) - total(before.seconds)),
+        tuple(max(0, _above(after.seconds, e) - _above(before.seconds, e)) for e in edges.judged),
     )
 
 

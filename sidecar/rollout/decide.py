@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from evenkeel.sidecar.rollout import guards, latency_edges, metric_findings, obstacles, own_judgement, traffic
+from evenkeel.sidecar.rollout import (
+    guards,
+    latency_edges,
+    metric_findings,
+    mix,
+    obstacles,
+    own_judgement,
+    traffic,
+    unanswered,
+    warmth,
+)
 from evenkeel.sidecar.rollout.counters import Delta, Key, Window
 from evenkeel.sidecar.rollout.e_values import Pair
 from evenkeel.sidecar.rollout.evidence import Evidence
@@ -33,9 +43,18 @@ def step(rule: Rule, state: Judged, window: Window) -> Judged:
         healths=guards.watch(before.healths, window),
         traffic=traffic.counted(before.traffic, window, rule),
         own=own_judgement.seen(rule, before.own, window),
+        mix=mix.counted(rule, before.mix, window),
         flags=before.flags | obstacles.flags_of(window, rule),
     )
-    if after.elapsed_s > rule.initial_delay_s and not guards.changed_sides(after.healths):
+    began = after.elapsed_s > rule.initial_delay_s and not guards.changed_sides(after.healths)
+    counts = began and (before.warmth.is_over or not rule.warm_s_max)
+    after = replace(
+        after,
+        warmth=warmth.watched(rule, before.warmth, window, after.elapsed_s),
+        unanswered=unanswered.counted(rule, before.unanswered, window, counts=counts),
+        streaks=_streaks(rule, before.streaks, window) if began else before.streaks,
+    )
+    if counts:
         after = _count(rule, after, window)
     return replace(after, condemned=after.condemned or _condemned(rule, after))
 
@@ -59,7 +78,7 @@ def _count(rule: Rule, state: Judged, window: Window) -> Judged:
         metrics=own_judgement.compare(rule, _compare(rule, state.metrics, window, Arm.CANDIDATE, rule.reference), window),
         same_version=_same_version(rule, state.same_version, window),
         objectives=_objectives(rule, state.objectives, window),
-        streaks=_streaks(rule, state.streaks, window),
+        mix=mix.compare(rule, state.mix, window) if state.mix.chosen else state.mix,
     )
 
 
@@ -141,7 +160,13 @@ def _streaks(rule: Rule, streaks: Mapping[str, Streak], window: Window) -> dict[
 def _condemned(rule: Rule, state: Judged) -> tuple[Finding, ...]:
     hard = tuple(f for f in guards.broken(state.healths, rule) if f.reason in guards.FATAL)
     out = [_out(name, state) for name, s in state.streaks.items() if s.windows >= _windows_needed(name)]
-    worse = own_judgement.convictions(rule, state.metrics)
+    if not state.warmth.is_over:
+        out = [f for f in out if f.about != FAR_SLOWER]
+    if out and mix.excuses_outage(rule, state.mix):
+        out = []
+    worse = own_judgement.convictions(rule, state.convicting)
+    if worse:
+        worse = [f for f in worse if not mix.excuses(rule, state.mix, f.about)]
     missed = [_objective_missed(e) for e in state.objectives if e.is_missed]
     stalled = traffic.stalled(state.traffic)
     return (*hard, *stalled, *out, *worse, *missed)

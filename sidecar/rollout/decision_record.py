@@ -27,7 +27,7 @@ def record(rule: Rule, state: Judged, decision: Decision) -> dict[str, Any]:
         "stage": state.stage.number,
         "windows": state.windows,
         "elapsed_s": tidy(state.elapsed_s),
-        "metrics": {name: _metric(rule, e) for name, e in state.metrics.items()},
+        "metrics": {name: _metric(rule, e) for name, e in state.convicting.items()},
         "same_version": {name: _witnesses(rule, e) for name, e in state.same_version.items()},
         "objectives": {e.objective.name: _objective(e) for e in state.objectives},
         "split": {"candidate": tidy(split.share), "declared": tidy(split.declared), "off_by": tidy(split.deviation),

@@ -50,8 +50,8 @@ def source_of(args: argparse.Namespace, order: RolloutSpec) -> Source:
         if any(len(names) > 1 for names in given.values()):
             raise CannotJudge("with --prometheus each arm is one selector")
         selectors = {arm: names[0] for arm, names in given.items()}
-        return Prometheus(args.prometheus, selectors, order.timeout_s, args.instance_label, order.model, order.own)
-    return Direct(targets(given), order.timeout_s, order.model, own=order.own)
+        return Prometheus(args.prometheus, selectors, order.timeout_s, args.instance_label, order.model, order.own, order.label)
+    return Direct(targets(given), order.timeout_s, order.model, own=order.own, strata=order.label)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,11 +87,19 @@ def _add_rule(rule: Group) -> None:
     )
     rule.add_argument("--slo", default=USUAL.slo, metavar="errors=1%%,p99=300ms",
                       help="roll back when the candidate misses one of these, whatever the reference does")  # fmt: skip
+    rule.add_argument("--strata", default=USUAL.strata, metavar="LABEL",
+                      help="judge the requests of each value of this label apart, too: route")  # fmt: skip
     rule.add_argument("--metric", action="append", default=[], metavar="NAME=A/B",
                       help="a metric of your own, once for each: refunds=shop_refunds_total/shop_orders_total or "
                       "slow=shop_basket_seconds>0.5; ;better=more, ;weight=2, ;budget=1%% may follow")  # fmt: skip
     rule.add_argument(
         "--initial-delay-s", type=float, default=USUAL.initial_delay_s, help="the first seconds count for nobody (0)"
+    )
+    rule.add_argument(
+        "--warm-up-s",
+        type=float,
+        default=USUAL.warm_up_s,
+        help="nothing counts until the candidate's own latency has settled, for so long at most (300; 0: at once)",
     )
     rule.add_argument("--small", action="store_true",
                       help="for a few requests a minute: looks every minute for a day, budgets of 1 and 2 %%")  # fmt: skip
@@ -134,8 +142,8 @@ def order_of(args: argparse.Namespace, id_else: str) -> RolloutSpec:
         max_minutes=args.max_minutes, ready_minutes=args.ready_minutes,
         min_requests=args.min_requests, budget=args.budget, latency_budget=args.latency_budget,
         margin=args.margin, bad_ratio=args.bad_ratio, edge=tuple(args.edge), objective_s=args.objective_s,
-        slo=args.slo, metric=tuple(args.metric), initial_delay_s=args.initial_delay_s, no_latency=args.no_latency,
-        at_end=args.at_end,
+        slo=args.slo, strata=args.strata, metric=tuple(args.metric), initial_delay_s=args.initial_delay_s,
+        warm_up_s=args.warm_up_s, no_latency=args.no_latency, at_end=args.at_end,
     )  # fmt: skip
 
 

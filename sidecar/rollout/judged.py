@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from evenkeel.sidecar.rollout.counters import Key
 from evenkeel.sidecar.rollout.evidence import Evidence
 from evenkeel.sidecar.rollout.guards import Health
+from evenkeel.sidecar.rollout.mix import NO_MIX, Mix
 from evenkeel.sidecar.rollout.objectives import ObjectiveEvidence
 from evenkeel.sidecar.rollout.outage import Streak
 from evenkeel.sidecar.rollout.own_judgement import NOT_YET_SEEN, OwnSeen
 from evenkeel.sidecar.rollout.reasons import Finding, Flag, RolloutVerdict
 from evenkeel.sidecar.rollout.traffic import NO_TRAFFIC, Traffic
+from evenkeel.sidecar.rollout.unanswered import NONE_BEGUN, Unanswered
+from evenkeel.sidecar.rollout.warmth import NOT_WARM, Warmth
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,19 @@ class Judged:
     same_version: Mapping[str, Evidence] = field(default_factory=dict)  # baseline against production, and the other way
     objectives: tuple[ObjectiveEvidence, ...] = ()
     own: OwnSeen = NOT_YET_SEEN
+    mix: Mix = NO_MIX
+    unanswered: Unanswered = NONE_BEGUN
+    warmth: Warmth = NOT_WARM
     streaks: Mapping[str, Streak] = field(default_factory=dict)
     healths: Mapping[Key, Health] = field(default_factory=dict)
     traffic: Traffic = NO_TRAFFIC
     flags: frozenset[Flag] = frozenset()
     condemned: tuple[Finding, ...] = ()  # the reasons of a rollback, which is final
+
+    @property
+    def convicting(self) -> dict[str, Evidence]:
+        """Of every metric that may roll back: those that must be proven as well, and those that convict alone."""
+        return {**self.metrics, **self.mix.within, **self.unanswered.metrics}
 
     @property
     def elapsed_s(self) -> float:

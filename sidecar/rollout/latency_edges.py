@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf
 
+PREFIX = "slower_than_"  # of the metrics' names
 QUANTILES = (0.90, 0.99)
 FAR, FAR_LEAST = 8.0, 3.0  # times the reference's p99; the second where the histogram ends before
 EXCEEDANCE_MAX = 0.20  # above this rate 1 + x <= exp(x), on which validity rests, gives much away, and so does power
@@ -47,4 +48,4 @@ def at_or_below(counts: Mapping[float, int], edge: float) -> int:
 
 def name(edge: float) -> str:
     """The metric's name: answers slower than the edge."""
-    return f"slower_than_{edge * 1000:.6g}ms"
+    return f"{PREFIX}{edge * 1000:.6g}ms"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import log
 
-from evenkeel.sidecar.rollout import guards, own_judgement
+from evenkeel.sidecar.rollout import guards, metric_findings, mix, own_judgement
 from evenkeel.sidecar.rollout.counters import Window
 from evenkeel.sidecar.rollout.e_values import WORSE_GAINS, Pair, ratio_e
 from evenkeel.sidecar.rollout.judged import Judged
@@ -39,6 +39,7 @@ def _of_traffic(rule: Rule, state: Judged) -> list[Finding]:
     elif rule.mix_checked and split.deviation > rule.split_tolerance:
         words = f"the candidate gets {split.share:.4g} of the requests, {split.declared:.4g} was declared"
         findings.append(Finding(RolloutReason.SAMPLE_RATIO, "split", words))
+    findings += mix.differences(rule, state.mix)
     if client_errors_shifted(rule, state):
         findings.append(Finding(RolloutReason.CLIENT_ERRORS_DIFFER, "4xx", _shares(rule, state)))
     return findings
@@ -70,6 +71,7 @@ def _of_stage(rule: Rule, state: Judged) -> list[Finding]:
 
 def unproven(rule: Rule, state: Judged) -> list[Finding]:
     findings = [*own_judgement.not_measured(rule, state.own, state.metrics), *own_judgement.unproven(rule, state.metrics)]
+    findings += [metric_findings.doubt(rule, e) for e in state.unanswered.metrics.values() if e.one_witness]
     if ERRORS not in state.metrics:
         findings.append(Finding(RolloutReason.NOT_YET_PROVEN, ERRORS, "no window counts yet"))
     if rule.latency and not any(name != ERRORS for name in state.metrics):

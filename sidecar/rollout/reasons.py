@@ -44,6 +44,7 @@ class RolloutReason(StrEnum):
     CLIENT_ERRORS_DIFFER = "client_errors_differ"
     ENVIRONMENT_UNSTABLE = "environment_unstable"
     LATENCY_NOT_MEASURED = "latency_not_measured"
+    MIX_DIFFERS = "mix_differs"
     METRIC_NOT_MEASURED = "metric_not_measured"
     JUDGE_FAILED = "judge_failed"
     JUDGE_LOST = "judge_lost"
@@ -173,6 +174,10 @@ TABLE: dict[RolloutReason, ReasonEntry] = {
     RolloutReason.LATENCY_NOT_MEASURED: ReasonEntry(
         _H, "the reference has too few latency observations to choose edges from, or instances' histograms have other edges",
         "wait, or give `--edge`, or `--no-latency`"
+    ),
+    RolloutReason.MIX_DIFFERS: ReasonEntry(
+        _H, "the arms do not get the same kinds of requests, by the label (`--strata`, else the model) or by the rows of a "
+        "request, so a difference may be theirs", "correct the routing; until then only what is worse within one kind rolls back"
     ),
     RolloutReason.METRIC_NOT_MEASURED: ReasonEntry(
         _H, "a metric of your own cannot be counted: an instance does not show what it is made of, its histogram has no bucket "

@@ -26,7 +26,14 @@ EDGES_MAX = 3  # at or above the reference's p90, p99, and the objective
 # Of alpha, where slow answers are judged too; the edges share the rest. Errors are rare and slow answers are not, so the
 # errors need the larger share.
 ERRORS_SHARE = 0.6
+WITHIN = " at "  # stands between a metric and the value of the label within which it is judged
+STRATA_JUDGED = 6
+UNANSWERED = "unanswered"  # the metric of requests that were begun and have no answer
 OWN_SHARE = 0.3  # of alpha, for all the user's own metrics together, where there are any
+
+
+def is_of_errors(metric: str) -> bool:
+    return metric.partition(WITHIN)[0] in (ERRORS, UNANSWERED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,10 @@ class Rule:
     initial_delay_s: float = 0.0  # the first seconds count for nobody: caches are cold
     slo: tuple[Objective, ...] = ()
     own: tuple[OwnMetric, ...] = ()  # the user's own metrics
+    strata: str = ""  # a label of the requests, by whose values they are compared
+    strata_share: float = 0.0  # of alpha, for judging within each value; 0: only the values' shares are compared
+    unanswered_share: float = 0.0  # of alpha, for requests without an answer; 0: they are not judged
+    warm_s_max: float = 0.0  # nothing counts until the candidate's own latency has settled, for so long at most
 
     def __post_init__(self) -> None:
         for ok, complaint in (
@@ -88,6 +99,9 @@ class Rule:
             (len(self.edges) <= EDGES_MAX, f"at most {EDGES_MAX} latency edges"),
             (all(e > 0 for e in self.edges) and self.objective_s >= 0, "latency edges are positive seconds"),
             (len({o.name for o in self.slo}) == len(self.slo), "an objective is given twice"),
+            (0 <= self.unanswered_share < 1, "unanswered_share is a part below 1"),
+            (self.warm_s_max >= 0, "warm_s_max is no negative time"),
+            (0 <= self.strata_share < (1 if self.strata else 1e-12), "strata_share is a part below 1, of a label"),
             (all(m.bad_ratio > self.margin for m in self.own), "bad-ratio of a metric of your own must be above margin"),
         ):
             if not ok:
@@ -107,11 +121,21 @@ class Rule:
 
     def rollback_at(self, metric: str) -> float:
         """The e-value that convicts one metric: 1/alpha_m with the alpha_m adding up to alpha."""
+        if metric == UNANSWERED:
+            return 1 / (self.alpha * max(self.unanswered_share, 1e-9))
+        if WITHIN in metric:
+            within = self.strata_share * (1 - self.unanswered_share)
+            return STRATA_JUDGED * self.metrics_planned / (self.alpha * max(within, 1e-9))
         if self.own_named(metric):
-            return len(self.own) / (self.alpha * OWN_SHARE)
+            return len(self.own) / (self.alpha * OWN_SHARE * (1 - self.strata_share) * (1 - self.unanswered_share))
         edges = self.metrics_planned - 1
         share = 1.0 if edges == 0 else ERRORS_SHARE if metric == ERRORS else (1 - ERRORS_SHARE) / edges
-        return 1 / (self.alpha * share * (1 - OWN_SHARE if self.own else 1))
+        return 1 / (self.alpha * share * self.common_share)
+
+    @property
+    def common_share(self) -> float:
+        """Of alpha: what is left for errors and slow answers of all requests together."""
+        return (1 - OWN_SHARE if self.own else 1.0) * (1 - self.strata_share) * (1 - self.unanswered_share)
 
     @property
     def promote_at(self) -> float:
@@ -120,11 +144,11 @@ class Rule:
 
     def bad_ratio_of(self, metric: str) -> float:
         own = self.own_named(metric)
-        return own.bad_ratio if own else self.bad_ratio if metric == ERRORS else self.bad_ratio_latency
+        return own.bad_ratio if own else self.bad_ratio if is_of_errors(metric) else self.bad_ratio_latency
 
     def budget_of(self, metric: str) -> float:
         own = self.own_named(metric)
-        return own.budget if own else self.budget if metric == ERRORS else self.budget_latency
+        return own.budget if own else self.budget if is_of_errors(metric) else self.budget_latency
 
     def own_named(self, metric: str) -> OwnMetric | None:
         return next((m for m in self.own if m.name == metric), None)
@@ -133,7 +157,8 @@ class Rule:
         """Without what came later than the format and is at its default, so that an older log says the same as it did."""
         slo = [asdict(o) for o in self.slo]
         data = {**asdict(self), "edges": list(self.edges), "reference": self.reference.value, "slo": slo}
-        later = {"own": [m.to_json() for m in self.own]}
+        later = {"own": [m.to_json() for m in self.own], "strata": self.strata, "strata_share": self.strata_share,
+                 "unanswered_share": self.unanswered_share, "warm_s_max": self.warm_s_max}  # fmt: skip
         return {**{k: v for k, v in data.items() if k not in later}, **{k: v for k, v in later.items() if v}}
 
     @staticmethod

@@ -1,7 +1,7 @@
 """From samples to a Scrape, or BadMetrics. The only file here that knows our metrics' names. Pure.
 
 What it needs: `evenkeel_requests_total{code}`; what it uses when there: `evenkeel_request_seconds`, `evenkeel_shed_total`,
-`evenkeel_restarts_total{reason}`, `evenkeel_ready`, `evenkeel_state{state}`, `evenkeel_in_flight`.
+`evenkeel_restarts_total{reason}`, `evenkeel_ready`, `evenkeel_state{state}`, `evenkeel_in_flight`, `evenkeel_batch_rows_sum`.
 
 What no process of ours could say is refused, so that the rule behind it meets whole numbers, and edges in order that end with an
 infinite one.
@@ -20,6 +20,7 @@ from evenkeel.sidecar.rollout.counters import Key, Scrape
 from evenkeel.sidecar.rollout.judge_errors import BadMetrics
 from evenkeel.sidecar.rollout.metrics_text import ParsedSample
 from evenkeel.sidecar.rollout.own_metrics import OwnMetric
+from evenkeel.sidecar.rollout.strata import STRATA_MAX, StratumCounters, shown_value
 
 NAMES = (
     "evenkeel_requests_total",
@@ -29,8 +30,9 @@ NAMES = (
     "evenkeel_ready",
     "evenkeel_state",
     "evenkeel_in_flight",
+    "evenkeel_batch_rows_sum",
 )
-REQUESTS, SECONDS, SHED, RESTARTS, READY, STATE, IN_FLIGHT = NAMES
+REQUESTS, SECONDS, SHED, RESTARTS, READY, STATE, IN_FLIGHT, ROWS = NAMES
 
 # The gauge counts engines in each state. A FAILED one is news whatever the others do; one READY engine serves. A state that is
 # not among these is passed over: it would be shown.
@@ -51,13 +53,16 @@ def from_text(page: str, own: Sequence[OwnMetric] = ()) -> list[ParsedSample]:
     return parsed
 
 
-def build(samples: Iterable[ParsedSample], key: Key, at_s: float, model: str = "", own: Sequence[OwnMetric] = ()) -> Scrape:
-    """One instance's scrape. Series of several models and versions are added up, or only those of `model`. Raises BadMetrics."""
+def build(
+    samples: Iterable[ParsedSample], key: Key, at_s: float, model: str = "", own: Sequence[OwnMetric] = (), strata: str = ""
+) -> Scrape:
+    """One instance's scrape. Series of several models and versions are added up, or only those of `model`, and kept apart by the
+    label `strata` as well. Raises BadMetrics."""
     codes: dict[str, int] = {}
     restarts: dict[str, int] = {}
     histograms: dict[Series, dict[float, int]] = {}
     seen: set[tuple[str, Series]] = set()
-    shed, ready, state = 0, None, ""
+    shed, rows, ready, state = 0, 0, None, ""
     in_flight: int | None = None
     of_model = [s for s in samples if not model or s.labels.get("model", model) == model]
     for s in of_model:
@@ -70,6 +75,8 @@ def build(samples: Iterable[ParsedSample], key: Key, at_s: float, model: str = "
             _add(restarts, f"{s.labels.get('process', '')} {s.labels.get('reason', '')}".strip(), s)
         elif s.name == SHED:
             shed += _count(s)
+        elif s.name == ROWS:
+            rows += _count(s)
         elif s.name == READY:
             ready = _yes(s) and ready is not False
         elif s.name == IN_FLIGHT:
@@ -77,7 +84,21 @@ def build(samples: Iterable[ParsedSample], key: Key, at_s: float, model: str = "
         elif s.name == STATE and _count(s) and (named := s.labels.get("state", "").upper()) in TOLD_FIRST:
             state = min(state or "CLOSED", named, key=TOLD_FIRST.index)
     return Scrape(key, at_s, codes, _cumulative(histograms.values()), restarts, shed, ready, state, in_flight=in_flight,
-                  own=own_counters.count(own, of_model))  # fmt: skip
+                  own=own_counters.count(own, of_model), strata=_apart(of_model, strata), rows=rows)  # fmt: skip
+
+
+def _apart(samples: Sequence[ParsedSample], label: str) -> tuple[StratumCounters, ...]:
+    """Requests and latency by the values of a label; nothing where it has too many."""
+    codes: dict[str, dict[str, int]] = {}
+    histograms: dict[str, dict[Series, dict[float, int]]] = {}
+    for s in samples if label else ():
+        if label in s.labels and s.name == REQUESTS:
+            _add(codes.setdefault(shown_value(s.labels[label]), {}), _code(s), s)
+        elif label in s.labels and s.name == SECONDS:
+            _add_bucket(histograms.setdefault(shown_value(s.labels[label]), {}), s)
+    if len(codes) > STRATA_MAX:
+        return ()
+    return tuple(StratumCounters(n, codes[n], _cumulative(histograms.get(n, {}).values())) for n in sorted(codes))
 
 
 def _only_once(seen: set[tuple[str, Series]], s: ParsedSample) -> None:

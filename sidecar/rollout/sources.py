@@ -72,6 +72,7 @@ class Direct:
     model: str = ""
     bytes_max: int = METRICS_BYTES_MAX
     own: tuple[OwnMetric, ...] = ()
+    strata: str = ""
 
     def look(self, now_s: float) -> Round:
         began_s = time.monotonic()
@@ -99,7 +100,7 @@ class Direct:
         if not _reading.acquire(timeout=max(0.0, until_s - time.monotonic())):
             raise BadMetrics("the texts of others took all the time there was")
         try:
-            return scrape.build(scrape.from_text(page, self.own), key, at_s, self.model, self.own)
+            return scrape.build(scrape.from_text(page, self.own), key, at_s, self.model, self.own, self.strata)
         finally:
             _reading.release()
 
@@ -134,6 +135,7 @@ class Prometheus:
     instance_label: str = "instance"
     model: str = ""
     own: tuple[OwnMetric, ...] = ()
+    strata: str = ""
     _seen_s: dict[Key, float] = field(default_factory=dict)
     _zero_s: float | None = None  # added to a sample's own time it gives the rollout's time
 
@@ -176,7 +178,8 @@ class Prometheus:
             if self._zero_s is None:
                 self._zero_s = now_s - at_s
             try:
-                scrapes.append(scrape.build(of[key], key, round(at_s + self._zero_s, SCRAPE_DIGITS), self.model, self.own))
+                at = round(at_s + self._zero_s, SCRAPE_DIGITS)
+                scrapes.append(scrape.build(of[key], key, at, self.model, self.own, self.strata))
             except BadMetrics as e:
                 missing[key] = f"{key}: {e.message}"
                 unread.add(key)

@@ -5,6 +5,7 @@ The defaults of both are those of `RolloutSpec`; a JSON body uses the words of t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from math import isfinite
@@ -22,6 +23,9 @@ NAME_CHARS_MAX = 128
 WINDOWS_MAX = 2000  # what a look costs grows with the windows before it: 1 s of CPU at so many
 DELTAS_MAX = 60_000  # instances times windows: what is kept in memory and in the replay log, about 30 MB
 STAGES_MAX = 100
+UNANSWERED_SHARE = 0.05  # of alpha
+STRATA_SHARE = 0.1  # of alpha, where a label was asked for
+LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,79}", re.ASCII)
 SECONDS_MAX = 3600.0
 MINUTES_MAX = 1440.0
 
@@ -52,8 +56,10 @@ class RolloutSpec:
     edge: tuple[float, ...] = ()
     objective_s: float = 0.0
     slo: str = ""  # errors=1%,p99=300ms
+    strata: str = ""  # a label; the requests of each of its values are judged apart
     metric: tuple[str, ...] = ()  # the user's own, as own_metrics.py reads them
     initial_delay_s: float = 0.0
+    warm_up_s: float = 300.0
     no_latency: bool = False
     at_end: str = "hold"
 
@@ -80,12 +86,21 @@ class RolloutSpec:
             initial_delay_s=self.initial_delay_s,
             mix_checked=self.split_checked,
             own=self.own,
+            strata=self.label,
+            strata_share=STRATA_SHARE if self.strata else 0.0,
+            unanswered_share=UNANSWERED_SHARE,
+            warm_s_max=self.warm_up_s,
         )
 
     def arms(self) -> dict[Arm, tuple[str, ...]]:
         """The names of each arm that has any."""
         by_arm = {Arm.PRODUCTION: self.production, Arm.BASELINE: self.baseline, Arm.CANDIDATE: self.candidate}
         return {arm: names for arm, names in by_arm.items() if names}
+
+    @property
+    def label(self) -> str:
+        """By whose values the arms' mixes are compared: the models, where nothing else was asked for."""
+        return self.strata or "model"
 
     @property
     def own(self) -> tuple[OwnMetric, ...]:
@@ -127,7 +142,7 @@ def from_json(data: object, id_else: str) -> RolloutSpec:
 
 
 NUMBERS = ("window_s", "block_s", "min_minutes", "max_minutes", "ready_minutes", "min_requests", "budget", "latency_budget",
-           "bad_ratio", "objective_s", "slo", "initial_delay_s")  # fmt: skip
+           "bad_ratio", "objective_s", "slo", "strata", "initial_delay_s", "warm_up_s")  # fmt: skip
 
 
 def check_numbers(order: RolloutSpec) -> None:
@@ -242,6 +257,12 @@ def _slo(name: str, value: object) -> str:
     return value
 
 
+def _label(name: str, value: object) -> str:
+    if not isinstance(value, str) or (value and not LABEL.fullmatch(value)) or value in ("le", "code"):
+        raise BadRule(f"{name}: {str(value)[:40]!r}: expected a label of the requests such as route")
+    return value
+
+
 def _metric(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise BadRule(f"{name}: expected a list of texts such as refunds=shop_refunds_total/shop_orders_total")
@@ -264,7 +285,8 @@ READERS: dict[str, Reader] = {
     "max_minutes": _number(0.01, MINUTES_MAX), "ready_minutes": _number(0.01, MINUTES_MAX),
     "min_requests": _whole(0, 10**9), "budget": _number(0, 1),
     "latency_budget": _number(0, 1), "margin": _number(1, 1000), "bad_ratio": _number(1, 1000),
-    "slo": _slo, "metric": _metric, "initial_delay_s": _number(0, SECONDS_MAX),
+    "slo": _slo, "strata": _label, "metric": _metric,
+    "initial_delay_s": _number(0, SECONDS_MAX), "warm_up_s": _number(0, SECONDS_MAX),
     "edge": _numbers(EDGES_MAX, 1e-6, SECONDS_MAX), "objective_s": _number(0, SECONDS_MAX), "no_latency": _flag,
     "at_end": _one_of("hold", "rollback"),
 }  # fmt: skip

@@ -74,7 +74,7 @@ def test_an_equal_candidate_exits_0_with_its_evidence(judged: Judged, serve: Cal
     assert "one_instance" in judged.text
     picture = ElementTree.fromstring((judged.folder / "plot.svg").read_text())
     words = ["".join(t.itertext()) for t in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"errors: e-values", "slower_than_20ms: e-values", "roll back at 166.7", "promote at 40"} <= set(words)
+    assert {"errors: e-values", "slower_than_20ms: e-values", "roll back at 175.4", "promote at 40"} <= set(words)
 
 
 def test_a_worse_candidate_exits_1(judged: Judged, serve: Callable[[Instance], str]) -> None:

@@ -18,7 +18,8 @@ from evenkeel.serve.engine.foreign import said
 from evenkeel.serve.engine.leaving import Leaving
 from evenkeel.serve.engine.models import explain, replica, samples
 from evenkeel.serve.engine.models.replica import Replica
-from evenkeel.serve.engine.models.warmup import Report, Warmup
+from evenkeel.serve.engine.models.warmup import Warmup
+from evenkeel.serve.engine.models.warmup_report import Report
 from evenkeel.serve.errors import BadModel
 
 
@@ -84,6 +85,8 @@ def run_samples(loaded: Replica, warmup: Warmup) -> None:
 
 
 def print_costs(loaded: Replica, warmup: Warmup) -> None:
+    if not warmup.shapes:
+        return
     for rows, seconds in warmup.sweep():
         print(f"cost      {rows:>5} rows  {seconds * 1e3:10.3f} ms  {rows / seconds:12.1f} rows/s", flush=True)
     chosen = best_rows(loaded.cost.default, loaded.rows_max, loaded.manifest.slo_s or float("inf"))
@@ -97,6 +100,8 @@ def print_proof(warmup: Warmup) -> None:
     if report.plan:
         print(f"warm-up   {shapes} shapes, {len(report.plan)} batch sizes of them, {settled} settled to a steady latency")
         print(f"checks    {checks(report)}")
+    for warning in report.warnings:
+        print(f"warning   {warning}")
     for note in report.notes:
         print(f"          {note}")
 

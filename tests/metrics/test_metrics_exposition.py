@@ -30,7 +30,7 @@ from evenkeel.serve.contract.status_page import (
     time_bucket,
     worker_restart_cell,
 )
-from evenkeel.serve.engine.models.warmup import RESULTS
+from evenkeel.serve.engine.models.warmup_report import RESULTS
 from evenkeel.serve.errors import FAMILIES, NUMBER, BadShape, Overloaded, TooManyArriving, TooManyBytes, WaitTooLong
 from evenkeel.serve.exposition import FRESH_EVERY_S, FRESH_MAX, PageCollector, Scrapes
 from tests.support.clock import ManualClock

@@ -114,9 +114,17 @@ def export(folder: Path, module: object, text: str = "") -> Path:
 
 
 def test_check_names_a_model_whose_rows_depend_on_each_other(tmp_path: Path) -> None:
-    ended = run_command("check", export(tmp_path, Centred()))
+    folder = export(tmp_path, Centred(), '[[samples]]\ninput = "rows.json"\n')
+    (folder / "rows.json").write_text('{"instances": [[1, 2, 3]]}')
+    ended = run_command("check", folder)
     assert ended.returncode == 1
     assert "rows depend on each other: row 0 of a batch of 2" in ended.stderr and "rows_depend = true" in ended.stderr
+
+
+def test_of_made_up_rows_check_says_that_they_run_one_at_a_time(tmp_path: Path) -> None:
+    ended = run_command("check", export(tmp_path, Centred()))
+    assert ended.returncode == 0
+    assert "warning   batching is off: rows depend on each other" in ended.stdout and "[[samples]]" in ended.stdout
 
 
 def test_such_a_model_that_says_so_is_served_request_by_request(tmp_path: Path) -> None:

@@ -13,21 +13,19 @@ two trial runs with different sizes tell. When even they fail, rows are not batc
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
-import numpy as np
-
 from evenkeel.serve.contract.manifest import ROWS, UNSAID, Manifest, pad_fault
 from evenkeel.serve.contract.signature import Signature, TensorSpec
-from evenkeel.serve.engine.backends.base import Array
+from evenkeel.serve.engine.backends.trial_runs import Dim, Runs, learn
 from evenkeel.serve.errors import BadModel
 
-Dim = int | str | None  # a size, a named free dim, or a free dim without a name
-Runs = Callable[[Sequence[Array]], Sequence[Array]]
 # tf2onnx and torch's exporters make up a new name for every dim they do not know.
-MADE_UP = re.compile(r"unk__\d+|(\w+_)?dim_\d+|\?")
+MADE_UP = re.compile(r"(\w+_)?dim_\d+")
+# What stands for "not known", so that two of them are two sizes; and what is no name but a formula of other sizes.
+NAME = re.compile(r"(?!unk__\d+$|None$)[^\W\d][\w.:/-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +57,7 @@ def settle(ins: Sequence[Found], outs: Sequence[Found], manifest: Manifest, run:
         outs = [f for f in outs if f.name in {spec.name for spec in manifest.outputs}]
     if manifest.outputs is None or any(spec.dims == UNSAID for spec in manifest.outputs):
         outs = _renamed(outs, ins, inputs, axis)
-        if any(_in_doubt(f, axis) for f in outs):
-            draft = Signature(inputs, tuple(TensorSpec(f.name, f.dtype, ()) for f in outs), axis is not None)
-            outs = _named(_tried(draft, outs, run(draft), axis, trust=manifest.rows_axis is True), fresh)
+        outs, sure = _sure(inputs, outs, axis, manifest, run, fresh)
         loose = None if axis is None else next((f for f in outs if not _keeps_rows(f, axis)), None)
         if loose and manifest.rows_axis:
             raise BadModel(f"model.toml: inputs[0].shape says {ROWS!r}, but output {_text(loose)} of {file} does not "
@@ -69,7 +65,14 @@ def settle(ins: Sequence[Found], outs: Sequence[Found], manifest: Manifest, run:
         if loose:
             axis, why = None, f"off: output {_text(loose)} does not keep one row for each row of input"
             inputs = specs(ins, manifest.inputs, "inputs", None, file)
-    return Settled(Signature(inputs, specs(outs, manifest.outputs, "outputs", axis, file), axis is not None), why)
+            if not sure:
+                outs, _ = _sure(inputs, outs, None, manifest, run, fresh)
+    doubts: list[str] = []
+    outputs = specs(outs, manifest.outputs, "outputs", axis, file, doubts)
+    signature = Signature(inputs, outputs, axis is not None)
+    if doubts:
+        _refuse_unlike(signature, doubts[0], run(signature))
+    return Settled(signature, why)
 
 
 def _namer(tensors: Sequence[Found], manifest: Manifest) -> Callable[[], str]:
@@ -81,10 +84,10 @@ def _namer(tensors: Sequence[Found], manifest: Manifest) -> Callable[[], str]:
 
 
 def _named(tensors: Sequence[Found], fresh: Callable[[], str]) -> list[Found]:
-    """Every free dim gets a name; some exporters write a free dim as 0 or -1."""
+    """Every free dim gets a name; some exporters write a free dim as 0, -1, "?" or a name that they made up for it alone."""
 
     def name(dim: Dim) -> Dim:
-        return dim if (isinstance(dim, int) and dim > 0) or (isinstance(dim, str) and dim) else fresh()
+        return dim if (isinstance(dim, int) and dim > 0) or (isinstance(dim, str) and NAME.fullmatch(dim)) else fresh()
 
     return [f if f.shape is None else replace(f, shape=tuple(map(name, f.shape))) for f in tensors]
 
@@ -131,11 +134,14 @@ def _with_names(f: Found, dims_of: Mapping[Dim, Dim]) -> Found:
     return f if f.shape is None else replace(f, shape=tuple(dims_of.get(d, d) for d in f.shape))
 
 
-def _in_doubt(f: Found, axis: str | None) -> bool:
-    """Only a run can tell: the rank is unknown, or the first axis is free under a name that is not the inputs'."""
+def _in_doubt(f: Found, axis: str | None, known: Container[Dim]) -> bool:
+    """Only a run can tell: the rank is unknown, the first axis is not that of the rows, or, where there are no rows, a dim is
+    free under a name that no input has (files are wrong about such outputs, even about their rank)."""
     if f.shape is None:
         return True
-    return axis is not None and bool(f.shape) and isinstance(f.shape[0], str) and f.shape[0] != axis
+    if axis is None:
+        return any(isinstance(d, str) and d not in known for d in f.shape)
+    return bool(f.shape) and f.shape[0] != axis
 
 
 def _keeps_rows(f: Found, axis: str) -> bool:
@@ -150,9 +156,13 @@ def _text(f: Found) -> str:
 
 
 def specs(
-    tensors: Sequence[Found], declared: tuple[TensorSpec, ...] | None, key: str, axis: str | None, file: str
-) -> tuple[TensorSpec, ...]:
-    """The specs to serve, in the manifest's order where it has one. Raises BadModel, naming the key that is wrong."""
+    tensors: Sequence[Found], declared: tuple[TensorSpec, ...] | None, key: str, axis: str | None, file: str,
+    doubts: list[str] | None = None,
+) -> tuple[TensorSpec, ...]:  # fmt: skip
+    """The specs to serve, in the manifest's order where it has one. Raises BadModel, naming the key that is wrong.
+
+    `doubts`: where shapes that contradict the file go, instead of being refused.
+    """
     rows = axis is not None
     if declared is None:
         return tuple(TensorSpec(f.name, f.dtype, _row_dims(f, rows, key, file)) for f in tensors)
@@ -164,7 +174,11 @@ def specs(
     dims = _said(by_name, declared, rows)
     declared = tuple(_completed(s, _with_names(by_name[s.name], dims), f"{key}[{i}]", rows, file) for i, s in enumerate(declared))
     for i, spec in enumerate(declared):
-        _check(spec, by_name[spec.name], f"{key}[{i}]", rows, file)
+        wrong = _contradiction(spec, by_name[spec.name], f"{key}[{i}]", rows, file)
+        if wrong and doubts is None:
+            raise BadModel(wrong)
+        if wrong and doubts is not None:
+            doubts.append(wrong)
     return declared
 
 
@@ -184,19 +198,21 @@ def _completed(spec: TensorSpec, f: Found, key: str, rows: bool, file: str) -> T
     return replace(spec, dtype=dtype, dims=_row_dims(f, rows, key, file) if spec.dims == UNSAID else spec.dims)
 
 
-def _check(spec: TensorSpec, f: Found, key: str, rows: bool, file: str) -> None:
+def _contradiction(spec: TensorSpec, f: Found, key: str, rows: bool, file: str) -> str:
+    """What model.toml says otherwise than the file; "": nothing. A wrong dtype is refused: the runtime gives no other."""
     if spec.dtype != f.dtype:
         raise BadModel(f"model.toml: {key}.dtype is {spec.dtype}, but {spec.name!r} in {file} is {f.dtype}")
     if f.shape is None:
-        return
+        return ""
     declared_dims: tuple[int | str, ...] = ((ROWS,) if rows else ()) + spec.dims
     if len(declared_dims) != len(f.shape):
-        raise BadModel(f"model.toml: {key}.shape has {len(declared_dims)} dimensions, but {file} has {_text(f)}")
+        return f"model.toml: {key}.shape has {len(declared_dims)} dimensions, but {file} has {_text(f)}"
     for place, (ours, theirs) in enumerate(zip(declared_dims, f.shape, strict=True)):
         if isinstance(theirs, int) and ours != theirs:
             what = f"{ours!r} is free" if isinstance(ours, str) else f"the size is {ours}"
             advice = "; export it with a dynamic first axis, or leave the rows axis out" if rows and not place else ""
-            raise BadModel(f"model.toml: {key}.shape[{place}]: {what}, but {file} fixes it: {_text(f)}{advice}")
+            return f"model.toml: {key}.shape[{place}]: {what}, but {file} fixes it: {_text(f)}{advice}"
+    return ""
 
 
 def _row_dims(f: Found, rows: bool, key: str, file: str) -> tuple[int | str, ...]:
@@ -210,56 +226,44 @@ def _row_dims(f: Found, rows: bool, key: str, file: str) -> tuple[int | str, ...
 
 # Trial runs -----------------------------------------------------------------------------------------------------------
 
-ROWS_TRIED = (2, 3)
 
-
-def sizes_tried(names: Sequence[str], trial: int) -> dict[str, int]:
-    """Different sizes for different names and trials; multiples of 32, since many image networks need that."""
-    return {name: 32 * (2 + trial + 2 * i) for i, name in enumerate(names)}
-
-
-def trial_inputs(inputs: Sequence[TensorSpec], rows: int | None, sizes: Mapping[str, int]) -> list[Array]:
-    """Zeros (a valid token number everywhere), False or empty strings."""
-    lead = () if rows is None else (rows,)
-    return [filled(s.dtype, lead + tuple(sizes[d] if isinstance(d, str) else d for d in s.dims)) for s in inputs]
-
-
-def filled(dtype: str, shape: tuple[int, ...]) -> Array:
-    if dtype == "string":
-        return np.full(shape, "", dtype=object)
-    return np.zeros(shape, dtype="uint16" if dtype == "bfloat16" else dtype)
-
-
-def learn(inputs: Sequence[TensorSpec], rows_axis: bool, run: Runs, axis: str = ROWS) -> list[tuple[Dim, ...]] | None:
-    """The shapes of the outputs, learnt from two runs of different sizes; None when the model refused them."""
-    names = sorted({d for s in inputs for d in s.dims if isinstance(d, str)})
-    seen: list[list[tuple[int, ...]]] = []
-    sizes: list[dict[str, int]] = []
-    for trial, rows in enumerate(ROWS_TRIED):
-        size = sizes_tried(names, trial)
-        try:
-            outputs = run(trial_inputs(inputs, rows if rows_axis else None, size))
-        except Exception:
-            return None
-        seen.append([o.shape for o in outputs])
-        sizes.append({**size, axis: rows} if rows_axis else size)
-    if list(map(len, seen[0])) != list(map(len, seen[1])):
-        return None
-    return [tuple(map(lambda a, b: _dim(a, b, sizes), *pair)) if pair[0] else () for pair in zip(*seen, strict=True)]
-
-
-def _dim(first: int, second: int, sizes: Sequence[Mapping[str, int]]) -> Dim:
-    """A dim that follows a free dim of the inputs has its name; one that stays is fixed, unless nothing was found."""
-    if first == second and first > 0:
-        return first
-    return next((name for name in sizes[0] if (sizes[0][name], sizes[1][name]) == (first, second)), None)
-
-
-def _tried(draft: Signature, outs: Sequence[Found], run: Runs, axis: str | None, *, trust: bool) -> list[Found]:
-    """What the trial runs say of the outputs in doubt. `trust`: when they fail, believe the manifest's rows axis."""
-    shapes = learn(draft.inputs, draft.rows_axis, run, axis or ROWS)
+def _sure(
+    inputs: tuple[TensorSpec, ...], outs: list[Found], axis: str | None, manifest: Manifest, run: Callable[[Signature], Runs],
+    fresh: Callable[[], str],
+) -> tuple[list[Found], bool]:  # fmt: skip
+    """The outputs as trial runs show those in doubt, and whether nothing is left to find out."""
+    known = {d for s in inputs for d in s.dims} | {axis}
+    doubted = [_in_doubt(f, axis, known) for f in outs]
+    if not any(doubted):
+        return outs, True
+    draft = Signature(inputs, tuple(TensorSpec(f.name, f.dtype, ()) for f in outs), axis is not None)
+    shapes = learn(draft.inputs, draft.rows_axis, run(draft), axis or ROWS)
     if shapes is not None:
-        return [replace(f, shape=s) if _in_doubt(f, axis) else f for f, s in zip(outs, shapes, strict=True)]
-    if not trust:
-        return list(outs)
-    return [replace(f, shape=(axis, *f.shape[1:])) if f.shape and _in_doubt(f, axis) else f for f in outs]
+        seen = [replace(f, shape=_merged(f, s)) if doubt else f for f, s, doubt in zip(outs, shapes, doubted, strict=True)]
+        return _named(seen, fresh), True
+    if manifest.rows_axis and axis is not None:  # the owner says so
+        return [replace(f, shape=(axis, *f.shape[1:])) if f.shape and doubt else f
+                for f, doubt in zip(outs, doubted, strict=True)], False  # fmt: skip
+    return outs, False
+
+
+def _merged(f: Found, seen: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """A dim that the file calls free stays free, whatever two runs gave; otherwise what they gave counts."""
+    if f.shape is None or len(f.shape) != len(seen):
+        return seen
+    return tuple(said if isinstance(said, str) and not isinstance(was, str) else was
+                 for said, was in zip(f.shape, seen, strict=True))  # fmt: skip
+
+
+def _refuse_unlike(signature: Signature, contradiction: str, run: Runs) -> None:
+    """model.toml and the file say different things of an output: a run tells who is right. Where none can be made the owner of
+    the model is believed. Raises BadModel."""
+    shapes = learn(signature.inputs, signature.rows_axis, run)
+    for spec, shape in zip(signature.outputs, shapes or (), strict=False):
+        wanted: tuple[Dim, ...] = ((ROWS,) if signature.rows_axis else ()) + spec.dims
+        fits = len(wanted) == len(shape) and all(
+            (w == s) if isinstance(w, int) or w == ROWS else True for w, s in zip(wanted, shape, strict=True)
+        )
+        if not fits:
+            seen = ", ".join("free" if d is None else str(d) for d in shape)
+            raise BadModel(f"{contradiction}; and the model gives {spec.name!r} [{seen}]")

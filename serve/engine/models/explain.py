@@ -18,7 +18,7 @@ from evenkeel.serve.contract.shape_uses import ShapeUse
 from evenkeel.serve.contract.status_page import TEXT_BYTES, Engine, StatusPage
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.engine.models.startup import Ledger
-from evenkeel.serve.engine.models.warmup import Report
+from evenkeel.serve.engine.models.warmup_report import Report
 
 PUBLISH_EVERY_S = 2.0
 SHAPES_SHOWN = 32

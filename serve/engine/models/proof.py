@@ -18,7 +18,8 @@ from evenkeel.serve.engine.models import replica as replicas
 from evenkeel.serve.engine.models.explain import Explanation
 from evenkeel.serve.engine.models.golden import GoldenFailed
 from evenkeel.serve.engine.models.replica import Replica
-from evenkeel.serve.engine.models.warmup import Report, Warmup
+from evenkeel.serve.engine.models.warmup import Warmup
+from evenkeel.serve.engine.models.warmup_report import Report
 from evenkeel.serve.errors import BadModel
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def bound_batches(replica: Replica, life: ReplicaLife, rows_max: int) -> None:
 
 def tell(replica: Replica, report: Report, ledger: Ledger) -> None:
     """One line about the start, and one about each thing that a person should know of the warm-up."""
+    for warning in report.warnings:
+        log("warmup_warning", warning, level="warning")
     for note in report.notes:
         log("warmup_note", note)
     unsettled = [f"{e.rows} rows of {e.key}" for e in report.plan if not e.converged]

@@ -3,14 +3,15 @@
 The plan (warmup_plan.py) says on what; the convergence test (convergence.py) says how long; the golden checks (golden.py) say
 whether the answers are right. On the way the batch sizes of the first shape are measured, from which the cost model
 starts. Everything is bounded: runs and seconds of one entry, seconds of all. What was left out is in the report.
+
+What was made up never decides over life: where no made-up row runs, the model starts unwarmed, and where made-up rows reach
+one another in a batch, they run one at a time; a warning says which sample to give. What a sample shows does decide.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,11 +21,12 @@ from evenkeel.serve.batching.cost import Curve, best_rows
 from evenkeel.serve.contract.manifest import ModelSample
 from evenkeel.serve.contract.shape_uses import ShapeUse
 from evenkeel.serve.engine.backends.base import Array, RawReply
-from evenkeel.serve.engine.models import golden, samples, warmup_plan
+from evenkeel.serve.engine.models import golden, made_up_rows, samples, warmup_plan
 from evenkeel.serve.engine.models.convergence import Convergence
-from evenkeel.serve.engine.models.golden import Golden, GoldenFailed
+from evenkeel.serve.engine.models.golden import GoldenFailed
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.engine.models.warmup_plan import Shape
+from evenkeel.serve.engine.models.warmup_report import Report, WarmupEntry
 from evenkeel.serve.errors import BadModel, EvenkeelError
 
 RUNS_MIN, RUNS_MAX = 2, 2000  # of one entry; the first run allocates and compiles, so one is never enough
@@ -43,44 +45,12 @@ ROUNDS_MIN, ROUNDS_MAX, ROUNDS_S, TURN_S = 3, 16, 0.15, 0.0005
 # What gather, scatter and the records add to a batch of any size; learned better as soon as real batches run.
 CYCLE_S = 60e-6
 
-RESULTS = ("settled", "unsettled", "left_out")
-
 Progress = Callable[[int, int, str], None]
 Clock = Callable[[], float]
 
 
-@dataclass(frozen=True, slots=True)
-class WarmupEntry:
-    """One line of the plan, as it went. `runs` 0: there was no time left for it."""
-
-    key: str
-    rows: int
-    runs: int
-    seconds: float
-    converged: bool
-
-    @property
-    def result(self) -> str:
-        """One of RESULTS."""
-        return "settled" if self.converged else "unsettled" if self.runs else "left_out"
-
-
-@dataclass(slots=True)
-class Report:
-    """What warm-up did. `notes` are for people."""
-
-    samples: int = 0  # that the model has
-    plan: list[WarmupEntry] = field(default_factory=list)
-    seconds: float = 0.0
-    golden: Golden = field(default_factory=Golden)
-    notes: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """`results`: how many of the plan ended how. The plan itself may be cut to what a page holds."""
-        results = Counter(e.result for e in self.plan)
-        return {"plan": [asdict(e) for e in self.plan], "results": {r: results[r] for r in RESULTS},
-                "seconds": round(self.seconds, 4), "samples": self.samples, "golden": self.golden.to_json(),
-                "notes": self.notes}  # fmt: skip
+class RowsDepend(Exception):
+    """Made-up rows of a batch reach one another; for `sweep` and `warm_rest` alone."""
 
 
 def silent(done: int, total: int, what: str) -> None: ...
@@ -111,7 +81,7 @@ class Warmup:
                 for rows, _ in self.sweep():
                     self._step(1, f"batch of {rows}")
             self.warm_rest()
-            replica.warmup_requests = samples.warmup_requests(replica, self.shapes[0] if replica.signature else None)
+            replica.warmup_requests = samples.warmup_requests(replica, self.shapes[0] if self.shapes else None)
         finally:
             self.report.seconds = self._clock() - self._began_s
         self._progress(self._done, self._done, "")
@@ -127,13 +97,37 @@ class Warmup:
 
     @cached_property
     def shapes(self) -> list[Shape]:
-        """The shapes of the plan; the first is the one whose batch sizes are measured."""
+        """The shapes of the plan; the first is the one whose batch sizes are measured. Empty for a handler, and where no
+        made-up row runs."""
         replica = self.replica
-        assert replica.signature and replica.gather, "asked of tensor replicas only"
+        if replica.signature is None or replica.gather is None:
+            return []
         chosen, left_out = warmup_plan.shapes(replica.signature, replica.gather, replica.manifest.samples, self._used)
         if left_out:
             self.report.notes.append(left_out)
+        while chosen and chosen[0].source == "shape log" and (why := self._refused(chosen[0])):
+            self._leave_out(chosen.pop(0), why)
+        if not chosen:
+            chosen, warning = made_up_rows.chosen(replica, self._refused, lambda: self._clock() < self._end_s)
+            self.report.warnings += [warning] if warning else []
         return chosen
+
+    def _refused(self, shape: Shape) -> str:
+        """Why its first row does not run, "" when it does."""
+        try:
+            self._one(shape, shape.rows[0])
+        except BadModel as e:
+            return e.message
+        return ""
+
+    def _leave_out(self, shape: Shape, why: str) -> None:
+        self.report.notes.append(f"shape {shape.label} of the shape log is left out: {why}")
+
+    def _one_at_a_time(self, why: str) -> None:
+        self.replica.rows_max = 1
+        self.report.warnings.append(
+            f"batching is off: {why}; add real rows as a sample, which decides: [[samples]] in model.toml"
+        )
 
     def warm_rest(self) -> None:
         """What the samples and the sweep have not warmed yet."""
@@ -145,12 +139,14 @@ class Warmup:
         for shape in self.shapes[1:]:
             try:
                 self._warm_shape(shape, chosen)
+            except RowsDepend as e:
+                return self._one_at_a_time(str(e))
             except GoldenFailed:
                 raise
             except BadModel as e:
                 if shape.source != "shape log":
                     raise
-                self.report.notes.append(f"shape {shape.label} of the shape log is left out: {e.message}")
+                self._leave_out(shape, e.message)
 
     def _warm_shape(self, shape: Shape, chosen: int) -> None:
         """One more shape, at every batch size that service will use."""
@@ -177,6 +173,8 @@ class Warmup:
 
         Yields (rows, seconds) as it goes; the curve learned at the end may differ a little where sizes were close.
         """
+        if not self.shapes:
+            return
         replica, shape = self.replica, self.shapes[0]
         alone = self._alone(shape)
         end_s = min(self._end_s, self._clock() + SWEEP_S_MAX) - self._prepared_s
@@ -185,14 +183,24 @@ class Warmup:
         for rows in sizes(replica.rows_max):
             if measured and not self._has_time(shape, rows, measured):
                 break
-            seconds = self._entry(shape, rows, alone)
+            try:
+                seconds = self._entry(shape, rows, alone)
+            except RowsDepend as e:
+                self._one_at_a_time(str(e))
+                break
+            except BadModel as e:
+                if shape.source == "sample":
+                    raise
+                self._one_at_a_time(e.message)
+                break
             measured.append((rows, seconds))
             yield rows, seconds
             flat = flat + 1 if rows / seconds < GAIN_TO_GO_ON * best else 0
             best = max(best, rows / seconds)
             if flat == FLAT_MAX or self._clock() - self._prepared_s > end_s:
                 break
-        replica.cost.learn(shape.key, self._in_turn(shape, measured))
+        if measured:
+            replica.cost.learn(shape.key, self._in_turn(shape, measured))
 
     def _in_turn(self, shape: Shape, measured: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
         """The same sizes measured again, together."""
@@ -228,14 +236,23 @@ class Warmup:
 
         def check(outputs: Sequence[Array]) -> None:
             if rows > 1 and alone:
-                checked = self._checked(outputs, rows)
-                signature, tolerance = self.replica.signature, self.replica.manifest.batch_tolerance
-                assert signature is not None, "asked of tensor replicas only"
-                self.report.golden.judge_batch(self._origin(shape), golden.rows_differ(checked, alone, signature, tolerance))
+                self._judge(shape, self._checked(outputs, rows), alone)
 
         convergence = self._until_settled(run, check)
         self._record(shape.label, rows, convergence)
         return CYCLE_S + convergence.steady_s
+
+    def _judge(self, shape: Shape, together: Sequence[Array], alone: Sequence[Sequence[Array]]) -> None:
+        """A batch against its rows. Made-up rows may lie where the model is ill-conditioned, so a small difference is told."""
+        signature, tolerance = self.replica.signature, self.replica.manifest.batch_tolerance
+        assert signature is not None, "asked of tensor replicas only"
+        difference = golden.rows_differ(together, alone, signature, tolerance)
+        if shape.source == "sample" or not difference:
+            self.report.golden.judge_batch(self._origin(shape), difference)
+        elif golden.rows_differ(together, alone, signature, tolerance, slack=golden.MADE_UP_SLACK):
+            raise RowsDepend(difference)
+        else:
+            self.report.warnings.append(f"made-up input of shape {shape.label}: {difference}")
 
     def _until_settled(self, run: Callable[[], Any], check: Callable[[Any], None]) -> Convergence:
         convergence = Convergence()

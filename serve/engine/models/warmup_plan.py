@@ -1,14 +1,15 @@
 """What warm-up runs on: rows of real or made input for every shape that is expected, best source first.
 
 1. the samples of model.toml; 2. the shapes that the last version met in production (the shape log), filled with the
-values of a sample; 3. only when there is neither, one shape made up from the signature. Nothing is run here. What the
-shape log says is checked against the signature and bounded: it is advice from a file, not an order.
+values of a sample; 3. only when there is neither, one made up from the signature: the usual sizes, to be tried in turn.
+Nothing is run here. What the shape log says is checked against the signature and bounded: it is advice from a file, not an
+order.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +20,11 @@ from evenkeel.serve.contract.manifest import ModelSample
 from evenkeel.serve.contract.shape_uses import Dims, ShapeUse
 from evenkeel.serve.contract.signature import Signature, TensorSpec
 from evenkeel.serve.engine.backends.base import Array
+from evenkeel.serve.engine.backends.trial_runs import made_up_sizes
 from evenkeel.serve.engine.cycle.tensors import Gather
 from evenkeel.serve.errors import BadModel, EvenkeelError
 from evenkeel.serve.transport.layout import numpy_dtype
 
-FREE_DIM_GUESS = 16  # size of a free dim when nothing else tells
 SHAPES_MAX = 32  # of one plan; every one costs start-up time
 ROWS_KEPT = 8  # different rows of one shape: enough to see whether rows of a batch touch each other
 WARM_BYTES_MAX = 1 << 30  # of the inputs of one batch: a damaged shape log must not fill the memory
@@ -66,7 +67,7 @@ def decoded(sample: ModelSample, signature: Signature) -> codec.Decoded:
 def shapes(
     signature: Signature, gather: Gather, samples: Sequence[ModelSample], used: Sequence[ShapeUse]
 ) -> tuple[list[Shape], str]:
-    """The shapes of the plan, and what was left out of it, if anything, in words."""
+    """The shapes of the plan, none where there are neither samples nor a log; and what was left out of it, in words."""
     by_key: dict[Any, Shape] = {}
     for sample in samples:
         arrays = decoded(sample, signature).arrays
@@ -88,15 +89,32 @@ def shapes(
             by_key[key].sizes = tuple(sorted({*by_key[key].sizes, *sizes}))
         else:
             by_key[key] = Shape(key, "shape log", [_made(signature, key, pattern)], sizes)
-    if not by_key:
-        guess = gather.key(tuple(tuple(d if isinstance(d, int) else FREE_DIM_GUESS for d in s.dims) for s in signature.inputs))
-        by_key[guess] = Shape(guess, "signature", [_made(signature, guess, None)])
     for shape in by_key.values():
         _vary(shape, signature, invented=pattern is None)
     left_out = f"{strange} shapes of the shape log do not fit this model" if strange else ""
     if len(by_key) > SHAPES_MAX:
         left_out += f"{'; ' if left_out else ''}{len(by_key) - SHAPES_MAX} shapes beyond {SHAPES_MAX}"
     return list(by_key.values())[:SHAPES_MAX], left_out
+
+
+def made_up(signature: Signature, gather: Gather) -> Iterator[Shape]:
+    """One shape after the other, for the first that runs to be taken: of ones, and where no size will do, of zeros."""
+    for value in (1, 0):
+        seen = set()
+        for sizes in made_up_sizes(signature.inputs, signature.rows_axis):
+            dims = tuple(tuple(sizes[d] if isinstance(d, str) else d for d in s.dims) for s in signature.inputs)
+            key = gather.key(dims)
+            if key in seen:
+                continue
+            seen.add(key)
+            row = _made(signature, key, None)
+            shape = Shape(key, "signature", [row if value else [_zeros(a) for a in row]])
+            _vary(shape, signature, invented=True)
+            yield shape
+
+
+def _zeros(array: Array) -> Array:
+    return array if array.dtype.hasobject else np.zeros_like(array)
 
 
 def fits(key: Dims, signature: Signature) -> bool:

@@ -19,11 +19,12 @@ from evenkeel.serve.contract.manifest import Manifest
 from evenkeel.serve.contract.signature import Signature
 from evenkeel.serve.engine.backends.base import Array, BoundRun, Capabilities, LoadOptions
 from evenkeel.serve.engine.backends.gpu.assigned_device import facts
-from evenkeel.serve.engine.backends.model_shapes import Runs, settle
+from evenkeel.serve.engine.backends.model_shapes import settle
 from evenkeel.serve.engine.backends.onnx import providers
 from evenkeel.serve.engine.backends.onnx.onnx_run import ONNX_BFLOAT16
 from evenkeel.serve.engine.backends.onnx.onnx_words import advice, found, refuse_mixture, refuse_unknown, short
 from evenkeel.serve.engine.backends.onnx.providers import Provider
+from evenkeel.serve.engine.backends.trial_runs import Runs
 from evenkeel.serve.engine.foreign import text_of
 from evenkeel.serve.errors import BadModel, ModelFailed
 

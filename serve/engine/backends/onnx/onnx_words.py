@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from evenkeel.serve.engine.backends.model_shapes import Dim, Found
+from evenkeel.serve.engine.backends.model_shapes import Found
+from evenkeel.serve.engine.backends.trial_runs import Dim
 from evenkeel.serve.engine.foreign import text_of
 from evenkeel.serve.errors import BadModel
 

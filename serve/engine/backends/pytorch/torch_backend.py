@@ -11,10 +11,11 @@ from evenkeel.serve.contract.manifest import Manifest
 from evenkeel.serve.contract.signature import Signature
 from evenkeel.serve.engine.backends.base import Array, Capabilities, LoadOptions
 from evenkeel.serve.engine.backends.gpu.assigned_device import CPU, facts
-from evenkeel.serve.engine.backends.model_shapes import settle, sizes_tried, trial_inputs
+from evenkeel.serve.engine.backends.model_shapes import settle
 from evenkeel.serve.engine.backends.pytorch.torch_device import TorchTransfers
 from evenkeel.serve.engine.backends.pytorch.torch_program import Forward, TorchProgram
 from evenkeel.serve.engine.backends.pytorch.torch_tensors import array, flat, joined, short, tensor, torch
+from evenkeel.serve.engine.backends.trial_runs import sizes_tried, trial_inputs
 from evenkeel.serve.engine.foreign import text_of
 from evenkeel.serve.errors import ModelFailed
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from evenkeel.serve.contract.manifest import ROWS, UNSAID, Manifest
 from evenkeel.serve.contract.signature import TensorSpec
-from evenkeel.serve.engine.backends.model_shapes import ROWS_TRIED, Dim, Found, sizes_tried, trial_inputs
+from evenkeel.serve.engine.backends.model_shapes import Found
 from evenkeel.serve.engine.backends.pytorch.torch_device import TorchTransfers
 from evenkeel.serve.engine.backends.pytorch.torch_tensors import (
     DTYPES,
@@ -25,6 +25,7 @@ from evenkeel.serve.engine.backends.pytorch.torch_tensors import (
     tensor,
     torch,
 )
+from evenkeel.serve.engine.backends.trial_runs import ROWS_TRIED, Dim, sizes_tried, trial_inputs
 from evenkeel.serve.engine.models.startup import Ledger
 from evenkeel.serve.errors import BadModel
 

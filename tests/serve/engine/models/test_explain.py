@@ -12,7 +12,7 @@ from evenkeel.serve.contract.shape_uses import from_json
 from evenkeel.serve.contract.status_page import TEXT_BYTES, StatusPage
 from evenkeel.serve.engine.models.explain import SHAPES_SHOWN, Explanation, fitting, shapes_in_use
 from evenkeel.serve.engine.models.startup import Ledger
-from evenkeel.serve.engine.models.warmup import Report, WarmupEntry
+from evenkeel.serve.engine.models.warmup_report import Report, WarmupEntry
 from tests.support.models import replica, signature, spec
 
 FREE = signature([spec("x", "n")], [spec("y", "n")])

@@ -19,7 +19,8 @@ from evenkeel.serve.engine.backends.base import RawReply
 from evenkeel.serve.engine.model_check import checks
 from evenkeel.serve.engine.models.golden import Golden, GoldenFailed
 from evenkeel.serve.engine.models.replica import Replica
-from evenkeel.serve.engine.models.warmup import CYCLE_S, RUNS_MAX, Report, Warmup, sizes
+from evenkeel.serve.engine.models.warmup import CYCLE_S, RUNS_MAX, Warmup, sizes
+from evenkeel.serve.engine.models.warmup_report import Report
 from evenkeel.serve.errors import BadModel, ModelFailed
 from tests.support.models import ScriptedBackend, ScriptedHandler, raw_replica, replica, signature, spec, twice_plus_one
 
@@ -123,12 +124,53 @@ def test_a_shape_of_the_log_that_the_model_refuses_is_left_out_with_a_word() -> 
     assert any("22 is not a length of mine" in note for note in report.notes)
 
 
-def test_a_model_that_refuses_its_own_signature_stops_the_start() -> None:
-    def broken(inputs: Arrays) -> Arrays:
-        raise ModelFailed("no kernel")
+def broken(inputs: Arrays) -> Arrays:
+    raise ModelFailed("no kernel")
 
-    with pytest.raises(BadModel, match="made from the signature fails: no kernel"):
-        warm(run=broken)
+
+def test_a_model_that_refuses_every_made_up_row_starts_unwarmed_and_says_which_sample_to_give() -> None:
+    made, report = warm(run=broken, sig=FREE)
+    (warning,) = report.warnings
+    assert "no kernel" in warning and '[[samples]] input = "sample.json", with ids: float32[rows, length]' in warning
+    assert report.plan == [] and made.warmup_requests == []
+    assert report.to_json()["notes"] == [warning], "the page tells it"
+
+
+def test_a_model_that_refuses_its_sample_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(BadModel, match=r"in.json fails: .*no kernel"):
+        warm(run=broken, samples=(golden_sample(tmp_path, [[1, 2, 3, 4]], []),))
+
+
+@pytest.mark.parametrize("size", [64, 320, 1024])
+def test_sizes_are_tried_in_turn_until_the_model_takes_one(size: int) -> None:
+    def picky(inputs: Arrays) -> Arrays:
+        if inputs[0].shape[1] < size:
+            raise ModelFailed("too short")
+        return twice_plus_one(inputs)
+
+    sig = signature([spec("sound", "length")], [spec("y", "length")])
+    _, report = warm(run=picky, sig=sig)
+    assert {e.key for e in report.plan} == {str(size)} and report.warnings == []
+
+
+def test_zeros_are_tried_where_ones_are_no_valid_input() -> None:
+    def of_vocabulary(inputs: Arrays) -> Arrays:
+        if inputs[0].max() > 0:
+            raise ModelFailed("index out of bounds")
+        return twice_plus_one(inputs)
+
+    _, report = warm(run=of_vocabulary)
+    assert report.plan and report.warnings == []
+
+
+def test_a_logged_shape_that_is_refused_gives_way_to_one_that_is_made_up() -> None:
+    def short(inputs: Arrays) -> Arrays:
+        if inputs[0].shape[1] > 20:
+            raise ModelFailed("too long")
+        return twice_plus_one(inputs)
+
+    _, report = warm(run=short, sig=FREE, used=[ShapeUse(((40,),), ((1, 9),))])
+    assert report.plan and any("shape log is left out" in note for note in report.notes)
 
 
 # Batch sizes --------------------------------------------------------------------------------------------------------
@@ -224,22 +266,39 @@ def test_a_mixed_up_order_of_rows_is_found(tmp_path: Path) -> None:
         warm(run=lambda inputs: [inputs[0][::-1].copy()], samples=(sample,))
 
 
-def test_a_dependence_that_shows_in_large_batches_only_is_found() -> None:
-    def odd(inputs: Arrays) -> Arrays:
-        return [inputs[0] + (1.0 if len(inputs[0]) == 8 else 0.0)]
+def odd(inputs: Arrays) -> Arrays:
+    return [inputs[0] + (1.0 if len(inputs[0]) == 8 else 0.0)]
 
+
+def test_a_dependence_that_shows_in_large_batches_only_is_found(tmp_path: Path) -> None:
     with pytest.raises(GoldenFailed, match="row 0 of a batch of 8"):
-        warm(run=odd)
+        warm(run=odd, samples=(replace(golden_sample(tmp_path, [[1, 2, 3, 4]], []), output=None),))
 
 
-def test_a_tolerance_of_the_model_lets_a_small_dependence_pass() -> None:
-    def a_little(inputs: Arrays) -> Arrays:
-        return [inputs[0] * (1 + 0.01 * len(inputs[0]))]
+@pytest.mark.parametrize("run", [odd, of_the_batch, lambda inputs: [inputs[0][::-1].copy()]])
+def test_made_up_rows_that_reach_each_other_turn_batching_off_with_a_warning(run: Callable[[Arrays], Any]) -> None:
+    made, report = warm(run=run)
+    assert made.rows_max == 1
+    (warning,) = report.warnings
+    assert "batching is off: rows depend on each other" in warning and "[[samples]]" in warning
 
+
+def a_little(inputs: Arrays) -> Arrays:
+    return [inputs[0] * (1 + 0.001 * len(inputs[0]))]
+
+
+def test_made_up_rows_that_differ_a_little_are_told_and_batched() -> None:
+    made, report = warm(run=a_little)
+    assert made.rows_max == 8 and len(report.plan) == 4
+    assert any("row 0 of a batch of 8" in warning for warning in report.warnings)
+
+
+def test_a_tolerance_of_the_model_lets_a_small_dependence_pass(tmp_path: Path) -> None:
+    sample = replace(golden_sample(tmp_path, [[1, 2, 3, 4]], []), output=None)
     with pytest.raises(GoldenFailed):
-        warm(run=a_little)
-    _, report = warm(run=a_little, batch_tolerance=0.2)
-    assert report.golden.passed == report.golden.checked == 3
+        warm(run=a_little, samples=(sample,))
+    _, report = warm(run=a_little, samples=(sample,), batch_tolerance=0.2)
+    assert report.golden.passed == report.golden.checked == 4
 
 
 def test_a_model_that_draws_lots_cannot_be_compared_and_that_is_noted() -> None:
@@ -249,9 +308,14 @@ def test_a_model_that_draws_lots_cannot_be_compared_and_that_is_noted() -> None:
     assert report.golden.checked == 0
 
 
-def test_an_answer_of_a_wrong_shape_stops_the_start() -> None:
+def test_an_answer_of_a_wrong_shape_to_a_sample_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(BadModel, match="output 'y' has shape"):
-        warm(run=lambda inputs: [inputs[0][:1]])
+        warm(run=lambda inputs: [inputs[0][:1]], samples=(golden_sample(tmp_path, [[1, 2, 3, 4]] * 2, [[3, 5, 7, 9]] * 2),))
+
+
+def test_a_model_that_answers_one_row_of_several_made_up_ones_runs_one_at_a_time() -> None:
+    made, report = warm(run=lambda inputs: [inputs[0][:1]])
+    assert made.rows_max == 1 and "output 'y' has shape (1, 4) for 2 rows" in report.warnings[0]
 
 
 def test_a_backend_that_gives_views_of_memory_it_uses_again_is_compared_rightly() -> None:

@@ -11,12 +11,13 @@ from evenkeel.serve.batching.split import bucket_edge
 from evenkeel.serve.contract.manifest import ModelSample
 from evenkeel.serve.contract.shape_uses import ShapeUse
 from evenkeel.serve.contract.signature import Signature
+from evenkeel.serve.engine.backends.trial_runs import FREE_SIZE
 from evenkeel.serve.engine.cycle.tensors import Gather
-from evenkeel.serve.engine.models.warmup_plan import FREE_DIM_GUESS, ROWS_KEPT, SHAPES_MAX, Shape, shapes
+from evenkeel.serve.engine.models.warmup_plan import ROWS_KEPT, SHAPES_MAX, Shape, made_up, shapes
 from evenkeel.serve.transport.layout import Layout
 from tests.support.models import signature, spec
 
-EDGE = bucket_edge(FREE_DIM_GUESS, 0.25)
+EDGE = bucket_edge(FREE_SIZE, 0.25)
 FIXED = signature([spec("x", 2)], [spec("y", 2)])
 FREE = signature([spec("ids", "length", dtype="int64", pad=0)], [spec("y", 2)])
 
@@ -35,10 +36,22 @@ def use(*dims: int, runs: tuple[tuple[int, int], ...] = ((1, 10),)) -> ShapeUse:
     return ShapeUse((dims,), runs)
 
 
-def test_without_samples_and_log_one_shape_is_made_up_from_the_signature() -> None:
-    found, left_out = plan(FREE)
-    assert [(s.source, s.key) for s in found] == [("signature", ((EDGE,),))] and left_out == ""
-    assert found[0].rows[0][0].tolist() == [[1] * EDGE]
+def invented(sig: Signature) -> list[Shape]:
+    return list(made_up(sig, Gather(sig, Layout(sig.inputs, sig.rows_axis), 0.25)))
+
+
+def test_without_samples_and_log_nothing_is_planned_and_rows_are_made_up_from_the_signature() -> None:
+    assert plan(FREE) == ([], "")
+    first = invented(FREE)[0]
+    assert (first.source, first.key) == ("signature", ((EDGE,),))
+    assert first.rows[0][0].tolist() == [[1] * EDGE]
+
+
+def test_the_same_signature_is_tried_with_the_same_shapes_in_the_same_order_each_once() -> None:
+    sig = signature([spec("image", 1, "h", "w")], [spec("y", 2)])
+    keys = [(s.key, float(s.rows[0][0].max())) for s in invented(sig)]
+    assert keys == [(s.key, float(s.rows[0][0].max())) for s in invented(sig)] and len(set(keys)) == len(keys)
+    assert {((1, 224, 224),), ((1, 320, 320),)} <= {key for key, _ in keys}
 
 
 def test_samples_come_first_and_their_rows_are_kept_apart(tmp_path: Path) -> None:
@@ -118,6 +131,6 @@ def test_a_request_without_a_rows_axis_is_one_item(tmp_path: Path) -> None:
 
 
 def test_invented_rows_differ_too_with_ones_and_zeros_only() -> None:
-    found, _ = plan(signature([spec("x", 5)], [spec("y", 5)]))
-    rows = [tuple(r[0][0].tolist()) for r in found[0].rows]
+    shape = invented(signature([spec("x", 5)], [spec("y", 5)]))[0]
+    rows = [tuple(r[0][0].tolist()) for r in shape.rows]
     assert rows[0] == (1,) * 5 and len(set(rows)) >= 3 and {v for r in rows for v in r} == {0, 1}

@@ -124,6 +124,57 @@ def test_when_no_trial_can_tell_whether_rows_are_kept_they_are_not_batched_unles
     assert described(loaded(folder, graph, said)) == (["x: float32[rows, K]"], ["y: float32[rows, 2]"], True)
 
 
+@pytest.mark.parametrize("unknown", ["?", "unk__7", "", "None", "floor(h/2) + 1"])
+def test_a_size_without_a_real_name_is_one_of_its_own_each_time(folder: Folder, unknown: str) -> None:
+    graph = identity(["N", 3, unknown, unknown], ["N", 3, unknown, unknown])
+    assert described(loaded(folder, graph))[0] == ["x: float32[rows, 3, dim_0, dim_1]"]
+
+
+def test_the_first_axis_of_several_inputs_counts_rows_under_names_that_are_made_up(folder: Folder) -> None:
+    graph = model([helper.make_node("Add", ["a", "b"], ["y"])], [tensor("a", ["unk__1", 4]), tensor("b", ["unk__2", 4])],
+                  [tensor("y", ["unk__3", 4])])  # fmt: skip
+    assert described(loaded(folder, graph)) == (["a: float32[rows, 4]", "b: float32[rows, 4]"], ["y: float32[rows, 4]"], True)
+
+
+ROWS_TO_COLUMN = [helper.make_node("ReduceMax", ["x"], ["y"], axes=[1], keepdims=0)]
+
+
+def test_an_output_that_the_file_fixes_although_it_follows_the_rows_is_found_by_running(folder: Folder) -> None:
+    """As onnxmltools writes the label of LightGBM."""
+    graph = model(ROWS_TO_COLUMN, [tensor("x", [None, 4])], [tensor("y", [1])], opset=17)
+    assert described(loaded(folder, graph)) == (["x: float32[rows, 4]"], ["y: float32[rows]"], True)
+
+
+def turned(shape_in: Shape, shape_out: Shape) -> bytes:
+    """Gives [c, a, b] of [a, b, c] by a way that no shape inference follows, so that the runtime believes the file."""
+    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[2, 0, 1]), helper.make_node("Shape", ["t"], ["s"]),
+             helper.make_node("NonZero", ["s"], ["all"]), helper.make_node("Squeeze", ["all"], ["flat"]),
+             helper.make_node("Gather", ["s", "flat"], ["same"]), helper.make_node("Reshape", ["t", "same"], ["y"])]  # fmt: skip
+    return model(nodes, [tensor("x", shape_in)], [tensor("y", shape_out)])
+
+
+def test_an_output_of_another_rank_than_declared_is_found_by_running(folder: Folder) -> None:
+    """As ddddocr's: declared [1, seqlen], given [width / 8, 1, characters]."""
+    graph = turned([1, 5, "width"], [1, "seqlen"])
+    backend = loaded(folder, graph)
+    assert described(backend)[1] == ["y: float32[width, 1, 5]"]
+    assert backend.run([np.ones((1, 5, 7), np.float32)])[0].shape == (7, 1, 5)
+
+
+def test_a_free_output_that_two_runs_give_alike_stays_free(folder: Folder) -> None:
+    """Frames of 512 samples: 64 and 96 samples are one frame, a second is 32."""
+    nodes = [helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[512], strides=[512], ceil_mode=1, auto_pad="SAME_UPPER")]
+    graph = model(nodes, [tensor("x", [1, 1, "samples"])], [tensor("y", [1, 1, "frames"])])
+    assert described(loaded(folder, graph))[1] == ["y: float32[1, 1, frames]"]
+
+
+def test_a_model_of_one_item_whose_batch_axis_is_called_free_is_not_batched(folder: Folder) -> None:
+    shape = helper.make_tensor("s", TensorProto.INT64, [2], [1, -1])
+    nodes = [helper.make_node("Reshape", ["x", "s"], ["flat"]), helper.make_node("Concat", ["x", "flat"], ["y"], axis=0)]
+    backend = loaded(folder, model(nodes, [tensor("x", ["batch", 4])], [tensor("y", [2, 4])], constants=[shape]))
+    assert backend.signature.rows_axis is False
+
+
 def test_pairs_of_rows_are_not_rows(folder: Folder) -> None:
     nodes = [helper.make_node("Transpose", ["x"], ["t"]), helper.make_node("MatMul", ["x", "t"], ["y"])]
     assert loaded(folder, model(nodes, [tensor("x", ["N", 4])], [tensor("y", ["N", "N"])])).signature.rows_axis is False
@@ -340,6 +391,20 @@ CONTRADICTIONS: list[tuple[Mapping[str, Any], str]] = [
 def test_a_manifest_that_contradicts_the_file_is_refused_by_key(folder: Folder, said: Mapping[str, Any], message: str) -> None:
     with pytest.raises(BadModel, match=message):
         loaded(folder, identity(["N", 4], ["N", 4]), {"inputs": [said]})
+
+
+def test_the_manifest_overrules_what_the_file_says_of_an_output_where_a_run_agrees(folder: Folder) -> None:
+    graph = turned([1, 5, 8], [1, 40])
+    assert described(loaded(folder, graph, {"outputs": [{"name": "y", "shape": ["t", 1, 5]}]}))[1] == ["y: float32[t, 1, 5]"]
+    with pytest.raises(
+        BadModel, match=r"outputs\[0\].shape\[1\]: the size is 7.* 'y' \[1, 40\]; and the model gives 'y' \[8, 1, 5\]"
+    ):
+        loaded(folder, graph, {"outputs": [{"name": "y", "shape": [1, 7]}]})
+
+
+def test_the_manifest_may_say_that_a_fixed_output_counts_rows_where_a_run_agrees(folder: Folder) -> None:
+    graph = model(ROWS_TO_COLUMN, [tensor("x", [None, 4])], [tensor("y", [1])], opset=17)
+    assert described(loaded(folder, graph, {"outputs": [{"name": "y", "shape": ["rows"]}]}))[1] == ["y: float32[rows]"]
 
 
 def test_rows_in_the_manifest_need_a_free_first_axis_in_the_file(folder: Folder) -> None:

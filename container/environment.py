@@ -17,6 +17,7 @@ from typing import Any
 
 from evenkeel.container import setting_kinds, token_file
 from evenkeel.container.plan.processes import QUEUE_BYTES_MAX
+from evenkeel.container.plan.user_program import user_program
 from evenkeel.container.variables import FIELDS, VARIABLES, ContainerSettings, Variable
 from evenkeel.serve.errors import BadSetting
 from evenkeel.serve.settings import MIB, Limits
@@ -72,6 +73,11 @@ class Environment:
     @property
     def model_dir(self) -> Path:
         return Path(self.settings.model_dir)
+
+    @property
+    def program(self) -> str:
+        """The handler's file in the model folder; "": the usual one. Raises BadSetting."""
+        return user_program(self.settings.program, self.settings.submit_directory, self.model_dir)
 
     @property
     def sidecar(self) -> tuple[str, int]:

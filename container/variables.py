@@ -146,6 +146,8 @@ class ContainerSettings:
     program: str = variable("SAGEMAKER_PROGRAM", kinds.file_name, "", 0, 0,
         "the handler's file, in the model's code folder or in the model folder itself; empty: code/inference.py",
         ("CUSTOM_SCRIPT_FILENAME",))
+    submit_directory: str = variable("SAGEMAKER_SUBMIT_DIRECTORY", kinds.text, "", 0, 0,
+        "folder of that file, inside the model folder. An address in S3 is not fetched")
     hf_task: str = variable("HF_TASK", kinds.text, "", 0, 0,
         "set, as for AWS's Hugging Face containers: a script without an input_fn gets what that toolkit's scripts get; "
         "which task is the script's own affair")

@@ -100,7 +100,7 @@ def new_page(plan: StartPlan) -> StatusPage:
 
 
 def swap_rules(env: Environment) -> SwapRules:
-    return SwapRules(env.settings.rollback_window_s, env.settings.swap, env.memory_bytes, env.settings.program)
+    return SwapRules(env.settings.rollback_window_s, env.settings.swap, env.memory_bytes, env.program)
 
 
 def writes_text(log_setting: str) -> bool:

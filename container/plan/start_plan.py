@@ -9,6 +9,7 @@ from evenkeel.container import environment
 from evenkeel.container.environment import Environment
 from evenkeel.container.plan import machine, processes, start_checks, thread_limit
 from evenkeel.container.plan.processes import ProcessPlan
+from evenkeel.container.plan.user_program import is_elsewhere
 from evenkeel.serve.contract import catalogue as catalogues
 from evenkeel.serve.contract.catalogue import Catalogue
 from evenkeel.serve.contract.logline import log
@@ -27,7 +28,7 @@ def make(env: Environment, environ: Mapping[str, str]) -> StartPlan:
     start_checks.require_files()
     devices = start_checks.gpus(env)
     cpus, wanted = machine.cpus(), env.settings
-    catalogue = catalogues.read(env.model_dir)
+    catalogue = catalogues.read(env.model_dir, env.program)
     version = catalogue.choose(wanted.model_version)
     plan = processes.make(cpus, wanted.fronts, wanted.replicas, wanted.threads, slots=2 if catalogue.name else 1,
                           devices=devices)  # fmt: skip
@@ -44,6 +45,9 @@ def _warn(env: Environment, environ: Mapping[str, str]) -> None:
     for name, near in environment.unknown(environ).items():
         meant = f"; {near} is one" if near else "; docs/settings.md has all of them"
         log("unknown_setting", f"{name} is no setting and does nothing{meant}", level="warning", setting=name)
+    if is_elsewhere(env.settings.submit_directory):
+        log("not_fetched", "SAGEMAKER_SUBMIT_DIRECTORY is an address, which is not fetched: scripts are the model folder's",
+            level="warning", address=env.settings.submit_directory)  # fmt: skip
     if env.settings.faults:
         log("faults_on", "EVENKEEL_FAULTS is set: the model of this container fails on purpose; never so in production",
             level="warning", faults=env.settings.faults)  # fmt: skip

@@ -38,7 +38,7 @@ def engines(
             return role_command("evenkeel.serve.engine.process", serve_settings.dump(EngineSettings(
                 place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, model_dir=str(revision.path.resolve()),
                 threads=plan.threads, log_text=text, log_fd=log_fd, shape_log=shape_log,
-                faults=env.settings.faults, program=env.settings.program, hugging_face=bool(env.settings.hf_task),
+                faults=env.settings.faults, program=env.program, hugging_face=bool(env.settings.hf_task),
                 name=versions.name,                version=revision.version, revision=revision.number, counters=revision.counters,
                 device=plan.device(place), sharers=plan.sharers, cache_dir=str(run_dir.absolute() / f"cache-{place}"),
                 require_gpu=env.settings.require_gpu != "0")))  # fmt: skip
@@ -52,7 +52,11 @@ def engines(
 
 
 def installed(env: Environment, model_dir: Path, run_dir: Path) -> Path | None:
-    """Where what the model's requirements.txt names was installed just now. None: that was not asked for."""
-    if not env.settings.install_requirements:
+    """Where what the model's requirements.txt names was installed just now. None: there is none, or that was not asked for."""
+    file = requirements.file_of(model_dir, env.program)
+    if file is None:
         return None
-    return requirements.requirements(model_dir, run_dir / "packages", env.settings.install_timeout_s, env.inherited)
+    if not env.settings.install_requirements:
+        requirements.tell_not_installed(file)
+        return None
+    return requirements.requirements(file, run_dir / "packages", env.settings.install_timeout_s, env.inherited)

@@ -39,7 +39,7 @@ class Revisions:
 
     def folder_with(self, version: str) -> Catalogue:
         """As it is now. Raises BadModel where it has no such version, OSError where it cannot be read."""
-        folder = catalogue.read(self._folder.folder)
+        folder = catalogue.read(self._folder.folder, self._program)
         folder.choose(version)
         if folder.name != self._folder.name:
             raise BadModel(f"{folder.folder} holds {folder.name!r} now, and {self._folder.name!r} was started")

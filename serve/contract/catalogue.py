@@ -43,19 +43,19 @@ class Catalogue:
 LAYOUT = "lay them out as NAME/VERSION/, each with a model in it"
 
 
-def read(folder: Path) -> Catalogue:
-    """Raises BadModel when there are versions of more than one model, when nobody can say which version is which, or when the
-    folder cannot be entered."""
+def read(folder: Path, program: str = "") -> Catalogue:
+    """`program`: a handler's file that makes a folder a model's, too. Raises BadModel when there are versions of more than one
+    model, when nobody can say which version is which, or when the folder cannot be entered."""
     try:
-        return _read(folder)
+        return _read(folder, program)
     except OSError as e:
         raise BadModel(f"model folder {folder} cannot be read: {e.strerror}; user {os.geteuid()} needs the rights for it") from e
 
 
-def _read(folder: Path) -> Catalogue:
-    if holds_model(folder):
+def _read(folder: Path, program: str) -> Catalogue:
+    if holds_model(folder, program):
         return Catalogue(folder)
-    by_model = {name: versions for name in _folders(folder) if (versions := _versions(folder / name))}
+    by_model = {name: versions for name in _folders(folder) if (versions := _versions(folder / name, program))}
     if not by_model or any((folder / name).exists() for name in PROJECT):
         return Catalogue(folder)  # anyone who loads it says what is missing
     if len(by_model) > 1:
@@ -69,9 +69,10 @@ def _read(folder: Path) -> Catalogue:
     return Catalogue(folder, name, tuple(sorted(versions, key=order)))
 
 
-def holds_model(folder: Path) -> bool:
+def holds_model(folder: Path, program: str = "") -> bool:
     """Whether a model lies directly in it; whether it can be served is another question."""
-    return any((folder / name).is_file() for name in ("model.toml", *(file for file, _ in BARE_FILES)))
+    own = (f"code/{program}", program) if program else ()
+    return any((folder / name).is_file() for name in ("model.toml", *own, *(file for file, _ in BARE_FILES)))
 
 
 def order(version: str) -> tuple[tuple[int, int, str], ...]:
@@ -87,5 +88,5 @@ def _folders(folder: Path) -> list[str]:
         return []
 
 
-def _versions(folder: Path) -> list[str]:
-    return [name for name in _folders(folder) if holds_model(folder / name)]
+def _versions(folder: Path, program: str) -> list[str]:
+    return [name for name in _folders(folder) if holds_model(folder / name, program)]

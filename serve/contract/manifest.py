@@ -173,7 +173,8 @@ def _backend_and_file(top: _Table, folder: Path, program: str) -> tuple[str, Pat
             raise BadModel(f"model.toml: file = {file_name!r} makes no sense with backend = 'echo', which has no model")
         return backend, None
     own = ((f"code/{program}", "handler"), (program, "handler")) if program else ()
-    for name, kind in [(file_name, backend)] if file_name else (*own, *BARE_FILES):
+    binding = bool(own) and backend in ("", "handler")  # whoever names a script wants no other, and no bare model
+    for name, kind in [(file_name, backend)] if file_name else own if binding else BARE_FILES:
         if backend and kind and kind != backend:
             continue
         if not (folder / name).is_file():
@@ -189,6 +190,9 @@ def _backend_and_file(top: _Table, folder: Path, program: str) -> tuple[str, Pat
         return backend_of_file, folder / name
     if file_name:
         raise BadModel(f"model.toml: file = {file_name!r} does not exist in {folder}")
+    if binding:
+        raise BadModel(f"SAGEMAKER_PROGRAM={program}: neither code/{program} nor {program} is in {folder}. Put it there, "
+                       "as the SageMaker SDK does when it repacks a model, or unset the variable")  # fmt: skip
     wanted = ", ".join(n for n, k in BARE_FILES if not backend or k == backend)
     raise BadModel(f"no model in {folder}: expected one of {wanted}, or a model.toml that names its file")
 

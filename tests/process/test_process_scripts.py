@@ -196,6 +196,8 @@ def test_requirements_are_not_installed_unasked_and_the_missing_module_says_what
     tree = Tree(needing(tmp_path, f"--no-index\n{wheel(tmp_path)}\n"))
     assert tree.process.wait(60) == 1
     assert "EVENKEEL_INSTALL_REQUIREMENTS=1" in tree.events("bad_model")[0]["message"]
+    (told,) = tree.events("requirements_not_installed")
+    assert (told["level"], "code/requirements.txt is not installed" in told["message"]) == ("info", True)
 
 
 @pytest.mark.parametrize(

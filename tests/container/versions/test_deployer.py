@@ -24,7 +24,7 @@ def test_a_folder_that_cannot_be_read_refuses_the_wish_and_ends_nothing(
         tensor_version(tmp_path, version)
     asked = Deployer(StatusPage.create(), catalogue.read(tmp_path), "1", SwapRules(), {})
 
-    def unreadable(folder: Path) -> None:
+    def unreadable(folder: Path, *program: str) -> None:
         raise PermissionError(13, "Permission denied", str(folder))
 
     monkeypatch.setattr(*((catalogue, "read") if where == "the names" else (fingerprint, "files")), unreadable)

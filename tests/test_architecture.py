@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "evenkeel.sidecar.settings",
     ),
     "evenkeel.endpoint.wire": (),
-    "evenkeel.endpoint": ("evenkeel.endpoint.wire",),
+    "evenkeel.endpoint.router": ("evenkeel.endpoint.wire", "evenkeel.endpoint.loopback"),
+    "evenkeel.endpoint": ("evenkeel.endpoint.wire", "evenkeel.serve.contract"),
     "evenkeel.sidecar.rollout": ("evenkeel.serve.errors",),
     "evenkeel.sidecar": ("evenkeel.serve.contract", "evenkeel.serve.errors", "evenkeel.serve.exposition", "evenkeel.serve.http"),
     "evenkeel.serve.settings": ("evenkeel.serve.errors", "evenkeel.serve.contract"),
@@ -76,7 +77,7 @@ FRAMEWORKS = {
 # what a pure part must not even have in its hands
 IMPURE = {"time", "socket", "threading", "asyncio", "os", "random", "select", "selectors", "subprocess", "multiprocessing",
           "signal", "datetime", "io", "pathlib", "numpy"}  # fmt: skip
-READS_ENVIRONMENT = ("container/environment.py", "container/__main__.py")
+READS_ENVIRONMENT = ("container/environment.py", "container/__main__.py", "endpoint/__main__.py")
 
 
 def files(*packages: str) -> list[Path]:
@@ -324,6 +325,23 @@ def test_nothing_that_runs_in_a_container_imports_the_endpoint() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in files("container", "serve", "sidecar") for name, line in imports(path) if is_in(name, "evenkeel.endpoint")
+    ]  # fmt: skip
+    assert wrong == []
+
+
+def test_what_the_endpoint_decides_is_pure() -> None:
+    pure = (
+        "deployment_steps",
+        "endpoint_machine",
+        "endpoint_state",
+        "endpoint_views",
+        "fleet_plan",
+        "listing",
+        "invocation_routes",
+    )
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in files("endpoint") if path.stem in pure for name, line in imports(path) if name.partition(".")[0] in IMPURE
     ]  # fmt: skip
     assert wrong == []
 

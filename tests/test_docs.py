@@ -91,7 +91,7 @@ def test_the_readme_is_short_and_the_index_names_every_page() -> None:
 def test_every_file_of_ours_that_a_page_names_is_there() -> None:
     files = [
         p.relative_to(ROOT).as_posix()
-        for top in ("container", "serve", "sidecar", "tests", "benchmarks")
+        for top in ("container", "endpoint", "serve", "sidecar", "tests", "benchmarks", "examples")
         for p in (ROOT / top).rglob("*.py")
     ]
     for page in (DOCS / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((DOCS / "decisions").glob("0*.md"))):

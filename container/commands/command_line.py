@@ -18,6 +18,7 @@ from evenkeel import __version__
 from evenkeel.container.commands import (
     check_command,
     drain_command,
+    endpoint_command,
     judge_command,
     pack_command,
     serve_options,
@@ -33,6 +34,7 @@ FAILED, WRONG_USE = 1, 2
 VERBS: dict[str, Callable[..., int]] = {
     "serve": serve_options.serve, "check": check_command.check, "pack": pack_command.pack, "status": status_command.status,
     "use": use_command.use, "drain": drain_command.drain, "judge": judge_command.judge,
+    "endpoint": endpoint_command.endpoint,
 }  # fmt: skip
 HELP = "Serve a model of yours over HTTP, on a laptop or in a container."
 EXAMPLES = """Examples:
@@ -48,7 +50,7 @@ def build() -> App:
               help_format="plaintext", help=HELP, help_epilogue=EXAMPLES)  # fmt: skip
     for verb, function in VERBS.items():
         what, example, rest = (inspect.getdoc(function) or "").partition("Example")
-        flags = () if verb == "judge" else ("--help", "-h")  # the judge has a better one of its own
+        flags = () if verb in ("judge", "endpoint") else ("--help", "-h")  # these two have better ones of their own
         app.command(function, name=verb, help=what, help_epilogue=unwrapped(example + rest), help_flags=flags)
     return app
 

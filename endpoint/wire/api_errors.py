@@ -83,7 +83,7 @@ NO_VARIANT = KnownError(
     "ValidationException", 400, 'The endpoint "{endpoint}" has no variant {variant}: it has {variants}.', "none", "ours"
 )
 NO_MODEL_DATA = KnownError(
-    "ValidationException", 400, "Could not find model data at {url}.", "aws/sagemaker-python-sdk issues, several", "O"
+    "ValidationException", 400, "Could not find model data at {url}.", "amazon-sagemaker-examples #2264, #4479", "O"
 )
 BAD_IMAGE = KnownError(
     "ValidationException", 400,
@@ -91,31 +91,9 @@ BAD_IMAGE = KnownError(
     "path of a model folder.",
     "none", "ours",
 )  # fmt: skip
-LIMIT = KnownError(
-    "ResourceLimitExceeded", 400,
-    "The account-level service limit '{what}' is {limit} Instances, with current utilization of {used} Instances and a request "
-    "delta of {delta} Instances. Please contact AWS support to request an increase for this limit.",
-    "aws/amazon-sagemaker-examples #307", "O",
-)  # fmt: skip
 
 # ---- the registry and tags ---------------------------------------------------------------------------------------------
 
-NO_PACKAGE_GROUP = KnownError(
-    "ValidationException", 400, "Model Package Group {arn} does not exist.", "aws/sagemaker-python-sdk issues", "O"
-)
-NO_PACKAGE = KnownError("ValidationException", 400, "Model Package {arn} does not exist.", "aws/sagemaker-python-sdk issues", "O")
-PACKAGE_GROUP_EXISTS = KnownError(
-    "ValidationException", 400, "Model Package Group already exists: {arn}", "aws/sagemaker-python-sdk issues", "O"
-)
-PACKAGE_EXISTS = KnownError("ValidationException", 400, "Model Package already exists: {arn}", "none", "ours")
-PACKAGE_GROUP_FULL = KnownError(
-    "ConflictException", 400, "Model Package Group {arn} cannot be deleted while it holds model packages.",
-    "DeleteModelPackageGroup names ConflictException; the words are ours", "ours",
-)  # fmt: skip
-NOT_APPROVED = KnownError(
-    "ValidationException", 400, "Model package {arn} is not approved: its ModelApprovalStatus is {status}.",
-    "CreateModel, ContainerDefinition.ModelPackageName; the words are ours", "ours",
-)  # fmt: skip
 NO_RESOURCE = KnownError("ResourceNotFound", 400, "Could not find the resource {arn}.", API + "; the words are ours", "ours")
 TOO_MANY_TAGS = KnownError(
     "ResourceLimitExceeded", 400, "A resource can have at most {limit} tags.", API + "; the words are ours", "ours"
@@ -124,11 +102,11 @@ TOO_MANY_TAGS = KnownError(
 # ---- invocations -------------------------------------------------------------------------------------------------------
 
 INVOKE_NO_ENDPOINT = KnownError(
-    "ValidationError", 400, "Endpoint {name} of account {account} not found.", "public tests of other emulators", "O"
+    "ValidationError", 400, "Endpoint {name} of account {account} not found.", "amazon-sagemaker-examples #293, #559", "O"
 )
-INVOKE_NO_VARIANT = KnownError("ValidationError", 400, "Variant {variant} not found for Request", "public traces", "O")
+INVOKE_NO_VARIANT = KnownError("ValidationError", 400, "Variant {variant} of endpoint {name} not found.", "none", "ours")
 INVOKE_TOO_LARGE = KnownError(
-    "ValidationError", 413, "the body has {size} bytes, and this endpoint takes {limit} (payload_mb).", "none", "ours"
+    "413", 413, "HTTP content length exceeded {limit} bytes.", "sagemaker-python-sdk #171; the limit then was 5246976", "O"
 )
 INVOKE_NO_INSTANCE = KnownError(
     "ServiceUnavailable", 503, "No instance of variant {variant} is in service.", API + "; the words are ours", "ours"

@@ -52,10 +52,8 @@ class ModelShape:
     least: float | None = None
     most: float | None = None
     pattern: str = ""
-    timestamp_format: str = ""
     payload: str = ""  # the member that is the whole body
     is_event_stream: bool = False
-    is_exception: bool = False
 
     def member(self, name: str) -> Member:
         return next(m for m in self.members if m.name == name)
@@ -124,8 +122,7 @@ def _shape(name: str, raw: Mapping[str, Any]) -> ModelShape:
         name, raw["type"], members, tuple(raw.get("required", ())), raw.get("member", {}).get("shape", ""),
         raw.get("member", {}).get("locationName", "member"), raw.get("key", {}).get("shape", ""),
         raw.get("value", {}).get("shape", ""), tuple(raw.get("enum", ())), raw.get("min"), raw.get("max"),
-        raw.get("pattern", ""), raw.get("timestampFormat", ""), raw.get("payload", ""), raw.get("eventstream", False),
-        raw.get("exception", False),
+        raw.get("pattern", ""), raw.get("payload", ""), raw.get("eventstream", False),
     )  # fmt: skip
 
 

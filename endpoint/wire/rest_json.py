@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import orjson
 
@@ -69,11 +69,6 @@ def error(problem: ApiError) -> HttpAnswer:
     body: dict[str, object] = {"Message": problem.message, **problem.members}
     headers = {"content-type": "application/json", "x-amzn-errortype": problem.code}
     return HttpAnswer(problem.status, orjson.dumps(body), headers)
-
-
-def path_of(operation: Operation, **parts: str) -> str:
-    """The path of a call, percent-encoded."""
-    return re.sub(r"\{(\w+)\}", lambda m: quote(parts[m[1]], safe=""), operation.path)
 
 
 def _of_text(model: ApiModel, name: str, text: str) -> object:

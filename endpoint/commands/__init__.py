@@ -1,0 +1,1 @@
+"""The verbs of `evenkeel endpoint`, a file each."""

@@ -52,30 +52,21 @@ class FrontSettings:
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """One engine process: one replica of one model."""
+    """One engine process. Which model it is to load it is told by command, see serve/contract/model_order.py."""
 
     place: int
     epoch: int
     listen_fd: int
     status_fd: int
-    model_dir: str
     threads: int
     log_text: bool
     log_fd: int
-    command_fd: int = -1  # the socket on which it is told what to do; -1: none
-    shape_log: str = ""  # file that says which shapes the last version met; empty: none
-    faults: str = ""  # on purpose: EVENKEEL_FAULTS, empty for none
-    name: str = ""  # of the model and its version, where folders are called by them; empty: as the manifest says
-    version: str = ""
-    program: str = ""  # the name of a handler's file, where it is not the usual one
+    command_fd: int = -1  # the socket on which it is told what to do; -1 until it is started
     hugging_face: bool = False  # a handler without an input_fn reads bodies as AWS's Hugging Face containers do
-    revision: int = 0  # which loading of a version this is
-    counters: int = 0  # where fronts count its answers
     device: str = ""  # the accelerator it shall use, the only one that CUDA_VISIBLE_DEVICES shows it; empty: none
     sharers: int = 1  # engines of this version on that accelerator
     require_gpu: bool = False  # a model that cannot use its device is a failed start
     cache_dir: str = ""  # for what its model's framework builds at a start and the next start may use; empty: none
-    rows_max: int = 0  # bound on a batch after one that did not fit into memory; 0: the model's own
     # The spare place from which it waits for its own, see serve/engine/models/succession.py; -1: it has its own.
     successor_of: int = -1
 

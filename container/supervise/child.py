@@ -13,6 +13,7 @@ from evenkeel.container.supervise.command_link import AskedCommand, CommandLink
 from evenkeel.container.supervise.life_records import Mark
 from evenkeel.container.supervise.restart import History, Post
 from evenkeel.container.supervise.session_end import kill_session
+from evenkeel.serve.contract.model_order import ModelOrder
 
 
 @dataclass(slots=True)
@@ -23,10 +24,11 @@ class Child:
     fds: tuple[int, ...]
     environ: Mapping[str, str] | None = None  # None: as the supervisor's
     device: str = ""  # the accelerator that it uses; "": none
-    commanded: bool = False  # it is started with a socket for commands
+    order: Callable[[], ModelOrder] | None = None  # what an engine is told to load at its start; None: no engine
     captured: bool = False  # what it writes on stdout and stderr becomes log lines of ours
     output: ChildOutput | None = None
     link: CommandLink | None = None  # to this life of it
+    load_asked: AskedCommand | None = None  # to load its model; None: it was not, or it has answered
     leave_asked: AskedCommand | None = None  # to leave; None: it was not, or it has answered
     process: subprocess.Popen[bytes] | None = None
     epoch: int = 0

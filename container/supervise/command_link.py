@@ -10,7 +10,9 @@ Owner of our end of the socket, for one life of one engine.
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from evenkeel.serve.contract.command_peer import CommandPeer, PeerClosed
 from evenkeel.serve.contract.commands import Answer, Command, CommandError, Refusal, Verb, read_answer, request_line
@@ -37,21 +39,31 @@ class CommandLink:
         self._rests_until_s = 0.0
         self._closed = False
 
-    def ask(self, verb: Verb, now_s: float, within_s: float) -> AskedCommand:
+    def ask(self, verb: Verb, now_s: float, within_s: float, arguments: Mapping[str, Any] | None = None) -> AskedCommand:
         self._id += 1
-        asked = AskedCommand(Command(self._id, verb, now_s + within_s, {}))
+        asked = AskedCommand(Command(self._id, verb, now_s + within_s, arguments or {}))
+        try:
+            line = request_line(asked.command)
+        except CommandError as e:  # too long
+            asked.answer = Answer(self._id, {}, e)
+            return asked
         if self._closed or len(self._asked) >= ASKED_MAX:
             asked.answer = _no_answer(asked)
             return asked
         self._asked[self._id] = asked
         try:
-            self._peer.send(request_line(asked.command), now_s)
+            self._peer.send(line, now_s)
         except PeerClosed:
             self.close()
         return asked
 
     def fileno(self) -> int:
         return self._peer.fileno()
+
+    @property
+    def closed(self) -> bool:
+        """Nothing more is asked or heard here."""
+        return self._closed
 
     @property
     def asks(self) -> bool:

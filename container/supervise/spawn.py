@@ -7,12 +7,12 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
 
 from evenkeel.container.supervise import life_records
 from evenkeel.container.supervise.child import Child
 from evenkeel.container.supervise.child_output import ChildOutput
 from evenkeel.container.supervise.command_link import CommandLink
+from evenkeel.container.supervise.engine_order import ask_to_load
 from evenkeel.container.watch import memory_kills
 from evenkeel.serve import settings as serve_settings
 from evenkeel.serve.contract.status_page import Engine, StatusBlock, StatusPage
@@ -27,7 +27,7 @@ def spawn(page: StatusPage, child: Child) -> None:
     block = clear(page, child.place) if child.role == "engine" else None
     if block is not None:
         block.count[Engine.EPOCH] = child.epoch
-    ours, theirs = socket.socketpair() if child.commanded else (None, None)
+    ours, theirs = socket.socketpair() if child.order is not None else (None, None)
     read_end, write_end = os.pipe2(os.O_CLOEXEC) if child.captured else (None, None)
     try:
         child.process = _start(child, theirs, write_end)
@@ -41,7 +41,8 @@ def spawn(page: StatusPage, child: Child) -> None:
         if theirs is not None:
             theirs.close()
     child.output = None if read_end is None else ChildOutput(read_end, child.label)
-    child.link, child.leave_asked = None if ours is None else CommandLink(ours), None
+    child.link, child.leave_asked, child.load_asked = None if ours is None else CommandLink(ours), None, None
+    ask_to_load(child, child.started_s)
     if block is not None:
         memory_kills.prefer_as_victim(child.process.pid, memory_kills.ENGINE_SCORE)
         block.count[Engine.PID] = child.process.pid
@@ -57,15 +58,12 @@ def _start(child: Child, commands: socket.socket | None, write_end: int | None) 
 
 
 def command(child: Child, commands: socket.socket | None) -> list[str]:
-    """For an engine with what this life of it is told beyond its place: a bound on batches, and where it hears commands."""
+    """For an engine with where it hears commands in this life."""
     argv = child.command(child.epoch)
-    rows_max, command_fd = child.history.rows_max, -1 if commands is None else commands.fileno()
-    return argv if not rows_max and commands is None else for_this_life(argv, rows_max, command_fd)
-
-
-def for_this_life(argv: Sequence[str], rows_max: int, command_fd: int) -> list[str]:
+    if commands is None:
+        return argv
     settings = serve_settings.parse(EngineSettings, argv[-1])
-    return [*argv[:-1], serve_settings.dump(dataclasses.replace(settings, rows_max=rows_max, command_fd=command_fd))]
+    return [*argv[:-1], serve_settings.dump(dataclasses.replace(settings, command_fd=commands.fileno()))]
 
 
 def clear(page: StatusPage, place: int) -> StatusBlock:

@@ -85,7 +85,7 @@ class Successors:
     def _begin(self, child: Child) -> None:
         fresh = Child(
             child.role, warm_successor.SPARE, lambda epoch: warm_successor.command(child.command(epoch)), child.fds,
-            child.environ, child.device, child.commanded, child.captured, epoch=child.epoch, history=child.history, beside=child,
+            child.environ, child.device, child.order, child.captured, epoch=child.epoch, history=child.history, beside=child,
         )  # fmt: skip
         try:
             spawn(self._page, fresh)
@@ -124,7 +124,7 @@ class Successors:
         """The standby's process is the child's from now on: its epoch on the page tells it so."""
         self._children.remove(fresh)
         child.process, child.output, child.epoch, child.started_s = fresh.process, fresh.output, fresh.epoch, fresh.started_s
-        child.link, child.leave_asked = fresh.link, None
+        child.link, child.leave_asked, child.load_asked = fresh.link, None, fresh.load_asked
         child.began = life_records.mark(self._page, child.started_s)
         child.ending, child.condemned_s, child.due_s = "", 0.0, None
         assert child.process is not None, "only a living standby takes over"

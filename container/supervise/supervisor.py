@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from evenkeel.container.supervise import engine_leave, supervisor_commands
+from evenkeel.container.supervise import engine_leave, engine_order, supervisor_commands
 from evenkeel.container.supervise.child import Child
 from evenkeel.container.supervise.departure import Departure
 from evenkeel.container.supervise.ended_processes import EndedProcesses
@@ -51,6 +51,7 @@ class Supervisor:
         """Look at everything once. True when all is over."""
         self._ended.reap(now_s)
         self._watch.look(now_s)
+        engine_order.insist(self._page, self._children, now_s)
         engine_leave.insist(self._children)
         if not self._departure.begun:
             self._serve_on(now_s)

@@ -95,7 +95,8 @@ class CommandPeer:
     def obey(self, handler: CommandHandler, now_s: float) -> int:
         """Answer what has come. Returns how many requests that were. Raises PeerClosed."""
         lines = self.read(now_s)
-        answers = [answer_to(line, now_s, handler) for line in lines[:IN_FLIGHT_MAX]]
+        obeyed = [answer_to(line, now_s, handler) for line in lines[:IN_FLIGHT_MAX]]
+        answers = [answer for answer in obeyed if answer is not None]
         if len(lines) > IN_FLIGHT_MAX:
             self._ending = True
             answers.append(busy(lines[IN_FLIGHT_MAX], f"at most {IN_FLIGHT_MAX} commands at once", RETRY_S))
@@ -106,6 +107,10 @@ class CommandPeer:
         """Say so without having read anything, and end. Raises PeerClosed."""
         self._ending = True
         self._answer([busy(b"", message, RETRY_S)], now_s)
+
+    def answer_later(self, answer: Answer, now_s: float) -> None:
+        """That of a request that took its time. Raises PeerClosed."""
+        self._answer([answer], now_s)
 
     def _answer(self, answers: list[Answer], now_s: float) -> None:
         if answers:

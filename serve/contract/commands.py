@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, TypeGuard
 
+from evenkeel.serve.contract import model_order
 from evenkeel.serve.errors import EvenkeelError
 
 LINE_BYTES_MAX = 16 << 10  # of a request and of an answer, with its newline
-DEADLINE_S_MAX = 60.0  # from now on; nobody of ours asks for more than a tenth of it
+DEADLINE_S_MAX = 600.0  # from now on; a model may take minutes to load
 ID_MAX = (1 << 53) - 1  # every reader of JSON has whole numbers up to there
 NUMBER_MAX = 1e15  # of seconds; JSON has numbers that no float can be
 
@@ -31,9 +32,18 @@ class Verb(StrEnum):
     USE = "use"  # the supervisor: serve another version of the model
     DRAIN = "drain"  # the supervisor and engines: finish what was accepted, and end
     DESCRIBE = "describe"  # engines: what is loaded there
+    LOAD = "load"  # engines: load this model, and answer when it takes requests
+    UNLOAD = "unload"  # engines: take nothing more for this model, and answer when its memory is free
 
 
-ARGUMENTS: Mapping[Verb, Mapping[str, type]] = {Verb.USE: {"version": str}, Verb.DRAIN: {}, Verb.DESCRIBE: {}}
+ARGUMENTS: Mapping[Verb, Mapping[str, type]] = {
+    Verb.USE: {"version": str},
+    Verb.DRAIN: {},
+    Verb.DESCRIBE: {},
+    Verb.LOAD: model_order.REQUIRED,
+    Verb.UNLOAD: {"number": int, "generation": int},
+}
+OPTIONAL_ARGUMENTS: Mapping[Verb, Mapping[str, type]] = {Verb.LOAD: model_order.OPTIONAL}
 
 
 class Refusal(StrEnum):
@@ -45,6 +55,8 @@ class Refusal(StrEnum):
     LATE = "late"  # its deadline had passed when it was read
     BUSY = "busy"  # too many commands or connections at once
     REFUSED = "refused"  # understood, and not possible now
+    FAILED = "failed"  # tried, and it did not work: what was there before is as it was
+    NO_MEMORY = "no_memory"  # as failed, and with more memory it might work
     NO_ANSWER = "no_answer"  # said by the one who asked: nothing came back in time
 
 
@@ -82,18 +94,19 @@ class Answer:
 class CommandHandler(Protocol):
     """Obeys the verbs that it knows."""
 
-    def handle(self, command: Command, now_s: float) -> Result:
-        """Raises CommandError, with nothing changed."""
+    def handle(self, command: Command, now_s: float) -> Result | None:
+        """None: it has begun, and its answer comes later. Raises CommandError, with nothing changed."""
 
 
-def answer_to(line: bytes, now_s: float, handler: CommandHandler) -> Answer:
-    """Obey the request in this line, if it is one and in time."""
+def answer_to(line: bytes, now_s: float, handler: CommandHandler) -> Answer | None:
+    """Obey the request in this line, if it is one and in time. None: its answer comes later."""
     data: Any = None
     try:
         data = _json_object(line)
         command = _command(data)
         _check_deadline(command, now_s)
-        return Answer(command.id, handler.handle(command, now_s))
+        result = handler.handle(command, now_s)
+        return None if result is None else Answer(command.id, result)
     except CommandError as e:
         return Answer(_id(data), {}, e)
 
@@ -176,17 +189,27 @@ def _verb(word: object) -> Verb:
 
 
 def _arguments(verb: Verb, arguments: object) -> Mapping[str, Any]:
-    types = ARGUMENTS[verb]
-    fits = isinstance(arguments, dict) and arguments.keys() == types.keys()
-    if not (isinstance(arguments, dict) and fits and all(_is_a(kind, arguments[name]) for name, kind in types.items())):
-        expected = ", ".join(f"{name} ({kind.__name__}, not empty)" for name, kind in types.items()) or "none"
-        raise CommandError(Refusal.MALFORMED, f"the arguments of {verb} are: {expected}")
-    return arguments
+    types, optional = ARGUMENTS[verb], OPTIONAL_ARGUMENTS.get(verb, {})
+    kinds: dict[str, type] = {**types, **optional}
+    fits = isinstance(arguments, dict) and types.keys() <= arguments.keys() <= kinds.keys()
+    if isinstance(arguments, dict) and fits and all(_is_a(kinds[name], value) for name, value in arguments.items()):
+        return arguments
+    named = [*_named(types, ""), *_named(optional, "; may be left out")]
+    raise CommandError(Refusal.MALFORMED, f"the arguments of {verb} are: {', '.join(named) or 'none'}")
+
+
+def _named(types: Mapping[str, type], more: str) -> list[str]:
+    return [f"{name} ({kind.__name__}, {_BOUND[kind]}{more})" for name, kind in types.items()]
 
 
 def _is_a(kind: type, value: object) -> bool:
     """No text is no name: it would be taken for the absence of a wish."""
+    if type(value) is int:
+        return kind is int and 0 <= value <= model_order.NUMBER_MAX
     return type(value) is kind and value != ""
+
+
+_BOUND: Mapping[type, str] = {str: "not empty", int: f"0 to {model_order.NUMBER_MAX}"}
 
 
 def _check_deadline(command: Command, now_s: float) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -18,23 +19,23 @@ from evenkeel.serve.contract.status_page import Engine
 from evenkeel.serve.engine.cycle.cycle import Cycle
 from evenkeel.serve.engine.front_greeting import meet_fronts
 from evenkeel.serve.engine.models import explain, succession
+from evenkeel.serve.engine.models.model_loads import ModelLoads
 from evenkeel.serve.engine.models.proof import proven, tell
+from evenkeel.serve.engine.models.short_proof import loaded_briefly
 from evenkeel.serve.engine.start import Start
 
 if TYPE_CHECKING:
+    from evenkeel.serve.contract.model_order import ModelOrder
     from evenkeel.serve.engine.models.explain import Explanation
     from evenkeel.serve.engine.models.replica import Replica
-    from evenkeel.serve.settings import EngineSettings
 
 
-def run(start: Start) -> None:
+def run(start: Start, order: ModelOrder) -> None:
     """Prove the model, wait for the place if another has it, meet the fronts, serve, leave."""
     settings, page, life, ledger = start.settings, start.page, start.life, start.ledger
     ledger.before("import")
     explanation = explain.Explanation(page, settings.first_place, ledger, settings.epoch)
-    if start.commands is not None:
-        start.commands.start(explanation)
-    replica, report = proven(start, explanation)
+    replica, report = proven(start, order, explanation)
     if settings.successor_of >= 0:
         explanation.warmed(replica, report)
         log("standing_by", f"{replica.manifest.name} is warm and waits for the place of its predecessor")
@@ -44,7 +45,7 @@ def run(start: Start) -> None:
     settle()
     stop = threading.Event()
     threading.Thread(target=explain.publish_shapes, args=(explanation, replica, stop), name="shapes", daemon=True).start()
-    _meet_fronts(start, cycle, replica)
+    _meet_fronts(start, cycle, replica, order.faults)
     explanation.update(facts=replica.backend.describe())  # warm-up may have added to it
     explanation.warmed(replica, report)
     life.block.count[Engine.READY_ROWS] = life.block.count[Engine.ROWS]
@@ -52,6 +53,7 @@ def run(start: Start) -> None:
         tell(replica, report, ledger)
         if life.state is not ReplicaState.READY:
             life.become(ReplicaState.READY)
+        _take_commands(start, cycle, replica, explanation)
     cycle.serve()
     cycle.close()  # now, and not when the interpreter has been taken apart: fronts wait for the engine that comes next
     stop.set()
@@ -78,22 +80,30 @@ def _cycle(start: Start, replica: Replica, explanation: Explanation) -> Cycle:
     return cycle
 
 
-def _meet_fronts(start: Start, cycle: Cycle, replica: Replica) -> None:
+def _take_commands(start: Start, cycle: Cycle, replica: Replica, explanation: Explanation) -> None:
+    """From now on models can be loaded beside the first."""
+    loads = ModelLoads(cycle, partial(loaded_briefly, start.settings), replica.number, explanation.describe)
+    loads.start()
+    start.commands.models = loads
+    start.first.done({"number": replica.number, "revision": replica.revision})
+
+
+def _meet_fronts(start: Start, cycle: Cycle, replica: Replica, faults: str) -> None:
     settings = start.settings
     if settings.epoch > 1:  # requests of the life before wait, and are run while fronts ask their first questions
-        inject_faults(replica, settings)
+        inject_faults(replica, faults)
     if settings.successor_of < 0:  # a successor takes over at once and has no time for it, and its fronts are warm
         with start.ledger.phase("warm"):
             meet_fronts(cycle, start.page, settings)
     if settings.epoch == 1:
-        inject_faults(replica, settings)
+        inject_faults(replica, faults)
 
 
-def inject_faults(replica: Replica, settings: EngineSettings) -> None:
-    if settings.faults:
+def inject_faults(replica: Replica, faults: str) -> None:
+    if faults:
         from evenkeel.serve.engine.models import fault_injection
 
-        fault_injection.apply(replica, settings.faults)
+        fault_injection.apply(replica, faults)
 
 
 def settle() -> None:

@@ -1,6 +1,6 @@
 """The fronts that are connected to this engine: accepting, greeting, receiving, sending, forgetting.
 
-Owner of the sockets. Knows records only as bytes, but for HELLO.
+Owner of the sockets, and of what fronts are told of the models. Knows records only as bytes, but for HELLO and MODELS.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import time
+from collections import deque
 from typing import Any
 
 from evenkeel.serve.contract.logline import log
@@ -27,10 +28,11 @@ FULL_S = 0.5  # between two tries to accept when there was no file descriptor
 class Peer:
     """One connected front: its channel, its arena once HELLO has come, and the replies waiting to go out."""
 
-    __slots__ = ("channel", "memory", "outbox", "rows")
+    __slots__ = ("channel", "greeted", "memory", "outbox", "rows")
 
     def __init__(self, sock: socket.socket, on_waits: OnWaits) -> None:
         self.channel = Channel(sock, on_waits)
+        self.greeted = False  # it has been told of the models
         self.memory: memoryview = memoryview(b"")
         self.rows = SharedRows(self.memory)
         self.outbox = bytearray()
@@ -47,7 +49,9 @@ class Peers:
 
     def __init__(self, listener: socket.socket, epoch: int) -> None:
         self._epoch = epoch
-        self._info_fd, self._hello = NO_FD, b""
+        self._infos: dict[int, dict[str, Any]] = {}  # of the models that are loaded, by reference
+        self._news: deque[tuple[Peer, bytes]] = deque()  # about models, to be told as soon as that is possible
+        self._info_fd, self._hello = NO_FD, b""  # what a front that comes is told; NO_FD: to be made anew
         listener.setblocking(False)
         self._listener = listener
         self._by_fd: dict[int, Peer] = {}
@@ -55,14 +59,61 @@ class Peers:
         self._full_since_s = 0.0  # since when the listener is not watched, for want of file descriptors
         self._poll = select.epoll()
         self._poll.register(listener.fileno(), select.EPOLLIN)
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll.register(self._wake_fd, select.EPOLLIN)
 
-    def introduce(self, info: dict[str, Any]) -> None:
-        """What fronts that come from now on are told."""
-        text = _encode({**info, "epoch": self._epoch}).encode()
+    def wake(self) -> None:
+        """End the sleep in `receive`, from another thread."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    # ---- what fronts know of the models ------------------------------------------------------------------------------
+
+    def introduce(self, ref: int, info: dict[str, Any]) -> None:
+        """Tell all fronts, those that come later too."""
+        self._infos[ref] = info
+        self._tell({"added": [info], "removed": []})
+
+    def withdraw(self, ref: int) -> None:
+        """From now on nobody is to send requests for that model."""
+        self._infos.pop(ref, None)
+        self._tell({"added": [], "removed": [ref]})
+
+    def _tell(self, news: dict[str, Any]) -> None:
+        self._forget_hello()
+        self._news += [(peer, _encode(news).encode()) for peer in self._by_fd.values() if peer.greeted]
+        self._tell_news()
+
+    def tell_all(self, peer: Peer) -> None:
+        """It has missed something."""
+        self._news.append((peer, _encode({"models": list(self._infos.values())}).encode()))
+        self._tell_news()
+
+    def _tell_news(self) -> None:
+        """What cannot be told for want of descriptors is told in a later turn."""
+        while self._news:
+            peer, text = self._news[0]
+            if self._by_fd.get(peer.channel.sock.fileno()) is peer:
+                try:
+                    fd = spill(text)
+                except OSError:
+                    return
+                peer.channel.send_with(REPLY.pack(descriptor.MODELS, 0, 0, 0, 0, 0, len(text), 0), fd, gives=True)
+            self._news.popleft()
+
+    def _forget_hello(self) -> None:
         if self._info_fd != NO_FD:
             os.close(self._info_fd)
-        self._info_fd = spill(text)
-        self._hello = REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(text), 0)
+            self._info_fd = NO_FD
+
+    def _say_hello(self, peer: Peer) -> None:
+        if self._info_fd == NO_FD:
+            text = _encode({"models": list(self._infos.values()), "epoch": self._epoch}).encode()
+            self._info_fd = spill(text)
+            self._hello = REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(text), 0)
+        peer.channel.send_with(self._hello, os.dup(self._info_fd), gives=True)
+        peer.greeted = True
+
+    # ---- they come and go --------------------------------------------------------------------------------------------
 
     def _pause(self, why: str) -> None:
         """Let nobody in for a moment: those who are here are served, and who comes waits in the kernel."""
@@ -80,6 +131,9 @@ class Peers:
         """Whole records by peer; None once for a peer that has gone. Sleeps up to `wait_s` for the first."""
         if self._full_since_s:
             self._accept_again()
+        if self._news:
+            wait_s = min(wait_s, RETRY_S)
+            self._tell_news()
         if self._again:
             wait_s = min(wait_s, RETRY_S)
             for channel in list(self._again):
@@ -88,7 +142,7 @@ class Peers:
         for fd, events in self._ready(wait_s):
             peer = self._by_fd.get(fd)
             if peer is None:
-                self._accept()
+                self._accept() if fd != self._wake_fd else os.eventfd_read(self._wake_fd)
                 continue
             if events & select.EPOLLOUT:
                 peer.channel.flush()
@@ -149,16 +203,15 @@ class Peers:
             if fd == NO_FD:  # to map it would give memory that is nobody's
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             peer.memory = Arena(fd, arena_bytes).memory  # the map takes a descriptor of its own
+            peer.rows = SharedRows(peer.memory)
+            peer.channel.takes_fds = False  # its arena was the only one
+            self._say_hello(peer)
         except OSError as e:
-            self._pause(f"its arena cannot be mapped: {e.strerror}")
+            self._pause(f"its arena cannot be mapped, or nothing be told: {e.strerror}")
             self.forget(peer)
-            return
         finally:
             if fd != NO_FD:
                 os.close(fd)
-        peer.rows = SharedRows(peer.memory)
-        peer.channel.takes_fds = False  # its arena was the only one
-        peer.channel.send_with(self._hello, self._info_fd, gives=False)
 
     def forget(self, peer: Peer) -> None:
         """Its arena is unmapped when the last view of it is gone."""
@@ -181,5 +234,5 @@ class Peers:
         for peer in list(self._by_fd.values()):
             self.forget(peer)
         self._poll.close()
-        if self._info_fd != NO_FD:
-            os.close(self._info_fd)
+        os.close(self._wake_fd)
+        self._forget_hello()

@@ -1,8 +1,8 @@
 """The engine process: how it begins and how it ends. Owner of its block of the status page, but for PID and EPOCH.
 
 Started by the supervisor as `python -m evenkeel.serve.engine.process '<EngineSettings as JSON>'`, with the listening socket and
-the status page inherited. What it does in between is in engine_run.py. Exits with EXIT_BAD_MODEL when starting it again could
-not help.
+the status page inherited, and told by command which model to load. What it does then is in engine_run.py. Exits with
+EXIT_BAD_MODEL when starting it again could not help.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import sys
 
 from evenkeel.serve.contract import logline
+from evenkeel.serve.contract.commands import CommandError, Refusal
 from evenkeel.serve.contract.lifecycle import ReplicaState
 from evenkeel.serve.contract.log_stream import LogStream
 from evenkeel.serve.contract.logline import log, setup
@@ -37,14 +38,18 @@ def main() -> None:
     start = Start.of(settings, signals)
     life = start.life
     logline.sink().count_in(life.block.count, Engine.LINES_LOST)
+    start.commands.start()
     try:
+        order = start.first.wait()
         life.become(ReplicaState.LOADING)
         from evenkeel.serve.engine.engine_run import run  # NumPy comes with it, so only from here on
 
-        run(start)
+        run(start, order)
     except BadModel as e:
         life.become(ReplicaState.FAILED)
         log("bad_model", e.message)
+        start.first.done(CommandError(Refusal.FAILED, e.message))
+        start.commands.flush()
         logline.leave(EXIT_BAD_MODEL)
     except DeviceLost as e:
         log("device_lost", f"the device is in a state that only a new process can leave: {e}")

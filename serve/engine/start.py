@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from evenkeel.serve.contract.status_page import StatusPage
 from evenkeel.serve.engine.engine_commands import EngineCommands
+from evenkeel.serve.engine.models.first_model import FirstModel
 from evenkeel.serve.engine.models.replica_life import ReplicaLife
 from evenkeel.serve.engine.models.startup import Ledger, process_began_s
 from evenkeel.serve.engine.signals import ScriptSignals
@@ -19,11 +20,13 @@ class Start:
     life: ReplicaLife
     ledger: Ledger
     signals: ScriptSignals
-    commands: EngineCommands | None  # None: nobody commands this engine
+    commands: EngineCommands
+    first: FirstModel
 
     @staticmethod
     def of(settings: EngineSettings, signals: ScriptSignals) -> Start:
         page = StatusPage(settings.status_fd)
         life = ReplicaLife(page.engine(settings.first_place))
-        commands = EngineCommands(settings.command_fd) if settings.command_fd >= 0 else None
-        return Start(settings, page, life, Ledger(began_s=process_began_s()), signals, commands)
+        first = FirstModel()
+        commands = EngineCommands(settings.command_fd, first)
+        return Start(settings, page, life, Ledger(began_s=process_began_s()), signals, commands, first)

@@ -7,10 +7,13 @@ the start of the front's arena. Nothing here is ever unpickled.
 
 Every record says which model it is for, by a reference of one word: the model's number in the engine, and the generation, which
 counts how often a model was loaded under that number. What comes for a model that is not loaded is refused, so a late record
-cannot reach the model that has its number now (decision 0048). The engine says the two numbers in its HELLO.
+cannot reach the model that has its number now (decision 0048). The engine says the two numbers in its HELLO and MODELS.
 
-    front -> engine   HELLO (with the arena's file descriptor), SUBMIT, CANCEL, MORE
-    engine -> front   HELLO (with the file descriptor of its model info, `bytes` of JSON), ANSWER, FAULT, PART
+    front -> engine   HELLO (with the arena's file descriptor), SUBMIT, CANCEL, MORE, MODELS
+    engine -> front   HELLO and MODELS (with the file descriptor of what it has loaded, `bytes` of JSON), ANSWER, FAULT, PART
+
+HELLO says which models are loaded when a front comes, MODELS which have come or gone since; a front that could not take one of
+those asks for all by a MODELS of its own.
 
 A HELLO is one record either way, so it never goes out in part, whatever the model is and however many samples it has.
 
@@ -36,10 +39,11 @@ class Kind(IntEnum):
     FAULT = 5
     PART = 6
     MORE = 7
+    MODELS = 8
 
 
 SUBMIT, CANCEL, ANSWER, FAULT, HELLO = (int(k) for k in (Kind.SUBMIT, Kind.CANCEL, Kind.ANSWER, Kind.FAULT, Kind.HELLO))
-PART, MORE = int(Kind.PART), int(Kind.MORE)
+PART, MORE, MODELS = int(Kind.PART), int(Kind.MORE), int(Kind.MODELS)
 
 # Flags of SUBMIT, for requests that an engine held when it ended. They also keep such records out of blocks (the first
 # word of a record differs), so that the ids in a block always ascend.

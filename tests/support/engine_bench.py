@@ -64,7 +64,9 @@ class FrontEnd:
         assert first.kind == descriptor.HELLO
         card_fd = self.channel.fds.popleft()
         self.info = json.loads(read_spill(card_fd, first.bytes))
-        self.epoch, self.ref = self.info["epoch"], model_ref(self.info["number"], self.info["revision"])
+        self.epoch = self.info["epoch"]
+        self.refs = [model_ref(model["number"], model["revision"]) for model in self.info["models"]]
+        self.ref = self.refs[0] if self.refs else 0
         os.close(card_fd)
 
     def submit(self, *arrays: Any, within_s: float = 60.0) -> int:
@@ -123,6 +125,9 @@ class FrontEnd:
         while data := self.channel.receive():
             for record in REPLY.iter_unpack(data):
                 reply = Reply(*record)
+                if reply.kind == descriptor.MODELS:
+                    self._hear(reply.bytes)
+                    continue
                 if reply.kind == descriptor.PART:  # of an answer in parts, whose end is a reply like others
                     self.channel.send(REQUEST.pack(descriptor.MORE, 0, 1, reply.id, 0, 0, 0, self.ref, 0.0))
                     continue
@@ -132,6 +137,14 @@ class FrontEnd:
                 found[reply.id] = self._read(reply)
                 self.slots.release(slot)
         return found
+
+    def _hear(self, size: int) -> None:
+        """Of models that came or went."""
+        fd = self.channel.fds.popleft()
+        news = json.loads(read_spill(fd, size))
+        os.close(fd)
+        added = [model_ref(model["number"], model["revision"]) for model in news["added"]]
+        self.refs = [ref for ref in [*self.refs, *added] if ref not in news["removed"]]
 
     def _read(self, reply: Reply) -> Answer | Fault:
         memory, at, spilled = self.arena.memory, reply.offset, bool(reply.flags & OVERFLOW)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 
 from evenkeel.serve.batching.item import Item
@@ -24,7 +25,7 @@ from evenkeel.serve.engine.cycle.run_stamp import RunStamp
 from evenkeel.serve.engine.models.loaded_models import LoadedModels
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.engine.peers import Peer, Peers
-from evenkeel.serve.transport.descriptor import CANCEL, HELLO, MORE, RECORD_BYTES, REF, REQUEST, SUBMIT
+from evenkeel.serve.transport.descriptor import CANCEL, HELLO, MODELS, MORE, RECORD_BYTES, REF, REQUEST, SUBMIT
 
 EXPIRE_EVERY_S = 0.05
 
@@ -41,19 +42,38 @@ class Cycle:
         self._peers = Peers(listener, epoch)
         self._engine = EngineContext(block, RunStamp(block, epoch, clock), self._peers, clock)
         self._expired_at_s = 0.0
+        self._calls: deque[Callable[[], None]] = deque()
+        self._on_gone: dict[int, Callable[[ModelCycle], None]] = {}
 
     # ---- which models ----------------------------------------------------------------------------------------------
 
     def add(self, replica: Replica) -> ModelCycle:
-        """From now on it takes requests, and fronts that come are told of it."""
+        """From now on it takes requests, and fronts are told of it."""
         model = ModelCycle(replica, self._engine)
         self.models.add(model)
-        self._peers.introduce(replica.info())
+        self._peers.introduce(model.ref, replica.info())
         return model
 
-    def withdraw(self, ref: int) -> None:
-        """It takes nothing more. What it has taken it answers, and then it is gone."""
-        self.models.withdraw(ref)
+    def withdraw(self, ref: int, on_gone: Callable[[ModelCycle], None] = lambda model: None) -> None:
+        """It takes nothing more. What it has taken it answers, and then it is gone: then `on_gone` is called with it."""
+        if self.models.withdraw(ref) is not None:
+            self._on_gone[ref] = on_gone
+            self._peers.withdraw(ref)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """In the turn that comes, from any other thread. Never again once all of this is closing."""
+        self._calls.append(function)
+        self._peers.wake()
+
+    def _make_calls(self) -> None:
+        while self._calls:
+            self._calls.popleft()()
+
+    def _let_go(self) -> None:
+        idle = self.models.drop_idle()
+        while idle:
+            model = idle.pop()
+            self._on_gone.pop(model.ref)(model)
 
     # ---- the story -------------------------------------------------------------------------------------------------
 
@@ -83,6 +103,8 @@ class Cycle:
     def turn(self, wait_s: float) -> float:
         """Take what has come, run at most one batch of each model, send the replies. Returns how long the next turn may sleep."""
         taken = self._peers.receive(wait_s)
+        if self._calls:
+            self._make_calls()
         if len(taken) == 1 and self._answered_single(*taken[0]):
             return IDLE_S
         for peer, records in taken:
@@ -114,7 +136,7 @@ class Cycle:
             if model.streams is not None and model.streams.open and model.streams.advance():
                 wait_s = 0.0
         if self.models.leaving:
-            self.models.drop_idle()
+            self._let_go()
         return wait_s
 
     # ---- take ------------------------------------------------------------------------------------------------------
@@ -151,6 +173,8 @@ class Cycle:
                     model.take(peer, flags, rows, id, offset, capacity, used, deadline_s, now_s)
             elif kind == HELLO:
                 self._peers.greet(peer, flags, capacity)
+            elif kind == MODELS:
+                self._peers.tell_all(peer)
             else:
                 self._heed_one(kind, rows, id, ref)
         for model in self.models.all:

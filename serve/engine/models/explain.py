@@ -54,7 +54,7 @@ class Explanation:
         self.update(model={**self._parts.get("model", {}), "sha256": sha256})
 
     def describe(self) -> list[dict[str, Any]]:
-        """What is loaded, for the one who asks by command."""
+        """The model that it tells of, once it is loaded, for the one who asks by command."""
         if self._replica is None:
             return []
         manifest, sha256 = self._replica.manifest, self._parts.get("model", {}).get("sha256")

@@ -1,4 +1,4 @@
-"""Which models are loaded in this engine: today one, for its life.
+"""Which models are loaded in this engine.
 
 A model is known by its reference, number and generation in one word (transport/descriptor.py). One that is withdrawn takes
 nothing new from that moment on, and stays until it has answered what it had taken.

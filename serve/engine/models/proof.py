@@ -23,6 +23,7 @@ from evenkeel.serve.engine.models.warmup_report import Report
 from evenkeel.serve.errors import BadModel
 
 if TYPE_CHECKING:
+    from evenkeel.serve.contract.model_order import ModelOrder
     from evenkeel.serve.engine.models.replica_life import ReplicaLife
     from evenkeel.serve.engine.models.startup import Ledger
     from evenkeel.serve.engine.start import Start
@@ -30,21 +31,19 @@ if TYPE_CHECKING:
 NICE = 19  # of the thread that reads the model's files for their sum: it takes what nobody else wants
 
 
-def proven(start: Start, explanation: Explanation) -> tuple[Replica, Report]:
+def proven(start: Start, order: ModelOrder, explanation: Explanation) -> tuple[Replica, Report]:
     """Load and warm. Raises BadModel, after it has been said why on the status page."""
     settings, life, ledger = start.settings, start.life, start.ledger
-    warmup = None
+    folder, warmup = Path(order.folder), None
     try:
-        threading.Thread(
-            target=take_fingerprint, args=(Path(settings.model_dir), explanation), name="fingerprint", daemon=True
-        ).start()
+        threading.Thread(target=take_fingerprint, args=(folder, explanation), name="fingerprint", daemon=True).start()
         cache = Path(settings.cache_dir) if settings.cache_dir else None
         options = LoadOptions(
             settings.threads, settings.device, settings.sharers, settings.require_gpu, ledger, True, settings.hugging_face, cache
         )
-        replica = replicas.load(Path(settings.model_dir), options, settings.name, settings.version, settings.program)
-        replica.revision, replica.counters = settings.revision, settings.counters
-        bound_batches(replica, life, settings.rows_max)
+        replica = replicas.load(folder, options, order.name, order.version, order.program)
+        replica.number, replica.revision, replica.counters = order.number, order.generation, order.counters
+        bound_batches(replica, life, order.rows_max)
         explanation.loaded(replica)
         life.become(ReplicaState.WARMING)
         log("loaded", f"{replica.manifest.name} loaded, warming", **_facts(replica), seconds=ledger.to_json()["total_s"])
@@ -55,7 +54,7 @@ def proven(start: Start, explanation: Explanation) -> tuple[Replica, Report]:
             block.count[Engine.WARM_DONE] = done
 
         with ledger.phase("warm"):
-            warmup = Warmup(replica, shapes_of_last_version(settings.shape_log), progress)
+            warmup = Warmup(replica, shapes_of_last_version(order.shape_log), progress)
             report = warmup.run()
     except BadModel as e:
         reason = "golden_failed" if isinstance(e, GoldenFailed) else "bad_model"

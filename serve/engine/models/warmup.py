@@ -123,7 +123,7 @@ class Warmup:
     def _leave_out(self, shape: Shape, why: str) -> None:
         self.report.notes.append(f"shape {shape.label} of the shape log is left out: {why}")
 
-    def _one_at_a_time(self, why: str) -> None:
+    def one_at_a_time(self, why: str) -> None:
         self.replica.rows_max = 1
         self.report.warnings.append(
             f"batching is off: {why}; add real rows as a sample, which decides: [[samples]] in model.toml"
@@ -140,7 +140,7 @@ class Warmup:
             try:
                 self._warm_shape(shape, chosen)
             except RowsDepend as e:
-                return self._one_at_a_time(str(e))
+                return self.one_at_a_time(str(e))
             except GoldenFailed:
                 raise
             except BadModel as e:
@@ -151,7 +151,7 @@ class Warmup:
     def _warm_shape(self, shape: Shape, chosen: int) -> None:
         """One more shape, at every batch size that service will use."""
         wanted = sorted({*sizes(chosen), *(n for n in shape.sizes if n <= self.replica.rows_max)})
-        alone = self._alone(shape) if self._clock() < self._end_s else []
+        alone = self.alone(shape) if self._clock() < self._end_s else []
         measured: list[tuple[int, float]] = []
         for rows in wanted:
             if not self._has_time(shape, rows, measured):
@@ -176,7 +176,7 @@ class Warmup:
         if not self.shapes:
             return
         replica, shape = self.replica, self.shapes[0]
-        alone = self._alone(shape)
+        alone = self.alone(shape)
         end_s = min(self._end_s, self._clock() + SWEEP_S_MAX) - self._prepared_s
         measured: list[tuple[int, float]] = []
         best, flat = 0.0, 0
@@ -186,12 +186,12 @@ class Warmup:
             try:
                 seconds = self._entry(shape, rows, alone)
             except RowsDepend as e:
-                self._one_at_a_time(str(e))
+                self.one_at_a_time(str(e))
                 break
             except BadModel as e:
                 if shape.source == "sample":
                     raise
-                self._one_at_a_time(e.message)
+                self.one_at_a_time(e.message)
                 break
             measured.append((rows, seconds))
             yield rows, seconds
@@ -236,13 +236,13 @@ class Warmup:
 
         def check(outputs: Sequence[Array]) -> None:
             if rows > 1 and alone:
-                self._judge(shape, self._checked(outputs, rows), alone)
+                self.judge(shape, self.checked(outputs, rows), alone)
 
         convergence = self._until_settled(run, check)
         self._record(shape.label, rows, convergence)
         return CYCLE_S + convergence.steady_s
 
-    def _judge(self, shape: Shape, together: Sequence[Array], alone: Sequence[Sequence[Array]]) -> None:
+    def judge(self, shape: Shape, together: Sequence[Array], alone: Sequence[Sequence[Array]]) -> None:
         """A batch against its rows. Made-up rows may lie where the model is ill-conditioned, so a small difference is told."""
         signature, tolerance = self.replica.signature, self.replica.manifest.batch_tolerance
         assert signature is not None, "asked of tensor replicas only"
@@ -266,14 +266,14 @@ class Warmup:
             if settled or convergence.runs >= RUNS_MAX or (convergence.runs >= RUNS_MIN and self._clock() >= until_s):
                 return convergence
 
-    def _checked(self, outputs: Sequence[Array], rows: int) -> list[Array]:
+    def checked(self, outputs: Sequence[Array], rows: int) -> list[Array]:
         assert self.replica.scatter is not None, "asked of tensor replicas only"
         checked = self.replica.scatter.checked(outputs, rows)
         if isinstance(checked, str):
             raise BadModel(checked)
         return checked
 
-    def _alone(self, shape: Shape) -> list[list[Array]]:
+    def alone(self, shape: Shape) -> list[list[Array]]:
         """The outputs of each row of the shape on its own; empty when batches are not to be compared with them.
 
         Rows made by turning values round may be refused by the model, and are dropped then. A model that answers the
@@ -308,7 +308,7 @@ class Warmup:
             outputs = self.replica.run(row)
         except EvenkeelError as e:
             raise BadModel(f"a row made from {self._origin(shape)} fails: {e.message}") from e
-        return [np.array(a) for a in self._checked(outputs, 1)]  # a backend may give views of memory that it uses again
+        return [np.array(a) for a in self.checked(outputs, 1)]  # a backend may give views of memory that it uses again
 
     def _origin(self, shape: Shape) -> str:
         """Where the input of an entry came from: what a message about it should name."""

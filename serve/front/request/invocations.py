@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from evenkeel.serve.settings import Limits
 
 SWEEP_S = 0.05  # how late a deadline may be noticed
-_PART = int(descriptor.PART)
+_PART, _MODELS = int(descriptor.PART), int(descriptor.MODELS)
 
 
 class Invocations:
@@ -116,6 +116,9 @@ class Invocations:
     def replied(self, link: EngineChannel, records: bytes) -> None:
         """Replies of an engine: encode and answer each, and have the slots back."""
         for reply in map(Reply._make, REPLY.iter_unpack(records)):
+            if reply.kind == _MODELS:
+                link.take_news(reply.bytes)
+                continue
             invocation = self.in_flight.pending[reply.id]
             assert invocation.link is link, "an engine replies once to each request that it was given"
             if invocation.model.ref != reply.model:  # it is of another model than was asked, so not of this request

@@ -11,7 +11,7 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -104,6 +104,7 @@ class EngineChannel:
     ) -> None:  # fmt: skip
         self.path, self.block, self._counters = path, block, counters
         self.model: ServedVersion | None = None
+        self.models: dict[int, ServedVersion] = {}  # all that are loaded there, by reference
         self.epoch = 0
         self._batches = 0  # that engines here had answered when this one greeted
         self.rows = 0  # rows submitted here and not yet given back
@@ -216,10 +217,38 @@ class EngineChannel:
             return b""
         info = json.loads(read_spill(fd, hello[6]))
         os.close(fd)
-        self.model = ServedVersion.from_info(info, self._counters)
+        self._replace_models(info["models"])
+        self.model = next(iter(self.models.values()))
         self.epoch, self._batches = info["epoch"], self.block.count[_BATCHES]
         self._owner.greeted(self)
         return records[RECORD_BYTES:]
+
+    def take_news(self, size: int) -> None:
+        """Of models that came or went there."""
+        fd = self.take_fd()
+        if fd == NO_FD:  # everything is asked for as soon as there may be a descriptor for it
+            self._loop.call_later(FULL_S, self._send, REQUEST.pack(descriptor.MODELS, 0, 0, 0, 0, 0, 0, 0, 0.0))
+            return
+        news = json.loads(read_spill(fd, size))
+        os.close(fd)
+        if "models" in news:
+            self._replace_models(news["models"])
+            return
+        for info in news["added"]:
+            self._add_model(info)
+        for ref in news["removed"]:
+            self.models.pop(ref, None)
+
+    def _replace_models(self, infos: Sequence[dict[str, Any]]) -> None:
+        refs = {model_ref(info["number"], info["revision"]) for info in infos}
+        self.models = {ref: model for ref, model in self.models.items() if ref in refs}
+        for info in infos:
+            self._add_model(info)
+
+    def _add_model(self, info: dict[str, Any]) -> None:
+        ref = model_ref(info["number"], info["revision"])
+        if ref not in self.models:
+            self.models[ref] = ServedVersion.from_info(info, self._counters)
 
     def last_run(self, now_s: float) -> LastRun:
         """What the engine that has just been lost ran last."""
@@ -238,6 +267,7 @@ class EngineChannel:
         was_up = self.model is not None
         was_used = was_up and self.rows > 0  # a version that stood by leaves without a word
         self.model, self.rows, self.large, self.beyond, self.mistrusted = None, 0, 0, 0, False
+        self.models = {}
         self._outbox.clear()
         if was_used and not self._closing:
             log("engine_lost", "an engine has gone; its requests are run again", epoch=self.epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -12,15 +13,18 @@ from evenkeel.container.environment import read
 from evenkeel.container.plan import processes, thread_limit
 from evenkeel.container.plan.processes import MIB
 from evenkeel.container.supervise import life_records
+from evenkeel.container.supervise.child import Child
+from evenkeel.container.supervise.command_link import CommandLink
+from evenkeel.container.supervise.engine_order import ask_to_load
 from evenkeel.container.supervise.listeners import listen
+from evenkeel.container.supervise.restart import History
 from evenkeel.container.supervise.run_dir import RunDir
-from evenkeel.container.supervise.spawn import for_this_life
 from evenkeel.container.watch.memory_kills import EXPLAINS_S, MemoryUse, OomKills
-from evenkeel.serve import settings as serve_settings
+from evenkeel.serve.contract.commands import LINE_BYTES_MAX
 from evenkeel.serve.contract.lifecycle import ReplicaState
+from evenkeel.serve.contract.model_order import ModelOrder
 from evenkeel.serve.contract.status_page import Engine, Front, Main, StatusPage
 from evenkeel.serve.errors import BadSetting
-from evenkeel.serve.settings import EngineSettings
 
 
 def kernel_killed(root: Path, times: int) -> None:
@@ -61,8 +65,13 @@ def test_a_body_is_never_larger_than_what_may_be_held() -> None:
 
 
 def test_the_next_engine_is_told_how_many_rows_fit() -> None:
-    argv = ["python", serve_settings.dump(EngineSettings(0, 1, 3, 4, "/m", 1, False, 5))]
-    assert serve_settings.parse(EngineSettings, for_this_life(argv, 4, -1)[-1]).rows_max == 4
+    ours, theirs = socket.socketpair()
+    child = Child("engine", 0, lambda epoch: [], (), order=lambda: ModelOrder("/m", 0, 3), link=CommandLink(ours))
+    child.history = History(rows_max=4)
+    ask_to_load(child, 1.0)
+    assert json.loads(theirs.recv(LINE_BYTES_MAX))["arguments"] == {"folder": "/m", "number": 0, "generation": 3, "rows_max": 4}
+    child.link.close()
+    theirs.close()
 
 
 def test_only_answers_to_requests_that_this_engine_ran_are_progress() -> None:

@@ -1,4 +1,4 @@
-"""Several models in one engine, one after the other and side by side. Today it has one, for its life."""
+"""Several models in one engine, one after the other and side by side."""
 
 from __future__ import annotations
 
@@ -55,6 +55,19 @@ def test_the_next_generation_answers_under_the_same_number() -> None:
         replies = front.replies()
         assert isinstance(replies[late], Fault) and answer(replies, asked)[0].tolist() == [[101.0, 101.0]]
         assert bench.front().ref == next_one.ref, "who comes now is told of it"
+
+
+def test_fronts_are_told_of_all_models_at_first_and_of_each_that_comes_or_goes() -> None:
+    with Bench(made(0)) as bench:
+        here = bench.front()
+        other = bench.cycle.add(made(1))
+        late = bench.front()
+        here.replies()
+        assert here.refs == late.refs == [bench.model.ref, other.ref]
+        bench.cycle.withdraw(bench.model.ref)
+        bench.turn()
+        assert not here.replies() and not late.replies()
+        assert here.refs == late.refs == [other.ref]
 
 
 def test_two_models_answer_side_by_side_each_its_own() -> None:

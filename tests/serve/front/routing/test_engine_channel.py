@@ -49,7 +49,7 @@ def greeting_engine(folder: Path) -> Iterator[tuple[socket.socket, Callable[[soc
         listener.bind(str(folder / "engine"))
         listener.listen()
         info = json.dumps(
-            {"name": "m", "version": "1", "rows_max": 1, "signature": None, "number": 0, "revision": 0, "epoch": 1}
+            {"models": [{"name": "m", "version": "1", "rows_max": 1, "signature": None, "number": 0, "revision": 0}], "epoch": 1}
         ).encode()
         fd = spill(info)
         record = REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(info), 0)

@@ -106,6 +106,7 @@ class Delta:
     own: OwnCounts = ()  # of the rule's own metrics
     strata: Strata = ()  # its requests apart by the rule's label; empty where that has one value
     median: float = 0.0  # of its answers, as a bucket edge, at most the last finite one; 0: none were timed
+    went_back: bool = False  # its counters fell a little, as no restart does: nothing is known of this window
     left: int = 0  # requests whose client left before the answer (499)
     rows: int = 0  # that ran
     answered: int = 0  # requests with 200, where rows are told
@@ -218,6 +219,7 @@ class Edges:
     far: float = 0.0
     objectives: tuple[float, ...] = ()
     floors: tuple[float, ...] = ()  # of the judged ones: the reference's bucket edge at or below each; empty: not known
+    objective_floors: tuple[float, ...] = ()  # the same of the objectives
 
 
 def delta(before: Scrape, after: Scrape, edges: Edges) -> Delta:
@@ -226,7 +228,7 @@ def delta(before: Scrape, after: Scrape, edges: Edges) -> Delta:
     reset = began_anew(before, after)
     if reset and _goes_back(before, after):
         return Delta(after.key.arm, after.key.name, slower=(0,) * len(edges.judged), missed=(0,) * len(edges.objectives),
-                     restarts=1, ready=after.ready, state=after.state, faults=after.faults, reset=True)  # fmt: skip
+                     ready=after.ready, state=after.state, faults=after.faults, reset=True, went_back=True)  # fmt: skip
     codes = grown(before.codes, after.codes, reset=reset)
     requests = sum(codes.values())
     client_errors = sum(n for code, n in codes.items() if code.startswith("4"))
@@ -303,7 +305,8 @@ def _goes_back(before: Scrape, after: Scrape) -> bool:
 def _lacks(seconds: Sequence[tuple[float, int]], edges: Edges) -> bool:
     """The histogram has other edges than the reference's, so that a judged edge falls into another bucket."""
     own_edges = [edge for edge, _ in seconds]
-    return bool(own_edges and edges.floors) and floors(own_edges, edges.judged) != edges.floors
+    known = ((edges.judged, edges.floors), (edges.objectives, edges.objective_floors))
+    return bool(own_edges) and any(below and floors(own_edges, above) != below for above, below in known)
 
 
 def floors(before: Sequence[float], judged: Sequence[float]) -> tuple[float, ...]:

@@ -47,15 +47,15 @@ def step(rule: Rule, state: Judged, window: Window) -> Judged:
         flags=before.flags | obstacles.flags_of(window, rule),
     )
     began = after.elapsed_s > rule.initial_delay_s and not guards.changed_sides(after.healths)
-    counts = began and (before.warmth.is_over or not rule.warm_s_max)
     after = replace(
         after,
         warmth=warmth.watched(rule, before.warmth, window, after.elapsed_s),
-        unanswered=unanswered.counted(rule, before.unanswered, window, counts=counts),
+        unanswered=unanswered.counted(rule, before.unanswered, window, counts=began),
         streaks=_streaks(rule, before.streaks, window) if began else before.streaks,
     )
-    if counts:
-        after = _count(rule, after, window)
+    if began:
+        is_warm = before.warmth.is_over or not rule.warm_s_max
+        after = _count(rule, after, window if is_warm else replace(window, edges=()))
     return replace(after, condemned=after.condemned or _condemned(rule, after))
 
 
@@ -64,11 +64,13 @@ def _stage(state: Judged, window: Window, rule: Rule) -> Stage:
     if state.windows == 0 or window.stage != s.number:
         s = Stage(window.stage, window.start_s)
     restarted = [str(Key(d.arm, d.instance)) for d in window.of(Arm.CANDIDATE) if d.restarts]
+    went_back = [str(Key(d.arm, d.instance)) for d in window.deltas if d.went_back]
     return replace(
         s,
         requests_candidate=s.requests_candidate + sum(d.judged for d in window.of(Arm.CANDIDATE)),
         requests_reference=s.requests_reference + sum(d.judged for d in window.of(rule.reference)),
         restarted=(*s.restarted, *(n for n in restarted if n not in s.restarted)),
+        went_back=(*s.went_back, *(n for n in went_back if n not in s.went_back)),
     )
 
 
@@ -135,7 +137,8 @@ def _objectives(rule: Rule, before: Sequence[ObjectiveEvidence], window: Window)
 def _missed(e: ObjectiveEvidence, deltas: Sequence[Delta], place: int | None) -> tuple[int, int]:
     """The candidate's requests and those that miss the objective."""
     if e.objective.edge_s:
-        return sum(d.timed for d in deltas), sum(d.missed[place] for d in deltas if place is not None and d.missed)
+        known = [d for d in deltas if place is not None and d.missed and not d.other_edges]
+        return sum(d.timed for d in known), sum(d.missed[place or 0] for d in known)
     return sum(d.judged for d in deltas), sum(d.errors for d in deltas)
 
 

@@ -99,7 +99,7 @@ def _add_rule(rule: Group) -> None:
         "--warm-up-s",
         type=float,
         default=USUAL.warm_up_s,
-        help="nothing counts until the candidate's own latency has settled, for so long at most (300; 0: at once)",
+        help="slow answers count once the candidate's own latency has settled, at the latest after so long (300)",
     )
     rule.add_argument("--small", action="store_true",
                       help="for a few requests a minute: looks every minute for a day, budgets of 1 and 2 %%")  # fmt: skip

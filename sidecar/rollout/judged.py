@@ -27,6 +27,7 @@ class Stage:
     requests_candidate: int = 0
     requests_reference: int = 0
     restarted: tuple[str, ...] = ()
+    went_back: tuple[str, ...] = ()  # instances whose counters fell as no restart lets them
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from evenkeel.sidecar.rollout import guards, metric_findings, mix, own_judgement
 from evenkeel.sidecar.rollout.counters import Window
 from evenkeel.sidecar.rollout.e_values import WORSE_GAINS, Pair, ratio_e
 from evenkeel.sidecar.rollout.judged import Judged
+from evenkeel.sidecar.rollout.objectives import ObjectiveEvidence
 from evenkeel.sidecar.rollout.reasons import Finding, Flag, RolloutReason
 from evenkeel.sidecar.rollout.rule import ERRORS, Arm, Rule
 from evenkeel.sidecar.rollout.traffic import Signals
@@ -29,6 +30,7 @@ def _of_instances(rule: Rule, state: Judged) -> list[Finding]:
     ]
     findings += guards.waiting(state.healths)
     findings += [Finding(RolloutReason.CANDIDATE_RESTARTED, who, "restarted in this stage") for who in state.stage.restarted]
+    findings += [Finding(RolloutReason.COUNTERS_FELL, who, "its counters fell in this stage") for who in state.stage.went_back]
     return findings
 
 
@@ -71,6 +73,7 @@ def _of_stage(rule: Rule, state: Judged) -> list[Finding]:
 
 def unproven(rule: Rule, state: Judged) -> list[Finding]:
     findings = [*own_judgement.not_measured(rule, state.own, state.metrics), *own_judgement.unproven(rule, state.metrics)]
+    findings += [_objective_in_doubt(e) for e in state.objectives if e.total[1] > e.objective.share * e.total[0]]
     findings += [metric_findings.doubt(rule, e) for e in state.unanswered.metrics.values() if e.one_witness]
     if ERRORS not in state.metrics:
         findings.append(Finding(RolloutReason.NOT_YET_PROVEN, ERRORS, "no window counts yet"))
@@ -79,6 +82,12 @@ def unproven(rule: Rule, state: Judged) -> list[Finding]:
     if Flag.OTHER_EDGES in state.flags:
         findings.append(Finding(RolloutReason.LATENCY_NOT_MEASURED, "latency", "instances have histograms with different edges"))
     return findings
+
+
+def _objective_in_doubt(e: ObjectiveEvidence) -> Finding:
+    requests, bad = e.total
+    words = f"{bad} of {requests} in the candidate so far, {e.objective.share:g} of all are allowed"
+    return Finding(RolloutReason.OBJECTIVE_IN_DOUBT, e.objective.name, words)
 
 
 def flags_of(window: Window, rule: Rule) -> set[Flag]:

@@ -44,6 +44,8 @@ class RolloutReason(StrEnum):
     CLIENT_ERRORS_DIFFER = "client_errors_differ"
     ENVIRONMENT_UNSTABLE = "environment_unstable"
     LATENCY_NOT_MEASURED = "latency_not_measured"
+    COUNTERS_FELL = "counters_fell"
+    OBJECTIVE_IN_DOUBT = "objective_in_doubt"
     MIX_DIFFERS = "mix_differs"
     METRIC_NOT_MEASURED = "metric_not_measured"
     JUDGE_FAILED = "judge_failed"
@@ -174,6 +176,14 @@ TABLE: dict[RolloutReason, ReasonEntry] = {
     RolloutReason.LATENCY_NOT_MEASURED: ReasonEntry(
         _H, "the reference has too few latency observations to choose edges from, or instances' histograms have other edges",
         "wait, or give `--edge`, or `--no-latency`"
+    ),
+    RolloutReason.COUNTERS_FELL: ReasonEntry(
+        _H, "an instance's counters fell by less than half, which no restart does: several processes answer at its address, or "
+        "somebody sets them", "name each instance by an address of its own; start again"
+    ),
+    RolloutReason.OBJECTIVE_IN_DOUBT: ReasonEntry(
+        _H, "the candidate's share of bad requests is above the objective (`--slo`), not yet beyond doubt",
+        "wait; look at the errors"
     ),
     RolloutReason.MIX_DIFFERS: ReasonEntry(
         _H, "the arms do not get the same kinds of requests, by the label (`--strata`, else the model) or by the rows of a "

@@ -147,7 +147,8 @@ class Rollout:
     def _with(self, judged: tuple[float, ...], far: float) -> Edges:
         wanted = [o.edge_s for o in self.rule.slo if o.edge_s]
         objectives = tuple(latency_edges.at_or_above(self._ladder, edge) for edge in wanted)
-        return Edges(judged, far, objectives, floors(self._ladder, judged) if self._ladder else ())
+        known = self._ladder
+        return Edges(judged, far, objectives, floors(known, judged) if known else (), floors(known, objectives) if known else ())
 
     def _answers_after(self, scrapes_of: Mapping[Key, Scrape]) -> dict[float, int]:
         """Those to choose edges from, with this round's; as they are once edges have been chosen."""

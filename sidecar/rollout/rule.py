@@ -82,7 +82,7 @@ class Rule:
     strata: str = ""  # a label of the requests, by whose values they are compared
     strata_share: float = 0.0  # of alpha, for judging within each value; 0: only the values' shares are compared
     unanswered_share: float = 0.0  # of alpha, for requests without an answer; 0: they are not judged
-    warm_s_max: float = 0.0  # nothing counts until the candidate's own latency has settled, for so long at most
+    warm_s_max: float = 0.0  # slow answers count once the candidate's own latency has settled, at the latest after so long
 
     def __post_init__(self) -> None:
         for ok, complaint in (

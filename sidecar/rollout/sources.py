@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import isfinite
@@ -152,7 +152,7 @@ class Prometheus:
                 keys = [key for key in self._seen_s if key.arm == arm] or [Key(arm, self.selectors[arm])]
                 missing.update(dict.fromkeys(keys, e.message))
                 unread.update(keys)
-        return Round(tuple(scrapes), missing, frozenset(unread))
+        return _without_doubles(scrapes, missing, unread)
 
     def _queries(self, arm: Arm) -> tuple[str, str]:
         """For the counters, and for the times of the instances' own samples."""
@@ -171,7 +171,7 @@ class Prometheus:
         for sample in samples:
             of.get(self._key(arm, sample), []).append(sample)
         for key, at_s in fresh.items():
-            if not isfinite(at_s) or at_s <= self._seen_s.get(key, 0.0):
+            if not isfinite(at_s) or at_s <= 0 or at_s == self._seen_s.get(key):  # clocks may jump either way
                 missing[key] = f"{key}: no new sample since the last look"
                 continue
             self._seen_s[key] = at_s
@@ -201,6 +201,18 @@ class Prometheus:
             return [_sample(row) for row in data["data"]["result"]]
         except (ValueError, KeyError, TypeError, IndexError, RecursionError) as e:
             raise BadMetrics(f"{shown(self.url)}: not an answer of a Prometheus server") from e
+
+
+def _without_doubles(scrapes: Sequence[Scrape], missing: Mapping[Key, str], unread: Collection[Key]) -> Round:
+    """An instance that two arms' selectors take at once belongs to neither: what it counted cannot be used."""
+    arms: dict[str, list[Arm]] = {}
+    for s in scrapes:
+        arms.setdefault(s.key.name, []).append(s.key.arm)
+    doubles = {
+        s.key: f"{s.key.name} is in two arms: {' and '.join(arms[s.key.name])}" for s in scrapes if len(arms[s.key.name]) > 1
+    }
+    kept = tuple(s for s in scrapes if s.key not in doubles)
+    return Round(kept, {**missing, **doubles}, frozenset((*unread, *doubles)))
 
 
 def _sample(row: Any) -> ParsedSample:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any
 
-from evenkeel.sidecar.rollout import own_metrics, slo_text
+from evenkeel.sidecar.rollout import own_metrics, slo_text, spec_conflicts
 from evenkeel.sidecar.rollout.judge_errors import BadRule
 from evenkeel.sidecar.rollout.own_metrics import OwnMetric
 from evenkeel.sidecar.rollout.rule import EDGES_MAX, Arm, Rule
@@ -66,7 +66,7 @@ class RolloutSpec:
     def rule(self) -> Rule:
         """Raises BadRule."""
         reference = Arm.BASELINE if self.baseline else Arm.PRODUCTION
-        return Rule(
+        rule = Rule(
             rollout=self.id,
             reference=reference,
             margin=self.margin or (1.2 if reference == Arm.BASELINE else 1.25),
@@ -91,6 +91,11 @@ class RolloutSpec:
             unanswered_share=UNANSWERED_SHARE,
             warm_s_max=self.warm_up_s,
         )
+        asked = {"edge": self.edge, "objective_s": self.objective_s, "slo": any(o.edge_s for o in rule.slo)}
+        spec_conflicts.check(rule, self.window_s, [name for name, given in asked.items() if given])
+        if self.arms():
+            check_split(self.split or {}, self.arms())
+        return rule
 
     def arms(self) -> dict[Arm, tuple[str, ...]]:
         """The names of each arm that has any."""
@@ -169,7 +174,6 @@ def _check(order: RolloutSpec) -> None:
             f"{instances} instances every {order.window_s:g} s for {order.max_minutes:g} min are too many looks: at most "
             f"{WINDOWS_MAX}, {DELTAS_MAX} over all instances; make window_s longer or max_minutes shorter"
         )
-    check_split(order.split or {}, arms)
     order.rule()
 
 

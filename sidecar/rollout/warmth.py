@@ -1,8 +1,8 @@
-"""The candidate's first minutes, in which its caches are cold: they count for nobody until its own latency has settled. Pure.
+"""The candidate's first minutes, in which its caches are cold: slow answers count once its own latency has settled. Pure.
 
 An instance has settled once the medians of its last three windows lie close together, or it has no answers to be timed. Only the
 past decides when counting begins, so the bounds hold from then on. A latency that is high and stays so has settled: it is no cold
-start, and is judged after half a minute. At the latest `warm_s_max` ends it, both ways.
+start, and is judged after half a minute. At the latest `warm_s_max` ends it, both ways. Errors count from the first window.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from evenkeel.sidecar.rollout.counters import Window
 from evenkeel.sidecar.rollout.rule import Arm, Rule
 
 WINDOWS = 3
-CLOSE = 1.25  # the largest median over the smallest: neighbouring buckets are 1.19 apart
+CLOSE = 1.5  # the largest median over the smallest: buckets are 1.19 apart, and a median may wander over two
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,10 @@ def test_the_same_windows_give_the_same_verdict_as_the_command(bench: Bench, tmp
             "--max-minutes", "10", "--json", "--log", str(tmp_path / "l"), "--plot", str(tmp_path / "p")]  # fmt: skip
     lines: list[str] = []
     judge.judge(argv, bench.clock, lines.append)
-    assert {**json.loads(lines[-1]), "judge": ours["judge"]} == ours
+    told = json.loads(lines[-1])
+    # The share is of requests a second, by the moments at which this machine came to ask: a busy one is a tenth of a second late.
+    assert told.pop("split")["candidate"] == pytest.approx(ours.pop("split")["candidate"], abs=0.005)
+    assert {**told, "judge": ours["judge"]} == ours
 
 
 def test_the_log_it_gives_replays_to_the_same_record(bench: Bench) -> None:
@@ -358,8 +361,9 @@ def test_an_order_and_the_json_that_asks_for_it_are_the_same() -> None:
     body = {"candidate": C, "baseline": B, "production": ["http://p:1"], "id": "x", "model": "m", "window_s": 5.0, "block_s": 5.0,
             "min_minutes": 1.0, "max_minutes": 2.0, "ready_minutes": 3.0,
             "min_requests": 10, "budget": 0.0, "latency_budget": 0.1, "margin": 1.3,
-            "bad_ratio": 3.0, "edge": [0.1], "objective_s": 0.2, "no_latency": True, "at_end": "rollback",
-            "slo": "errors=1%,p99=300ms", "initial_delay_s": 30.0, "split": {"baseline": 1.0, "candidate": 1.0}}  # fmt: skip
+            "bad_ratio": 3.0, "edge": [0.1], "objective_s": 0.2, "no_latency": False, "at_end": "rollback",
+            "slo": "errors=1%,p99=300ms", "strata": "route", "metric": ["a=b_total/c_total"],
+            "initial_delay_s": 30.0, "warm_up_s": 60.0, "split": {"baseline": 1.0, "candidate": 1.0}}  # fmt: skip
     order = from_json(body, "")
     assert order.to_json() == body and from_json(order.to_json(), "") == order
     unchecked = from_json({**body, "split": "unchecked"}, "")
@@ -394,7 +398,7 @@ def test_status_shows_the_verdict_its_reasons_the_arms_and_the_evidence_as_it_gr
     assert arm["instances"] == [new.url.removeprefix("http://")] and arm["missing"] == {} and arm["requests"] == 6000
     errors = told["metrics"]["errors"]
     assert errors["count_e"] == record["metrics"]["errors"]["count_e"] and errors["rollback_at"] == pytest.approx(
-        1 / 0.006, rel=1e-3
+        1 / 0.0057, rel=1e-3
     )
     rows = told["evidence"]["metrics"]["errors"]
     assert told["evidence"]["fields"] == ["at_s", "count", "sign", "good"]

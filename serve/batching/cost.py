@@ -39,6 +39,7 @@ class Curve:
     runs: list[int] = field(default_factory=lambda: [0] * ROWS_BITS, compare=False)
     batches: int = field(default=0, compare=False)
     guesses: int = field(default=0, compare=False)  # so many batches more may replace the estimate: it is no more than a guess
+    guessed: bool = field(default=False, compare=False)  # made up before anything had run: only what has run since is known
     seen: bool = False  # whether batches of just this shape were measured, in warm-up or later
 
     def predict(self, rows: int) -> float:
@@ -54,6 +55,13 @@ class Curve:
     def cheapest_row(self, rows_max: int) -> float:
         """Seconds a row at the best measured size of up to `rows_max`: what a row costs when many wait."""
         return min(s / n for n, s in zip(self.sizes, self.seconds, strict=True) if n <= rows_max or n == self.sizes[0])
+
+    def known(self) -> list[tuple[int, float]]:
+        """(rows, seconds) of the sizes that were measured, in warm-up or by batches that ran."""
+        if not self.guessed:
+            return list(zip(self.sizes, self.seconds, strict=True))
+        sizes = sorted({min(1 << i, self.sizes[-1]) for i, n in enumerate(self.runs) if n})
+        return [(rows, self.predict(rows)) for rows in sizes]
 
     def observe(self, rows: int, took_s: float) -> None:
         """Move the points around `rows` towards what was just seen, keeping the curve from falling."""
@@ -118,13 +126,21 @@ class CostModel:
         """The curve of a shape; a shape seen for the first time starts as a copy of the default."""
         curve = self.curves.get(key)
         if curve is None:
-            curve = Curve(list(self.default.sizes), list(self.default.seconds), guesses=self.default.guesses)
+            curve = Curve(list(self.default.sizes), list(self.default.seconds), guesses=self.default.guesses,
+                          guessed=self.default.guessed)  # fmt: skip
             self._store(key, curve)
         return curve
 
     def observe(self, key: Hashable, rows: int, took_s: float) -> None:
         if took_s > 0:
             self.curve(key).observe(rows, took_s)
+
+
+def supposed(rows_max: int) -> Curve:
+    """Of a model of which nothing is known: that a batch costs hardly more than one row, until batches have run."""
+    sizes = sorted({min(1 << i, rows_max) for i in range(ROWS_BITS)})
+    seconds = [1e-3 * (1 + 0.01 * (n - 1) / max(1, rows_max - 1)) for n in sizes]
+    return Curve(sizes, seconds, guesses=FIRST_BATCHES, guessed=True)
 
 
 def rising(measured: Sequence[tuple[int, float]]) -> Curve:

@@ -29,6 +29,7 @@ from evenkeel.serve.errors import FAMILIES
 POINTS_MAX = 600  # ten minutes at one sample a second
 WINDOW_S = 10.0  # "lately": long enough to hold requests, short enough to see a change
 OBJECTIVE_ANSWERS_MIN = 100  # from which a measured p99 says that the objective is missed
+CHANCE_SIGMAS = 3.0  # of the number of late answers; more is no chance. One window in some 700 by the normal law
 QUANTILE = 0.99  # of the requests, which must be answered within the objective
 
 
@@ -101,9 +102,15 @@ def _busy_s(ended_s: float, started_s: float, now_s: float) -> float:
 def read_capacity(page: StatusPage, totals: Totals, text: dict[str, Any]) -> Capacity:
     """`text`: what one of the ready engines explains; replicas are of one model."""
     batching = text.get("batching") or {}
-    chosen = max(1, int(batching.get("chosen_rows") or 1))
-    dearer = _dearer(batching.get("learned") or [], chosen)
-    costs = tuple(page.engine(i).value[Engine.ROW_COST_S] * dearer for i in totals.ready)
+    learned, chosen = batching.get("learned") or [], max(1, int(batching.get("chosen_rows") or 1))
+    found = batching.get("learned_in")
+    if found == "nothing":
+        costs: tuple[float, ...] = ()
+    elif found == "service":  # the page's cost is of the best size that is supposed, not of one that was seen
+        costs = (next((step["seconds"] / chosen for step in learned if step["rows"] == chosen), 0.0),) * len(totals.ready)
+    else:
+        dearer = _dearer(learned, chosen)
+        costs = tuple(page.engine(i).value[Engine.ROW_COST_S] * dearer for i in totals.ready)
     return Capacity(costs, chosen, batching.get("slo_s"))
 
 
@@ -158,6 +165,14 @@ def headroom(requests_per_s: float, rows_per_request: float, capacity: Capacity)
     limit_rps = sum(1 / c for c in costs_s) / rows_per_request
     batch_s = capacity.batch_rows * sum(costs_s) / len(costs_s)
     return max(0.0, busy_share_max(batch_s, capacity.slo_s) * limit_rps - requests_per_s)
+
+
+def is_missed(latency: Sequence[int], slo_s: float) -> bool:
+    """Whether more than one answer in a hundred takes longer than the objective, beyond what chance explains: one slow answer
+    in a hundred says nothing. Those in the cell that holds the objective count as in time."""
+    late = sum(count for i, count in enumerate(latency) if i and time_edge(i - 1) >= slo_s)
+    expected = (1 - QUANTILE) * sum(latency)
+    return late > expected + CHANCE_SIGMAS * math.sqrt(QUANTILE * expected)
 
 
 def busy_share_max(batch_s: float, slo_s: float | None) -> float:
@@ -224,9 +239,8 @@ class Rates:
         if after.ready:
             self._text = page.read_text(after.ready[0], looks=1) or self._text
         capacity = read_capacity(page, after, self._text)
-        p99_s = self._now.p99_s
-        missed = capacity.slo_s is not None and p99_s is not None and p99_s > capacity.slo_s
-        if missed and answered >= OBJECTIVE_ANSWERS_MIN:
+        latency = [b - a for a, b in zip(before.latency, after.latency, strict=True)]
+        if capacity.slo_s is not None and answered >= OBJECTIVE_ANSWERS_MIN and is_missed(latency, capacity.slo_s):
             return 0.0  # whatever the formula says
         return headroom(answered / max(after.at_s - before.at_s, 1e-9), self._rows_per_request, capacity)
 

@@ -198,6 +198,41 @@ def test_the_objective_and_the_batch_size_come_from_what_the_engine_explains(pag
     assert measures.headroom_rps == pytest.approx(500 * busy_share_max(0.008, 0.020))
 
 
+def test_headroom_is_unknown_while_nothing_is_measured(page: StatusPage) -> None:
+    ready(page, row_cost_s=0.001)  # what the engine supposes
+    page.write_text(0, {"batching": {"chosen_rows": 1, "learned": [], "learned_in": "nothing"}})
+    measures = Rates()
+    measures.sample(page, 100.0)
+    measures.sample(page, 101.0)
+    assert measures.headroom_rps is None and math.isnan(page.main.value[Main.HEADROOM_RPS])
+
+
+def test_headroom_of_what_is_learned_in_service_is_by_the_sizes_that_ran(page: StatusPage) -> None:
+    """A handler of 50 ms: about 20 requests a second, and not a 63rd of that."""
+    ready(page, row_cost_s=0.05 / 64)
+    page.write_text(0, {"batching": {"chosen_rows": 1, "learned_in": "service", "learned": [{"rows": 1, "seconds": 0.05}]}})
+    measures = Rates()
+    measures.sample(page, 100.0)
+    answer(page, 8, 0.05)
+    measures.sample(page, 101.0)
+    assert measures.headroom_rps == pytest.approx(20 - 8)
+
+
+def test_one_slow_answer_is_no_objective_missed(page: StatusPage) -> None:
+    ready(page, row_cost_s=0.0001)
+    explain(page, slo_s=0.020)
+    measures = Rates()
+    measures.sample(page, 100.0)
+    answer(page, 99, 0.001)
+    for second, slow in enumerate((1, 1, 1), 101):
+        answer(page, slow, 0.500)
+        measures.sample(page, float(second))
+        assert measures.headroom_rps is not None and measures.headroom_rps > 0, slow
+    answer(page, 10, 0.500)
+    measures.sample(page, 104.0)
+    assert measures.headroom_rps == 0.0
+
+
 def test_an_objective_that_is_missed_leaves_no_headroom_whatever_was_learned(page: StatusPage) -> None:
     ready(page, row_cost_s=0.0001)
     explain(page, slo_s=0.020)

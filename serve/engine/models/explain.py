@@ -7,11 +7,12 @@ shapes in use have changed, from a thread that only reads what the cycle counts.
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Mapping
 from typing import Any
 
-from evenkeel.serve.batching.cost import Curve, best_rows
+from evenkeel.serve.batching.cost import Curve, best_rows, rising
 from evenkeel.serve.contract import shape_uses
 from evenkeel.serve.contract.logline import sink
 from evenkeel.serve.contract.shape_uses import ShapeUse
@@ -22,6 +23,8 @@ from evenkeel.serve.engine.models.warmup_report import Report
 
 PUBLISH_EVERY_S = 2.0
 SHAPES_SHOWN = 32
+UNMEASURED = "what a batch costs is not measured yet: nothing has run"
+NEWS = 0.1  # a cost that has moved by less is no news
 
 
 class Explanation:
@@ -66,6 +69,12 @@ class Explanation:
         if text and text != self._parts.get("shapes"):
             self.update(shapes=text)
 
+    def costs(self, replica: Replica) -> None:
+        """What batches cost, if that has changed."""
+        told, now = self._parts.get("batching"), batching(replica)
+        if told is not None and is_news(told["learned"], now["learned"]):
+            self.update(batching=now)
+
     def update(self, **parts: Any) -> None:
         with self._lock:
             self._parts.update(parts)
@@ -79,11 +88,37 @@ class Explanation:
 
 
 def batching(replica: Replica) -> dict[str, Any]:
-    curve, slo_s = replica.cost.default, replica.manifest.slo_s
-    chosen = best_rows(curve, replica.rows_max, slo_s or float("inf"))
-    learned = [{"rows": n, "seconds": s, "rows_per_s": round(n / s, 1)} for n, s in zip(curve.sizes, curve.seconds, strict=True)]
-    return {"rows_max": replica.rows_max, "rows_fit": replica.rows_fit, "slo_s": slo_s, "chosen_rows": chosen,
-            "why": why(curve, chosen), "learned": learned}  # fmt: skip
+    """What its batches cost and which size is best. Nothing that was only supposed: `learned_in` says where it is from."""
+    slo_s = replica.manifest.slo_s
+    facts: dict[str, Any] = {"rows_max": replica.rows_max, "rows_fit": replica.rows_fit, "slo_s": slo_s}
+    curve = curve_in_service(replica)
+    known = curve.known()
+    if not known:
+        return {**facts, "chosen_rows": 1, "why": UNMEASURED, "learned": [], "learned_in": "nothing"}
+    learned = [{"rows": n, "seconds": s, "rows_per_s": round(n / s, 1)} for n, s in known]
+    if not curve.guessed:
+        chosen = best_rows(curve, replica.rows_max, slo_s or math.inf)
+        return {**facts, "chosen_rows": chosen, "why": why(curve, chosen), "learned": learned, "learned_in": "warmup"}
+    seen = rising(known)
+    chosen = best_rows(seen, known[-1][0], slo_s or math.inf)
+    words = why(seen, chosen) if replica.rows_max > 1 else f"one at a time: {1e3 * known[0][1]:.3g} ms each"
+    return {**facts, "chosen_rows": chosen, "why": f"learned in service: {words}", "learned": learned, "learned_in": "service"}
+
+
+def is_news(told: list[dict[str, Any]], now: list[dict[str, Any]]) -> bool:
+    """Whether other sizes have been seen, or one costs clearly more or less."""
+    if [step["rows"] for step in told] != [step["rows"] for step in now]:
+        return True
+    return any(abs(b["seconds"] - a["seconds"]) > NEWS * a["seconds"] for a, b in zip(told, now, strict=True))
+
+
+def curve_in_service(replica: Replica) -> Curve:
+    """The one measured in warm-up. Of a handler, and where there was none, that of the shape that runs most."""
+    default = replica.cost.default
+    if not default.guessed and replica.signature is not None:
+        return default
+    most = max(list(replica.cost.curves.values()), key=lambda curve: curve.batches, default=default)
+    return most if most.batches else default
 
 
 def why(curve: Curve, chosen: int) -> str:
@@ -124,4 +159,5 @@ def publish_shapes(explanation: Explanation, replica: Replica, stop: threading.E
     """A thread's work: tell what shapes are in use, when there is news, and of log lines that were lost."""
     while not stop.wait(PUBLISH_EVERY_S):
         explanation.shapes(replica)
+        explanation.costs(replica)
         sink().tell_lost()

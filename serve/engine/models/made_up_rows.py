@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from evenkeel.serve.batching.cost import FIRST_BATCHES, Curve
+from evenkeel.serve.batching.cost import supposed
 from evenkeel.serve.engine.models import warmup_plan
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.engine.models.warmup_plan import Shape
@@ -25,7 +25,7 @@ def chosen(replica: Replica, refused: Callable[[Shape], str], has_time: Callable
         why, label = refused(shape), shape.label
         if not why:
             return [shape], ""
-    replica.cost.default = Curve([1, max(2, replica.rows_max)], [1e-3, 1.01e-3], guesses=FIRST_BATCHES)
+    replica.cost.default = supposed(replica.rows_max)
     wanted = ", ".join(s.describe(signature.rows_axis) for s in signature.inputs)
     return [], (
         f"not warmed: no made-up row runs (last tried: {label}: {why}); add one real request as a sample, in model.toml: "

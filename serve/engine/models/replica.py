@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evenkeel.serve.batching.cost import FIRST_BATCHES, CostModel, Curve
+from evenkeel.serve.batching.cost import CostModel, supposed
 from evenkeel.serve.contract import manifest as manifests
 from evenkeel.serve.contract.manifest import Manifest
 from evenkeel.serve.contract.signature import Signature
@@ -107,9 +107,8 @@ def load(folder: Path, options: LoadOptions, name: str = "", version: str = "", 
     cost = CostModel()
     if manifest.backend == "handler":
         raw: RawBackend = backend  # type: ignore[assignment]
-        # Nothing is known of its cost: suppose that a batch costs hardly more than one, until batches have run.
-        cost.default = Curve([1, manifest.rows_max], [1e-3, 1.01e-3], guesses=FIRST_BATCHES)
         rows = manifest.rows_max if raw.capabilities.batched else 1
+        cost.default = supposed(rows)
         return Replica(manifest, cost, rows, handler=raw)
     tensor: TensorBackend = backend  # type: ignore[assignment]
     sig = tensor.signature

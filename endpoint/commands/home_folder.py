@@ -73,7 +73,8 @@ def exports(note: HomeNote) -> dict[str, str]:
     control, router = f"http://127.0.0.1:{note.port}", f"http://127.0.0.1:{note.router_port}"
     return {
         "AWS_ENDPOINT_URL": control, "AWS_ENDPOINT_URL_SAGEMAKER": control, "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": router,
-        "AWS_ENDPOINT_URL_STS": control, "AWS_REGION": note.region, "AWS_DEFAULT_REGION": note.region,
+        "AWS_ENDPOINT_URL_STS": control, "AWS_ENDPOINT_URL_S3": control,
+        "AWS_REGION": note.region, "AWS_DEFAULT_REGION": note.region,
         "AWS_ACCESS_KEY_ID": "evenkeel", "AWS_SECRET_ACCESS_KEY": "evenkeel", "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "false",
     }  # fmt: skip

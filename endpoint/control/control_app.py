@@ -9,6 +9,7 @@ from typing import Any
 
 from evenkeel.endpoint.control.operations import Does
 from evenkeel.endpoint.loopback import is_loopback
+from evenkeel.endpoint.s3.s3_app import S3App
 from evenkeel.endpoint.wire import calls
 from evenkeel.endpoint.wire.api_errors import INTERNAL, MALFORMED, NOT_LOOPBACK, NOT_SUPPORTED, ApiError, fail
 from evenkeel.endpoint.wire.http_records import HttpAnswer, HttpCall
@@ -21,8 +22,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class ControlApp:
-    def __init__(self, does: Mapping[str, Does]) -> None:
-        self._does = does
+    def __init__(self, does: Mapping[str, Does], s3: S3App) -> None:
+        self._does, self._s3 = does, s3
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -34,6 +35,9 @@ class ControlApp:
         try:
             if not is_loopback(headers.get("host", "")):
                 raise fail(NOT_LOOPBACK, host=headers["host"][:128])
+            if calls.signing_name(call) == "s3":
+                await self._s3.answer(call, receive, send)
+                return
             body = await _body(receive)
             answer = self.answer(HttpCall(call.method, call.path, call.query, headers, body))
         except ApiError as e:

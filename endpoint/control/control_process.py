@@ -20,6 +20,8 @@ from evenkeel.endpoint.control.operations import operations
 from evenkeel.endpoint.control.reconciler import Reconciler
 from evenkeel.endpoint.control.router_link import RouterLink
 from evenkeel.endpoint.fleet.instance_fleet import InstanceFleet
+from evenkeel.endpoint.s3.object_folder import ObjectFolder
+from evenkeel.endpoint.s3.s3_app import S3App
 
 STOP_S = 30.0  # for instances, after which they are killed
 
@@ -34,7 +36,7 @@ async def run(
     fleet = InstanceFleet(settings, store, path)
     router = RouterLink(settings, listeners[1], {"PATH": path, "LANG": "C.UTF-8"})
     reconciler = Reconciler(endpoints, fleet, router, settings.speed)
-    app = ControlApp(operations(settings, store, models, endpoints, reconciler.seen))
+    app = ControlApp(operations(settings, store, models, endpoints, reconciler.seen), S3App(ObjectFolder(settings.bucket_folder)))
     server = _Server(uvicorn.Config(app, access_log=False, log_config=None, lifespan="off", loop="none", http="httptools"))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

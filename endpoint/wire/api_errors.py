@@ -111,3 +111,33 @@ INVOKE_TOO_LARGE = KnownError(
 INVOKE_NO_INSTANCE = KnownError(
     "ServiceUnavailable", 503, "No instance of variant {variant} is in service.", API + "; the words are ours", "ours"
 )
+
+# ---- S3 ----------------------------------------------------------------------------------------------------------------
+
+S3 = "S3 API reference, list of error codes"  # codes and statuses; of the words only the first sentences
+S3_NO_BUCKET = KnownError("NoSuchBucket", 404, "The specified bucket does not exist: {name}", S3, "D")
+S3_NO_KEY = KnownError("NoSuchKey", 404, "The specified key does not exist: {key}", S3, "D")
+S3_NO_UPLOAD = KnownError("NoSuchUpload", 404, "The specified multipart upload does not exist: {upload}", S3, "D")
+S3_BUCKET_EXISTS = KnownError("BucketAlreadyOwnedByYou", 409, "You own the bucket {name} already.", S3, "D")
+S3_BUCKET_FULL = KnownError("BucketNotEmpty", 409, "The bucket {name} is not empty.", S3, "D")
+S3_BAD_BUCKET = KnownError("InvalidBucketName", 400, "The specified bucket is not valid: {name}", S3, "D")
+S3_BAD_KEY = KnownError("InvalidArgument", 400, "The key {key} cannot be stored: {why}.", "none", "ours")
+S3_KEY_IN_WAY = KnownError(
+    "InvalidArgument",
+    400,
+    "The key {key} cannot be stored: a part of it is an object, or it is a part of others.",
+    "none",
+    "ours",
+)
+S3_BAD_PART = KnownError("InvalidPart", 400, "There is no part {number} with that ETag.", S3, "D")
+S3_BAD_DIGEST = KnownError("BadDigest", 400, "The {name} that was sent does not fit what was received.", S3, "D")
+S3_BAD_RANGE = KnownError("InvalidRange", 416, "The range {header} is not satisfiable: the object has {size} bytes.", S3, "D")
+S3_MALFORMED_BODY = KnownError("IncompleteBody", 400, "The body is malformed: {why}.", S3, "D")
+S3_MALFORMED_XML = KnownError("MalformedXML", 400, "The document is not the XML that this call takes.", S3, "D")
+S3_NOT_SUPPORTED = KnownError(
+    "NotImplemented",
+    501,
+    "{what} is not supported by evenkeel's S3 on this machine, and nothing was sent to AWS.",
+    "none",
+    "ours",
+)

@@ -15,6 +15,8 @@ from evenkeel.endpoint.wire.supported import RUNTIME, SERVICES, Service, listed
 
 FORM = "application/x-www-form-urlencoded"
 SCOPE = re.compile(r"Credential=[^/,]+/\d{8}/([\w-]+)/([\w-]+)/aws4_request")
+PRESIGNED = re.compile(r"X-Amz-Credential=[^&]+?%2F\d{8}%2F([\w-]+)%2F([\w-]+)%2Faws4_request")
+SIGNED_AS_BEFORE = "AWSAccessKeyId="  # links of S3 are still signed by the version before, 2
 INVALID = {"json": "ValidationException", "rest-json": "ValidationError", "query": "ValidationError"}
 NAME_CHARS_MAX = 128  # of an unknown operation in a message
 
@@ -74,8 +76,8 @@ def refused(problem: ApiError, call: HttpCall) -> HttpAnswer:
 
 def signing_name(call: HttpCall) -> str:
     """The service in the scope of the call's signature, or nothing. Signatures are not checked."""
-    found = SCOPE.search(call.headers.get("authorization", ""))
-    return found[2] if found else ""
+    found = SCOPE.search(call.headers.get("authorization", "")) or PRESIGNED.search(call.query)
+    return found[2] if found else "s3" if SIGNED_AS_BEFORE in call.query else ""
 
 
 def _named(service: Service, name: str) -> Wanted:

@@ -31,8 +31,14 @@ RUNTIME = Service(
 )
 STS = Service("sts", "2011-06-15", "query", "sts", ("GetCallerIdentity",))
 SERVICES = (SAGEMAKER, RUNTIME, STS)
+S3_OPERATIONS = (  # by hand, not by a model: bodies are streams
+    "ListBuckets", "CreateBucket", "HeadBucket", "DeleteBucket", "GetBucketLocation", "ListObjectsV2", "PutObject", "GetObject",
+    "HeadObject", "CopyObject", "DeleteObject", "DeleteObjects", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload",
+    "AbortMultipartUpload",
+)  # fmt: skip
 
 
 def listed() -> str:
     """The list for a refusal, a line of text."""
-    return "; ".join(f"{service.folder}: {', '.join(service.operations)}" for service in SERVICES)
+    named = [*((service.folder, service.operations) for service in SERVICES), ("s3", S3_OPERATIONS)]
+    return "; ".join(f"{service}: {', '.join(operations)}" for service, operations in named)

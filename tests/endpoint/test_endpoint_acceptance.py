@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import tarfile
 import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.endpoint.home import DIGITS, ECHO, Home
+from tests.endpoint.home import DIGITS, ECHO, ROLE, Home
 from tests.support.tree import ROOT, eventually
 
 pytestmark = pytest.mark.slow
@@ -70,6 +71,29 @@ def test_the_example_runs_unmodified_and_nothing_is_left_after_down(home: Home) 
     home.command("down")
     eventually(lambda: not home.processes(), f"no process is left: {home.processes()}")
     assert list(home.folder.iterdir()) == []
+
+
+def test_a_model_is_uploaded_and_served_from_its_archive(home: Home) -> None:
+    home.up()
+    s3, sagemaker = home.client("s3"), home.client("sagemaker")
+    packed = home.folder / "model.tar.gz"
+    with tarfile.open(packed, "w:gz") as tar:
+        tar.add(DIGITS, arcname=".")
+    container = {"Image": "evenkeel", "ModelDataUrl": "s3://models/digits/model.tar.gz", "Environment": {"EVENKEEL_THREADS": "1"}}
+    asked = {"ModelName": "digits", "PrimaryContainer": container, "ExecutionRoleArn": ROLE}
+    with pytest.raises(ClientError, match=r"Could not find model data at s3://models/digits/model.tar.gz\."):
+        sagemaker.create_model(**asked)
+    s3.create_bucket(Bucket="models")
+    s3.upload_file(str(packed), "models", "digits/model.tar.gz")
+    sagemaker.create_model(**asked)
+    variant = {"VariantName": "main", "ModelName": "digits", "InitialInstanceCount": 1, "InstanceType": "ml.m5.large"}
+    sagemaker.create_endpoint_config(EndpointConfigName="digits", ProductionVariants=[variant])
+    sagemaker.create_endpoint(EndpointName="e", EndpointConfigName="digits")
+    home.wait("e")
+    body = (DIGITS / "samples" / "seven.json").read_bytes()
+    answer = home.client("sagemaker-runtime").invoke_endpoint(EndpointName="e", Body=body, ContentType="application/json")
+    [scores] = json.loads(answer["Body"].read())["predictions"]
+    assert scores.index(max(scores)) == 7
 
 
 def test_updates_of_every_kind_under_load_lose_nothing(home: Home) -> None:

@@ -22,6 +22,7 @@ from evenkeel.serve.transport.arena import Arena, read_spill
 from evenkeel.serve.transport.channel import Channel
 from evenkeel.serve.transport.descriptor import FINITE, OVERFLOW, PROTOCOL, REPLY, REQUEST, Reply, model_ref
 from evenkeel.serve.transport.slots import Slot, Slots
+from evenkeel.serve.transport.whole_body import start_of_body
 from tests.support.clock import ManualClock
 
 SMALL = ((1 << 10, 256), (1 << 16, 32), (1 << 20, 4))
@@ -95,8 +96,7 @@ class FrontEnd:
         return self._record(slot, used, count, within_s)
 
     def submit_raw(self, body: bytes, **meta: Any) -> int:
-        head = json.dumps({"content_type": "", "accept": "", "headers": {}, "request_id": "r", **meta}).encode()
-        data = len(head).to_bytes(4, "little") + head + body
+        data = start_of_body(**{"content_type": "", "accept": "", "headers": None, "request_id": "r", **meta}) + body
         slot = self.claim(len(data))
         self.arena.memory[slot.offset : slot.offset + len(data)] = data
         id, record = self._record(slot, len(data), 1, 60.0)

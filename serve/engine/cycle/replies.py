@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from evenkeel.serve.transport.descriptor import ANSWER, FAULT, OVERFLOW, PART, R
 from evenkeel.serve.transport.layout import Layout, aligned
 
 NOT_LOADED = "the model of this request is not loaded here any more"
+SAID_REMEMBERED = 64  # of what handlers say of their answers
 MESSAGE_BYTES_MAX = 1000  # of a fault's message: fits the smallest slot
 _encode = json.JSONEncoder().encode  # ours: a script may replace json.dumps
 
@@ -166,8 +168,14 @@ def refuse_late(block: StatusBlock, ref: int, item: Item) -> None:
 
 
 def said_of(reply: RawReply | RawStream) -> bytes:
-    """What a handler says of its answer, besides the body."""
-    said: dict[str, str | int | None] = {"content_type": reply.content_type, "custom_attributes": reply.custom_attributes}
-    if reply.status != 200:
-        said["status"] = reply.status
+    """What a handler says of its answer, besides the body. Most say no more than its type."""
+    make = _said if reply.custom_attributes is None else _said.__wrapped__
+    return make(reply.content_type, reply.custom_attributes, reply.status)
+
+
+@lru_cache(SAID_REMEMBERED)  # a type has at most 1,024 characters
+def _said(content_type: str, custom_attributes: str | None, status: int) -> bytes:
+    said: dict[str, str | int | None] = {"content_type": content_type, "custom_attributes": custom_attributes}
+    if status != 200:
+        said["status"] = status
     return _encode(said).encode()

@@ -74,7 +74,7 @@ class Outcomes:
             self._note_ok(invocation, self.streams.end(invocation))
         elif invocation.model.signature is None:
             start, body, extra = raw_answer(memory[offset : offset + reply.bytes], self._batch)
-            self._answer(invocation, invocation.model.starts.once(start), body, extra)
+            self._answer(invocation, invocation.model.starts.chosen(start), body, extra)
         elif reply.bytes > invocation.head.formats.encoder.quick_output_bytes:
             self._encode_offloaded(invocation, memory, reply)
         else:

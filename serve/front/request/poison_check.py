@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evenkeel.serve.contract import poison_page
 from evenkeel.serve.contract.poison_page import REMEMBERED_S, Fingerprint, Poison
 from evenkeel.serve.contract.status_page import FRONTS_MAX, StatusPage
 from evenkeel.serve.front.request.suspects import poisoned_again
+from evenkeel.serve.transport.whole_body import BodyFacts, read_start
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -80,8 +81,8 @@ class EngineInput:
         data = memory[slot.offset : slot.offset + invocation.used]
         description = str(invocation.rows)
         if invocation.model.signature is None:
-            size = int.from_bytes(data[:4], "little")
-            description, data = _handler_description(json.loads(bytes(data[4 : 4 + size]))), data[4 + size :]
+            facts, _, body_at = read_start(data, 0)
+            description, data = _handler_description(facts), data[body_at:]
         self._description, self._data = f"{description}\0{len(data)}\0".encode(), data
 
     def sample(self) -> int:
@@ -100,6 +101,6 @@ class EngineInput:
         return made.digest()[:16]
 
 
-def _handler_description(meta: dict[str, Any]) -> str:
+def _handler_description(facts: BodyFacts) -> str:
     """Of what a handler may ask, all that is the same when a client tries again."""
-    return json.dumps([meta["content_type"], meta["accept"], (meta.get("headers") or {}).get(ATTRIBUTES)])
+    return json.dumps([facts.content_type, facts.accept, facts.headers.get(ATTRIBUTES)])

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import orjson
-
 from evenkeel.serve.codec import Body, Decoded
 from evenkeel.serve.errors import BodyTooLarge, TooManyBytes
 from evenkeel.serve.front.http.request_head import ID, new_request_id, platform_headers
@@ -17,6 +15,7 @@ from evenkeel.serve.settings import Limits
 from evenkeel.serve.transport.arena import Arena
 from evenkeel.serve.transport.layout import aligned
 from evenkeel.serve.transport.slots import RETURN_PAGES_FROM, SLOT_BYTES_MAX, Slot, Slots
+from evenkeel.serve.transport.whole_body import start_of_body
 
 if TYPE_CHECKING:
     from evenkeel.serve.front.request.invocation import Invocation
@@ -58,17 +57,13 @@ class SlotWriter:
             raise formats.wrong
         headers = platform_headers(invocation.head_bytes)
         invocation.request_id = request_id = headers.get(ID, "") or new_request_id()
-        meta = orjson.dumps({
-            "content_type": formats.content_type, "accept": formats.accept,
-            "headers": headers if reads_headers else {},
-            "request_id": request_id,
-        })  # fmt: skip
-        size = 4 + len(meta) + len(body)
+        start = start_of_body(formats.content_type, formats.accept, headers if reads_headers else None, request_id)
+        size = len(start) + len(body)
         slot = self._claim(aligned(size) + RAW_ROOM, size)
         invocation.slot, at = slot, slot.offset
-        self.memory[at : at + 4] = len(meta).to_bytes(4, "little")
-        self.memory[at + 4 : at + 4 + len(meta)] = meta
-        self.memory[at + 4 + len(meta) : at + size] = body
+        body_at = at + len(start)
+        self.memory[at:body_at] = start
+        self.memory[body_at : at + size] = body
         invocation.used = size
 
     def release(self, invocation: Invocation) -> None:

@@ -10,6 +10,7 @@ import re
 HEADER = b"x-evenkeel-model: "
 SHA256_CHARS = 12
 NAME_CHARS_MAX = 128
+CHOSEN_MAX = 64
 _LENGTH = b"content-length: "
 _STRANGE = re.compile(r"[^!-~]")
 
@@ -31,10 +32,16 @@ class AnswerHeads(dict[bytes, bytes]):
         self.clear()
 
     def __missing__(self, start: bytes) -> bytes:
-        head = self[start] = self.once(start)
+        head = self[start] = self._once(start)
         return head
 
-    def once(self, start: bytes) -> bytes:
-        """Not remembered: for content types that a handler chooses."""
+    def chosen(self, start: bytes) -> bytes:
+        """For content types that a handler chooses: only the first of them are remembered."""
+        head = self.get(start)
+        if head is None:
+            head = self[start] if len(self) < CHOSEN_MAX else self._once(start)
+        return head
+
+    def _once(self, start: bytes) -> bytes:
         assert start.endswith(_LENGTH), "the length comes last"
         return start[: -len(_LENGTH)] + self.line + _LENGTH

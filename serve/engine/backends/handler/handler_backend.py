@@ -21,6 +21,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,7 +29,7 @@ from typing import Any
 from evenkeel.serve.contract.manifest import Manifest
 from evenkeel.serve.engine.backends.base import Capabilities, LoadOptions, RawRequest, RawResult
 from evenkeel.serve.engine.backends.handler import hugging_face, script_surroundings
-from evenkeel.serve.engine.backends.handler.handler_context import Context, Facts, Processor
+from evenkeel.serve.engine.backends.handler.handler_context import NO_CONTEXT, UNASKED, Context, Facts, Processor
 from evenkeel.serve.engine.backends.handler.handler_defaults import (
     CSV,
     JSON,
@@ -47,6 +48,7 @@ from evenkeel.serve.engine.script_guard import blamed, guarded, judged
 from evenkeel.serve.errors import BadModel, EvenkeelError, ModelFailed, OutOfMemory
 
 TEXT = (JSON, CSV)  # these bodies reach input_fn as str
+TYPES_REMEMBERED = 16
 FRAMEWORKS = ("torch", "sklearn", "transformers", "onnxruntime", "xgboost", "lightgbm", "tensorflow")
 MODULE_PREFIX = "evenkeel_handler_"
 _scripts: set[str] = set()  # names under which scripts were imported here
@@ -71,8 +73,9 @@ class HandlerBackend:
                 "batched": self.batched, "functions": sorted(self._script.own)}  # fmt: skip
 
     def _alone(self, request: RawRequest) -> RawResult:
-        script, processor = self._script, Processor(request)
-        context = Context(script.facts, (processor,))
+        script = self._script
+        processor = Processor(request) if script.reads_headers else UNASKED
+        context = self._context(processor)
         try:
             body, content_type = _read(request, script.reads_itself)
             if script.transform_fn is not None:
@@ -85,14 +88,17 @@ class HandlerBackend:
         except BaseException as e:  # the functions raise our errors only; should a look at an object escape, it is this request's
             return blamed(script.answers, e)
 
+    def _context(self, *processors: Processor) -> Context:
+        return Context(self._script.facts, processors) if self._script.reads_headers else NO_CONTEXT
+
     def _together(self, requests: Sequence[RawRequest]) -> list[RawResult]:
         """One predict_fn call for all requests whose input_fn took their bodies."""
         script, results = self._script, dict[int, RawResult]()
         items = dict[int, Any]()
-        processors = [Processor(request) for request in requests]
+        processors = [Processor(request) if script.reads_headers else UNASKED for request in requests]
         for i, request in enumerate(requests):
             try:
-                items[i] = script.input_fn(*_read(request, script.reads_itself), context=Context(script.facts, (processors[i],)))
+                items[i] = script.input_fn(*_read(request, script.reads_itself), context=self._context(processors[i]))
             except EvenkeelError as e:
                 results[i] = e
         for i, prediction in self._predicted(items, processors, results).items():
@@ -107,7 +113,7 @@ class HandlerBackend:
         large again."""
         if not items:
             return {}
-        context = Context(self._script.facts, tuple(processors[i] for i in items))
+        context = self._context(*(processors[i] for i in items))
         try:
             predictions = self._script.predict_fn(list(items.values()), self._model, context=context)
         except EvenkeelError as e:
@@ -124,7 +130,7 @@ class HandlerBackend:
     def _written(self, prediction: Any, request: RawRequest, processor: Processor) -> RawResult:
         script = self._script
         try:
-            result = script.output_fn(prediction, _wanted(request), context=Context(script.facts, (processor,)))
+            result = script.output_fn(prediction, _wanted(request), context=self._context(processor))
             return reply(script.answers, result, request, processor)
         except BaseException as e:  # as in `_alone`
             return blamed(script.answers, e)
@@ -341,10 +347,16 @@ def _relative(path: Path, folder: Path) -> str:
 def _read(request: RawRequest, reads_itself: bool) -> tuple[str | bytes, str]:
     """The body as the script expects it, and its bare type: scripts compare it with ==, so parameters go. The default input_fn
     wants them."""
-    content_type = request.content_type.partition(";")[0].strip().lower() or JSON
+    content_type = _type_for_script(request.content_type)
     if content_type not in TEXT:
-        return request.body, request.content_type.strip()
+        return request.body, content_type
     return text_of_body(request.body, request.content_type), content_type if reads_itself else request.content_type or JSON
+
+
+@lru_cache(TYPES_REMEMBERED)  # a head has at most 64 KiB
+def _type_for_script(content_type: str) -> str:
+    kind = content_type.partition(";")[0].strip().lower() or JSON
+    return kind if kind in TEXT else content_type.strip()
 
 
 def _wanted(request: RawRequest) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from evenkeel.serve.engine.backends.base import RawRequest
 from evenkeel.serve.engine.foreign import kind_of, name_of_header, plain, status_of, text_of, value_of_header
 
 CONTENT_TYPE, ATTRIBUTES = "content-type", "x-amzn-sagemaker-custom-attributes"  # of a reply; no other header passes
+TYPES_REMEMBERED = 16
 HEADER_CHARS_MAX = 1024  # the platform's limit; both headers together stay below its 4096 bytes for all of them
 
 
@@ -26,6 +28,16 @@ def checked_header(name: str, value: object) -> str:
         shown = ascii(text[:40])
         raise ValueError(f"the header {name} must be at most {HEADER_CHARS_MAX} visible ASCII characters, not {shown}")
     return text
+
+
+def type_of_answer(content_type: str) -> str:
+    """The same of the type that a script has returned with its answer: nearly always the same one. Raises ValueError."""
+    return _checked_type(content_type) if len(content_type) <= HEADER_CHARS_MAX else checked_header(CONTENT_TYPE, content_type)
+
+
+@lru_cache(TYPES_REMEMBERED)
+def _checked_type(content_type: str) -> str:
+    return checked_header(CONTENT_TYPE, content_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +133,8 @@ class NoMetrics:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *args, **kwargs: None
+
+
+# Of a request whose script takes no context: nothing can be asked of them or set on them, so all requests share them.
+UNASKED = Processor(RawRequest(b"", "", "", ""))
+NO_CONTEXT = Context(Facts("", ""))

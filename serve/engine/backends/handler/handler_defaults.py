@@ -16,6 +16,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, OverflowError, zipfil
 CHAR_BYTES, NUMBER_CHARS = 4, 32  # of numpy's texts; of a number that stands among texts
 
 
+@lru_cache(16)  # a head has at most 64 KiB
 def first_type(accept: str) -> str:
     """The type of a reply whose script named none."""
     return next(iter(concrete_types(accept)), JSON)

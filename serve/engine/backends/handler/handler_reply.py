@@ -9,13 +9,20 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from evenkeel.serve.engine.backends.base import RawReply, RawRequest, RawStream
-from evenkeel.serve.engine.backends.handler.handler_context import ATTRIBUTES, CONTENT_TYPE, Processor, checked_header
+from evenkeel.serve.engine.backends.handler.handler_context import (
+    ATTRIBUTES,
+    CONTENT_TYPE,
+    Processor,
+    checked_header,
+    type_of_answer,
+)
 from evenkeel.serve.engine.backends.handler.handler_defaults import JSON, concrete_types, encoded_json, first_type
 from evenkeel.serve.engine.backends.handler.handler_files import DATA, content_of, is_file
 from evenkeel.serve.engine.backends.handler.handler_stream import stream
 from evenkeel.serve.engine.foreign import STATUS_MAX, STATUS_MIN, TEXT_CHARS_MAX, kind_of, plain, status_of
 from evenkeel.serve.engine.script_guard import Unfit, judged, refusal
 
+PLAIN = (str, bytes)
 TYPE_NAMES = (
     "content_type",
     "mimetype",
@@ -35,10 +42,12 @@ def reply(name: str, result: Any, request: RawRequest, processor: Processor) -> 
 
 
 def _reply(name: str, result: Any, request: RawRequest, processor: Processor) -> RawReply | RawStream:
-    if type(result) is str or type(result) is bytes:  # the usual answer, which needs no look
+    if type(result) is str or type(result) is bytes:  # the usual answers, which need no look
         return _whole(result, "", first_type(request.accept), processor, processor.code)
     body, content_type, code = _parts_of(result)
     code = processor.code if code is None else code
+    if type(body) in PLAIN:
+        return _whole(body, content_type, first_type(request.accept), processor, code)
     if body is None and hasattr(result, "body_iterator"):
         raise Unfit("its parts come from an async iterator, and handlers are called one after another: yield them instead")
     if body is None:
@@ -104,8 +113,8 @@ def _head_of_stream(content_type: Any, otherwise: str, processor: Processor, cod
 def _head(content_type: Any, otherwise: str, processor: Processor) -> tuple[str, str | None]:
     """Content type and custom attributes: what was returned with the body counts before what was set on the context."""
     headers = processor.headers
-    if not headers and type(content_type) is str and not content_type:
-        return otherwise, None
+    if not headers and type(content_type) is str:
+        return type_of_answer(content_type) or otherwise, None
     kind = checked_header(CONTENT_TYPE, content_type) or checked_header(CONTENT_TYPE, headers.get(CONTENT_TYPE))
     return kind or otherwise, checked_header(ATTRIBUTES, headers.get(ATTRIBUTES)) or None
 

@@ -15,7 +15,8 @@ from pathlib import Path
 COUNTING = (
     "serve/front/request/row_batcher.py", "serve/front/request/outcomes.py", "serve/front/request/failover.py",
     "serve/engine/cycle/run_stamp.py", "serve/engine/cycle/single_request.py",
-    "serve/engine/cycle/replies.py",
+    "serve/engine/cycle/replies.py", "serve/front/request/decoding.py", "serve/front/request/answer_streams.py",
+    "serve/front/http/protocol.py", "serve/engine/cycle/model_cycle.py",
 )  # fmt: skip
 CELLS = {"count", "value", "_count", "_value"}  # names under which blocks of the page go there
 KEPT = {"_BATCHES"}  # the engine's own clock for learning

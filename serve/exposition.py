@@ -26,6 +26,7 @@ from prometheus_client.metrics_core import (
 )
 
 from evenkeel.serve.contract.lifecycle import ReplicaState
+from evenkeel.serve.contract.request_ways import request_ways
 from evenkeel.serve.contract.status_page import (
     DEVICE_TEXT,
     PLAN_TEXT,
@@ -140,6 +141,8 @@ FAMILIES: tuple[Family, ...] = (
            "How much more load the latency objective allows, or without one the engines; absent while unknown."),
     Family("evenkeel_shed", "counter", ("reason",),
            "Requests refused for load: rows, bytes or connections held at their limit, or a wait beyond the deadline."),
+    Family("evenkeel_ways", "counter", ("step", "way"),
+           "Requests by the way that they went at each step that has several, a worker's own too: see below."),
     Family("evenkeel_retries", "counter", (), "Requests run again because the engine that had them ended."),
     Family("evenkeel_restarts", "counter", ("process", "reason"), "Processes that ended and were replaced."),
     Family("evenkeel_log_lines_lost", "counter", (),
@@ -272,6 +275,8 @@ def _of_fronts(page: StatusPage) -> Iterator[MetricSample]:
             shed[error.shed] += count
     for reason, count in shed.items():
         yield MetricSample("evenkeel_shed", (reason,), count)
+    for way, count in request_ways(page).items():
+        yield MetricSample("evenkeel_ways", way, count)
     yield MetricSample("evenkeel_in_flight", (), sum(c[Front.IN_FLIGHT] for c in counts))
     yield MetricSample("evenkeel_retries", (), sum(c[Front.RESUBMITTED] for c in counts))
 

@@ -96,6 +96,14 @@ class Front(_Cells):
     LATENCY_SUM_S = auto()
     APART_S = auto()  # since when it has had no engine, although one had time for it; 0 while it has one
     FOLLOWS = auto()  # the revision to which it sends requests
+    # Which ways requests went, see request_ways.py.
+    ARRIVED = auto()  # whole requests, whatever becomes of them
+    ARRIVED_PARSED = auto()  # of these, those under a head of no known shape, or in parts
+    IN_ROWS = auto()  # plain rows, decoded and sent with what else came in the same turn
+    IN_TENSORS = auto()  # decoded one by one
+    IN_THREAD = auto()  # of any kind, in the thread
+    IN_BODIES = auto()  # not decoded here: a handler's
+    IN_PARTS = auto()  # answers that came in parts
     ERRORS = 32
     LATENCY = 64
     GREETED = 224  # by engine place: the epoch of the engine there that has greeted this worker; 0: none
@@ -144,6 +152,9 @@ class Engine(_Cells):
     QUEUE_TIME = 272
     READY_ROWS = 480  # ROWS when it became ready: what it ran before then were rehearsals
     LINES_LOST = 481  # log lines that could not be written
+    TAKEN_SINGLE = 482  # requests that skipped the queue
+    TAKEN_TABLE = 483  # that were queued as rows of a table
+    TAKEN_QUEUE = 484  # that were queued one by one
 
 
 assert Front.LATENCY + TIME_CELLS <= Front.GREETED and Front.ANSWERED_BY + ENGINES_MAX <= BLOCK_CELLS, "they follow each other"

@@ -6,6 +6,7 @@ The engine's loop (cycle.py) gives it what has come for it and its turns; it nev
 from __future__ import annotations
 
 from evenkeel.serve.batching.item import Item
+from evenkeel.serve.engine.cells import TAKEN_QUEUE, TAKEN_TABLE
 from evenkeel.serve.engine.cycle.engine_context import EngineContext
 from evenkeel.serve.engine.cycle.model_queue import ModelQueue
 from evenkeel.serve.engine.cycle.replies import Replies
@@ -22,7 +23,7 @@ class ModelCycle:
     """`single_request`: the short way of a request that is alone, where the model has one."""
 
     def __init__(self, replica: Replica, engine: EngineContext) -> None:
-        self.replica, self.ref = replica, replica.ref
+        self.replica, self.ref, self._count = replica, replica.ref, engine.block.count
         self.replies = Replies(engine.block, replica.ref)
         self.queue = ModelQueue(replica, self.replies, engine)
         ways = ways_of(self.queue, self.replies, engine)
@@ -42,6 +43,7 @@ class ModelCycle:
         block = block_of(records, peer, self.queue.only_key, now_s, self._block_row_bytes, self.ref)
         if block is None:
             return False
+        self._count[TAKEN_TABLE] += block.rows
         self.queue.add(block)
         self.queue.note(now_s)
         return True
@@ -50,6 +52,7 @@ class ModelCycle:
         self, peer: Peer, flags: int, rows: int, id: int, offset: int, capacity: int, used: int, deadline_s: float, now_s: float
     ) -> None:  # fmt: skip
         """A SUBMIT, field by field: to make a record of them would cost as much as to queue it."""
+        self._count[TAKEN_QUEUE] += 1
         alone = flags & SUSPECT != 0
         self.queue.add(Item(id, rows, self.queue.only_key, deadline_s, now_s, peer, offset, capacity, used, alone=alone))
 

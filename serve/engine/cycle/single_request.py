@@ -20,7 +20,7 @@ import numpy as np
 
 from evenkeel.serve.batching.arrivals import RATE_TAU_S
 from evenkeel.serve.batching.item import Item
-from evenkeel.serve.engine.cells import QUEUE_ROWS, QUEUE_TIME
+from evenkeel.serve.engine.cells import QUEUE_ROWS, QUEUE_TIME, TAKEN_SINGLE
 from evenkeel.serve.engine.cycle.tensors import finite
 from evenkeel.serve.errors import ModelFailed
 from evenkeel.serve.transport.descriptor import ANSWER, FINITE, REPLY, REQUEST, SUBMIT
@@ -69,6 +69,7 @@ class SingleRequest:
         curve = self._cost.curves.get(key) or self._cost.curve(key)
         self._stamp.single(id, deadline_s, curve.seconds[0] if curve.seen else 0.0, now_s)  # what it predicts for one row
         count[QUEUE_ROWS] = 1
+        count[TAKEN_SINGLE] += 1
         try:
             try:
                 answer, flags, run_s = self._row(peer.memory, offset)

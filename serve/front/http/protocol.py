@@ -15,6 +15,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from evenkeel.serve.contract.status_page import Front
 from evenkeel.serve.errors import EvenkeelError
 from evenkeel.serve.front.http.answers import refusal
 from evenkeel.serve.front.http.bodies import Bodies
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 APPLICATION_BODY_BYTES_MAX = 64 * 1024  # nothing there takes a body, but a client may send one
 SKIPPED_BYTES_MAX = 64 * 1024  # of the body of a refused request; beyond, the connection ends instead
+_ARRIVED_PARSED = int(Front.ARRIVED_PARSED)
 _monotonic = time.monotonic
 
 
@@ -111,6 +113,7 @@ class FrontProtocol(WholeRequests):
         elif request.head.route is Route.PING:
             self.answer_ping(request)
         else:
+            self.connections.block.count[_ARRIVED_PARSED] += 1
             self._row_batcher.arrive(request, body)
 
     def resume_writing(self) -> None:

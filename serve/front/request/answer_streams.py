@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import orjson
 
+from evenkeel.serve.contract.status_page import Front
 from evenkeel.serve.errors import DeadlineExceeded, EvenkeelError
 from evenkeel.serve.front.request.handler_answer import content_headers
 from evenkeel.serve.front.request.invocation import AnswerStream, Invocation
@@ -34,8 +35,8 @@ def last_words(stream: AnswerStream, error: EvenkeelError) -> bytes:
 class AnswerStreams:
     """Steps of a stream. What it is lies in its invocation; the parts lie in the arena until the engine is told MORE."""
 
-    def __init__(self, memory: memoryview, limits: Limits, clock: Callable[[], float]) -> None:
-        self._memory, self._limits, self._clock = memory, limits, clock
+    def __init__(self, memory: memoryview, limits: Limits, clock: Callable[[], float], count: memoryview) -> None:
+        self._memory, self._limits, self._clock, self._count = memory, limits, clock, count
 
     def take_part(self, invocation: Invocation, flags: int, offset: int, size: int) -> None:
         """Write it out, and ask for more unless the client is behind: then when it has caught up, see `resume`."""
@@ -72,6 +73,7 @@ class AnswerStreams:
         caller, stream = invocation.caller, invocation.stream
         assert caller is not None and stream is not None, "somebody waits, and has had the first part"
         invocation.caller = None
+        self._count[Front.IN_PARTS] += 1
         caller.end_stream(invocation)
         return stream.first_s
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from evenkeel.serve.contract.status_page import Front
 from evenkeel.serve.errors import BodyTooLarge, TooManyBytes
 from evenkeel.serve.front.request.offload import Work
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from evenkeel.serve.front.routing.router import Router
     from evenkeel.serve.settings import Limits
 
+_IN_BODIES, _IN_TENSORS, _IN_THREAD = int(Front.IN_BODIES), int(Front.IN_TENSORS), int(Front.IN_THREAD)
 OFFLOADED_FROM = 1 << 20  # bytes of body that are decoded in the thread without a look at what they are
 
 
@@ -29,10 +31,11 @@ class BodyDecoder:
     """`path`: where a request goes on whose body was decoded in the thread."""
 
     def __init__(
-        self, slot_writer: SlotWriter, offload: Offload, engines: Router, outcomes: Outcomes, limits: Limits, path: RequestPath
-    ) -> None:
+        self, slot_writer: SlotWriter, offload: Offload, engines: Router, outcomes: Outcomes, limits: Limits,
+        count: memoryview, path: RequestPath,
+    ) -> None:  # fmt: skip
         self._slot_writer, self._offload, self._engines = slot_writer, offload, engines
-        self._outcomes, self._path = outcomes, path
+        self._outcomes, self._count, self._path = outcomes, count, path
         self._bytes_max = limits.queue_bytes_max
 
     def place(self, invocation: Invocation, to: Destination, body: Body, decoded: Decoded | None) -> bool:
@@ -41,6 +44,7 @@ class BodyDecoder:
         model, formats = invocation.model, invocation.head.formats
         if model.signature is None:
             self._slot_writer.take_raw(invocation, body, model.reads_headers)
+            self._count[_IN_BODIES] += 1
             return True
         if formats.wrong is not None:
             raise formats.wrong
@@ -49,6 +53,9 @@ class BodyDecoder:
                 self._decode_offloaded(invocation, to, body, model, model.signature)
                 return False
             decoded = formats.decoder.decode(body, model.signature, formats.params)
+            self._count[_IN_TENSORS] += 1
+        else:
+            self._count[_IN_THREAD] += 1
         self._slot_writer.take(invocation, model, decoded)
         invocation.beyond = max(0, invocation.rows - model.rows_max)
         return True

@@ -64,11 +64,11 @@ class Invocations:
         self.engines = Router(page, place, limits, clock)
         self.outcomes = Outcomes(self.slot_writer, self.offload, self.engines, block, limits, clock)
         self.early = EarlyRequests(page, self.outcomes, limits)
-        self.decoder = BodyDecoder(self.slot_writer, self.offload, self.engines, self.outcomes, limits, path=self)
+        self.decoder = BodyDecoder(self.slot_writer, self.offload, self.engines, self.outcomes, limits, block.count, path=self)
         self.failover = Failover(page, place, self.in_flight, self.slot_writer, self.engines, self.outcomes, clock)
         self.cancellation = Cancellation(self.in_flight, self.failover, self.offload, self.outcomes, limits)
         self.row_batcher = RowBatcher(
-            self.in_flight, self.slot_writer, self.engines, self.failover, self.outcomes, limits, clock, path=self
+            self.in_flight, self.slot_writer, self.engines, self.failover, self.outcomes, limits, clock, block.count, path=self
         )
         self.engines.connect(sockets, self.slot_writer.arena, replies=self.row_batcher, events=self)
 

@@ -48,7 +48,7 @@ class Outcomes:
     ) -> None:  # fmt: skip
         self._slot_writer, self._offload, self._engines = slot_writer, offload, engines
         self._count, self._clock, self._batch = block.count, clock, limits.batch
-        self.streams = AnswerStreams(slot_writer.memory, limits, clock)
+        self.streams = AnswerStreams(slot_writer.memory, limits, clock, block.count)
 
     # ---- an engine has replied -----------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ ROW_BODY_MAX = 64 * 1024  # longer bodies take the general path, where a few mic
 INSTANCES = Form.INSTANCES
 ROW_ANSWER = REPLY.pack(descriptor.ANSWER, FINITE, 0, 1, 0, 0, 0, 0)[:8]
 SUBMIT = int(descriptor.SUBMIT)
+_ARRIVED, _IN_ROWS = int(Front.ARRIVED), int(Front.IN_ROWS)
 _OK, _LATENCY, _LATENCY_SUM = int(Front.OK), int(Front.LATENCY), int(Front.LATENCY_SUM_S)
 
 
@@ -49,13 +50,13 @@ class RowBatcher:
 
     def __init__(
         self, in_flight: InFlightRequests, slot_writer: SlotWriter, engines: Router, failover: Failover, outcomes: Outcomes,
-        limits: Limits, clock: Callable[[], float], path: RequestPath,
+        limits: Limits, clock: Callable[[], float], count: memoryview, path: RequestPath,
     ) -> None:  # fmt: skip
         self._in_flight, self._engines = in_flight, engines
         self._slots, self._memory, self._shared_rows = slot_writer.slots, slot_writer.memory, SharedRows(slot_writer.memory)
         self._poisons, self._outcomes, self._clock, self._path = failover.poisons, outcomes, clock, path
         self._rows_max, self._bytes_max, self._timeout_s = limits.queue_rows_max, limits.queue_bytes_max, limits.request_timeout_s
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._count = asyncio.get_running_loop(), count
         self.arrived: list[Arrival] = []
         self._outputs: Array | None = None  # as rows, where the replies of that model lay last, from that byte of a slot
         self._outputs_of: ServedVersion | None = None
@@ -84,6 +85,7 @@ class RowBatcher:
     def take(self, arrived: list[Arrival], to: Destination) -> None:
         """Submit the plain rows among them, and begin the others one by one."""
         model, count, rest = to.model, len(arrived), arrived
+        self._count[_ARRIVED] += count
         # While poisoned requests are known, each has to be looked at; and close to the limit of rows, too.
         if model is not None and not self._poisons.count and self._in_flight.rows + count <= self._rows_max:
             if to.only is not None:
@@ -139,6 +141,7 @@ class RowBatcher:
         in_flight.rows += len(records)
         link.rows += len(records)
         if records:
+            self._count[_IN_ROWS] += len(records)
             link.send(records)
         if slots:
             self._slots.release_all(slots)

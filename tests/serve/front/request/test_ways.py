@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evenkeel.serve.contract.status_page import TIME_CELLS, Front
+from evenkeel.serve.contract.request_ways import request_ways
+from evenkeel.serve.contract.status_page import TIME_CELLS, Front, Main
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.errors import FAMILIES
 from evenkeel.serve.front.http.request_head import Head
@@ -134,3 +135,16 @@ def test_a_body_that_is_decoded_in_a_thread_gives_the_same_as_one_decoded_at_onc
     monkeypatch.setattr(decoding.BodyDecoder, "_decode", lambda *given: threads.append(1) or decode(*given))
     assert outcome(one_by_one, 1) == at_once
     assert len(threads) == len(ASKED) - 1, "all but the one whose head is wrong"
+
+
+def test_which_way_each_went_is_counted() -> None:
+    with FrontBench(made) as bench:
+        bench.page.main.count[Main.FRONTS] = bench.page.main.count[Main.ENGINES] = 1
+        settle(bench, [bench.arrive(each.body, each.head)[0] for each in ASKED])
+        ways = request_ways(bench.page)
+    assert ways == {
+        ("head", "known"): len(ASKED), ("head", "parsed"): 0,
+        ("decode", "rows"): 30, ("decode", "one"): 4, ("decode", "thread"): 0, ("decode", "handler"): 0,
+        ("queue", "skipped"): 0, ("queue", "table"): 0, ("queue", "one"): 34,
+        ("answer", "parts"): 0,
+    }  # fmt: skip

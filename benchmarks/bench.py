@@ -133,14 +133,14 @@ def read_options() -> argparse.Namespace:
         "--peers", default=DEFAULT_PEERS, help=f"what to compare with (default {DEFAULT_PEERS}; there is ray, too)"
     )
     parser.add_argument("--rounds", type=int, help=f"windows of each contender in a workload (default {PAIRS_MIN})")
-    parser.add_argument("--seconds", type=float, help="length of a window (default 2; three times that for M)")
+    parser.add_argument("--seconds", type=float, help="length of a window (default 1; three times that for M)")
     parser.add_argument("--no-idle", action="store_true", help="do not measure start and memory")
     parser.add_argument("--before", help="another checkout of evenkeel, with a .venv: fixed heads are held against it")
     parser.add_argument("--evenkeel", default=str(Path(sys.executable).with_name("evenkeel")), help="the program to measure")
     parser.add_argument("--out", default=str(HERE / "results"), help="folder of the report")
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else PAIRS_MIN)
-    options.seconds = options.seconds or (1.0 if options.quick else 2.0)
+    options.seconds = options.seconds or 1.0
     return options
 
 

@@ -17,8 +17,8 @@ from benchmarks.table.workloads import LEAD, Workload
 
 EVENKEEL, BEFORE, UNCOUNTED, BARE = "evenkeel", "before", "uncounted", BareHttp.name
 FIXED_HEADS = ", fixed heads"
-COMPARED = 1000  # answers of each contender before the windows, or what it manages in the time
-COMPARED_S_MAX = 10.0
+COMPARED = 500  # answers of each contender before the windows, or what it manages in the time
+COMPARED_S_MAX = 5.0
 OPEN_RATE_MAX = 20_000.0  # the open client cannot send more on one core
 
 

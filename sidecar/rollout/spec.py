@@ -27,7 +27,7 @@ UNANSWERED_SHARE = 0.05  # of alpha
 STRATA_SHARE = 0.1  # of alpha, where a label was asked for
 LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,79}", re.ASCII)
 SECONDS_MAX = 3600.0
-MINUTES_MAX = 1440.0
+MINUTES_MAX = 14 * 1440.0
 
 Split = Mapping[Arm, float]
 

@@ -128,6 +128,8 @@ class ContainerSettings:
     faults: str = variable("EVENKEEL_FAULTS", kinds.faults, "", 0, 0,
         "faults on purpose, for trying a model, such as `crash:every=100;slow:rate=0.01,ms=200`; empty: none")
     log: str = variable("EVENKEEL_LOG", kinds.log_form, "auto", 0, 0, "json or text; auto: a short view on a terminal, else json")
+    access_log: float = variable("EVENKEEL_ACCESS_LOG", float, 0.0, 0, 1,
+        "share of the requests that get a log line `access`: id, model, version, status, milliseconds, rows, trace; 0: none")
     emf: int = variable("EVENKEEL_EMF", int, 0, 0, 1, "1: metrics as CloudWatch embedded metric format on stdout too")
     emf_period_s: float = variable("EVENKEEL_EMF_PERIOD_S", float, 60.0, 1, 3600,
         "one such line a period; shorter alarms sooner and costs more")

@@ -46,6 +46,7 @@ class FrontSettings:
     drain_s: float
     log_text: bool
     timeout_s: int  # a worker whose event loop stands still this long is replaced by gunicorn
+    access_log: float = 0.0  # share of the requests that get a line
     self_check_s: float = 0.0  # an engine that has said nothing for so long is asked something; 0: never
     log_fd: int = 1
 

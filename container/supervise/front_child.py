@@ -36,7 +36,7 @@ def front(
         engine_sockets=tuple(s.address for s in sockets),
         default_accept=env.settings.default_accept or None, drain_s=env.settings.drain_s,
         log_text=text, log_fd=sink().fd, timeout_s=env.settings.front_timeout_s,
-        self_check_s=env.settings.self_check_s))  # fmt: skip
+        access_log=env.settings.access_log, self_check_s=env.settings.self_check_s))  # fmt: skip
     fds = (data.fileno(), page.fd, sink().fd, *(s.node_fd for s in sockets))
     return Child(
         "front", 0, lambda epoch: role_command("evenkeel.serve.front.process", argument), fds, environ=env.without_devices,

@@ -72,7 +72,7 @@ class FrontWorker(Worker):  # type: ignore[misc]
         block = page.front(place)
         logline.rename(f"front-{place}")
         logline.sink().count_in(block.count, Front.LINES_LOST)
-        invocations = Invocations(page, place, settings.engine_sockets, settings.limits)
+        invocations = Invocations(page, place, settings.engine_sockets, settings.limits, access_log=settings.access_log)
         block.value[Front.BEAT_S] = time.monotonic()  # a worker that ends within its first second was there, too
         block.count[Front.PID] = os.getpid()  # what the worker before it knew of engines is cleared by now
         self.wsgi.state.count_error, self.wsgi.state.page = invocations.outcomes.count_error, page

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.handler_model import asking, handler_folder
 from tests.support.scrape import Scrape
-from tests.support.tree import EVENKEEL, STOP_S, Tree, eventually
+from tests.support.tree import EVENKEEL, STOP_S, Tree, eventually, serving
 
 NOT_AS_ROOT = "-dac_override,-dac_read_search"  # without these root may not open the files of others
 SPAM = """
@@ -164,3 +164,14 @@ def test_every_process_writes_below_our_log_into_a_pipe_of_ours(tmp_path: Path) 
         pid = tree.pid_of(role)
         assert not supervisor & {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (1, 2)}, role
     ends(tree)
+
+
+def test_an_access_line_a_request_where_that_is_asked_for() -> None:
+    sent = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with serving("echo", EVENKEEL_ACCESS_LOG="1") as tree, tree.wire() as wire:
+        for rows in (1, 2):
+            body = json.dumps({"instances": [[1, 2, 3, 4]] * rows}).encode()
+            wire.post(body, "application/json", None, sent, f"X-Amzn-SageMaker-Inference-Id: of-{rows}")
+        told = eventually(lambda: [e for e in tree.events("access") if e["request_id"] == "of-2"], "the line is there")
+        assert told[0]["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736" and told[0]["ms"] > 0
+        assert {e["request_id"] for e in tree.events("access")} == {"of-1", "of-2"}, "what the worker asks itself has none"

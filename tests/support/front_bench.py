@@ -149,7 +149,10 @@ class EnginePlace:
 class FrontBench:
     """`with FrontBench(make_replica) as bench: caller = bench.ask(...); bench.settle(); caller.code`."""
 
-    def __init__(self, *replicas: Callable[[], Replica], limits: Limits | None = None, started: bool = True) -> None:
+    def __init__(
+        self, *replicas: Callable[[], Replica], limits: Limits | None = None, started: bool = True, access_log: float = 0.0
+    ) -> None:
+        self.access_log = access_log
         self.folder = tempfile.TemporaryDirectory()
         self.clock = ManualClock()
         self.page = StatusPage.create()
@@ -167,7 +170,8 @@ class FrontBench:
 
     async def _make(self) -> Invocations:
         self.fronts_made += 1  # each process counts its requests from a start of its own
-        return Invocations(self.page, 0, [e.path for e in self.engines], self.limits, self.clock, self.fronts_made << 32)
+        return Invocations(self.page, 0, [e.path for e in self.engines], self.limits, self.clock, self.fronts_made << 32,
+                           access_log=self.access_log)  # fmt: skip
 
     def kill_front(self) -> None:
         """As the kernel does it: its sockets close. Another worker goes on in its counters; its callers are the test's."""
@@ -194,10 +198,10 @@ class FrontBench:
         """The general way of any request, now."""
         self.front.begin(invocation, body, self.front.engines.serving)
 
-    def arrive(self, body: bytes, the_head: Head | None = None) -> tuple[Caller, Invocation]:
+    def arrive(self, body: bytes, the_head: Head | None = None, head_bytes: bytes = b"") -> tuple[Caller, Invocation]:
         """As the hot path brings it: begun at the end of this turn of the event loop."""
         caller = Caller()
-        invocation = Invocation(caller, the_head or head())
+        invocation = Invocation(caller, the_head or head(), head_bytes)
         self.front.row_batcher.arrive(invocation, body)
         return caller, invocation
 

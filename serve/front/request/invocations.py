@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from evenkeel.serve.contract.status_page import Front
@@ -54,6 +55,7 @@ class Invocations:
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
         first_id: int | None = None,
+        access_log: float = 0.0,
     ) -> None:
         block = page.front(place)
         self._count, self._clock, self._limits = block.count, clock, limits
@@ -67,7 +69,8 @@ class Invocations:
         self.decoder = BodyDecoder(self.slot_writer, self.offload, self.engines, self.outcomes, limits, block.count, path=self)
         self.failover = Failover(page, place, self.in_flight, self.slot_writer, self.engines, self.outcomes, clock)
         self.cancellation = Cancellation(self.in_flight, self.failover, self.offload, self.outcomes, limits)
-        self.row_batcher = RowBatcher(
+        batcher = logged_arrivals(access_log) if access_log else RowBatcher
+        self.row_batcher = batcher(
             self.in_flight, self.slot_writer, self.engines, self.failover, self.outcomes, limits, clock, block.count, path=self
         )
         self.engines.connect(sockets, self.slot_writer.arena, replies=self.row_batcher, events=self)
@@ -181,3 +184,10 @@ class Invocations:
     def close(self) -> None:
         self.offload.close()
         self.engines.close()
+
+
+def logged_arrivals(share: float) -> Callable[..., RowBatcher]:
+    """What stands in for the row batcher where a share of the requests gets a line."""
+    from evenkeel.serve.front.request.access_log import LoggedArrivals
+
+    return partial(LoggedArrivals, share)

@@ -99,10 +99,14 @@ class JsonDocument:
 
 def is_quick(body: Body, plan: CodecPlan) -> bool:
     """Of one document, or of lines."""
+    return (len(body) <= QUICK_OBJECTS_BYTES or _is_quick_though_long(body)) and sparse_bytes(body, plan) <= QUICK_BYTES
+
+
+def _is_quick_though_long(body: Body) -> bool:
+    """As numbers are, in not too many lists."""
     if len(body) > QUICK_NUMBERS_BYTES:
         return False
-    plain = count(body, b"{") <= 2 and count(body, b'"') <= 4 and count(body, b"[") <= QUICK_LISTS
-    return (plain or len(body) <= QUICK_OBJECTS_BYTES) and sparse_bytes(body, plan) <= QUICK_BYTES
+    return count(body, b"{") <= 2 and count(body, b'"') <= 4 and count(body, b"[") <= QUICK_LISTS
 
 
 def parse(body: Body) -> Any:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from evenkeel.serve.contract.status_page import FRONTS_MAX
 from evenkeel.serve.errors import EvenkeelError, TooManyRows, WaitTooLong
 
 # Of the deadline, what the predicted wait may take. At 1 a long queue would be one of requests that reach the model just
@@ -28,7 +29,9 @@ from evenkeel.serve.errors import EvenkeelError, TooManyRows, WaitTooLong
 WAIT_SHARE_MAX = 0.8
 FEW = 64  # requests for each engine, of one front
 QUIET = FEW // 4  # requests for each engine: with fewer a queue counts as empty. An overload that lasts keeps more of them
-ROWS_SURE_MAX = 64  # below so many rows the wait is not looked at, whatever the model: others may have sent as many
+# Up to so many rows the wait is not looked at, whatever the model: others may have sent as many. Where rows cost little more are
+# sure: the share of one worker of all that wait within the limit.
+ROWS_SURE_LEAST = 64
 STANDING_S = 0.25  # of work for each engine, kept under overload: more than any pause between two batches
 STANDING_BATCHES = 4  # the same for slow models, in full batches
 SHRINK = GROW = 0.5  # seconds a second
@@ -115,7 +118,10 @@ def is_empty(waiting: int, engines: int) -> bool:
 
 def rows_sure(limit_s: float, row_s: float) -> int:
     """So many rows ahead are served within the limit: no need to look closer."""
-    return int(min(ROWS_SURE_MAX, limit_s / row_s)) if row_s > 0 else ROWS_SURE_MAX
+    if row_s <= 0:
+        return ROWS_SURE_LEAST
+    in_time = limit_s / row_s
+    return int(min(in_time, max(ROWS_SURE_LEAST, in_time / FRONTS_MAX)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from evenkeel.serve.contract.request_ways import request_ways
-from evenkeel.serve.contract.status_page import TIME_CELLS, Front, Main
+from evenkeel.serve.contract.status_page import TIME_CELLS, Engine, Front, Main
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.errors import FAMILIES
 from evenkeel.serve.front.http.request_head import Head
 from evenkeel.serve.front.request import decoding
+from evenkeel.serve.front.request.invocations import Invocations
+from evenkeel.serve.front.routing.admission import ROWS_SURE_LEAST
 from tests.support.front_bench import Caller, FrontBench, head
 from tests.support.models import Array, replica, signature, spec
 
@@ -123,6 +125,20 @@ def test_rows_of_one_turn_are_spread_over_the_engines_that_are_up() -> None:
         callers = [bench.arrive(each.body, each.head)[0] for each in ASKED[:20]]
         bench.step_front()
         assert sorted(link.rows for link in bench.front.engines.links) == [6, 7, 7]
+        settle(bench, callers)
+        bench.assert_clean()
+
+
+def test_rows_that_cost_little_join_the_batcher_behind_a_long_queue_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Invocations, "begin", lambda *_, **__: pytest.fail("one was taken on its own"))
+    with FrontBench(made) as bench:
+        bench.page.engine(0).value[Engine.ROW_COST_S] = 1e-6
+        bench.front.sweep()
+        callers = []
+        for _ in range(4):
+            callers += [bench.arrive(each.body, each.head)[0] for each in ASKED[:20] * 2]
+            bench.step_front()
+        assert bench.front.engines.links[0].rows == len(callers) > 2 * ROWS_SURE_LEAST
         settle(bench, callers)
         bench.assert_clean()
 

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evenkeel.serve.contract.status_page import FRONTS_MAX
 from evenkeel.serve.front.routing.admission import (
     BELIEVED_MAX,
     CALM_S,
     FEW,
     PROBE_S,
     QUIET,
-    ROWS_SURE_MAX,
+    ROWS_SURE_LEAST,
     STANDING_S,
     WAIT_SHARE_MAX,
     Accept,
@@ -112,9 +113,16 @@ def test_the_limit_is_always_between_what_keeps_the_engines_busy_and_what_the_de
         assert min(accepted.full_s, STANDING_S) <= accepted.limit_s <= accepted.full_s
 
 
-@pytest.mark.parametrize(("row_s", "rows"), [(0.0, 64), (0.001, 64), (0.1, 8), (1.0, 0)])
+@pytest.mark.parametrize(("row_s", "rows"), [(0.0, 64), (0.001, 64), (0.1, 8), (1.0, 0), (1e-5, 5000)])
 def test_rows_that_surely_fit_are_not_looked_at(row_s: float, rows: int) -> None:
-    assert rows_sure(0.8, row_s) == min(rows, ROWS_SURE_MAX)
+    assert rows_sure(0.8, row_s) == rows
+
+
+@given(st.floats(0.0, 100.0), st.just(0.0) | st.floats(1e-9, 10.0))
+def test_what_all_workers_send_without_a_look_fits_or_is_few_from_each(limit_s: float, row_s: float) -> None:
+    sure = rows_sure(limit_s, row_s)
+    assert sure <= ROWS_SURE_LEAST or sure * FRONTS_MAX * row_s <= limit_s * 1.001
+    assert sure * row_s <= limit_s * 1.001 or not row_s
 
 
 def test_where_nothing_is_known_a_batch_is_believed_before_it_ends() -> None:

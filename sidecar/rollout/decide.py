@@ -7,12 +7,11 @@ metric proven and nothing in the way; whatever is missing, late or doubtful hold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from evenkeel.sidecar.rollout import (
+    conviction,
     guards,
-    latency_edges,
     metric_findings,
     mix,
     obstacles,
@@ -20,15 +19,12 @@ from evenkeel.sidecar.rollout import (
     traffic,
     unanswered,
     warmth,
+    window_counts,
 )
-from evenkeel.sidecar.rollout.counters import Delta, Key, Window
-from evenkeel.sidecar.rollout.e_values import Pair
-from evenkeel.sidecar.rollout.evidence import Evidence
+from evenkeel.sidecar.rollout.counters import Key, Window
 from evenkeel.sidecar.rollout.judged import Decision, Judged, Stage
-from evenkeel.sidecar.rollout.objectives import ObjectiveEvidence
-from evenkeel.sidecar.rollout.outage import NO_STREAK, WINDOWS, WINDOWS_INSTANCE, Streak
 from evenkeel.sidecar.rollout.reasons import Finding, RolloutReason, RolloutVerdict
-from evenkeel.sidecar.rollout.rule import ERRORS, Arm, Rule
+from evenkeel.sidecar.rollout.rule import Arm, Rule
 
 
 def step(rule: Rule, state: Judged, window: Window) -> Judged:
@@ -51,12 +47,12 @@ def step(rule: Rule, state: Judged, window: Window) -> Judged:
         after,
         warmth=warmth.watched(rule, before.warmth, window, after.elapsed_s),
         unanswered=unanswered.counted(rule, before.unanswered, window, counts=began),
-        streaks=_streaks(rule, before.streaks, window) if began else before.streaks,
+        streaks=conviction.streaks_after(rule, before.streaks, window) if began else before.streaks,
     )
     if began:
         is_warm = before.warmth.is_over or not rule.warm_s_max
         after = _count(rule, after, window if is_warm else replace(window, edges=()))
-    return replace(after, condemned=after.condemned or _condemned(rule, after))
+    return replace(after, condemned=after.condemned or conviction.condemned(rule, after))
 
 
 def _stage(state: Judged, window: Window, rule: Rule) -> Stage:
@@ -75,121 +71,14 @@ def _stage(state: Judged, window: Window, rule: Rule) -> Stage:
 
 
 def _count(rule: Rule, state: Judged, window: Window) -> Judged:
+    compared = window_counts.compare(rule, state.metrics, window, Arm.CANDIDATE, rule.reference)
     return replace(
         state,
-        metrics=own_judgement.compare(rule, _compare(rule, state.metrics, window, Arm.CANDIDATE, rule.reference), window),
-        same_version=_same_version(rule, state.same_version, window),
-        objectives=_objectives(rule, state.objectives, window),
+        metrics=own_judgement.compare(rule, compared, window),
+        same_version=window_counts.same_version(rule, state.same_version, window),
+        objectives=window_counts.objectives(rule, state.objectives, window),
         mix=mix.compare(rule, state.mix, window) if state.mix.chosen else state.mix,
     )
-
-
-Counter = Callable[[Delta], tuple[int, int]]  # exposure and bad events of a metric
-
-
-def _counters(window: Window) -> dict[str, Counter]:
-    counters: dict[str, Counter] = {ERRORS: lambda d: (d.judged, d.errors)}
-    for place, edge in enumerate(window.edges):
-        counters[latency_edges.name(edge)] = lambda d, place=place: _timed(d, d.slower[place] if d.slower else 0)  # type: ignore[misc]
-    return counters
-
-
-def _timed(d: Delta, slow: int) -> tuple[int, int]:
-    return (0, 0) if d.other_edges else (d.timed, slow)
-
-
-def _pair(window: Window, one: Arm, other: Arm, counter: Counter) -> Pair:
-    ours, theirs = [counter(d) for d in window.of(one)], [counter(d) for d in window.of(other)]
-    return Pair(_sum(ours, 0), _sum(theirs, 0), _sum(ours, 1), _sum(theirs, 1))
-
-
-def _sum(counts: Sequence[tuple[int, int]], place: int) -> int:
-    return sum(c[place] for c in counts)
-
-
-def _compare(
-    rule: Rule, metrics: Mapping[str, Evidence], window: Window, one: Arm, other: Arm, mark: str = ""
-) -> dict[str, Evidence]:
-    """Every metric of the window, arm `one` in the place of the candidate."""
-    after = dict(metrics)
-    for name, counter in _counters(window).items():
-        before = after.get(mark + name, Evidence(name))
-        after[mark + name] = before.add(_pair(window, one, other, counter), window.seconds, rule)
-    return after
-
-
-def _same_version(rule: Rule, metrics: Mapping[str, Evidence], window: Window) -> Mapping[str, Evidence]:
-    if rule.reference != Arm.BASELINE or not window.of(Arm.PRODUCTION):
-        return metrics
-    evidence = _compare(rule, metrics, window, Arm.BASELINE, Arm.PRODUCTION, "baseline worse: ")
-    return _compare(rule, evidence, window, Arm.PRODUCTION, Arm.BASELINE, "production worse: ")
-
-
-def _objectives(rule: Rule, before: Sequence[ObjectiveEvidence], window: Window) -> tuple[ObjectiveEvidence, ...]:
-    places = iter(range(len(window.slo_edges)))
-    after = []
-    for e in before or [ObjectiveEvidence(o) for o in rule.slo]:
-        place = next(places, None) if e.objective.edge_s else None
-        after.append(e.add(*_missed(e, window.of(Arm.CANDIDATE), place), window.seconds, rule))
-    return tuple(after)
-
-
-def _missed(e: ObjectiveEvidence, deltas: Sequence[Delta], place: int | None) -> tuple[int, int]:
-    """The candidate's requests and those that miss the objective."""
-    if e.objective.edge_s:
-        known = [d for d in deltas if place is not None and d.missed and not d.other_edges]
-        return sum(d.timed for d in known), sum(d.missed[place or 0] for d in known)
-    return sum(d.judged for d in deltas), sum(d.errors for d in deltas)
-
-
-FAR_SLOWER, REFUSED = "far slower", "4xx"
-
-
-def _streaks(rule: Rule, streaks: Mapping[str, Streak], window: Window) -> dict[str, Streak]:
-    """Of the whole arm by kind of trouble, and of each of several instances by its name."""
-    kinds: dict[str, Counter] = {
-        ERRORS: lambda d: (d.judged, d.errors),
-        FAR_SLOWER: lambda d: _timed(d, d.far),
-        REFUSED: lambda d: (d.requests, d.client_errors),
-    }
-    now = {kind: _pair(window, Arm.CANDIDATE, rule.reference, counter) for kind, counter in kinds.items()}
-    theirs = now[ERRORS]
-    candidates = window.of(Arm.CANDIDATE)
-    for d in candidates if len(candidates) > 1 else ():
-        now[str(Key(d.arm, d.instance))] = Pair(d.judged, theirs.n_r, d.errors, theirs.bad_r)
-    return {**streaks, **{name: streaks.get(name, NO_STREAK).add(pair) for name, pair in now.items()}}
-
-
-def _condemned(rule: Rule, state: Judged) -> tuple[Finding, ...]:
-    hard = tuple(f for f in guards.broken(state.healths, rule) if f.reason in guards.FATAL)
-    out = [_out(name, state) for name, s in state.streaks.items() if s.windows >= _windows_needed(name)]
-    if not state.warmth.is_over:
-        out = [f for f in out if f.about != FAR_SLOWER]
-    if out and mix.excuses_outage(rule, state.mix):
-        out = []
-    worse = own_judgement.convictions(rule, state.convicting)
-    if worse:
-        worse = [f for f in worse if not mix.excuses(rule, state.mix, f.about)]
-    missed = [_objective_missed(e) for e in state.objectives if e.is_missed]
-    stalled = traffic.stalled(state.traffic)
-    return (*hard, *stalled, *out, *worse, *missed)
-
-
-def _windows_needed(streak: str) -> int:
-    return WINDOWS_INSTANCE if streak.startswith(Arm.CANDIDATE.value) else WINDOWS
-
-
-def _out(name: str, state: Judged) -> Finding:
-    if name == REFUSED:
-        return Finding(RolloutReason.CANDIDATE_REFUSES, name, "most answers of the candidate are 4xx, of the reference few")
-    words = "most of its answers are bad, window after window, and few of the reference's"
-    return Finding(RolloutReason.CANDIDATE_FAR_WORSE, name, words)
-
-
-def _objective_missed(e: ObjectiveEvidence) -> Finding:
-    requests, bad = e.total
-    words = f"{bad} of {requests} in the candidate, {e.objective.share:g} of all are allowed"
-    return Finding(RolloutReason.OBJECTIVE_MISSED, e.objective.name, words)
 
 
 def decide(rule: Rule, state: Judged) -> Decision:

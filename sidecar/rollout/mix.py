@@ -156,12 +156,12 @@ def excuses(rule: Rule, mix: Mix, metric: str) -> bool:
     return bool(_shares_off(rule, mix)) or (metric.startswith(latency_edges.PREFIX) and is_larger(rule, mix))
 
 
-def excuses_outage(rule: Rule, mix: Mix) -> bool:
-    """A mix that is off by so much that most answers may be another kind's."""
+def excuses_outage(rule: Rule, mix: Mix, *, slow: bool) -> bool:
+    """A mix that is off by so much that most answers may be another kind's; other rows make answers `slow`, and never bad."""
     if any(abs(ours - theirs) > GROSS_SHARE for _, ours, theirs in _shares_off(rule, mix)):
         return True
     ours, theirs = (mix.sizes.get(arm, NOT_SEEN).value for arm in (Arm.CANDIDATE, rule.reference))
-    return is_larger(rule, mix) and ours > GROSS_SIZE * theirs
+    return slow and is_larger(rule, mix) and ours > GROSS_SIZE * theirs
 
 
 # ---- each value apart ----------------------------------------------------------------------------------------------------

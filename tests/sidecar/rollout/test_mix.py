@@ -124,6 +124,12 @@ def test_slow_answers_of_larger_requests_hold_and_errors_do_not() -> None:
     assert codes(sized(dict.fromkeys(larger, 1.15), slow=slower)[1]) == [("candidate_worse", "slower_than_100ms")]
 
 
+def test_rows_that_ran_for_answers_that_failed_excuse_no_outage() -> None:
+    """Four of five requests end in a 500 after they ran: five times the rows of what was answered."""
+    record = sized(dict.fromkeys((CANDIDATE, BASELINE), 1.15), slow=dict.fromkeys((CANDIDATE, BASELINE), 20), errors=800)[1]
+    assert codes(record)[0] == ("candidate_far_worse", "errors")
+
+
 def test_a_few_more_rows_are_no_other_mix() -> None:
     assert sized({CANDIDATE: 1.17, BASELINE: 1.15}, slow=dict.fromkeys((CANDIDATE, BASELINE), 20))[1].verdict == PROMOTE
 

@@ -15,6 +15,7 @@ from scipy.special import bdtr
 
 from evenkeel.sidecar.rollout import detector, dispersion, outage, promotion, stability
 from evenkeel.sidecar.rollout.detector import Tier
+from evenkeel.sidecar.rollout.lulls import ADDED, Lull
 from evenkeel.sidecar.rollout.rule import ERRORS, Rule
 
 Array = Any  # of numpy
@@ -109,14 +110,14 @@ def convicted(k: Counts, rule: Rule, tier: Tier, metric: str) -> Array:
     counts = [sums(f) for f in ratio_factors(k, tier.ratio, detector.GAINS)]
     signs = [sums(f) for f in win_factors(k, tier.ratio)]
     found = np.full(len(k.c), np.inf)
-    for end in range(tier.blocks_min, k.c.shape[1] + 1):
-        for length in detector.stretches(end, tier.blocks_min):
+    for end in range(tier.start.blocks_min, k.c.shape[1] + 1):
+        for length in detector.stretches(rule, end, tier.start.blocks_min, tier.late.blocks_min):
             start = end - length
             share = detector.FROM_THE_START if start == 0 else (1 - detector.FROM_THE_START) / rule.blocks_planned
             need = log(rule.rollback_at(metric) / (tier.alpha_share * share))
             count = log_mean([f[:, end] - f[:, start] for f in counts])
             sign = log_mean([f[:, end] - f[:, start] for f in signs])
-            rows = np.flatnonzero((count >= need) & (sign >= tier.sign_at) & np.isinf(found))
+            rows = np.flatnonzero((count >= need) & (sign >= (tier.late if start else tier.start).sign_at) & np.isinf(found))
             if len(rows):
                 guarded = _guarded(k, rule, tier, metric, counts, rows, start, end, count[rows], need)
                 found[rows[guarded]] = end * rule.block_s
@@ -137,7 +138,24 @@ def _guarded(
         stretch.c.sum(axis=1) * log(g) - stretch.n_c.sum(axis=1) * rule.budget_of(metric) * (g - 1) for g in detector.BUDGET_GAINS
     ])  # fmt: skip
     enough = (over >= detector.BUDGET_AT) | (rule.budget_of(metric) == 0)
-    return (count / against(stretch, tier.dispersion_z) >= need) & (log_mean(rest) >= tier.rest_at) & enough
+    demand = tier.late if start else tier.start
+    certain = count / against(stretch, tier.dispersion_z, tier.divisor) >= need
+    return certain & (log_mean(rest) >= demand.rest_at) & enough & ~lulls(stretch, demand.lull)
+
+
+def lulls(k: Counts, lull: Lull) -> Array:
+    whole = k.apply(lambda x: x.sum(axis=1)[:, None])
+    usual = (whole.b + ADDED) / np.maximum(1, whole.n_r)
+    ratio = np.maximum(1.0, whole.c / np.maximum(1, whole.n_c) / usual) ** lull.power
+    found = np.zeros(len(k.c), bool)
+    for run in lull.runs:
+        part = k.apply(lambda x, run=run: sums(x)[:, run:] - sums(x)[:, :-run])
+        seen = (part.n_c > 0) & (part.n_r > 0)
+        speaks = part.c * np.log(ratio)
+        shift = np.log(np.maximum(1, part.n_c + part.n_r) / np.maximum(1, ratio * part.n_c + part.n_r))
+        together, alone = speaks + (part.c + part.b) * shift, speaks - part.n_c * usual * (ratio - 1)
+        found |= (seen & (together < 0) & (alone < -lull.log_odds)).any(axis=1)
+    return found
 
 
 def scatters(k: Counts, sizes: Sequence[int]) -> list[tuple[int, Array]]:
@@ -160,11 +178,11 @@ def scatters(k: Counts, sizes: Sequence[int]) -> list[tuple[int, Array]]:
     return found
 
 
-def against(k: Counts, z: float) -> Array:
+def against(k: Counts, z: float, divisor: Any) -> Array:
     worst = np.ones(len(k.c))
     for groups, value in scatters(k, dispersion.GROUPS):
         significant = value > 1 + z * np.sqrt(2 / max(1, groups - 1))
-        worst = np.where(significant, np.fmax(worst, value * dispersion.INFLATION), worst)
+        worst = np.where(significant, np.fmax(worst, divisor(value)), worst)
     return worst
 
 

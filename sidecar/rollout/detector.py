@@ -4,52 +4,77 @@ How it works. The evidence of each block is a factor for each bet (e_values.py).
 the stretch. Each stretch is one possible start of a regression; the starts share alpha before any data are seen: three
 quarters for "from the beginning", the rest in equal parts for every later block. The sum over starts of (share times
 product) is again an e-value, and a stretch that reaches 1/alpha over its share makes that sum reach 1/alpha. So the bound on
-false rollbacks holds at all times, and it holds the more where evidence is taken away, as it is twice:
+false rollbacks holds at all times, and it holds the more where evidence is taken away, as it is three times:
 
 - divided by the dispersion, so that noise of one arm is not taken for certainty;
-- without its best `TRIM_S` seconds in a row it must still speak against the candidate, so that one burst is not enough.
+- without its best `TRIM_S` seconds in a row it must still speak against the candidate, so that one burst is not enough;
+- no part of it may look as if nothing were wrong (lulls.py), so that two bursts are not enough either.
 
 The sign witness only asks in how many blocks the candidate had more bad events than `ratio` times the reference. It must
 agree over the same stretch. It is a guard whose effect is measured, see docs/rollouts.md, and carries no share of the bound.
 
-Two tiers: a large regression is convicted after a few blocks, a small one needs twice as many.
+Two tiers: a large regression is convicted after a few blocks, a small one needs twice as many. There is one beginning and there
+are sixty later starts, each of which may fall on two bursts, so a stretch that does not begin with the rollout must be longer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, inf, log
 
 from evenkeel.sidecar.rollout import dispersion
 from evenkeel.sidecar.rollout.e_values import Pair, log_mean, outcome, ratio_factors
+from evenkeel.sidecar.rollout.lulls import NO_LULL, Lull, has_lull
 from evenkeel.sidecar.rollout.rule import Rule
 
 GAINS = (1.8, 3.0, 6.0, 16.0)
 WIN_CHANCES = (0.7, 0.92)
 FROM_THE_START = 0.75  # of alpha
-STRETCHES = (9, 12, 19, 24, 36, 48, 72, 96, 144, 192, 288, 432, 648, 972, 1458)  # blocks; and all there are
+FIRST_STRETCHES = (9, 12, 19, 24, 36, 48, 72, 96, 144, 192, 288, 432, 648, 972, 1458)  # of revision 1
+STRETCHES = (9, 12, 15, 19, 24, 30, 36, 48, 72, 96, 144, 192, 288, 432, 648, 972, 1458)  # blocks; and all there are
 TRIM_S = 210.0  # a burst of three minutes touches seven blocks of half a minute
 TRIM_BLOCKS_MAX = 7
+LULL = 1.0  # what a lull takes from a conviction, on the scale that is shown
 BUDGET_GAINS = (1.5, 3.0, 10.0)
 BUDGET_AT = log(20)  # beyond doubt outside the budget: inside it nothing is rolled back
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """What a stretch must have beside the count witness's evidence. The logs are of e-values."""
+
+    blocks_min: int
+    sign_at: float  # that the sign witness must reach
+    rest_at: float  # that must be left without the best run of blocks
+    lull: Lull = NO_LULL
+
+
+@dataclass(frozen=True, slots=True)
 class Tier:
     ratio: float  # the null: the candidate has at most so many times the reference's rate
-    blocks_min: int
     alpha_share: float
-    sign_at: float  # log of the e-value that the sign witness must reach
-    rest_at: float  # log of the e-value that must be left without the best run of blocks
     dispersion_z: float
+    start: Demand  # of the stretch from the beginning
+    late: Demand  # of all others
+    divisor: Callable[[float], float] = dispersion.divisor
 
 
 def tiers(rule: Rule) -> tuple[Tier, ...]:
+    large, small = max(2.0, rule.margin), rule.margin
+    if rule.revision == 1:
+        nine, nineteen = Demand(9, log(30), 0.0), Demand(19, log(20), 1.0)
+        return (
+            Tier(large, 0.2, 3.0, nine, nine, dispersion.first_divisor),
+            Tier(small, 0.8, 2.0, nineteen, nineteen, dispersion.first_divisor),
+        )
     return (
-        Tier(max(2.0, rule.margin), 9, 0.2, sign_at=log(30), rest_at=0.0, dispersion_z=3.0),
-        Tier(rule.margin, 19, 0.8, sign_at=log(20), rest_at=1.0, dispersion_z=2.0),
+        Tier(large, 0.2, 4.0, Demand(9, log(14), -1.0), Demand(12, log(30), 0.0, Lull((1, 2, 4), 3.0))),
+        Tier(small, 0.8, 2.0, Demand(18, log(20), 1.0, STEADY), Demand(24, log(20), 1.0, STEADY)),
     )
+
+
+STEADY = Lull((4, 8), 5.0, 0.7)
 
 
 Row = tuple[float, ...]
@@ -88,7 +113,7 @@ def win_factors(block: Pair, ratio: float, chances: Sequence[float], *, lost: bo
 def suspect(rule: Rule, metric: str, tier: Tier, rows: Sequence[Row], blocks: Sequence[Pair]) -> Suspicion:
     """The strongest case over all stretches. `rows` are the sums of factors after every block, the first one zeros."""
     early = _early(_case(rule, metric, tier, rows, blocks))
-    for length in stretches(len(blocks), tier.blocks_min):
+    for length in stretches(rule, len(blocks), tier.start.blocks_min, tier.late.blocks_min):
         case = _case(rule, metric, tier, rows, blocks[-length:])
         early = max(early, case, key=lambda s: s.weakest)
     return early
@@ -99,8 +124,10 @@ def _early(case: Suspicion) -> Suspicion:
     return Suspicion(min(case.count, -1e-9), min(case.sign, -1e-9))
 
 
-def stretches(blocks: int, blocks_min: int) -> Iterator[int]:
-    yield from (length for length in STRETCHES if blocks_min <= length < blocks)
+def stretches(rule: Rule, blocks: int, blocks_min: int, late_min: int) -> Iterator[int]:
+    """Their lengths: of those that begin later, then of the one from the beginning."""
+    lengths = FIRST_STRETCHES if rule.revision == 1 else STRETCHES
+    yield from (length for length in lengths if late_min <= length < blocks)
     if blocks >= blocks_min:
         yield blocks
 
@@ -108,15 +135,18 @@ def stretches(blocks: int, blocks_min: int) -> Iterator[int]:
 def _case(rule: Rule, metric: str, tier: Tier, rows: Sequence[Row], blocks: Sequence[Pair]) -> Suspicion:
     first, last = rows[len(rows) - 1 - len(blocks)], rows[-1]
     logs = [b - a for a, b in zip(first, last, strict=True)]
-    share = FROM_THE_START if len(blocks) == len(rows) - 1 else (1 - FROM_THE_START) / rule.blocks_planned
+    is_whole = len(blocks) == len(rows) - 1
+    share = FROM_THE_START if is_whole else (1 - FROM_THE_START) / rule.blocks_planned
+    demand = tier.start if is_whole else tier.late
     need = log(rule.rollback_at(metric) / (tier.alpha_share * share))
-    count, sign = log_mean(logs[: len(GAINS)]), log_mean(logs[len(GAINS) :]) - tier.sign_at
+    count, sign = log_mean(logs[: len(GAINS)]), log_mean(logs[len(GAINS) :]) - demand.sign_at
     if count < need or sign < 0:
         return Suspicion(count - need, sign)
     guarded = (
-        count / dispersion.against(blocks, tier.dispersion_z) - need,
-        _without_best_run(rows[-len(blocks) - 1 :], trim_blocks(rule)) - tier.rest_at,
+        count / dispersion.against(blocks, tier.dispersion_z, tier.divisor) - need,
+        _without_best_run(rows[-len(blocks) - 1 :], trim_blocks(rule)) - demand.rest_at,
         _over_budget(blocks, rule.budget_of(metric)) - BUDGET_AT,
+        -LULL if has_lull(blocks, demand.lull) else inf,
     )
     return Suspicion(min(guarded), sign)
 

@@ -8,24 +8,35 @@ the candidate it is taken at its upper end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import sqrt
 
 from evenkeel.sidecar.rollout.e_values import NOTHING, Pair
 
 GROUPS = (1, 2, 4, 8)  # of blocks: noise with a long memory only shows in the long ones
 GROUPS_MIN = 4
-INFLATION = 1.5  # of a significant dispersion: it was measured over as few blocks as it is used for
+INFLATION = 2.5  # of what a significant dispersion has above 1: it was measured over as few blocks as it is used for
+FIRST_INFLATION = 1.5
 PROOF_MARGIN = 1.0  # standard deviations of the dispersion itself, added where it would help the candidate
 
 
-def against(blocks: Sequence[Pair], z: float) -> float:
+def divisor(value: float) -> float:
+    """What evidence is divided by, where the dispersion is `value` and that is significant."""
+    return 1 + INFLATION * (value - 1)
+
+
+def first_divisor(value: float) -> float:
+    """Of logs that were written before."""
+    return FIRST_INFLATION * value
+
+
+def against(blocks: Sequence[Pair], z: float, of: Callable[[float], float]) -> float:
     """What evidence against the candidate is divided by: 1 unless some dispersion is `z` standard deviations above 1."""
     factor = 1.0
     for groups in _grouped(blocks, GROUPS):
         value = scatter(groups)
         if value is not None and value > 1 + z * _deviation(len(groups)):
-            factor = max(factor, value * INFLATION)
+            factor = max(factor, of(value))
     return factor
 
 

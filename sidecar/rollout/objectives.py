@@ -33,7 +33,8 @@ class ObjectiveEvidence:
         if self.open_s + seconds < rule.block_s - 1e-6:
             return ObjectiveEvidence(self.objective, total, block, self.open_s + seconds, self.blocks, self.is_missed)
         blocks = (*self.blocks, block)
-        missed = any(_misses(rule, self.objective, blocks, n) for n in detector.stretches(len(blocks), BLOCKS_MIN))
+        lengths = detector.stretches(rule, len(blocks), BLOCKS_MIN, BLOCKS_MIN)
+        missed = any(_misses(rule, self.objective, blocks, n) for n in lengths)
         return ObjectiveEvidence(self.objective, total, blocks=blocks, is_missed=self.is_missed or missed)
 
 

@@ -56,8 +56,8 @@ def rollback_s(rule: Rule, t: PlannedTraffic, ratio: float) -> float:
 def _tier_s(rule: Rule, t: PlannedTraffic, ratio: float, tier: Tier) -> float:
     need = log(rule.rollback_at(ERRORS) / (tier.alpha_share * FROM_THE_START)) + log(len(GAINS))
     count_s = _over(need, max(_count_rate(t, ratio, tier.ratio, g) for g in GAINS))
-    sign_s = _over(tier.sign_at + log(len(WIN_CHANCES)), _sign_rate(rule, t, ratio, tier.ratio, lost=False))
-    return max(count_s, sign_s, tier.blocks_min * rule.block_s)
+    sign_s = _over(tier.start.sign_at + log(len(WIN_CHANCES)), _sign_rate(rule, t, ratio, tier.ratio, lost=False))
+    return max(count_s, sign_s, tier.start.blocks_min * rule.block_s)
 
 
 def not_worse_s(rule: Rule, t: PlannedTraffic) -> float:

@@ -83,6 +83,7 @@ class Rule:
     strata_share: float = 0.0  # of alpha, for judging within each value; 0: only the values' shares are compared
     unanswered_share: float = 0.0  # of alpha, for requests without an answer; 0: they are not judged
     warm_s_max: float = 0.0  # slow answers count once the candidate's own latency has settled, at the latest after so long
+    revision: int = 2  # of the guards in detector.py. Logs of this format that do not tell have 1
 
     def __post_init__(self) -> None:
         for ok, complaint in (
@@ -102,6 +103,7 @@ class Rule:
             (0 <= self.unanswered_share < 1, "unanswered_share is a part below 1"),
             (self.warm_s_max >= 0, "warm_s_max is no negative time"),
             (0 <= self.strata_share < (1 if self.strata else 1e-12), "strata_share is a part below 1, of a label"),
+            (self.revision in (1, 2), "revision must be 1 or 2"),
             (all(m.bad_ratio > self.margin for m in self.own), "bad-ratio of a metric of your own must be above margin"),
         ):
             if not ok:
@@ -158,7 +160,8 @@ class Rule:
         slo = [asdict(o) for o in self.slo]
         data = {**asdict(self), "edges": list(self.edges), "reference": self.reference.value, "slo": slo}
         later = {"own": [m.to_json() for m in self.own], "strata": self.strata, "strata_share": self.strata_share,
-                 "unanswered_share": self.unanswered_share, "warm_s_max": self.warm_s_max}  # fmt: skip
+                 "unanswered_share": self.unanswered_share, "warm_s_max": self.warm_s_max,
+                 "revision": self.revision if self.revision > 1 else 0}  # fmt: skip
         return {**{k: v for k, v in data.items() if k not in later}, **{k: v for k, v in later.items() if v}}
 
     @staticmethod
@@ -168,4 +171,5 @@ class Rule:
             raise BadRule(f"unknown settings {sorted(unknown)}")
         slo = tuple(Objective(**o) for o in data["slo"])
         own = tuple(map(OwnMetric.from_json, data.get("own", ())))
-        return Rule(**{**data, "own": own, "edges": tuple(data["edges"]), "reference": Arm(data["reference"]), "slo": slo})
+        records = {"own": own, "edges": tuple(data["edges"]), "reference": Arm(data["reference"]), "slo": slo}
+        return Rule(**{"revision": 1, **data, **records})

@@ -46,17 +46,18 @@ def test_no_ping_fails_while_every_engine_is_busy_and_bodies_arrive(start: Start
 def test_ping_is_503_with_a_reason_until_the_model_is_loaded_and_says_how_long_it_took(start: Start, tmp_path: Path) -> None:
     folder = handler_folder(tmp_path / "model")
     slow = folder / "code/inference.py"
-    slow.write_text(slow.read_text().replace("def model_fn(model_dir):", "def model_fn(model_dir):\n    time.sleep(2)"))
+    wait = "import os\n    while not os.path.exists(os.path.join(model_dir, 'go')):\n        time.sleep(0.01)"
+    slow.write_text(slow.read_text().replace("def model_fn(model_dir):", f"def model_fn(model_dir):\n    {wait}"))
     box = start(folder, ready=False)
     seen: list[int] = []
 
-    def ready() -> bool:
-        status = ping(box)
-        seen.append(status)
-        return status == 200
+    def says(wanted: int) -> bool:
+        seen.append(ping(box))
+        return seen[-1] == wanted
 
-    eventually(ready, "ready", 60.0)
-    assert 503 in seen
+    eventually(lambda: says(503), "it says that it loads", 60.0)
+    (folder / "go").touch()
+    eventually(lambda: says(200), "ready", 60.0)
     assert set(seen) <= {0, 200, 503}
     eventually(lambda: any("ready" in str(r) for r in box.log()), "the log tells that it is ready")
 

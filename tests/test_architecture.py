@@ -298,6 +298,7 @@ def test_the_supervisor_stays_light() -> None:
         "asyncio",
         "orjson",
         "argparse",
+        "importlib.metadata",
         *COMMAND_LINE,
         "torch",
         "onnxruntime",
@@ -305,6 +306,12 @@ def test_the_supervisor_stays_light() -> None:
         "evenkeel.serve.engine",
     )
     assert loaded_by("evenkeel.container.commands.serve_command", *heavy) == "[]"
+
+
+@pytest.mark.parametrize("module", ["evenkeel.serve.engine.process", "evenkeel.sidecar.process"])
+def test_no_process_reads_what_is_installed_when_it_starts(module: str) -> None:
+    """5 MB each."""
+    assert loaded_by(module, "importlib.metadata") == "[]"
 
 
 def test_the_command_line_knows_its_command_before_it_loads_one() -> None:

@@ -7,7 +7,6 @@ clear failure here and not a riddle later.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import signal
@@ -99,6 +98,8 @@ def reason_of(text: str) -> str:
 
 
 def _installed() -> Iterator[tuple[str, str]]:
+    import importlib.metadata  # which takes 5 MB, and few models bring requirements
+
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
         if name and name != "evenkeel":

@@ -127,7 +127,7 @@ KNOWN, ROWS = ("head", "known"), ("decode", "rows")
         (rows, NPY, to_npy(np.array([[1.5, 2.5]], np.float32)), 32, {KNOWN, ROWS, ("queue", "table")}, 36),
         (rows, CSV, b"1.5,2.5\n", 32, {KNOWN, ROWS, ("queue", "table")}, 39),
         (rows, JSON, ROW, 1, {KNOWN, ROWS, ("queue", "skipped")}, 127),
-        (handler, JSON, ROW, 16, {KNOWN, ("decode", "handler"), ("queue", "one")}, 143),
+        (handler, JSON, ROW, 16, {KNOWN, ("decode", "handler"), ("queue", "one")}, 132),
         (handler, JSON, ROW, 1, {KNOWN, ("decode", "handler"), ("queue", "one")}, 175),
     ],
     ids=["32 of JSON", "32 of NPY", "32 of CSV", "one alone", "16 for a handler", "one for a handler"],

@@ -89,6 +89,8 @@ class ModelQueue:
             return []
         if head.alone:  # it was in a crash: nobody shares a batch with it
             return self._placed(deque((head,)), self.replica.rows_max, now_s)
+        if self._policy.rows_max == 1:  # nothing to choose, and nobody to wait for
+            return self._placed(queue, 1, now_s)
         rows = self.pending.rows if self.only_key is not None else sum(i.rows - i.placed for i in queue if not i.gone)
         held_s = now_s - self._held_since_s if self._held_since_s else 0.0
         arrivals = self.arrivals

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from evenkeel.serve.contract import folder_findings
 from evenkeel.serve.contract.signature import ITEM_BYTES, TensorSpec
 from evenkeel.serve.errors import BadModel
 
@@ -73,6 +74,7 @@ class Manifest:
     warmup_s: float = 10.0  # all of warm-up may take this long, beside the first run of each shape
     batch_tolerance: float | None = None  # None: by the dtype of the output, see engine/models/golden.py
     samples: tuple[ModelSample, ...] = field(default=())
+    was_chosen: bool = False  # model.toml says which file, or which backend
 
 
 SUFFIX_TYPES = {".json": "application/json", ".jsonl": "application/jsonlines", ".csv": "text/csv",
@@ -158,7 +160,8 @@ def parse(data: Mapping[str, Any], folder: Path, program: str = "") -> Manifest:
         batched_handler=handler.boolean("batched", False), toolkit=_toolkit(handler),
         threads=top.integer("threads", None, 1, 1024),
         compile=top.boolean("compile", False), gpu=_gpu(top, backend), warmup_s=warmup_s,
-        batch_tolerance=batching.number("tolerance", None, 0.0, math.inf), samples=_samples(top, folder))  # fmt: skip
+        batch_tolerance=batching.number("tolerance", None, 0.0, math.inf), samples=_samples(top, folder),
+        was_chosen="file" in data or "backend" in data)  # fmt: skip
 
 
 def _backend_and_file(top: _Table, folder: Path, program: str) -> tuple[str, Path | None]:
@@ -194,7 +197,17 @@ def _backend_and_file(top: _Table, folder: Path, program: str) -> tuple[str, Pat
         raise BadModel(f"SAGEMAKER_PROGRAM={program}: neither code/{program} nor {program} is in {folder}. Put it there, "
                        "as the SageMaker SDK does when it repacks a model, or unset the variable")  # fmt: skip
     wanted = ", ".join(n for n, k in BARE_FILES if not backend or k == backend)
-    raise BadModel(f"no model in {folder}: expected one of {wanted}, or a model.toml that names its file")
+    slip = folder_findings.slip(folder, [name for name, _ in BARE_FILES])
+    raise BadModel(
+        f"no model in {folder}: {slip}{'; ' if slip else ''}expected one of {wanted}, or a model.toml that names its file"
+    )
+
+
+def unused(manifest: Manifest) -> list[str]:
+    """Models in the same folder that are not served, because another one comes first and model.toml names none."""
+    if manifest.file is None or manifest.was_chosen or manifest.backend == "handler":  # a script may load the others
+        return []
+    return [name for name, _ in BARE_FILES if (manifest.folder / name).is_file() and manifest.folder / name != manifest.file]
 
 
 def _toolkit(handler: _Table) -> str:

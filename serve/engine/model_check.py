@@ -1,46 +1,47 @@
 """Loads a model as an engine does, runs its samples and prints what a user wants to know before serving it.
 
-Started as `python -m evenkeel.serve.engine.model_check MODEL_DIR THREADS [DEVICE [REQUIRE_GPU]]`. Exit code 0:
-it would serve.
+Started as `python -m evenkeel.serve.engine.model_check '<EngineSettings as JSON>' '<ModelOrder as JSON>'`, those that `evenkeel
+serve` would start an engine with. Exit code 0: it would serve.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import sys
 import time
-from pathlib import Path
 
 from evenkeel.serve.batching.cost import best_rows
-from evenkeel.serve.engine.backends.base import LoadOptions
+from evenkeel.serve.contract.model_order import ModelOrder
 from evenkeel.serve.engine.foreign import said
 from evenkeel.serve.engine.leaving import Leaving
-from evenkeel.serve.engine.models import explain, replica, samples
+from evenkeel.serve.engine.models import explain, proof, samples
 from evenkeel.serve.engine.models.replica import Replica
+from evenkeel.serve.engine.models.startup import Ledger
 from evenkeel.serve.engine.models.warmup import Warmup
 from evenkeel.serve.engine.models.warmup_report import Report
 from evenkeel.serve.errors import BadModel
+from evenkeel.serve.settings import EngineSettings, parse
 
 
 def main() -> int:
-    folder, threads = Path(sys.argv[1]).absolute(), int(sys.argv[2])  # a script's working directory is another
-    device, require_gpu = (*sys.argv[3:], "", "0")[:2]
+    settings, order = parse(EngineSettings, sys.argv[1]), ModelOrder.from_arguments(json.loads(sys.argv[2]))
     leaving = Leaving()
-    code = checked(folder, LoadOptions(threads, device, require_gpu=require_gpu != "0", own_process=True))
+    code = checked(settings, order)
     leaving.begin(code)  # threads that the script has started are not waited for
     return code
 
 
-def checked(folder: Path, options: LoadOptions) -> int:
+def checked(settings: EngineSettings, order: ModelOrder) -> int:
     before_mb = _resident_mb()
     start_s = time.monotonic()
     try:
-        loaded = replica.load(folder, options)
+        loaded = proof.loaded(settings, order, Ledger())
         print(f"model     {loaded.manifest.name} version {loaded.manifest.version}, backend {loaded.manifest.backend}")
         for key, value in loaded.backend.describe().items():
             print(f"          {key}: {value}")
-        print(f"loaded    in {time.monotonic() - start_s:.2f} s with {options.threads} threads")
+        print(f"loaded    in {time.monotonic() - start_s:.2f} s with {settings.threads} threads")
         print_signature(loaded)
         warmup = Warmup(loaded)
         run_samples(loaded, warmup)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections import Counter
@@ -14,7 +15,7 @@ import pytest
 
 from benchmarks.load import Load, Plan
 from tests.support.scrape import Scrape
-from tests.support.tree import Tree, eventually, run_command, serving
+from tests.support.tree import ARTIFACTS, Tree, eventually, run_command, serving
 from tests.support.versioned import NAME, ask, handler_version, phases, settled_on, tensor_version, versions
 from tests.support.wire import request
 
@@ -303,6 +304,23 @@ def test_the_command_asks_waits_and_says_what_came_of_it(tmp_path: Path) -> None
             return "versions: 1 (on disk), 2 (serving), 3 (on disk)" in said and "version 3 was not taken: code/" in said
 
         eventually(shown, "the engines of versions 1 and 3 have left, and status says so")
+
+
+def test_check_refuses_what_serve_refuses_of_a_folder_of_versions(tmp_path: Path) -> None:
+    """Copies of one model as two versions, both calling themselves 1 in model.toml: the first thing that anybody tries."""
+    for version in "12":
+        shutil.copytree(ARTIFACTS / "digits", tmp_path / "digits" / version)
+    ended = run_command("check", tmp_path)
+    assert ended.returncode == 1
+    assert "version = '1', but the folder says '2': leave it out, or make it so" in ended.stderr
+
+
+def test_check_and_serve_take_the_same_script(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/other.py").write_text("def model_fn(d): return 1\ndef predict_fn(x, m): return x\n")
+    assert "expected one of" in run_command("check", tmp_path).stderr
+    ended = run_command("check", tmp_path, SAGEMAKER_PROGRAM="other.py")
+    assert ended.returncode == 0 and "backend handler" in ended.stdout
 
 
 def test_over_http_a_version_is_asked_for_only_with_the_token(tmp_path: Path) -> None:

@@ -80,4 +80,4 @@ def _make(signature: Signature) -> CodecPlan:
         shared_free=len(free) != len(set(free)), pack_row=pack_row, row_dtype=row_dtype,
         pack_flat_row=pack_row if single is not None and len(single.dims) == 1 else None,
         row_bytes=0 if row_dtype is None else row_dtype.itemsize, has_texts=any(spec.dtype == "string" for spec in inputs),
-        plain_output=len(outputs) == 1 and outputs[0].dtype not in ("bfloat16", "string"))  # fmt: skip
+        plain_output=len(outputs) == 1 and outputs[0].dtype not in ("bfloat16", "string") and not outputs[0].keys)  # fmt: skip

@@ -27,7 +27,7 @@ from evenkeel.serve.codec.decoded_size import (
 )
 from evenkeel.serve.codec.fit import check_finite, check_names, finish, from_nested, shown
 from evenkeel.serve.codec.json_large import LARGE_BYTES, decode_large
-from evenkeel.serve.codec.json_records import Noun, from_records, sparse_bytes
+from evenkeel.serve.codec.json_records import Noun, from_records, in_rows, sparse_bytes
 from evenkeel.serve.contract.signature import Signature, TensorSpec
 from evenkeel.serve.errors import BadRequest, BadShape, ModelFailed, UnsupportedMedia
 
@@ -199,7 +199,9 @@ def _whole(value: Any, plan: CodecPlan, form: Form) -> Decoded:
 
 def _columns(columns: dict[str, Any], plan: CodecPlan, form: Form) -> Decoded:
     check_names(columns.keys(), plan, "inputs")
-    arrays = [from_nested(columns[spec.name], spec, plan.signature.rows_axis) for spec in plan.inputs]
+    rows_axis = plan.signature.rows_axis
+    arrays = [from_nested(in_rows(columns[spec.name], spec) if rows_axis else columns[spec.name], spec, rows_axis)
+              for spec in plan.inputs]  # fmt: skip
     return finish(arrays, plan, form)
 
 
@@ -214,7 +216,9 @@ def check_charset(params: Mapping[str, str]) -> None:
 
 
 def listed(array: Array, spec: TensorSpec) -> Any:
-    """An output as orjson takes it: an array, or nested lists of strings. Rank 0 must be a scalar."""
+    """An output as orjson takes it: an array, nested lists of strings, or a map for each row. Rank 0 must be a scalar."""
+    if spec.keys:
+        return [dict(zip(spec.keys, row, strict=True)) for row in shown(array, spec).tolist()]
     if spec.dtype == "string":
         return array.tolist()
     array = shown(array, spec)

@@ -81,7 +81,15 @@ def _folded(value: Any, spec: TensorSpec) -> Any:
     return value
 
 
+def in_rows(values: Any, spec: TensorSpec) -> Any:
+    """A column of a table has rows of one value: skl2onnx makes an input of [N, 1] of each. So a plain value is such a row."""
+    if spec.dims != (1,) or type(values) is not list:
+        return values
+    return [value if type(value) in (list, dict) else [value] for value in values]
+
+
 def _stack(values: list[Any], spec: TensorSpec, noun: Noun) -> Array:
+    values = in_rows(values, spec)
     if dict in set(map(type, values)):
         return _dense(values, spec, noun)
     try:

@@ -21,13 +21,18 @@ ITEM_BYTES: dict[str, int | None] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output. `dims` leaves out the rows axis; `()` with rows is one scalar a row."""
+    """One input or output. `dims` leaves out the rows axis; `()` with rows is one scalar a row.
+
+    `keys`: of an output that is a map for each row, as classifiers give (ONNX's ZipMap): it travels as one value a key, in this
+    order, and JSON shows the map.
+    """
 
     name: str
     dtype: str
     dims: tuple[int | str, ...]
     allow_nan: bool = False
     pad: float | None = None  # padding value for free dims; None means: never pad, batch equal shapes only
+    keys: tuple[str, ...] = ()
 
     @property
     def free(self) -> tuple[int, ...]:
@@ -64,6 +69,6 @@ class Signature:
     @staticmethod
     def from_json(data: dict[str, Any]) -> Signature:
         def spec(d: dict[str, Any]) -> TensorSpec:
-            return TensorSpec(d["name"], d["dtype"], tuple(d["dims"]), d["allow_nan"], d["pad"])
+            return TensorSpec(d["name"], d["dtype"], tuple(d["dims"]), d["allow_nan"], d["pad"], tuple(d["keys"]))
 
         return Signature(tuple(map(spec, data["inputs"])), tuple(map(spec, data["outputs"])), data["rows_axis"])

@@ -43,7 +43,7 @@ class Layout:
         self.dims = tuple(tuple(int(d) for d in s.dims) if self.fixed else () for s in specs)
         self._table = struct.Struct("<" + "q" * sum(len(s.dims) + 1 for s in specs))
         # One fixed array is by far the most common case and has a path of its own.
-        self.single = self.fixed and len(self.specs) == 1
+        self.single = self.fixed and len(self.specs) == 1 and not self.specs[0].keys  # maps are written one by one
         self.row_bytes = self._row_bytes[0] if self.single else 0  # of the single array
         self.row_room = sum(aligned(n) for n in self._row_bytes) if self.fixed else 0  # what one row takes
 

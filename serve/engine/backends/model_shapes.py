@@ -35,6 +35,7 @@ class Found:
     name: str
     dtype: str
     shape: tuple[Dim, ...] | None
+    keys: tuple[str, ...] = ()  # of a map for each row, as in TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ def specs(
     """
     rows = axis is not None
     if declared is None:
-        return tuple(TensorSpec(f.name, f.dtype, _row_dims(f, rows, key, file)) for f in tensors)
+        return tuple(TensorSpec(f.name, f.dtype, _row_dims(f, rows, key, file), keys=f.keys) for f in tensors)
     _check_names(tensors, declared, key, file)
     by_name = {f.name: f for f in tensors}
     missing = [name for name in by_name if name not in {s.name for s in declared}]
@@ -195,7 +196,7 @@ def _completed(spec: TensorSpec, f: Found, key: str, rows: bool, file: str) -> T
     wrong = pad_fault(spec.pad, dtype) if spec.pad is not None else ""
     if wrong:
         raise BadModel(f"model.toml: {key}.pad{wrong}, which it is in {file}")
-    return replace(spec, dtype=dtype, dims=_row_dims(f, rows, key, file) if spec.dims == UNSAID else spec.dims)
+    return replace(spec, dtype=dtype, keys=f.keys, dims=_row_dims(f, rows, key, file) if spec.dims == UNSAID else spec.dims)
 
 
 def _contradiction(spec: TensorSpec, f: Found, key: str, rows: bool, file: str) -> str:
@@ -236,7 +237,7 @@ def _sure(
     doubted = [_in_doubt(f, axis, known) for f in outs]
     if not any(doubted):
         return outs, True
-    draft = Signature(inputs, tuple(TensorSpec(f.name, f.dtype, ()) for f in outs), axis is not None)
+    draft = Signature(inputs, tuple(TensorSpec(f.name, f.dtype, (), keys=f.keys) for f in outs), axis is not None)
     shapes = learn(draft.inputs, draft.rows_axis, run(draft), axis or ROWS)
     if shapes is not None:
         seen = [replace(f, shape=_merged(f, s)) if doubt else f for f, s, doubt in zip(outs, shapes, doubted, strict=True)]

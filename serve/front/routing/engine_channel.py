@@ -64,7 +64,7 @@ class ServedVersion:
         outputs = Layout(sig.outputs if sig else (), bool(sig and sig.rows_axis))
         output = sig.outputs[0] if sig and len(sig.outputs) == 1 else None
         together = bool(sig and sig.rows_axis and output and len(output.dims) == 1 and output.row_bytes)
-        together = together and output is not None and output.dtype != "bfloat16"
+        together = together and output is not None and output.dtype != "bfloat16" and not output.keys
         plain = sig is not None and sig.rows_axis and inputs.single and outputs.fixed
         room = inputs.row_room + (outputs.row_room if outputs.fixed else inputs.row_room)
         plain, together = plain and room <= LIGHT_SLOT_BYTES_MAX, together and room <= LIGHT_SLOT_BYTES_MAX

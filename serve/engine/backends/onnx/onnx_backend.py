@@ -21,6 +21,7 @@ from evenkeel.serve.engine.backends.base import Array, BoundRun, Capabilities, L
 from evenkeel.serve.engine.backends.gpu.assigned_device import facts
 from evenkeel.serve.engine.backends.model_shapes import settle
 from evenkeel.serve.engine.backends.onnx import providers
+from evenkeel.serve.engine.backends.onnx.onnx_maps import columns, with_keys
 from evenkeel.serve.engine.backends.onnx.onnx_run import ONNX_BFLOAT16
 from evenkeel.serve.engine.backends.onnx.onnx_words import advice, found, refuse_mixture, refuse_unknown, short
 from evenkeel.serve.engine.backends.onnx.providers import Provider
@@ -47,6 +48,7 @@ class OnnxBackend:
         # A shape of [] means "a scalar" and "not known" alike. Few inputs are either; outputs are found out by running.
         outs = [found(node, tuple(node.shape) or None) for node in session.get_outputs()]
         served = {spec.name for spec in manifest.outputs} if manifest.outputs else {f.name for f in outs}
+        outs = with_keys(outs, ins, self._by_names)
         for tensor in (*ins, *(f for f in outs if f.name in served)):
             refuse_unknown(tensor, str(manifest.file))
         refuse_mixture([*ins, *(f for f in outs if f.name in served)], {f.name for f in ins}, str(manifest.file))
@@ -67,7 +69,16 @@ class OnnxBackend:
                 **self._where, **self._io, "threads": self._threads, "batching": self._batching,
                 "producer": meta.producer_name, "model_version": version}  # fmt: skip
 
+    def _by_names(self, inputs: Sequence[str], outputs: Sequence[str]) -> Runs:
+        return lambda arrays: self._session.run(outputs, dict(zip(inputs, arrays, strict=True)), run_options())
+
     def _runs(self, signature: Signature) -> Runs:
+        run, maps = self._plain_runs(signature), {i: spec for i, spec in enumerate(signature.outputs) if spec.keys}
+        if not maps:
+            return run
+        return lambda inputs: [columns(y, maps[i]) if i in maps else y for i, y in enumerate(run(inputs))]
+
+    def _plain_runs(self, signature: Signature) -> Runs:
         names = [spec.name for spec in signature.inputs]
         wanted = [spec.name for spec in signature.outputs]
         if "bfloat16" in {spec.dtype for spec in (*signature.inputs, *signature.outputs)}:
@@ -91,7 +102,8 @@ class OnnxOnHost(OnnxBackend):
 
     def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> BoundRun | None:
         """By IO binding: 4 us for a tiny model where a run takes 6, and less yet where caches are cold."""
-        if {spec.dtype for spec in (*self.signature.inputs, *self.signature.outputs)} & {"bfloat16", "string"}:
+        specs = (*self.signature.inputs, *self.signature.outputs)
+        if {spec.dtype for spec in specs} & {"bfloat16", "string"} or any(spec.keys for spec in specs):
             return None
         session, binding, options = self._session, self._session.io_binding(), run_options()
         for spec, array in zip(self.signature.inputs, inputs, strict=True):

@@ -208,6 +208,9 @@ def why_not(session: Any) -> str:
     text = next((node.name for node in (*session.get_inputs(), *session.get_outputs()) if node.type == "tensor(string)"), None)
     if text is not None:
         return f"{text!r} holds strings, which are on the host only"
+    listed = next((node.name for node in session.get_outputs() if not node.type.startswith("tensor(")), None)
+    if listed is not None:
+        return f"{listed!r} is a list of maps, which is on the host only"
     # The runtime copies such an input back to the host when it is bound, and where none of the model runs on the device, on no
     # stream of ours: it could be read before it has come.
     infos = zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)

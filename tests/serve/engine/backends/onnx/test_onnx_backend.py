@@ -475,16 +475,47 @@ def test_missing_external_weights_are_explained(folder: Folder) -> None:
         loaded(folder, graph)
 
 
-def test_maps_for_outputs_are_refused_with_the_way_out(folder: Folder) -> None:
-    nodes = [helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1]),
+def classifier(classes: Mapping[str, Any], key: int, give: str = "ZipMap") -> bytes:
+    """As converters write them: a label, and a map from classes to scores for each row."""
+    nodes = [helper.make_node(give, ["x"], ["y"], domain="ai.onnx.ml", **classes),
              helper.make_node("ArgMax", ["x"], ["label"], axis=1, keepdims=0)]  # fmt: skip
-    scores = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    scores = helper.make_map_type_proto(key, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
     maps = helper.make_value_info("y", helper.make_sequence_type_proto(scores))
-    graph = model(nodes, [tensor("x", ["N", 2])], [tensor("label", ["N"], "int64"), maps])
-    with pytest.raises(BadModel, match=r"'y' has type seq\(map\(int64,tensor\(float\)\)\): .*'zipmap': False"):
-        loaded(folder, graph)
+    return model(nodes, [tensor("x", ["N", 2])], [tensor("label", ["N"], "int64"), maps])
+
+
+@pytest.mark.parametrize(
+    ("classes", "key", "names"),
+    [({"classlabels_int64s": [3, 7]}, TensorProto.INT64, ("3", "7")),
+     ({"classlabels_strings": ["clerk", "baker"]}, TensorProto.STRING, ("clerk", "baker"))],
+)  # fmt: skip
+def test_maps_of_a_classifier_are_columns_with_keys_and_batched(
+    folder: Folder, classes: Mapping[str, Any], key: int, names: tuple[str, ...]
+) -> None:
+    backend = loaded(folder, classifier(classes, key))
+    assert described(backend) == (["x: float32[rows, 2]"], ["label: int64[rows]", "y: float32[rows, 2]"], True)
+    keys = backend.signature.outputs[1].keys
+    assert sorted(keys) == sorted(names)
+    label, scores = backend.run([np.array([[0, 1], [2, 0.5], [0, 0]], np.float32)])
+    assert label.tolist() == [1, 0, 0]
+    assert [dict(zip(keys, row, strict=True)) for row in scores.tolist()] == [
+        dict(zip(names, row, strict=True)) for row in ([0, 1], [2, 0.5], [0, 0])]  # fmt: skip
+    assert backend.bind([np.zeros((1, 2), np.float32)], [np.zeros(1, np.int64), np.zeros((1, 2), np.float32)]) is None  # type: ignore[attr-defined]
+
+
+def test_a_classifier_may_give_its_label_alone(folder: Folder) -> None:
     only_label = {"outputs": [{"name": "label", "dtype": "int64", "shape": ["rows"]}]}
+    graph = classifier({"classlabels_int64s": [0, 1]}, TensorProto.INT64)
     assert loaded(folder, graph, only_label).run([np.array([[0, 1]], np.float32)])[0].tolist() == [1]
+
+
+def test_a_sequence_that_is_no_map_of_classes_is_refused_in_words(folder: Folder) -> None:
+    nodes = [helper.make_node("SequenceConstruct", ["x"], ["y"])]
+    many = helper.make_value_info(
+        "y", helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, ["N", 2]))
+    )
+    with pytest.raises(BadModel, match=r"'y' has type seq\(tensor\(float\)\): only plain tensors"):
+        loaded(folder, model(nodes, [tensor("x", ["N", 2])], [many]))
 
 
 def test_a_dtype_that_cannot_travel_is_refused(folder: Folder) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 NAMES = ("localhost", "ip6-localhost")
 
 
+@lru_cache(maxsize=256)  # clients say the same again and again
 def is_loopback(host: str) -> bool:
     """With a port or without. No Host is none of a browser's."""
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host

@@ -7,7 +7,9 @@ a client sends beyond it ends the connection. Whether signatures are right is no
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import time
 from typing import cast
 
 import httptools
@@ -52,7 +54,8 @@ class ClientSide(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0
         self._body = bytearray()
-        self._timer = asyncio.get_running_loop().call_later(IDLE_S, self._silent)
+        self.deadline_s = time.monotonic() + IDLE_S
+        state.watch(self)
 
     def answer(self, data: bytes, is_last: bool) -> None:
         if self._transport is None:
@@ -60,7 +63,7 @@ class ClientSide(asyncio.Protocol):
         self._transport.write(data)
         if is_last:
             self._exchange = None
-            self._wait(IDLE_S)
+            self.deadline_s = time.monotonic() + IDLE_S
             if not self._keeps_alive:
                 self._transport.close()
 
@@ -80,7 +83,7 @@ class ClientSide(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        self._timer.cancel()
+        self._state.forget(self)
         if self._exchange is not None:
             self._exchange.cancel()
             self._exchange = None
@@ -99,7 +102,7 @@ class ClientSide(asyncio.Protocol):
         self._path, self._headers, self._head_bytes, self._refusal = b"", [], 0, None
         self._body = bytearray()
         self._is_reading = True
-        self._wait(REQUEST_S)
+        self.deadline_s = time.monotonic() + REQUEST_S
 
     def on_url(self, part: bytes) -> None:
         self._bound_head(len(part))
@@ -127,7 +130,7 @@ class ClientSide(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._is_reading = False
-        self._timer.cancel()
+        self.deadline_s = math.inf  # now it is the exchange's time
         self._keeps_alive = self._parser.should_keep_alive()
         try:
             if self._refusal is not None:
@@ -177,11 +180,9 @@ class ClientSide(asyncio.Protocol):
 
     # ---- leaving -------------------------------------------------------------------------------------------------------
 
-    def _wait(self, seconds: float) -> None:
-        self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._silent)
-
-    def _silent(self) -> None:
+    def is_due(self) -> None:
+        """It has been silent for too long."""
+        self.deadline_s = math.inf
         if self._is_reading:
             self._refuse(fail(MALFORMED, what=f"the request was not complete within {REQUEST_S:g} s"))
         else:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
+import time
 from typing import Protocol
 
 from evenkeel.endpoint.router import invocation_heads as heads
@@ -44,8 +44,8 @@ class Exchange:
         self._status = 0
         self._answer = bytearray()
         self._streams = False
-        limit_s = STREAM_S if asked.is_stream else ANSWER_S
-        self._timer = asyncio.get_running_loop().call_later(limit_s, self._timed_out)
+        self.deadline_s = time.monotonic() + (STREAM_S if asked.is_stream else ANSWER_S)
+        state.watch(self)
 
     # ---- to the instance -----------------------------------------------------------------------------------------------
 
@@ -139,7 +139,8 @@ class Exchange:
         """The client has left: the instance is told by a closed connection."""
         self._over()
 
-    def _timed_out(self) -> None:
+    def is_due(self) -> None:
+        """The time is over."""
         if self._streams:
             self._end(_chunk(heads.stream_broken(STREAM_TIMED_OUT, "ModelInvocationTimeExceeded")) + b"0\r\n\r\n")
         else:
@@ -157,7 +158,7 @@ class Exchange:
         if self._is_over:
             return
         self._is_over = True
-        self._timer.cancel()
+        self._state.forget(self)
         if self._side is not None:
             self._side.drop()
             self._side = None

@@ -6,6 +6,7 @@ errors (2.7). Of other headers nothing is passed on, either way, as the platform
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from evenkeel.endpoint.wire import event_stream
 from evenkeel.endpoint.wire.api_errors import ApiError
 from evenkeel.endpoint.wire.rest_json import error
 
+_RUN = uuid.uuid4().hex[:16]  # of this process
+_NUMBERS = itertools.count(1)
 Headers = Sequence[tuple[bytes, bytes]]  # names in lower case
 
 AMZN = b"x-amzn-sagemaker-"
@@ -67,9 +70,15 @@ def to_container(headers: Headers, length: int, is_stream: bool) -> bytes:
     return b"".join(lines)
 
 
+def request_id() -> bytes:
+    """In the form of a UUID: what tells this process, and a number that goes up."""
+    digits = f"{_RUN}{next(_NUMBERS):016x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}".encode()
+
+
 def answer_head(headers: Headers, variant: str, length: int | None) -> bytes:
     """`length` None: a stream of events, in chunks."""
-    lines = [b"HTTP/1.1 200 OK\r\nx-amzn-requestid: ", str(uuid.uuid4()).encode(), b"\r\nx-amzn-invoked-production-variant: ",
+    lines = [b"HTTP/1.1 200 OK\r\nx-amzn-requestid: ", request_id(), b"\r\nx-amzn-invoked-production-variant: ",
              variant.encode(), b"\r\n"]  # fmt: skip
     for name, value in headers:
         back = PASSED_BACK.get(name)
@@ -87,7 +96,7 @@ def error_answer(problem: ApiError) -> bytes:
     answer = error(problem)
     reason = REASONS.get(problem.status, b"Error")
     lines = [b"HTTP/1.1 %d %s\r\nx-amzn-requestid: %s\r\ncontent-length: %d\r\n" % (
-        answer.status, reason, str(uuid.uuid4()).encode(), len(answer.body))]  # fmt: skip
+        answer.status, reason, request_id(), len(answer.body))]  # fmt: skip
     lines += [f"{name}: {value}\r\n".encode("latin-1", "replace") for name, value in answer.headers.items()]
     return b"".join([*lines, b"\r\n", answer.body])
 

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from evenkeel.endpoint.router import invocation_heads
 from evenkeel.endpoint.router.instance_side import InstancePool
 from evenkeel.endpoint.router.invocation_routes import EndpointRoute, InstanceAddress
 from evenkeel.endpoint.wire.api_errors import ApiError
+
+LOOK_S = 0.25  # between two looks for deadlines that have passed
+
+
+class HasDeadline(Protocol):
+    """What has a deadline, by the monotonic clock."""
+
+    deadline_s: float
+
+    def is_due(self) -> None: ...
 
 
 class RouterState:
@@ -21,6 +32,8 @@ class RouterState:
         self._pools: dict[str, InstancePool] = {}
         self._waiting: list[tuple[frozenset[str], asyncio.Future[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._timed: set[HasDeadline] = set()
+        self._is_looking = False
 
     # ---- routes --------------------------------------------------------------------------------------------------------
 
@@ -69,6 +82,28 @@ class RouterState:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    # ---- deadlines -----------------------------------------------------------------------------------------------------
+
+    def watch(self, timed: HasDeadline) -> None:
+        """It is told when its deadline has passed, within a look. One timer for all: one for each request costs it CPU."""
+        self._timed.add(timed)
+        self._look_later()
+
+    def forget(self, timed: HasDeadline) -> None:
+        self._timed.discard(timed)
+
+    def _look(self) -> None:
+        now_s = time.monotonic()
+        for timed in [each for each in self._timed if now_s >= each.deadline_s]:
+            timed.is_due()
+        self._is_looking = False
+        self._look_later()
+
+    def _look_later(self) -> None:
+        if self._timed and not self._is_looking:
+            self._is_looking = True
+            asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     # ---- errors --------------------------------------------------------------------------------------------------------
 

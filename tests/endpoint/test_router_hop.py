@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from botocore.eventstream import EventStreamBuffer
 
-from evenkeel.endpoint.router import exchange
+from evenkeel.endpoint.router import exchange, router_state
 from evenkeel.endpoint.router.client_side import ClientSide
 from evenkeel.endpoint.router.invocation_routes import route_of
 from evenkeel.endpoint.router.router_state import RouterState
@@ -278,3 +278,36 @@ def test_draining_waits_for_what_is_in_flight_and_for_no_more() -> None:
         await state.drained(["i0", "unknown"], 30)  # nothing of theirs: at once
 
     run(slow, test)
+
+
+class Watched:
+    deadline_s = 0.0  # has passed
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def is_due(self) -> None:
+        self.told += 1
+
+
+def test_one_timer_watches_every_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many requests come and go before a look, it is one look and not one for each."""
+    monkeypatch.setattr(router_state, "LOOK_S", 0.0)
+    looks = []
+
+    async def test() -> None:
+        state = RouterState(1, "r", "a")
+        look = state._look
+        monkeypatch.setattr(state, "_look", lambda: (looks.append(1), look()))
+        for _ in range(50):
+            state.watch(short := Watched())
+            state.forget(short)
+        state.watch(late := Watched())
+        while not late.told:
+            await asyncio.sleep(0)
+        state.forget(late)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    asyncio.run(test())
+    assert len(looks) <= 3

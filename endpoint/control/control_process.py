@@ -17,6 +17,7 @@ from evenkeel.endpoint.control.endpoint_calls import EndpointCalls
 from evenkeel.endpoint.control.journal_store import JournalStore
 from evenkeel.endpoint.control.model_calls import ModelCalls
 from evenkeel.endpoint.control.operations import operations
+from evenkeel.endpoint.control.package_calls import PackageCalls
 from evenkeel.endpoint.control.reconciler import Reconciler
 from evenkeel.endpoint.control.router_link import RouterLink
 from evenkeel.endpoint.fleet.instance_fleet import InstanceFleet
@@ -31,12 +32,15 @@ async def run(
 ) -> None:
     """`listeners`: of the API and of the router. `path`: PATH for what is started. Returns after SIGTERM or SIGINT."""
     store = JournalStore(settings.home / "journal.jsonl")
-    models = ModelCalls(settings, store)
+    packages = PackageCalls(settings, store)
+    models = ModelCalls(settings, store, packages)
     endpoints = EndpointCalls(store, models)
     fleet = InstanceFleet(settings, store, path)
     router = RouterLink(settings, listeners[1], {"PATH": path, "LANG": "C.UTF-8"})
     reconciler = Reconciler(endpoints, fleet, router, settings.speed)
-    app = ControlApp(operations(settings, store, models, endpoints, reconciler.seen), S3App(ObjectFolder(settings.bucket_folder)))
+    app = ControlApp(
+        operations(settings, store, models, endpoints, packages, reconciler.seen), S3App(ObjectFolder(settings.bucket_folder))
+    )
     server = _Server(uvicorn.Config(app, access_log=False, log_config=None, lifespan="off", loop="none", http="httptools"))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

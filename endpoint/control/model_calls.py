@@ -10,6 +10,7 @@ from typing import Any
 from evenkeel.endpoint.control import listing
 from evenkeel.endpoint.control.control_settings import ControlSettings
 from evenkeel.endpoint.control.journal_store import JournalStore
+from evenkeel.endpoint.control.package_calls import PackageCalls
 from evenkeel.endpoint.control.resource_table import ResourceTable
 from evenkeel.endpoint.wire.api_errors import (
     BAD_IMAGE,
@@ -19,6 +20,7 @@ from evenkeel.endpoint.wire.api_errors import (
     NO_MODEL,
     NO_MODEL_DATA,
     PART_NOT_SUPPORTED,
+    VARIANT_TWICE,
     fail,
 )
 from evenkeel.endpoint.wire.json_values import Values, known
@@ -35,8 +37,8 @@ CONFIG_PARTS = {
 
 
 class ModelCalls:
-    def __init__(self, settings: ControlSettings, store: JournalStore) -> None:
-        self._settings, self._store = settings, store
+    def __init__(self, settings: ControlSettings, store: JournalStore, packages: PackageCalls) -> None:
+        self._settings, self._store, self._packages = settings, store, packages
         self.models = ResourceTable("models", "model", MODEL_EXISTS, NO_MODEL, settings, store)
         self.configs = ResourceTable("configs", "endpoint-config", CONFIG_EXISTS, NO_CONFIG, settings, store)
 
@@ -67,6 +69,9 @@ class ModelCalls:
     def create_config(self, params: Values) -> Values:
         tags = params.pop("Tags", [])
         _refuse_parts(params, CONFIG_PARTS)
+        names = [variant["VariantName"] for variant in params["ProductionVariants"]]
+        if twice := next((name for name in names if names.count(name) > 1), ""):
+            raise fail(VARIANT_TWICE, name=twice)
         for variant in params["ProductionVariants"]:
             _refuse_parts(variant, VARIANT_PARTS)
             if "ModelName" not in variant:
@@ -98,7 +103,9 @@ class ModelCalls:
     def _resolved(self, container: Values) -> Values:
         """The container with its package's image and data in it. Raises ApiError where it cannot be run here."""
         if "ModelPackageName" in container:
-            raise fail(PART_NOT_SUPPORTED, what="ModelPackageName in a model", hint=" Name its Image and ModelDataUrl.")
+            package = self._packages.container(container["ModelPackageName"])
+            environment = {**package.get("Environment", {}), **container.get("Environment", {})}
+            container = {**package, **container, "Environment": environment}
         image = container.get("Image", "")
         if container.get("Mode", "SingleModel") != "SingleModel":
             raise fail(PART_NOT_SUPPORTED, what="multi-model endpoints", hint="")

@@ -12,6 +12,7 @@ from evenkeel.endpoint.control.endpoint_state import EndpointState
 from evenkeel.endpoint.control.endpoint_views import described, summary
 from evenkeel.endpoint.control.journal_store import JournalStore
 from evenkeel.endpoint.control.model_calls import ModelCalls
+from evenkeel.endpoint.control.package_calls import PackageCalls
 from evenkeel.endpoint.control.tag_calls import TagCalls
 from evenkeel.endpoint.wire.json_values import Values, known
 
@@ -20,6 +21,7 @@ Does = Callable[[Values], Values]
 
 def operations(
     settings: ControlSettings, store: JournalStore, models: ModelCalls, endpoints: EndpointCalls,
+    packages: PackageCalls,
     seen: Callable[[EndpointState], list[SeenInstance]],
 ) -> dict[str, Does]:  # fmt: skip
     def describe(params: Values) -> Values:
@@ -37,7 +39,12 @@ def operations(
         "DescribeEndpointConfig": models.describe_config, "DeleteEndpointConfig": models.delete_config,
         "ListEndpointConfigs": models.list_configs, "CreateEndpoint": endpoints.create, "UpdateEndpoint": endpoints.update,
         "UpdateEndpointWeightsAndCapacities": endpoints.update_weights, "DeleteEndpoint": endpoints.delete,
-        "DescribeEndpoint": describe, "ListEndpoints": list_endpoints, "AddTags": tags.add, "DeleteTags": tags.delete,
+        "DescribeEndpoint": describe, "ListEndpoints": list_endpoints, 
+        "CreateModelPackageGroup": packages.create_group, "DescribeModelPackageGroup": packages.describe_group,
+        "DeleteModelPackageGroup": packages.delete_group, "ListModelPackageGroups": packages.list_groups,
+        "CreateModelPackage": packages.create, "DescribeModelPackage": packages.describe, "UpdateModelPackage": packages.update,
+        "DeleteModelPackage": packages.delete, "ListModelPackages": packages.list_packages,
+        "AddTags": tags.add, "DeleteTags": tags.delete,
         "ListTags": tags.listed, "GetCallerIdentity": _who,
     }  # fmt: skip
 

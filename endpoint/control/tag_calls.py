@@ -8,7 +8,10 @@ from evenkeel.endpoint.control.tags import tag_changes, tags_of
 from evenkeel.endpoint.wire.api_errors import NO_RESOURCE, fail
 from evenkeel.endpoint.wire.json_values import Values
 
-TABLES = {"model": "models", "endpoint-config": "configs", "endpoint": "endpoints"}  # by the kind in an ARN
+TABLES = {
+    "model": "models", "endpoint-config": "configs", "endpoint": "endpoints", "model-package-group": "package_groups",
+    "model-package": "packages",
+}  # by the kind in an ARN  # fmt: skip
 
 
 class TagCalls:
@@ -32,6 +35,7 @@ class TagCalls:
         """As we write it. Raises ApiError where it is nobody's."""
         kind = arn.rpartition(":")[2].partition("/")[0]
         for name in self._store.rows(TABLES.get(kind, "")):
-            if self._settings.arn(kind, name) == arn.lower():
-                return self._settings.arn(kind, name)
+            known = name if kind == "model-package" else self._settings.arn(kind, name)
+            if known == arn.lower():
+                return known
         raise fail(NO_RESOURCE, arn=arn)

@@ -85,6 +85,7 @@ NO_VARIANT = KnownError(
 NO_MODEL_DATA = KnownError(
     "ValidationException", 400, "Could not find model data at {url}.", "amazon-sagemaker-examples #2264, #4479", "O"
 )
+VARIANT_TWICE = KnownError("ValidationException", 400, "Production variant {name} is there twice.", "none", "ours")
 BAD_IMAGE = KnownError(
     "ValidationException", 400,
     "The image {image} cannot be run: this endpoint runs process trees, so Image is `evenkeel` with model data, or the absolute "
@@ -94,6 +95,21 @@ BAD_IMAGE = KnownError(
 
 # ---- the registry and tags ---------------------------------------------------------------------------------------------
 
+NO_PACKAGE_GROUP = KnownError("ValidationException", 400, "Model Package Group {arn} does not exist.", "none", "ours")
+NO_PACKAGE = KnownError("ValidationException", 400, "Model Package {arn} does not exist.", "none", "ours")
+PACKAGE_GROUP_EXISTS = KnownError("ValidationException", 400, "Model Package Group {arn} already exists.", "none", "ours")
+PACKAGE_EXISTS = KnownError("ValidationException", 400, "Model Package {arn} already exists.", "none", "ours")
+PACKAGE_GROUP_FULL = KnownError(
+    "ConflictException", 400, "Model Package Group {arn} holds model packages, and cannot be deleted.",
+    "DeleteModelPackageGroup names ConflictException; the words are ours", "ours",
+)  # fmt: skip
+PACKAGE_NAMELESS = KnownError(
+    "ValidationException", 400, "A model package needs a ModelPackageGroupName or a ModelPackageName.", "none", "ours"
+)
+NOT_APPROVED = KnownError(
+    "ValidationException", 400, "Model Package {arn} is not approved: its ModelApprovalStatus is {status}.",
+    "contract 5.3: an approved version is deployed; the words are ours", "ours",
+)  # fmt: skip
 NO_RESOURCE = KnownError("ResourceNotFound", 400, "Could not find the resource {arn}.", API + "; the words are ours", "ours")
 TOO_MANY_TAGS = KnownError(
     "ResourceLimitExceeded", 400, "A resource can have at most {limit} tags.", API + "; the words are ours", "ours"

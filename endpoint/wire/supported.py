@@ -23,6 +23,8 @@ SAGEMAKER = Service(
         "CreateEndpointConfig", "DescribeEndpointConfig", "DeleteEndpointConfig", "ListEndpointConfigs",
         "CreateEndpoint", "DescribeEndpoint", "DeleteEndpoint", "ListEndpoints",
         "UpdateEndpoint", "UpdateEndpointWeightsAndCapacities",
+        "CreateModelPackageGroup", "DescribeModelPackageGroup", "DeleteModelPackageGroup", "ListModelPackageGroups",
+        "CreateModelPackage", "DescribeModelPackage", "UpdateModelPackage", "DeleteModelPackage", "ListModelPackages",
         "AddTags", "DeleteTags", "ListTags",
     ),
 )  # fmt: skip

@@ -52,12 +52,12 @@ class Context:
 
     def __init__(self, facts: Facts, processors: Sequence[Processor] = ()) -> None:
         self.model_name = facts.model_name
-        self.manifest: Mapping[str, Any] = {}
+        self.manifest: Mapping[str, Any] = {"model": {"modelName": facts.model_name}}
         self.metrics = NoMetrics()
         self.system_properties: Mapping[str, Any] = {
             "model_dir": facts.model_dir, "gpu_id": facts.gpu_id, "batch_size": len(processors),
             "server_name": "evenkeel"}  # fmt: skip
-        self.request_processor = processors
+        self.request_processor = self._request_processor = processors  # TorchServe's name, which scripts use though it is private
 
     @property
     def request_id(self) -> str | None:

@@ -61,7 +61,7 @@ def _accepted(accept: str) -> list[str]:
 
 def only_script(model_dir: str) -> Any:
     """One TorchScript file in the folder, as the PyTorch container has it. No pickle: only the script may load one."""
-    files = sorted(p for p in Path(model_dir).iterdir() if p.suffix in (".pt", ".pth"))
+    files = sorted(p for p in Path(model_dir).iterdir() if p.suffix in (".pt", ".pth") and not p.name.startswith("."))
     if len(files) != 1:
         names = "none" if not files else ", ".join(p.name for p in files)
         raise BadModel("the handler has no model_fn(model_dir) that loads the model, and without one there must be "

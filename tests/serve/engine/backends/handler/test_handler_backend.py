@@ -651,3 +651,20 @@ def test_a_failure_in_a_module_beside_the_script_names_that_file(folder: Folder)
     folder.put("code/beside.py", "def load():\n    raise OSError('no weights')")
     with pytest.raises(BadModel, match=r"^code/beside.py:2: model_fn raised OSError: no weights"):
         handler(folder, "import beside\ndef model_fn(d):\n    return beside.load()")
+
+
+# Ways of TorchServe and of archives from elsewhere ----------------------------------------------------------------------
+
+
+def test_names_of_torchserves_context_are_there(folder: Folder) -> None:
+    script = ECHO + ("def predict_fn(data, model, context):\n    asked = context._request_processor[0]\n"
+                     "    name = context.manifest['model']['modelName']\n"
+                     "    return [asked.get_request_property('accept'), name == context.model_name]")  # fmt: skip
+    assert one(handler(folder, script), request(accept="application/json")).body == b'["application/json",true]'
+
+
+def test_files_that_a_mac_puts_beside_others_are_no_models(folder: Folder) -> None:
+    folder.put("._model.pt", b"")
+    folder.put("code/inference.py", "def predict_fn(data, model): return 1")
+    with pytest.raises(BadModel, match=r"\(found: none\)"):
+        load(folder.manifest(), LoadOptions(threads=1))

@@ -25,6 +25,7 @@ from evenkeel.serve.settings import MIB, Limits
 BATCH_TIMEOUT_S = 600.0  # what the platform waits unless its job says otherwise
 # In effect, none: it sends few requests at once, of as many lines as their bytes hold, so bytes and time bound them enough.
 BATCH_QUEUE_ROWS = 1 << 30
+MODELS_DIR = "/opt/ml/models"  # where the platform puts those of a multi-model endpoint
 FAREWELL_S = 2.0  # of the time for leaving, when what goes on is told so and ended; the processes need it too
 
 
@@ -69,6 +70,15 @@ class Environment:
         """What was set, as it may stand in the log."""
         return {v.name: "(secret)" if v.secret else getattr(self.settings, field)
                 for field, v in FIELDS.items() if v.name in self.origins}  # fmt: skip
+
+    @property
+    def has_many_models(self) -> bool:
+        return self.settings.multi_model or bool(self.settings.models_dir)
+
+    @property
+    def models_dir(self) -> Path:
+        """Where there are many: what lies there may be loaded."""
+        return Path(self.settings.models_dir or MODELS_DIR)
 
     @property
     def model_dir(self) -> Path:

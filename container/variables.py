@@ -156,6 +156,11 @@ class ContainerSettings:
     batch: bool = variable("SAGEMAKER_BATCH", kinds.truth, False, 0, 0,
         "true in a batch transform job: answers of lines end with a newline, the deadline of a request is 600 s, "
         "any number of rows waits")
+    multi_model: bool = variable("SAGEMAKER_MULTI_MODEL", kinds.truth, False, 0, 0,
+        "true: no model at the start; the platform loads and unloads many by POST and DELETE /models")
+    models_dir: str = variable("EVENKEEL_MODELS_DIR", kinds.text, "", 0, 0,
+        "folder of many models, each of its folders one that is loaded at the start under its name; with "
+        "SAGEMAKER_MULTI_MODEL those that may be loaded lie there, and empty means /opt/ml/models")
     safe_port_range: str = variable("SAGEMAKER_SAFE_PORT_RANGE", kinds.text, "", 0, 0,
         "LOW-HIGH: every other port of ours must be inside; the sidecar takes a free one there")
     # fmt: on

@@ -184,6 +184,18 @@ class TooManyRows(EvenkeelError):
     code, status = "too_many_rows", 413
 
 
+class ModelExists(EvenkeelError):
+    """A model of that name is loaded already."""
+
+    code, status = "model_exists", 409
+
+
+class NoRoom(EvenkeelError):
+    """A model that was to be loaded finds no room; nothing else was harmed."""
+
+    code, status = "no_room", 507
+
+
 def families() -> tuple[type[EvenkeelError], ...]:
     """Every error class, in definition order: the wire number of an error is its place here."""
     classes: list[type[EvenkeelError]] = [EvenkeelError]

@@ -49,6 +49,9 @@ class FrontSettings:
     access_log: float = 0.0  # share of the requests that get a line
     self_check_s: float = 0.0  # an engine that has said nothing for so long is asked something; 0: never
     log_fd: int = 1
+    models_fd: int = -1  # the table of models, where there are many; -1: there is one
+    models_dir: str = ""  # where folders of models may lie
+    supervisor: str = ""  # where it is asked to load and unload
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class EngineSettings:
     command_fd: int = -1  # the socket on which it is told what to do; -1 until it is started
     hugging_face: bool = False  # a handler without an input_fn reads bodies as AWS's Hugging Face containers do
     device: str = ""  # the accelerator it shall use, the only one that CUDA_VISIBLE_DEVICES shows it; empty: none
+    many: bool = False  # it begins with no model, and is told of each when it serves
     sharers: int = 1  # engines of this version on that accelerator
     require_gpu: bool = False  # a model that cannot use its device is a failed start
     cache_dir: str = ""  # for what its model's framework builds at a start and the next start may use; empty: none

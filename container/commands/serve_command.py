@@ -12,13 +12,14 @@ from evenkeel.container.commands.start_progress import StartProgress
 from evenkeel.container.commands.view_process import ViewProcess, show_card
 from evenkeel.container.environment import Environment, Given
 from evenkeel.container.plan import start_plan
+from evenkeel.container.plan.processes import ProcessPlan
 from evenkeel.container.plan.start_plan import StartPlan
 from evenkeel.container.supervise import listeners, process_tree
 from evenkeel.container.supervise.run_dir import RunDir
 from evenkeel.container.versions.deployer import Deployer, SwapRules
 from evenkeel.serve.contract.library_lines import capture
 from evenkeel.serve.contract.logline import log, say, setup, sink
-from evenkeel.serve.contract.status_page import Main, StatusPage
+from evenkeel.serve.contract.status_page import PLAN_TEXT, Main, StatusPage
 from evenkeel.serve.errors import BadModel, BadSetting
 
 
@@ -57,11 +58,11 @@ def run(environ: Mapping[str, str], given: Mapping[str, Given]) -> int:
 
 def serve(env: Environment, environ: Mapping[str, str], is_viewed: bool) -> int:
     """`is_viewed`: by a person at a terminal, on a machine of their own."""
-    text = env.settings.log == "text"
-    if is_viewed and not env.is_set("EVENKEEL_MODEL_DIR") and not env.model_dir.is_dir():
+    text, many = env.settings.log == "text", env.has_many_models
+    if is_viewed and not many and not env.is_set("EVENKEEL_MODEL_DIR") and not env.model_dir.is_dir():
         raise BadModel(f"which model? `evenkeel serve FOLDER` serves the one in FOLDER; {env.model_dir}, where containers have "
                        "theirs, does not exist here")  # fmt: skip
-    plan = start_plan.make(env, environ)
+    plan = start_plan.make_of_many(env, environ) if many else start_plan.make(env, environ)
     run_dir = RunDir(env.settings.run_dir)
     reserved = None
     try:
@@ -69,12 +70,18 @@ def serve(env: Environment, environ: Mapping[str, str], is_viewed: bool) -> int:
         listeners.warn_if_alone(data)
         side = listeners.listen_sidecar(env, data.getsockname()[1], or_next=is_viewed)
         reserved = listeners.reserve_grpc(env.sidecar[0], env.settings.grpc_health_port)
-        page = new_page(plan)
-        versions = Deployer(page, plan.catalogue, plan.version, swap_rules(env), {"fault_injection": env.settings.faults})
-        tree = process_tree.make(env, plan.processes, page, versions, run_dir, data, side, text)
-        told = {"address": listeners.home_address(data), "run_dir": str(run_dir.path), "model_dir": str(versions.serving.path)}
+        processes = plan.processes if isinstance(plan, StartPlan) else plan
+        page, folder = new_page(processes), env.models_dir
+        if isinstance(plan, StartPlan):
+            versions = Deployer(page, plan.catalogue, plan.version, swap_rules(env), {"fault_injection": env.settings.faults})
+            tree = process_tree.make(env, processes, page, versions, run_dir, data, side, text)
+            folder = versions.serving.path
+        else:
+            page.write_text(PLAN_TEXT, {"model": {"name": "", "version": ""}, "model_dir": str(folder)})
+            tree = process_tree.of_many(env, processes, page, run_dir, data, side, text)
+        told = {"address": listeners.home_address(data), "run_dir": str(run_dir.path), "model_dir": str(folder)}
         progress = StartProgress(page, tree.sidecar.record, told, steps=text or is_viewed,
-                                 then=partial(show_card, env.inherited) if text else None)  # fmt: skip
+                                 then=partial(show_card, env.inherited) if text and not many else None)  # fmt: skip
 
         def look() -> None:
             progress.look()
@@ -91,11 +98,11 @@ def serve(env: Environment, environ: Mapping[str, str], is_viewed: bool) -> int:
             reserved.close()
 
 
-def new_page(plan: StartPlan) -> StatusPage:
+def new_page(processes: ProcessPlan) -> StatusPage:
     page = StatusPage.create()
     sink().count_in(page.main.count, Main.LINES_LOST)
     page.main.value[Main.STARTED_S] = time.monotonic()
-    page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = plan.processes.fronts, plan.processes.places
+    page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = processes.fronts, processes.places
     return page
 
 

@@ -13,6 +13,7 @@ from evenkeel.container.plan.user_program import is_elsewhere
 from evenkeel.serve.contract import catalogue as catalogues
 from evenkeel.serve.contract.catalogue import Catalogue
 from evenkeel.serve.contract.logline import log
+from evenkeel.serve.errors import BadModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,21 @@ def make(env: Environment, environ: Mapping[str, str]) -> StartPlan:
     _warn(env, environ)
     thread_limit.check(thread_limit.needed(plan))
     return StartPlan(catalogue, version, plan)
+
+
+def make_of_many(env: Environment, environ: Mapping[str, str]) -> ProcessPlan:
+    """Where there are many models: the engines share them. Raises BadSetting and BadModel."""
+    start_checks.protect_token(env)
+    start_checks.require_files()
+    devices, cpus, wanted = start_checks.gpus(env), machine.cpus(), env.settings
+    if wanted.models_dir and not env.models_dir.is_dir():
+        raise BadModel(f"EVENKEEL_MODELS_DIR={wanted.models_dir} is no folder")
+    plan = processes.make(cpus, wanted.fronts, wanted.replicas, wanted.threads or 1, devices=devices)
+    start_checks.bound_engines(plan)
+    log("plan", plan.why(cpus), models_dir=str(env.models_dir), set=env.set_by_hand())
+    _warn(env, environ)
+    thread_limit.check(thread_limit.needed(plan))
+    return plan
 
 
 def _warn(env: Environment, environ: Mapping[str, str]) -> None:

@@ -24,7 +24,8 @@ class Child:
     fds: tuple[int, ...]
     environ: Mapping[str, str] | None = None  # None: as the supervisor's
     device: str = ""  # the accelerator that it uses; "": none
-    order: Callable[[], ModelOrder] | None = None  # what an engine is told to load at its start; None: no engine
+    order: Callable[[], ModelOrder] | None = None  # what an engine is told to load at its start; None: nothing
+    commanded: bool = False  # it is started with a socket for commands
     captured: bool = False  # what it writes on stdout and stderr becomes log lines of ours
     output: ChildOutput | None = None
     link: CommandLink | None = None  # to this life of it

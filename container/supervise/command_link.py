@@ -1,8 +1,8 @@
 """What the supervisor asks one engine, and what it hears back, over a socket that the engine was started with.
 
 How it works. Nothing here waits. `ask` gives a record that later has an answer: the engine's, or NO_ANSWER when its time is
-over or the engine does not speak as it should. Only while something is asked is the socket looked at, so an engine whose script
-writes into it takes nobody's time.
+over or the engine does not speak as it should. Only while something is asked is the socket looked at, so an engine whose
+script writes into it takes nobody's time.
 
 Owner of our end of the socket, for one life of one engine.
 """
@@ -64,6 +64,11 @@ class CommandLink:
     def closed(self) -> bool:
         """Nothing more is asked or heard here."""
         return self._closed
+
+    @property
+    def has_room(self) -> bool:
+        """Something more can be asked, and a drain after it."""
+        return len(self._asked) < ASKED_MAX - 1
 
     @property
     def asks(self) -> bool:

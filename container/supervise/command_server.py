@@ -1,8 +1,9 @@
 """The supervisor's end of the command channel: a Unix socket in the run directory, and who is connected to it.
 
-How it works. Nothing here waits. The supervisor asks what to look at (`readers`, `writers`), sleeps on it with all else that it
-waits for, and gives a `turn`. After a turn in which something came it rests a moment, so that nobody who asks without end takes
-the supervisor's time. A connection is one of a few and ends when it asks nothing: each of ours is made for one question.
+How it works. Nothing here waits. The supervisor asks what to look at (`readers`, `writers`), sleeps on it with all else that
+it waits for, and gives a `turn`. After a turn in which something came it rests a moment, so that nobody who asks without end
+takes the supervisor's time. A connection is one of a few and ends when it asks nothing: each of ours is made for one
+question.
 
 Owner of the connections. The listening socket is the run directory's.
 """
@@ -55,6 +56,14 @@ class CommandServer:
                 self._forget(fd)
         if self._listener.fileno() in ready:
             self._accept(now_s)
+
+    def answer_due(self, now_s: float) -> None:
+        """What took its time and is over: before the sleep, for nothing would end it."""
+        for fd, peer in list(self._peers.items()):
+            try:
+                peer.answer_due(now_s)
+            except PeerClosed:
+                self._forget(fd)
 
     def _serve(self, fd: int, peer: CommandPeer, now_s: float) -> None:
         if peer.wants_to_write:

@@ -43,8 +43,28 @@ def engines(
         fds = (fd, page.fd, log_fd)
         device = plan.device(place)
         children.append(Child("engine", place, command, fds, env.on_device(environ, device), device,
-                              order=partial(order_of, slot, versions.name, env), captured=True))  # fmt: skip
+                              order=partial(order_of, slot, versions.name, env), commanded=True,
+                              captured=True))  # fmt: skip
         versions.place(slot, children[-1])
+    return children
+
+
+def of_many(
+    env: Environment, plan: ProcessPlan, page: StatusPage, sockets: Sequence[UnixListener], run_dir: Path, text: bool
+) -> list[Child]:
+    """Engines that begin with no model."""
+    children, environ, log_fd = [], env.for_engines(run_dir), sink().fd
+    for place in range(plan.places):
+        fd, device = sockets[place].fd, plan.device(place)
+
+        def command(epoch: int, place: int = place, fd: int = fd, device: str = device) -> list[str]:
+            return role_command("evenkeel.serve.engine.process", serve_settings.dump(EngineSettings(
+                place=place, epoch=epoch, listen_fd=fd, status_fd=page.fd, threads=plan.threads, log_text=text, log_fd=log_fd,
+                device=device, many=True, sharers=plan.sharers, cache_dir=str(run_dir.absolute() / f"cache-{place}"),
+                require_gpu=env.settings.require_gpu != "0")))  # fmt: skip
+
+        children.append(Child("engine", place, command, (fd, page.fd, log_fd), env.on_device(environ, device), device,
+                              commanded=True, captured=True))  # fmt: skip
     return children
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from evenkeel.container.environment import Environment
@@ -15,14 +16,24 @@ from evenkeel.container.supervise.run_dir import UnixListener
 from evenkeel.serve import settings as serve_settings
 from evenkeel.serve.contract import cgroup, fingerprint
 from evenkeel.serve.contract.logline import log, sink
+from evenkeel.serve.contract.model_table import ModelTable
 from evenkeel.serve.contract.process_setup import role_command
 from evenkeel.serve.contract.status_page import StatusPage
 from evenkeel.serve.settings import MIB, FrontSettings
 
 
+@dataclass(frozen=True, slots=True)
+class ManyModels:
+    """What fronts need where there are many: the table, where the supervisor is asked, and where folders of models lie."""
+
+    table: ModelTable
+    commands: UnixListener
+    folder: str
+
+
 def front(
     env: Environment, plan: ProcessPlan, page: StatusPage, data: socket.socket, sockets: Sequence[UnixListener], text: bool,
-    model_bytes: int,
+    model_bytes: int, many: ManyModels | None = None,
 ) -> Child:  # fmt: skip
     left_bytes = machine.memory_left(cgroup.ROOT)
     limits = env.limits(processes.queue_bytes(left_bytes, plan, model_bytes))
@@ -36,8 +47,16 @@ def front(
         engine_sockets=tuple(s.address for s in sockets),
         default_accept=env.settings.default_accept or None, drain_s=env.settings.drain_s,
         log_text=text, log_fd=sink().fd, timeout_s=env.settings.front_timeout_s,
-        access_log=env.settings.access_log, self_check_s=env.settings.self_check_s))  # fmt: skip
-    fds = (data.fileno(), page.fd, sink().fd, *(s.node_fd for s in sockets))
+        access_log=env.settings.access_log, self_check_s=env.settings.self_check_s,
+        models_fd=many.table.fd if many else -1, models_dir=many.folder if many else "",
+        supervisor=many.commands.address if many else ""))  # fmt: skip
+    fds = (
+        data.fileno(),
+        page.fd,
+        sink().fd,
+        *(s.node_fd for s in sockets),
+        *((many.table.fd, many.commands.node_fd) if many else ()),
+    )
     return Child(
         "front", 0, lambda epoch: role_command("evenkeel.serve.front.process", argument), fds, environ=env.without_devices,
                  captured=True)  # fmt: skip

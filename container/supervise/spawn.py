@@ -27,7 +27,7 @@ def spawn(page: StatusPage, child: Child) -> None:
     block = clear(page, child.place) if child.role == "engine" else None
     if block is not None:
         block.count[Engine.EPOCH] = child.epoch
-    ours, theirs = socket.socketpair() if child.order is not None else (None, None)
+    ours, theirs = socket.socketpair() if child.commanded else (None, None)
     read_end, write_end = os.pipe2(os.O_CLOEXEC) if child.captured else (None, None)
     try:
         child.process = _start(child, theirs, write_end)

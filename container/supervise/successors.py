@@ -85,8 +85,8 @@ class Successors:
     def _begin(self, child: Child) -> None:
         fresh = Child(
             child.role, warm_successor.SPARE, lambda epoch: warm_successor.command(child.command(epoch)), child.fds,
-            child.environ, child.device, child.order, child.captured, epoch=child.epoch, history=child.history, beside=child,
-        )  # fmt: skip
+            child.environ, child.device, child.order, child.commanded, child.captured, epoch=child.epoch, history=child.history,
+            beside=child)  # fmt: skip
         try:
             spawn(self._page, fresh)
         except OSError as e:

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from evenkeel.container.models.placement import Placement
 from evenkeel.container.supervise import engine_leave, engine_order, supervisor_commands
 from evenkeel.container.supervise.child import Child
 from evenkeel.container.supervise.departure import Departure
@@ -30,13 +31,14 @@ class Supervisor:
     def __init__(
         self, page: StatusPage, children: list[Child], restart_limit: int, departure: Departure,
         limits: WatchLimits = WatchLimits(),  # noqa: B008  frozen
-        versions: Deployer | None = None, commands: socket.socket | None = None,
+        versions: Deployer | None = None, commands: socket.socket | None = None, models: Placement | None = None,
     ) -> None:  # fmt: skip
-        """`commands`: the socket on which it is told what to do."""
+        """`commands`: the socket on which it is told what to do. `models`: which are loaded where, if there are many."""
         self._page, self._children, self._departure, self._versions = page, children, departure, versions
         self._watch = ProcessWatch(page, children, limits, versions)
         self._ended = EndedProcesses(page, children, restart_limit, departure, self._watch, versions)
-        self._wakeups = Wakeups(children, supervisor_commands.serve(commands, departure, versions))
+        self._models = models
+        self._wakeups = Wakeups(children, supervisor_commands.serve(commands, departure, versions, models))
         self.on_tick: Callable[[], None] = lambda: None
 
     def run(self) -> int:
@@ -66,6 +68,8 @@ class Supervisor:
         if self._versions is not None:
             self._versions.tick(now_s)
         start_due(self._page, self._children, now_s)
+        if self._models is not None:
+            self._models.tick(now_s)
         self._watch.watch()
 
     def _answer_on(self, now_s: float) -> None:

@@ -28,6 +28,8 @@ class Wakeups:
         """Up to `wait_s`, and heed what came meanwhile."""
         now_s = time.monotonic()
         outputs, wait_s = self._outputs(now_s, wait_s)
+        if self._commands is not None:
+            self._commands.answer_due(now_s)
         readers, writers, wait_s = self._commanding(now_s, wait_s)
         links, asking, wait_s = self._links(now_s, wait_s)
         readable, writable, _ = select.select([self._read_end, *outputs, *readers, *links], [*writers, *asking], [], wait_s)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import socket
 
-from evenkeel.serve.contract.commands import LINE_BYTES_MAX, Answer, CommandHandler, answer_line, answer_to, busy
+from evenkeel.serve.contract.commands import LINE_BYTES_MAX, Answer, CommandHandler, Later, answer_line, answer_to, busy
 
+LATER_MAX = 8  # requests of one connection that take their time
 IN_FLIGHT_MAX = 4  # requests of one connection at once; ours send one and wait for its answer
 UNSENT_BYTES_MAX = 4 * LINE_BYTES_MAX
 PART_S_MAX = 5.0  # from the first byte of a line to its last, and until an answer is taken
@@ -25,6 +26,7 @@ class CommandPeer:
         sock.setblocking(False)
         self._sock = sock
         self._rest, self._unsent = b"", b""
+        self._later: list[Later] = []  # begun, and not answered yet
         self._part_since_s = self._unsent_since_s = 0.0  # 0: no part of a line is here, or waits to go
         self._ending = False
 
@@ -45,7 +47,7 @@ class CommandPeer:
 
     @property
     def idle(self) -> bool:
-        return not self._rest and not self._unsent
+        return not self._rest and not self._unsent and not self._later
 
     def overdue(self, now_s: float) -> bool:
         return any(at_s and now_s - at_s > PART_S_MAX for at_s in (self._part_since_s, self._unsent_since_s))
@@ -95,8 +97,13 @@ class CommandPeer:
     def obey(self, handler: CommandHandler, now_s: float) -> int:
         """Answer what has come. Returns how many requests that were. Raises PeerClosed."""
         lines = self.read(now_s)
-        obeyed = [answer_to(line, now_s, handler) for line in lines[:IN_FLIGHT_MAX]]
-        answers = [answer for answer in obeyed if answer is not None]
+        answers: list[Answer] = []
+        for line in lines[:IN_FLIGHT_MAX]:
+            if len(self._later) >= LATER_MAX:
+                answers.append(busy(line, f"at most {LATER_MAX} commands at once", RETRY_S))
+                continue
+            answer = answer_to(line, now_s, handler)
+            self._later.append(answer) if isinstance(answer, Later) else answers.append(answer)
         if len(lines) > IN_FLIGHT_MAX:
             self._ending = True
             answers.append(busy(lines[IN_FLIGHT_MAX], f"at most {IN_FLIGHT_MAX} commands at once", RETRY_S))
@@ -108,9 +115,12 @@ class CommandPeer:
         self._ending = True
         self._answer([busy(b"", message, RETRY_S)], now_s)
 
-    def answer_later(self, answer: Answer, now_s: float) -> None:
-        """That of a request that took its time. Raises PeerClosed."""
-        self._answer([answer], now_s)
+    def answer_due(self, now_s: float) -> None:
+        """Those that took their time and are over by now. Raises PeerClosed."""
+        if self._later and not self._unsent:
+            answers = [(later, later.answer()) for later in self._later]
+            self._later = [later for later, answer in answers if answer is None]
+            self._answer([answer for _, answer in answers if answer is not None], now_s)
 
     def _answer(self, answers: list[Answer], now_s: float) -> None:
         if answers:

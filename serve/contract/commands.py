@@ -34,6 +34,8 @@ class Verb(StrEnum):
     DESCRIBE = "describe"  # engines: what is loaded there
     LOAD = "load"  # engines: load this model, and answer when it takes requests
     UNLOAD = "unload"  # engines: take nothing more for this model, and answer when its memory is free
+    ADD_MODEL = "add_model"  # the supervisor of many models: have this one loaded
+    REMOVE_MODEL = "remove_model"  # the supervisor of many models: have it unloaded
 
 
 ARGUMENTS: Mapping[Verb, Mapping[str, type]] = {
@@ -42,6 +44,8 @@ ARGUMENTS: Mapping[Verb, Mapping[str, type]] = {
     Verb.DESCRIBE: {},
     Verb.LOAD: model_order.REQUIRED,
     Verb.UNLOAD: {"number": int, "generation": int},
+    Verb.ADD_MODEL: {"name": str, "url": str, "folder": str},
+    Verb.REMOVE_MODEL: {"name": str},
 }
 OPTIONAL_ARGUMENTS: Mapping[Verb, Mapping[str, type]] = {Verb.LOAD: model_order.OPTIONAL}
 
@@ -57,6 +61,8 @@ class Refusal(StrEnum):
     REFUSED = "refused"  # understood, and not possible now
     FAILED = "failed"  # tried, and it did not work: what was there before is as it was
     NO_MEMORY = "no_memory"  # as failed, and with more memory it might work
+    LOADED = "loaded"  # a model of that name is loaded already
+    NOT_LOADED = "not_loaded"  # no model of that name is
     NO_ANSWER = "no_answer"  # said by the one who asked: nothing came back in time
 
 
@@ -91,22 +97,40 @@ class Answer:
         return self.result
 
 
+@dataclass(slots=True, eq=False)
+class Later:
+    """What comes of a command that takes its time. `outcome` is set once, from any thread; `id` by whom it is answered."""
+
+    outcome: Result | CommandError | None = None
+    id: int = 0
+
+    def answer(self) -> Answer | None:
+        """None: it is not over yet."""
+        outcome = self.outcome
+        if outcome is None:
+            return None
+        return Answer(self.id, {}, outcome) if isinstance(outcome, CommandError) else Answer(self.id, outcome)
+
+
 class CommandHandler(Protocol):
     """Obeys the verbs that it knows."""
 
-    def handle(self, command: Command, now_s: float) -> Result | None:
-        """None: it has begun, and its answer comes later. Raises CommandError, with nothing changed."""
+    def handle(self, command: Command, now_s: float) -> Result | Later:
+        """Raises CommandError, with nothing changed."""
 
 
-def answer_to(line: bytes, now_s: float, handler: CommandHandler) -> Answer | None:
-    """Obey the request in this line, if it is one and in time. None: its answer comes later."""
+def answer_to(line: bytes, now_s: float, handler: CommandHandler) -> Answer | Later:
+    """Obey the request in this line, if it is one and in time."""
     data: Any = None
     try:
         data = _json_object(line)
         command = _command(data)
         _check_deadline(command, now_s)
         result = handler.handle(command, now_s)
-        return None if result is None else Answer(command.id, result)
+        if isinstance(result, Later):
+            result.id = command.id
+            return result
+        return Answer(command.id, result)
     except CommandError as e:
         return Answer(_id(data), {}, e)
 

@@ -9,7 +9,6 @@ finishes what was accepted. Owner of the engine's end of the socket.
 from __future__ import annotations
 
 import os
-import queue
 import signal
 import socket
 import threading
@@ -20,7 +19,7 @@ from select import select
 from typing import Protocol
 
 from evenkeel.serve.contract.command_peer import CommandPeer, PeerClosed
-from evenkeel.serve.contract.commands import Answer, Command, CommandError, Result, Verb, unknown_here
+from evenkeel.serve.contract.commands import Command, CommandError, Later, Result, Verb, unknown_here
 from evenkeel.serve.contract.model_order import ModelOrder
 
 FLUSH_S = 1.0
@@ -48,7 +47,6 @@ class EngineCommands:
         self._main = threading.main_thread().ident or 0
         self._drains = False
         self.models = models
-        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self._answered = threading.Event()  # nothing waits to be answered
         self._answered.set()
@@ -58,14 +56,13 @@ class EngineCommands:
         os.register_at_fork(after_in_child=self._socket.close)  # in a child of the script: commands are the parent's
         threading.Thread(target=self._listen, name="commands", daemon=True).start()
 
-    def handle(self, command: Command, now_s: float) -> Result | None:
+    def handle(self, command: Command, now_s: float) -> Result | Later:
+        arguments = command.arguments
         match command.verb:
             case Verb.LOAD:
-                self.models.load(ModelOrder.from_arguments(command.arguments), partial(self._finish, command.id))
-                return None
+                return self._begin(partial(self.models.load, ModelOrder.from_arguments(arguments)))
             case Verb.UNLOAD:
-                self.models.unload(**command.arguments, finish=partial(self._finish, command.id))
-                return None
+                return self._begin(partial(self.models.unload, arguments["number"], arguments["generation"]))
             case Verb.DESCRIBE:
                 return self.models.describe()
             case Verb.DRAIN:
@@ -74,9 +71,14 @@ class EngineCommands:
             case _:
                 raise unknown_here(command.verb)
 
-    def _finish(self, id: int, outcome: Result | CommandError) -> None:
+    def _begin(self, begin: Callable[[Finish], None]) -> Later:
+        later = Later()
+        begin(partial(self._finish, later))
+        return later
+
+    def _finish(self, later: Later, outcome: Result | CommandError) -> None:
         self._answered.clear()
-        self._answers.put(Answer(id, {}, outcome) if isinstance(outcome, CommandError) else Answer(id, outcome))
+        later.outcome = outcome
         os.eventfd_write(self._wake_fd, 1)
 
     def flush(self) -> None:
@@ -95,9 +97,8 @@ class EngineCommands:
                     peer.flush()
                 elif peer in ready:
                     peer.obey(self, time.monotonic())
-                while not peer.wants_to_write and not self._answers.empty():
-                    peer.answer_later(self._answers.get(), time.monotonic())
-                if not peer.wants_to_write and self._answers.empty():
+                peer.answer_due(time.monotonic())
+                if not peer.wants_to_write:
                     self._answered.set()
                 if self._drains and not peer.wants_to_write:  # the answer first: we may end at once
                     self._drains = False

@@ -16,6 +16,7 @@ from evenkeel.serve.contract import logline
 from evenkeel.serve.contract.lifecycle import ReplicaState
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.status_page import Engine
+from evenkeel.serve.engine.backends import loader
 from evenkeel.serve.engine.cycle.cycle import Cycle
 from evenkeel.serve.engine.front_greeting import meet_fronts
 from evenkeel.serve.engine.models import explain, succession
@@ -23,6 +24,8 @@ from evenkeel.serve.engine.models.model_loads import ModelLoads
 from evenkeel.serve.engine.models.proof import proven, tell
 from evenkeel.serve.engine.models.short_proof import loaded_briefly
 from evenkeel.serve.engine.start import Start
+
+WARM_BACKEND = "onnx"  # of an engine of many models
 
 if TYPE_CHECKING:
     from evenkeel.serve.contract.model_order import ModelOrder
@@ -64,13 +67,45 @@ def run(start: Start, order: ModelOrder) -> None:
         life.become(ReplicaState.CLOSED)
 
 
+def run_many(start: Start) -> None:
+    """Meet the fronts, serve what is loaded meanwhile, leave."""
+    settings, life, ledger = start.settings, start.life, start.ledger
+    ledger.before("import")
+    with ledger.phase("import"):
+        loader(WARM_BACKEND)  # so that the first model need not wait for it
+    explanation = explain.Explanation(start.page, settings.place, ledger, settings.epoch)
+    cycle = _empty_cycle(start)
+    loads = ModelLoads(cycle, partial(loaded_briefly, settings))
+    loads.start()
+    start.commands.models = loads
+    start.commands.start()
+    settle()
+    life.become(ReplicaState.WARMING)
+    meet_fronts(cycle, start.page, settings)
+    explanation.update(startup=ledger.to_json())
+    if not cycle.closing:
+        life.become(ReplicaState.READY)
+    cycle.serve()
+    cycle.close()
+    if life.state is ReplicaState.READY:
+        life.become(ReplicaState.DRAINING)
+    life.become(ReplicaState.CLOSED)
+
+
 def _cycle(start: Start, replica: Replica, explanation: Explanation) -> Cycle:
-    """With the replica in it, and told by SIGTERM to close."""
+    """With the replica in it."""
     block = start.life.block
     block.value[Engine.ROW_COST_S] = replica.cost.default.cheapest_row(replica.rows_max)
     block.value[Engine.RUN_LIMIT_S] = replica.manifest.run_s_max or 0.0
-    cycle = Cycle(socket.socket(fileno=os.dup(start.settings.listen_fd)), block, start.settings.epoch)
+    cycle = _empty_cycle(start)
     cycle.add(replica).queue.on_change = lambda: explanation.update(batching=explain.batching(replica))
+    return cycle
+
+
+def _empty_cycle(start: Start) -> Cycle:
+    """Told by SIGTERM to close."""
+    cycle = Cycle(socket.socket(fileno=os.dup(start.settings.listen_fd)), start.life.block, start.settings.epoch,
+                  many=start.settings.many)  # fmt: skip
 
     def close(signum: int, frame: FrameType | None) -> None:
         cycle.closing = True

@@ -47,8 +47,9 @@ class Peer:
 class Peers:
     """All of them, and the listening socket, which belongs to the supervisor and outlives this process."""
 
-    def __init__(self, listener: socket.socket, epoch: int) -> None:
-        self._epoch = epoch
+    def __init__(self, listener: socket.socket, epoch: int, many: bool) -> None:
+        """`many`: no model is this engine's own."""
+        self._epoch, self._many = epoch, many
         self._infos: dict[int, dict[str, Any]] = {}  # of the models that are loaded, by reference
         self._news: deque[tuple[Peer, bytes]] = deque()  # about models, to be told as soon as that is possible
         self._info_fd, self._hello = NO_FD, b""  # what a front that comes is told; NO_FD: to be made anew
@@ -107,7 +108,7 @@ class Peers:
 
     def _say_hello(self, peer: Peer) -> None:
         if self._info_fd == NO_FD:
-            text = _encode({"models": list(self._infos.values()), "epoch": self._epoch}).encode()
+            text = _encode({"models": list(self._infos.values()), "epoch": self._epoch, "many": self._many}).encode()
             self._info_fd = spill(text)
             self._hello = REPLY.pack(descriptor.HELLO, PROTOCOL, 0, 0, 0, 0, len(text), 0)
         peer.channel.send_with(self._hello, os.dup(self._info_fd), gives=True)

@@ -1,7 +1,7 @@
 """The engine process: how it begins and how it ends. Owner of its block of the status page, but for PID and EPOCH.
 
-Started by the supervisor as `python -m evenkeel.serve.engine.process '<EngineSettings as JSON>'`, with the listening socket and
-the status page inherited, and told by command which model to load. What it does then is in engine_run.py. Exits with
+Started by the supervisor as `python -m evenkeel.serve.engine.process '<EngineSettings as JSON>'`, with the listening socket
+and the status page inherited, and told by command which model to load. What it does then is in engine_run.py. Exits with
 EXIT_BAD_MODEL when starting it again could not help.
 """
 
@@ -38,18 +38,23 @@ def main() -> None:
     start = Start.of(settings, signals)
     life = start.life
     logline.sink().count_in(life.block.count, Engine.LINES_LOST)
-    start.commands.start()
+    if not settings.many:
+        start.commands.start()
     try:
-        order = start.first.wait()
+        order = None if settings.many else start.first.wait()
         life.become(ReplicaState.LOADING)
-        from evenkeel.serve.engine.engine_run import run  # NumPy comes with it, so only from here on
+        from evenkeel.serve.engine.engine_run import run, run_many  # NumPy comes with it, so only from here on
 
-        run(start, order)
+        if order is None:
+            run_many(start)
+        else:
+            run(start, order)
     except BadModel as e:
         life.become(ReplicaState.FAILED)
         log("bad_model", e.message)
-        start.first.done(CommandError(Refusal.FAILED, e.message))
-        start.commands.flush()
+        if not settings.many:
+            start.first.done(CommandError(Refusal.FAILED, e.message))
+            start.commands.flush()
         logline.leave(EXIT_BAD_MODEL)
     except DeviceLost as e:
         log("device_lost", f"the device is in a state that only a new process can leave: {e}")

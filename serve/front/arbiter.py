@@ -47,7 +47,7 @@ class Application(BaseApplication):  # type: ignore[misc]
     def load(self) -> FastAPI:
         """Once, before the first worker is forked. What there is by then lives for ever: a collector that looked at it again in a
         worker would write to each of its pages, and none would be shared any more."""
-        application = build()
+        application = build(many=self.settings.models_fd >= 0)
         gc.collect()
         gc.freeze()
         return application

@@ -11,7 +11,8 @@ import signal
 import sys
 import time
 import traceback
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import uvicorn
 import uvloop
@@ -20,6 +21,7 @@ from gunicorn.workers.base import Worker
 
 from evenkeel.serve.contract import logline
 from evenkeel.serve.contract.logline import log
+from evenkeel.serve.contract.model_table import LoadedNames, ModelTable
 from evenkeel.serve.contract.process_setup import EXIT_BUG, die_with_parent
 from evenkeel.serve.contract.status_page import FRONTS_MAX, Front, Main, StatusPage
 from evenkeel.serve.front.http.acceptor import Server
@@ -29,8 +31,12 @@ from evenkeel.serve.front.http.protocol import FrontProtocol
 from evenkeel.serve.front.pages.paced import Paced
 from evenkeel.serve.front.request.invocations import Invocations
 from evenkeel.serve.front.routing.front_warmup import FrontWarmup
+from evenkeel.serve.front.routing.named_models import NamedModels
 from evenkeel.serve.front.routing.self_check import SelfCheck
 from evenkeel.serve.settings import FrontSettings
+
+if TYPE_CHECKING:
+    from evenkeel.serve.front.pages.models_pages import ModelsApi
 
 LEAVING_LOOK_S = 0.05
 # After which a thread that decodes gives way to the event loop. The loop asks anew at each event: at Python's own 5 ms 400 new
@@ -72,10 +78,14 @@ class FrontWorker(Worker):  # type: ignore[misc]
         block = page.front(place)
         logline.rename(f"front-{place}")
         logline.sink().count_in(block.count, Front.LINES_LOST)
-        invocations = Invocations(page, place, settings.engine_sockets, settings.limits, access_log=settings.access_log)
+        named = NamedModels(LoadedNames(ModelTable(settings.models_fd))) if settings.models_fd >= 0 else None
+        invocations = Invocations(page, place, settings.engine_sockets, settings.limits, access_log=settings.access_log,
+                                  named=named)  # fmt: skip
         block.value[Front.BEAT_S] = time.monotonic()  # a worker that ends within its first second was there, too
         block.count[Front.PID] = os.getpid()  # what the worker before it knew of engines is cleared by now
         self.wsgi.state.count_error, self.wsgi.state.page = invocations.outcomes.count_error, page
+        if named is not None:
+            self.wsgi.state.models = models_api(settings, named.names)
         self.wsgi.state.execution = invocations.engines.execution
         limits = dataclasses.replace(settings.limits, connections_max=connections_possible(settings.limits.connections_max))
         connections = Connections(page, block, invocations, limits, settings.default_accept)
@@ -108,6 +118,13 @@ class FrontWorker(Worker):  # type: ignore[misc]
 
     async def _beat(self) -> None:
         self.notify()
+
+
+def models_api(settings: FrontSettings, names: LoadedNames) -> ModelsApi:
+    from evenkeel.serve.front.pages.models_pages import ModelsApi  # here, because a front of one model needs none of it
+    from evenkeel.serve.front.pages.supervisor_client import SupervisorClient
+
+    return ModelsApi(names, SupervisorClient(settings.supervisor), Path(settings.models_dir))
 
 
 def leave_on_a_bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -1,11 +1,11 @@
 """STORY 2: what an engine does, again and again: take, gather, run, scatter, reply.
 
-One thread. While a batch runs, records wait in the sockets; when it is done all of them are taken at once, and that is
-the next batch. The engine owns each slot from its SUBMIT until the reply with the same id has been written, and it
-replies to every SUBMIT exactly once: with an answer, or with a fault. It never speaks HTTP and never sees a client.
+One thread. While a batch runs, records wait in the sockets; when it is done all of them are taken at once, and that is the
+next batch. The engine owns each slot from its SUBMIT until the reply with the same id has been written, and it replies to
+every SUBMIT exactly once: with an answer, or with a fault. It never speaks HTTP and never sees a client.
 
-This file is the loop: who gets what has come, and whose turn it is. What waits for a model is in model_queue.py; how its batches
-run, in run_now.py, run_handler.py and launch_complete.py.
+This file is the loop: who gets what has come, and whose turn it is. What waits for a model is in model_queue.py; how its
+batches run, in run_now.py, run_handler.py and launch_complete.py.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ class Cycle:
     """Who is connected, and which models are here. `serve` is the story."""
 
     def __init__(
-        self, listener: socket.socket, block: StatusBlock, epoch: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+        self, listener: socket.socket, block: StatusBlock, epoch: int, clock: Callable[[], float] = time.monotonic,
+        many: bool = False,
+    ) -> None:  # fmt: skip
+        """`many`: no model is this engine's own."""
         self.closing = False
         self.models: LoadedModels[ModelCycle] = LoadedModels()
         self._block, self._clock = block, clock
-        self._peers = Peers(listener, epoch)
+        self._peers = Peers(listener, epoch, many)
         self._engine = EngineContext(block, RunStamp(block, epoch, clock), self._peers, clock)
         self._expired_at_s = 0.0
         self._calls: deque[Callable[[], None]] = deque()

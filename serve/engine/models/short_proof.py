@@ -1,13 +1,15 @@
-"""A model that is loaded while others serve: proven by its samples and a batch of two, in milliseconds. What its batches cost is
-learned as they run."""
+"""A model that is loaded while others serve: proven by its samples and a batch of two, in milliseconds. What its batches cost
+is learned as they run."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evenkeel.serve.batching.cost import FIRST_BATCHES, Curve
+from evenkeel.serve.contract import manifest as manifests
 from evenkeel.serve.engine.backends.base import LoadOptions
 from evenkeel.serve.engine.models import replica as replicas
 from evenkeel.serve.engine.models import samples
@@ -31,8 +33,13 @@ def loaded_briefly(settings: EngineSettings, order: ModelOrder) -> Replica:
     options = LoadOptions(
         settings.threads, settings.device, settings.sharers, settings.require_gpu, Ledger(), False, settings.hugging_face, cache
     )
+    manifest = manifests.load(Path(order.folder), order.name, order.version, order.program)
+    if manifest.backend == "handler":
+        raise BadModel("models with Python code cannot be loaded beside others yet: serve it in a container of its own")
     replica = replicas.load(Path(order.folder), options, order.name, order.version, order.program)
     replica.number, replica.revision, replica.counters = order.number, order.generation, order.counters
+    if order.name:  # by which it is asked for, whatever its manifest calls it
+        replica.manifest = dataclasses.replace(replica.manifest, name=order.name)
     if 0 < order.rows_max < replica.rows_max:
         replica.rows_max = replica.rows_fit = order.rows_max
     prove_briefly(replica)

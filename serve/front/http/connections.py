@@ -37,7 +37,7 @@ class Connections:
         self, page: StatusPage, block: StatusBlock, invocations: Invocations, limits: Limits, default_accept: str | None
     ) -> None:
         self.page, self.block, self.invocations, self.limits = page, block, invocations, limits
-        self.default_accept = default_accept
+        self.default_accept, self.many = default_accept, invocations.engines.named is not None
         self.shapes = HeadShapes()
         self.open: set[ClientConnection] = set()
         self._idle: IdleConnections[ClientConnection] = IdleConnections()

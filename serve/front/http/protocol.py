@@ -12,6 +12,7 @@ silence.py. It never decodes a body.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ class FrontProtocol(WholeRequests):
         self.connections.admit(self)
 
     def begin(self, head: RequestHead, raw: bytes) -> None:
-        place = routes.find(head.method, head.target)
+        place = routes.find(head.method, head.target, self.connections.many)
         route, refused = (place, None) if isinstance(place, Route) else (Route.NOWHERE, place)
         if route is not Route.PING and self.connections.reserve and self in self.connections.reserve:
             raise self.connections.too_many()
@@ -69,11 +70,13 @@ class FrontProtocol(WholeRequests):
             return
         keep_alive, accept = head.keep_alive and not self._leaving, self.connections.default_accept
         hot_head = build(route, head.method, head.values, keep_alive, accept)
+        if route is Route.NAMED:
+            hot_head = dataclasses.replace(hot_head, model_name=routes.model_name(head.target))
         self.request = invocation = Invocation(self, hot_head, raw)
         invocation.length = head.length
         invocation.delimited = head.version == "1.1"
         invocation.refused = refused or self.bodies.too_large(head.length or 0)
-        if invocation.refused is None and keep_alive:
+        if invocation.refused is None and keep_alive and route is not Route.NAMED:  # a shape for each name would be too many
             self._shape = self.connections.shapes.note(raw, head, hot_head)
 
     def take_body(self, piece: bytes) -> None:
@@ -112,6 +115,8 @@ class FrontProtocol(WholeRequests):
             self.answer_error(request, request.refused)
         elif request.head.route is Route.PING:
             self.answer_ping(request)
+        elif request.head.route is Route.NAMED:
+            self.connections.invocations.begin_named(request, body)
         else:
             self.connections.block.count[_ARRIVED_PARSED] += 1
             self._row_batcher.arrive(request, body)

@@ -28,6 +28,7 @@ class Route(IntEnum):
     PING = 1
     APPLICATION = 2
     NOWHERE = 3  # the request is refused
+    NAMED = 4  # as INVOKE, for the model that the path names
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Head:
     is_head: bool  # the method is HEAD: an answer has no body
     keep_alive: bool
     formats: Formats
+    model_name: str = ""  # that its path names
 
 
 _JSON = codec.decoder_for("application/json")
@@ -61,7 +63,7 @@ _numbers = itertools.count(1)
 
 def build(route: Route, method: bytes, values: Mapping[bytes, bytes], keep_alive: bool, default_accept: str | None) -> Head:
     """Read the headers that matter; their names are lower case. Unknown headers are ignored, as the contract asks."""
-    if route is not Route.INVOKE:
+    if route is not Route.INVOKE and route is not Route.NAMED:
         return Head(route, method == b"HEAD", keep_alive, NO_FORMATS)
     get = values.get
     content_type, encoding = get(b"content-type", b""), get(b"content-encoding")

@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # as evenkeel.serve.exposition says, which only a scrape imports
 
 
-def build() -> FastAPI:
-    """The application; the worker sets `app.state.count_error` and `app.state.page`."""
+def build(many: bool = False) -> FastAPI:
+    """The application; the worker sets `app.state.count_error` and `app.state.page`. `many`: for many models, and the worker sets
+    `app.state.models`."""
     app = FastAPI(title="evenkeel", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.include_router(health_pages.router)
+    if many:
+        from evenkeel.serve.front.pages import models_pages  # here, because a front of one model needs none of it
+
+        app.include_router(models_pages.routes)
     metrics = Metrics()
 
     @app.get("/metrics")

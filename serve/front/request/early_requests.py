@@ -1,4 +1,5 @@
-"""Requests that came while no engine had greeted this worker. If the container is ready, or would be but for that, one soon will.
+"""Requests that came while no engine had greeted this worker. If the container is ready, or would be but for that, one soon
+will.
 
 Owner of them: bounded in number, in bytes and by their deadline.
 """
@@ -28,10 +29,11 @@ class EarlyRequests:
         self._timeout_s, self._bytes_max = limits.request_timeout_s, limits.queue_bytes_max
         self.waiting: list[tuple[Invocation, Body]] = []
 
-    def wait(self, invocation: Invocation, body: Body) -> None:
-        """Raises NotReady or TooManyBytes for one that need not wait, or may not."""
+    def wait(self, invocation: Invocation, body: Body, is_loaded: bool = False) -> None:
+        """Raises NotReady or TooManyBytes for one that need not wait, or may not. `is_loaded`: its model is, among many, and its
+        engine is being started again."""
         verdict = self._page.verdict()
-        expected = verdict.ready or verdict.reason is Reason.NOT_CONNECTED
+        expected = is_loaded or verdict.ready or verdict.reason is Reason.NOT_CONNECTED
         if not expected or len(self.waiting) >= EARLY_MAX:
             raise NotReady("the model is still loading or warming; /ping turns 200 when it is ready", retry_after_s=1)
         if len(body) + sum(len(other) for _, other in self.waiting) > self._bytes_max:

@@ -100,12 +100,11 @@ class Failover:
         choose = self._engines.choose_for_suspect if invocation.crashes else self._engines.choose_for
         link = choose(invocation.model)
         if link is not None:
-            assert link.model is not None, "it has greeted"
-            invocation.model = link.model
+            invocation.model = self._engines.model_there(link, invocation.model)
             self._count[Front.RESUBMITTED] += min(invocation.submits, 1)  # not those that no engine has had yet
             self._in_flight.submit(invocation, link)
-        elif self._engines.serving.up:
-            self.drop(invocation, EngineLost("its engine has gone, and the version that serves now takes other inputs"))
+        elif (error := self._engines.why_never(invocation.model)) is not None:
+            self.drop(invocation, error)
         else:
             self.held.append(invocation)
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from evenkeel.serve.front.request.invocation import Invocation
     from evenkeel.serve.front.routing.destination import Destination
     from evenkeel.serve.front.routing.engine_channel import EngineChannel
+    from evenkeel.serve.front.routing.named_models import NamedModels
     from evenkeel.serve.settings import Limits
 
 SWEEP_S = 0.05  # how late a deadline may be noticed
@@ -56,14 +57,16 @@ class Invocations:
         clock: Callable[[], float] = time.monotonic,
         first_id: int | None = None,
         access_log: float = 0.0,
+        named: NamedModels | None = None,
     ) -> None:
+        """`named`: where there are many models."""
         block = page.front(place)
         self._count, self._clock, self._limits = block.count, clock, limits
         # Ids are unique among all living fronts: an engine knows requests by their id alone.
         self.in_flight = InFlightRequests(os.getpid() << 32 if first_id is None else first_id, limits.queue_rows_max)
         self.slot_writer = SlotWriter(limits)
         self.offload = Offload(asyncio.get_running_loop())
-        self.engines = Router(page, place, limits, clock)
+        self.engines = Router(page, place, limits, clock, named)
         self.outcomes = Outcomes(self.slot_writer, self.offload, self.engines, block, limits, clock)
         self.early = EarlyRequests(page, self.outcomes, limits)
         self.decoder = BodyDecoder(self.slot_writer, self.offload, self.engines, self.outcomes, limits, block.count, path=self)
@@ -109,6 +112,21 @@ class Invocations:
         else:
             self.failover.held.append(invocation)  # until an engine is back, within its deadline
 
+    def begin_named(self, invocation: Invocation, body: Body) -> None:
+        """For the model that its path names, of many."""
+        named, name = self.engines.named, invocation.head.model_name
+        assert named is not None, "such paths are known only where there are many"
+        invocation.started_s = invocation.started_s or self._clock()
+        try:
+            to = named.find(name)
+            if to.model is None:
+                self.early.wait(invocation, body, is_loaded=True)
+                return
+        except Exception as error:
+            self.outcomes.fail(invocation, error)
+            return
+        self.row_batcher.take([(invocation, body)], to)
+
     def _check_rows(self) -> None:
         in_flight = self.in_flight
         waiting = in_flight.rows - in_flight.beyond
@@ -139,7 +157,10 @@ class Invocations:
         """What waited for an engine is given to one."""
         self.failover.give_held()
         for invocation, body in self.early.take_all():  # behind those held, whose ids are lower: ids ascend as they are submitted
-            self.begin(invocation, body, to)
+            if self.engines.named is None:
+                self.begin(invocation, body, to)
+            else:
+                self.begin_named(invocation, body)
 
     def engine_lost(self, link: EngineChannel) -> None:
         self.failover.engine_lost(link)
@@ -155,6 +176,8 @@ class Invocations:
         now_s = self._clock()
         self.cancellation.expire(now_s)
         self.early.expire(now_s)
+        if self.engines.named is not None and self.early.waiting:  # what they wait for may have been unloaded meanwhile
+            self.engine_serves(self.engines.serving)
         self.engines.sweep(now_s, len(self.in_flight.pending))
         self.failover.look(now_s)
         self._count[Front.IN_FLIGHT] = len(self.in_flight.pending)

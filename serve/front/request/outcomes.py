@@ -69,7 +69,8 @@ class Outcomes:
             os.close(fd)
         if reply.kind == _FAULT:
             message = bytes(memory[offset : offset + reply.bytes]).decode("utf-8", "replace")
-            self.refuse(invocation, with_status(FAMILIES[reply.family](message), reply.status))
+            error = with_status(FAMILIES[reply.family](message), reply.status)
+            self.refuse(invocation, self._engines.meant(error, invocation.model))
         elif reply.flags & STREAMED:
             self._note_ok(invocation, self.streams.end(invocation))
         elif invocation.model.signature is None:

@@ -16,7 +16,7 @@ from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.status_page import Front, time_bucket
 from evenkeel.serve.front.routing.admission import spread
 from evenkeel.serve.transport import descriptor
-from evenkeel.serve.transport.descriptor import FINITE, REPLY, REQUEST, ROW_REPLY, ROW_REQUEST
+from evenkeel.serve.transport.descriptor import FINITE, REF, REPLY, REQUEST, ROW_REPLY, ROW_REQUEST
 from evenkeel.serve.transport.rows import SharedRows
 from evenkeel.serve.transport.slots import STEP
 
@@ -151,7 +151,7 @@ class RowBatcher:
 
     def replied(self, link: EngineChannel, records: bytes) -> None:
         """Encode and answer replies that are all single rows of one plain output; others go on."""
-        model = link.model
+        model = link.model or link.models.get(REF.unpack_from(records)[0])
         encoded = self._encoded(model, records) if model is not None and model.rows_together else None
         if model is None or encoded is None:
             self._path.replied(link, records)

@@ -94,19 +94,25 @@ class ChannelOwner(Protocol):
 
     def lost(self, link: EngineChannel) -> None: ...
 
+    def models_changed(self) -> None:
+        """Some came or went in an engine."""
+
 
 class EngineChannel:
-    """One engine place. `model` is set while an engine there is ready to take requests."""
+    """One engine place. `greeted`: an engine there is ready. `model`: the one that it was started for; None where
+    there are many."""
 
     def __init__(
         self, path: str, block: StatusBlock, arena: Arena, counters: Callable[[int], StatusBlock], replies: ReplyTaker,
         owner: ChannelOwner,
     ) -> None:  # fmt: skip
         self.path, self.block, self._counters = path, block, counters
+        self.greeted = False
         self.model: ServedVersion | None = None
         self.models: dict[int, ServedVersion] = {}  # all that are loaded there, by reference
         self.epoch = 0
         self._batches = 0  # that engines here had answered when this one greeted
+        self.turn_rows = 1  # of the largest batch there
         self.rows = 0  # rows submitted here and not yet given back
         self.large = 0  # requests there of more rows than one batch
         self.beyond = 0  # of `rows`, those of large requests beyond one batch each, which nobody waits behind
@@ -186,7 +192,7 @@ class EngineChannel:
         except ChannelClosed:
             self._lost()
             return
-        if self.model is None and records:
+        if not self.greeted and records:
             records = self._greet(records)
         if records:
             self.heard = True
@@ -198,10 +204,10 @@ class EngineChannel:
     def look_again(self) -> None:
         """Called now and then. When an engine ends with records unread on its side, the kernel reports an error, and uvloop
         (0.23) then calls the reader once and never again. If replies are read by that call, the end comes to light here."""
-        if self.model is not None and self._channel is not None:
+        if self.greeted and self._channel is not None:
             self._readable()
         # A process that the engine left behind may have its socket, too: then only the supervisor knows of the end.
-        if self.model is not None and engine_ends.read(self.block, self.epoch) is not None:
+        if self.greeted and engine_ends.read(self.block, self.epoch) is not None:
             self._lost()
 
     def _greet(self, records: bytes) -> bytes:
@@ -218,7 +224,7 @@ class EngineChannel:
         info = json.loads(read_spill(fd, hello[6]))
         os.close(fd)
         self._replace_models(info["models"])
-        self.model = next(iter(self.models.values()))
+        self.model, self.greeted = None if info.get("many") else next(iter(self.models.values())), True
         self.epoch, self._batches = info["epoch"], self.block.count[_BATCHES]
         self._owner.greeted(self)
         return records[RECORD_BYTES:]
@@ -233,11 +239,11 @@ class EngineChannel:
         os.close(fd)
         if "models" in news:
             self._replace_models(news["models"])
-            return
-        for info in news["added"]:
+        for info in news.get("added", ()):
             self._add_model(info)
-        for ref in news["removed"]:
+        for ref in news.get("removed", ()):
             self.models.pop(ref, None)
+        self._owner.models_changed()
 
     def _replace_models(self, infos: Sequence[dict[str, Any]]) -> None:
         refs = {model_ref(info["number"], info["revision"]) for info in infos}
@@ -248,7 +254,8 @@ class EngineChannel:
     def _add_model(self, info: dict[str, Any]) -> None:
         ref = model_ref(info["number"], info["revision"])
         if ref not in self.models:
-            self.models[ref] = ServedVersion.from_info(info, self._counters)
+            model = self.models[ref] = ServedVersion.from_info(info, self._counters)
+            self.turn_rows = max(self.turn_rows, model.rows_max)
 
     def last_run(self, now_s: float) -> LastRun:
         """What the engine that has just been lost ran last."""
@@ -264,10 +271,10 @@ class EngineChannel:
     def _lost(self) -> None:
         """The engine process has ended: its mapping of the arena is gone, so all slots it held are ours again."""
         self._drop_channel()
-        was_up = self.model is not None
+        was_up = self.greeted
         was_used = was_up and self.rows > 0  # a version that stood by leaves without a word
         self.model, self.rows, self.large, self.beyond, self.mistrusted = None, 0, 0, 0, False
-        self.models = {}
+        self.models, self.greeted = {}, False
         self._outbox.clear()
         if was_used and not self._closing:
             log("engine_lost", "an engine has gone; its requests are run again", epoch=self.epoch)

@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 from evenkeel.serve.contract.status_page import Engine, Front, Main, StatusPage
-from evenkeel.serve.errors import NotReady, Overloaded
+from evenkeel.serve.errors import EngineLost, EvenkeelError, NotFound, NotReady, Overloaded
 from evenkeel.serve.front.pages import execution_parameters
 from evenkeel.serve.front.routing.admission import (
     Accept,
@@ -30,12 +30,14 @@ from evenkeel.serve.front.routing.admission import (
 from evenkeel.serve.front.routing.destination import Destination
 from evenkeel.serve.front.routing.engine_channel import EngineChannel
 from evenkeel.serve.front.routing.engine_reach import Reach
+from evenkeel.serve.front.routing.named_models import not_loaded
 from evenkeel.serve.settings import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from evenkeel.serve.front.routing.engine_channel import ReplyTaker, ServedVersion
+    from evenkeel.serve.front.routing.named_models import NamedModels
     from evenkeel.serve.transport.arena import Arena
 
 _SERVING = int(Main.SERVING)
@@ -64,7 +66,11 @@ class EngineEvents(Protocol):
 class Router:
     """`serving`: where requests go that name no model."""
 
-    def __init__(self, page: StatusPage, place: int, limits: Limits, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, page: StatusPage, place: int, limits: Limits, clock: Callable[[], float], named: NamedModels | None = None
+    ) -> None:
+        """`named`: where there are many models. Then `serving` has the engines that are up, and no model."""
+        self.named = named
         self._page, self._place, self._clock, self._limits = page, place, clock, limits
         self._count = page.front(place).count
         self._waits = AcceptedWaits.start(limits.request_timeout_s, clock(), limits.queue_wait_s)
@@ -88,6 +94,8 @@ class Router:
         self.links = [
             EngineChannel(path, self._page.engine(i), arena, counters, replies, owner=self) for i, path in enumerate(sockets)
         ]
+        if self.named is not None:
+            self.named.links = self.links
 
     # ---- who gets a request ------------------------------------------------------------------------------------------
 
@@ -112,18 +120,19 @@ class Router:
                 raise error
 
     def _load(self, link: EngineChannel, engines: int, now_s: float) -> EngineLoad:
-        count, model = link.block.count, link.model
-        assert model is not None, "those that are up have one"
+        count = link.block.count
         rows, beyond = count[_ENGINE_ROWS], count[_BEYOND]
         untried_s = now_s - self._untried[link][0] if link in self._untried else 0.0
         return EngineLoad(
             engines=engines, ahead=max(link.rows - link.beyond, rows - beyond), rows=max(link.rows, rows),
-            large=max(link.large, count[_LARGE]), turn_rows=model.rows_max, row_s=link.block.value[_ROW_COST],
+            large=max(link.large, count[_LARGE]), turn_rows=link.turn_rows, row_s=link.block.value[_ROW_COST],
             running=_running(link, now_s, self._awake_since(now_s)), untried_s=untried_s)  # fmt: skip
 
     def choose_for(self, wanted: ServedVersion) -> EngineChannel | None:
         """For a request whose inputs lie in its slot as that model wanted them: one that serves and takes them, or else one of
         its own version, which once served."""
+        if self.named is not None:
+            return self._holder(wanted)
         fitting = [link for link in self.serving.up if link.model is not None and link.model.takes(wanted)]
         if not fitting:
             own = [link for link in self.links if link.model is not None and link.model.revision == wanted.revision]
@@ -135,6 +144,35 @@ class Router:
         two suspects cannot end two replicas at once."""
         fitting = [link for link in self.serving.up if link.model is not None and link.model.takes(wanted)]
         return max(fitting, key=_starts_of) if fitting else self.choose_for(wanted)
+
+    def _holder(self, wanted: ServedVersion) -> EngineChannel | None:
+        """Of many models, the engine that holds the one of that name now, if its inputs are the same."""
+        assert self.named is not None, "asked where there are many"
+        try:
+            to = self.named.find(wanted.name)
+        except NotFound:
+            return None
+        return to.only if to.model is not None and to.model.takes(wanted) else None
+
+    def model_there(self, link: EngineChannel, wanted: ServedVersion) -> ServedVersion:
+        """What that engine, which was chosen for `wanted`, has of it."""
+        model = link.model if self.named is None else self.named.find(wanted.name).model
+        assert model is not None, "it was chosen for that"
+        return model
+
+    def why_never(self, wanted: ServedVersion) -> EvenkeelError | None:
+        """Why a request that was decoded for it cannot run any more, when no engine takes it now; None: one may yet."""
+        other = EngineLost("its engine has gone, and what is loaded now takes other inputs")
+        if self.named is None:
+            return other if self.serving.up else None
+        try:
+            return other if self.named.find(wanted.name).model is not None else None
+        except NotFound as e:
+            return e
+
+    def meant(self, error: EvenkeelError, model: ServedVersion) -> EvenkeelError:
+        """What a fault of an engine means here: of many models one that it does not hold any more was unloaded."""
+        return not_loaded(model.name) if self.named is not None and isinstance(error, NotReady) else error
 
     @property
     def another_is_up(self) -> bool:
@@ -167,19 +205,25 @@ class Router:
 
     def _look_at_waits(self, now_s: float, empty: bool = False) -> None:
         """What may be accepted without a look, and with one. `empty`: so few wait that the queue counts as empty."""
-        up = [(link, link.model, _running(link, now_s, self._awake_s)) for link in self.serving.up if link.model is not None]
-        costs = [row_cost(link.block.value[_ROW_COST], running) for link, _, running in up]
-        batch_s = max((model.rows_max * cost_s for (_, model, _), cost_s in zip(up, costs, strict=True)), default=0.0)
+        up = [(link, _running(link, now_s, self._awake_s)) for link in self.serving.up if link.greeted]
+        costs = [row_cost(link.block.value[_ROW_COST], running) for link, running in up]
+        batch_s = max((link.turn_rows * cost_s for (link, _), cost_s in zip(up, costs, strict=True)), default=0.0)
         self._waits = self._waits.later(now_s, batch_s, empty)
-        for (link, _, running), cost_s in zip(up, costs, strict=True):
+        for (link, running), cost_s in zip(up, costs, strict=True):
             link.rows_sure = rows_sure(max(0.0, self._waits.least_s - overrun(running)), cost_s)
         self._untried = {link: at for link, at in self._untried.items() if link.block.count[_BATCHES] == at[1]}
 
     def greeted(self, link: EngineChannel) -> None:
-        assert link.model is not None, "called after HELLO"
         self._know(link)
         place = self.links.index(link)
         self.reach.greeted(place, link.epoch)
+        if self.named is not None:
+            self._note_up(None)
+            self._look_at_waits(self._clock())
+            self.reach.answered(place, link.epoch)  # it has no model yet that could be asked
+            self._serves()
+            return
+        assert link.model is not None, "an engine of one model has it when it greets"
         if link.model.revision != self._revision:
             if self.front_warmup is not None:
                 self.front_warmup.engine_up(place, link, takes_traffic=False)
@@ -215,7 +259,14 @@ class Router:
         assert self._events is not None, "it was connected to"
         self._events.engine_lost(link)
 
+    def models_changed(self) -> None:
+        if self.named is not None:
+            self._serves()
+
     def _note_up(self, model: ServedVersion | None) -> None:
+        if self.named is not None:
+            self.serving.serve(None, [link for link in self.links if link.greeted and not link.mistrusted])
+            return
         up = [link for link in self.links if link.model is not None and link.model.revision == self._revision]
         self.serving.serve(model, [link for link in up if not link.mistrusted])
 

@@ -10,9 +10,11 @@ import pytest
 
 from evenkeel.serve.front import arbiter
 from evenkeel.serve.front.arbiter import Application, FrontArbiter
+from evenkeel.serve.settings import FrontSettings, Limits
 from tests.support.clock import ManualClock
 
 TIMEOUT_S = 15
+SETTINGS = FrontSettings(-1, -1, 1, (), Limits(), None, 1.0, False, TIMEOUT_S)
 
 
 class Beats:
@@ -93,7 +95,9 @@ def test_what_is_loaded_before_the_fork_is_never_looked_at_by_a_workers_collecto
     """A look writes to each object, and its page would no longer be shared: 20 MB for each worker."""
     gc.unfreeze()
     try:
-        application = Application.load(Application.__new__(Application))
+        gunicorn = Application.__new__(Application)
+        gunicorn.settings = SETTINGS
+        application = Application.load(gunicorn)
         assert gc.get_freeze_count() > 10_000
         assert all(o is not application for o in gc.get_objects())
     finally:

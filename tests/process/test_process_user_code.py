@@ -85,7 +85,7 @@ def ask(tree: Tree, statement: str) -> Response:
         ("context.set_response_status('400', 'bad')", 400, "bad"),
         ("context.set_response_status(None, 'x')", 200, ""),
         ("context.set_response_status(400, 5)", 400, "5"),
-        ("context.set_response_status(422, {'detail': 'bad'})", 400, "bad"),
+        ("context.set_response_status(422, {'detail': 'bad'})", 422, "bad"),
         ("context.set_response_content_type(0, 5)", 500, "predict_fn raised TypeError: a content type must be text, not int"),
         (
             "type('R', (), {'mimetype': 5, 'get_data': lambda self: b'x'})()",

@@ -98,6 +98,7 @@ def test_under_load_no_request_fails_over_many_swaps_and_counts_stay_with_their_
     with serving(tmp_path, EVENKEEL_MODEL_VERSION="1", EVENKEEL_FRONTS="2") as tree:
         load = Load(Plan(tree.port))
         try:
+            wait_for(lambda: answered(tree, "1") > 0, "the load has begun")
             for n in range(1, 11):
                 swapped_to(tree, "12"[n % 2])
             tally = load.stop()
@@ -134,6 +135,7 @@ def test_a_version_that_cannot_serve_takes_no_traffic_and_the_old_one_goes_on(tm
     with serving(tmp_path, EVENKEEL_MODEL_VERSION="1") as tree:
         load = Load(Plan(tree.port))
         try:
+            wait_for(lambda: answered(tree, "1") > 0, "the load has begun")
             if broken == "crash":
                 (bad / "model.toml").unlink()
                 (bad / "code").mkdir()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from evenkeel.serve.batching.item import Item, Segment
-from evenkeel.serve.contract.logline import log
-from evenkeel.serve.engine.backends.base import RawReply, RawRequest, RawStream
+from evenkeel.serve.batching.item import Segment
+from evenkeel.serve.engine.backends.base import RawReply, RawStream
 from evenkeel.serve.engine.cycle.engine_context import EngineContext
 from evenkeel.serve.engine.cycle.halving import halves
+from evenkeel.serve.engine.cycle.handler_failure import fails, tell_of
+from evenkeel.serve.engine.cycle.handler_request import raw_request
 from evenkeel.serve.engine.cycle.model_queue import ModelQueue
 from evenkeel.serve.engine.cycle.open_streams import OpenStreams
 from evenkeel.serve.engine.cycle.replies import Replies
-from evenkeel.serve.engine.failures import translated
-from evenkeel.serve.engine.foreign import let_go, root_of, trace_of
 from evenkeel.serve.engine.peers import Peer
-from evenkeel.serve.errors import EvenkeelError, ModelFailed, OutOfMemory
-from evenkeel.serve.transport.whole_body import read_start
 
 TOLD_WITHIN_S = 0.001  # of an answer being there: what a front and its client do not notice
 USUAL_GAIN = 0.1  # after a batch of 100 ms, the next 22 are told at once
@@ -75,7 +72,7 @@ class RunHandler:
                 self._replies.raw(s.item, result, started_s)
             elif isinstance(result, RawStream):
                 self.streams.begin(s.item, result)
-            elif self._fails(s.item, result, len(segments)):
+            elif fails(self._replies, s.item, result, len(segments)):
                 too_large.append(s)
         if len(too_large) > 1:
             self._queue.lower_ceiling(len(too_large))
@@ -85,29 +82,5 @@ class RunHandler:
             self._queue.tell()
         return too_large
 
-    def _fails(self, item: Item, error: Exception, requests: int) -> bool:
-        """Tell it so. True: it has not been told, since it may fit into memory when it runs with fewer."""
-        failure = translated(error)
-        together = isinstance(failure, OutOfMemory) and requests > 1
-        if not together:
-            tell_of(item, error, failure)
-            self._replies.fault(item, failure)
-        let_go(error)
-        return together
-
     def forget(self, peer: Peer) -> None:
         self.streams.forget(peer)
-
-
-def tell_of(item: Item, error: BaseException, failure: EvenkeelError) -> None:
-    """What a handler raised, in the log under the request's id."""
-    if isinstance(failure, ModelFailed | OutOfMemory) or failure.to_log:
-        trace = trace_of(root_of(failure, error))
-        log("handler_error", failure.message, request_id=raw_request(item).request_id, traceback=trace)
-
-
-def raw_request(item: Item) -> RawRequest:
-    memory = item.peer.memory
-    facts, request_id, body_at = read_start(memory, item.offset)
-    body = bytes(memory[body_at : item.offset + item.used])
-    return RawRequest(body, facts.content_type, facts.accept, request_id, facts.headers)

@@ -1,8 +1,8 @@
 """The engine process: how it begins and how it ends. Owner of its block of the status page, but for PID and EPOCH.
 
 Started by the supervisor as `python -m evenkeel.serve.engine.process '<EngineSettings as JSON>'`, with the listening socket
-and the status page inherited, and told by command which model to load. What it does then is in engine_run.py. Exits with
-EXIT_BAD_MODEL when starting it again could not help.
+and the status page inherited, and told by command which model to load. What it does then is in engine_run.py, and how
+it ends on an error in engine_exit.py.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import signal
 import sys
 
 from evenkeel.serve.contract import logline
-from evenkeel.serve.contract.commands import CommandError, Refusal
 from evenkeel.serve.contract.lifecycle import ReplicaState
 from evenkeel.serve.contract.log_stream import LogStream
-from evenkeel.serve.contract.logline import log, setup
-from evenkeel.serve.contract.process_setup import DUMP_SIGNAL, EXIT_BAD_MODEL, EXIT_DEVICE, begin_role
+from evenkeel.serve.contract.logline import setup
+from evenkeel.serve.contract.process_setup import DUMP_SIGNAL, begin_role
 from evenkeel.serve.contract.status_page import Engine
+from evenkeel.serve.engine.engine_exit import end_on_bad_model, end_on_bug, end_on_lost_device
 from evenkeel.serve.engine.failures import DeviceLost
-from evenkeel.serve.engine.foreign import trace_of
 from evenkeel.serve.engine.leaving import Leaving
 from evenkeel.serve.engine.signals import ScriptSignals
 from evenkeel.serve.engine.start import Start
@@ -50,18 +49,11 @@ def main() -> None:
         else:
             run(start, order)
     except BadModel as e:
-        life.become(ReplicaState.FAILED)
-        log("bad_model", e.message)
-        if not settings.many:
-            start.first.done(CommandError(Refusal.FAILED, e.message))
-            start.commands.flush()
-        logline.leave(EXIT_BAD_MODEL)
+        end_on_bad_model(e, start)
     except DeviceLost as e:
-        log("device_lost", f"the device is in a state that only a new process can leave: {e}")
-        logline.leave(EXIT_DEVICE)
+        end_on_lost_device(e)
     except BaseException as e:
-        log("engine_failed", "the engine ends on a bug of ours; the supervisor starts another", trace=trace_of(e))
-        logline.leave(1)
+        end_on_bug(e)
     leaving.begin(first=lambda: signals.pass_on(signal.SIGTERM))
 
 

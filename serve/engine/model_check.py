@@ -16,7 +16,7 @@ from evenkeel.serve.batching.cost import best_rows
 from evenkeel.serve.contract.model_order import ModelOrder
 from evenkeel.serve.engine.foreign import said
 from evenkeel.serve.engine.leaving import Leaving
-from evenkeel.serve.engine.models import explain, proof, samples
+from evenkeel.serve.engine.models import explain, replica_load, samples
 from evenkeel.serve.engine.models.replica import Replica
 from evenkeel.serve.engine.models.startup import Ledger
 from evenkeel.serve.engine.models.warmup import Warmup
@@ -37,7 +37,7 @@ def checked(settings: EngineSettings, order: ModelOrder) -> int:
     before_mb = _resident_mb()
     start_s = time.monotonic()
     try:
-        loaded = proof.loaded(settings, order, Ledger())
+        loaded = replica_load.loaded(settings, order, Ledger())
         print(f"model     {loaded.manifest.name} version {loaded.manifest.version}, backend {loaded.manifest.backend}")
         for key, value in loaded.backend.describe().items():
             print(f"          {key}: {value}")

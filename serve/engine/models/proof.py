@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evenkeel.serve.contract import fingerprint, shape_uses
-from evenkeel.serve.contract import manifest as manifests
 from evenkeel.serve.contract.lifecycle import ReplicaState
 from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.shape_uses import ShapeUse
 from evenkeel.serve.contract.status_page import Engine
-from evenkeel.serve.engine.backends.base import LoadOptions
-from evenkeel.serve.engine.models import replica as replicas
 from evenkeel.serve.engine.models.explain import Explanation
 from evenkeel.serve.engine.models.golden import GoldenFailed
 from evenkeel.serve.engine.models.replica import Replica
+from evenkeel.serve.engine.models.replica_load import loaded
 from evenkeel.serve.engine.models.warmup import Warmup
 from evenkeel.serve.engine.models.warmup_report import Report
 from evenkeel.serve.errors import BadModel
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from evenkeel.serve.engine.models.replica_life import ReplicaLife
     from evenkeel.serve.engine.models.startup import Ledger
     from evenkeel.serve.engine.start import Start
-    from evenkeel.serve.settings import EngineSettings
 
 NICE = 19  # of the thread that reads the model's files for their sum: it takes what nobody else wants
 
@@ -59,20 +56,6 @@ def proven(start: Start, order: ModelOrder, explanation: Explanation) -> tuple[R
         explanation.failed(reason, e.message, warmup.report if warmup else None)
         raise
     return replica, report
-
-
-def loaded(settings: EngineSettings, order: ModelOrder, ledger: Ledger) -> Replica:
-    """As an engine loads it, and so does `evenkeel check`. Raises BadModel."""
-    cache = Path(settings.cache_dir) if settings.cache_dir else None
-    options = LoadOptions(
-        settings.threads, settings.device, settings.sharers, settings.require_gpu, ledger, True, settings.hugging_face, cache
-    )
-    replica = replicas.load(Path(order.folder), options, order.name, order.version, order.program)
-    others = manifests.unused(replica.manifest)
-    if others:
-        log("unused_models", f"also here and not used: {', '.join(others)}; file = in model.toml says which one serves",
-            level="warning")  # fmt: skip
-    return replica
 
 
 def bound_batches(replica: Replica, life: ReplicaLife, rows_max: int) -> None:

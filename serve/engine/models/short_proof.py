@@ -13,8 +13,9 @@ from evenkeel.serve.contract import manifest as manifests
 from evenkeel.serve.engine.backends.base import LoadOptions
 from evenkeel.serve.engine.models import replica as replicas
 from evenkeel.serve.engine.models import samples
+from evenkeel.serve.engine.models.batch_proof import CYCLE_S, RowsDepend
 from evenkeel.serve.engine.models.startup import Ledger
-from evenkeel.serve.engine.models.warmup import CYCLE_S, RowsDepend, Warmup
+from evenkeel.serve.engine.models.warmup import Warmup
 from evenkeel.serve.errors import BadModel, EvenkeelError
 
 if TYPE_CHECKING:
@@ -57,19 +58,19 @@ def prove_briefly(replica: Replica) -> None:
         replica.cost.default = curve_of(UNKNOWN_S, replica.rows_max)
         return
     shape = warmup.shapes[0]
-    alone = warmup.alone(shape)  # the first runs, which allocate
+    alone = warmup.batches.alone(shape)  # the first runs, which allocate
     began_s = time.perf_counter()
     replica.run(shape.batch(1))
     seconds = time.perf_counter() - began_s
     if alone and replica.rows_max > 1:
         try:
-            outputs = warmup.checked(replica.run(shape.batch(2)), 2)
+            outputs = warmup.batches.checked(replica.run(shape.batch(2)), 2)
         except EvenkeelError as e:
             raise BadModel(f"a batch of 2 rows fails: {e.message}") from e
         try:
-            warmup.judge(shape, outputs, alone)
+            warmup.batches.judge(shape, outputs, alone)
         except RowsDepend as e:
-            warmup.one_at_a_time(str(e))
+            warmup.batches.one_at_a_time(str(e))
     replica.cost.default = curve_of(seconds, replica.rows_max)
 
 

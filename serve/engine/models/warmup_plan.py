@@ -43,6 +43,11 @@ class Shape:
     def label(self) -> str:
         return ", ".join("x".join(map(str, dims)) or "scalar" for dims in self.key)
 
+    @property
+    def origin(self) -> str:
+        """Where its rows came from: what a message about it should name."""
+        return {"sample": "the samples", "shape log": "the shape log", "signature": "the signature"}[self.source]
+
     def batch(self, rows: int) -> list[Array]:
         """`rows` rows, the different ones over and over."""
         if rows == 1:
@@ -53,6 +58,14 @@ class Shape:
     @property
     def row_bytes(self) -> int:
         return sum(a.nbytes for a in self.rows[0])
+
+
+def batch_sizes(rows_max: int) -> list[int]:
+    """1, 2, 4, … and `rows_max`."""
+    chosen = [1]
+    while chosen[-1] * 2 <= rows_max:
+        chosen.append(chosen[-1] * 2)
+    return chosen if chosen[-1] == rows_max else [*chosen, rows_max]
 
 
 def decoded(sample: ModelSample, signature: Signature) -> codec.Decoded:

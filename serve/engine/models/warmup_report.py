@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from evenkeel.serve.engine.models.convergence import Convergence
 from evenkeel.serve.engine.models.golden import Golden
 
 RESULTS = ("settled", "unsettled", "left_out")
@@ -37,6 +38,14 @@ class Report:
     golden: Golden = field(default_factory=Golden)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)  # what its owner should do something about
+
+    def record(self, key: str, rows: int, convergence: Convergence) -> None:
+        """One entry of the plan, as it went."""
+        self.plan.append(WarmupEntry(key, rows, convergence.runs, round(convergence.seconds, 5), convergence.settled))
+
+    def leave_out(self, key: str, rows: int) -> None:
+        """One for which there was no time left."""
+        self.record(key, rows, Convergence())
 
     def to_json(self) -> dict[str, Any]:
         """`results`: how many of the plan ended how. The plan itself may be cut to what a page holds."""

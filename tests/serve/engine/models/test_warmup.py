@@ -15,14 +15,14 @@ import pytest
 from evenkeel.serve.batching.cost import best_rows
 from evenkeel.serve.contract.manifest import ModelSample
 from evenkeel.serve.contract.shape_uses import ShapeUse
-from evenkeel.serve.engine.backends.base import RawReply
-from evenkeel.serve.engine.model_check import checks
-from evenkeel.serve.engine.models.golden import Golden, GoldenFailed
+from evenkeel.serve.engine.models.batch_proof import CYCLE_S
+from evenkeel.serve.engine.models.golden import GoldenFailed
 from evenkeel.serve.engine.models.replica import Replica
-from evenkeel.serve.engine.models.warmup import CYCLE_S, RUNS_MAX, Warmup, sizes
+from evenkeel.serve.engine.models.warmup import Warmup
 from evenkeel.serve.engine.models.warmup_report import Report
+from evenkeel.serve.engine.models.warmup_time import RUNS_MAX
 from evenkeel.serve.errors import BadModel, ModelFailed
-from tests.support.models import ScriptedBackend, ScriptedHandler, raw_replica, replica, signature, spec, twice_plus_one
+from tests.support.models import ScriptedBackend, replica, signature, spec, twice_plus_one
 
 Arrays = Sequence[np.ndarray[Any, Any]]
 FIXED = signature([spec("x", 4)], [spec("y", 4)])
@@ -208,10 +208,6 @@ def test_a_slow_moment_while_one_size_is_measured_does_not_count() -> None:
     assert best_rows(made.cost.default, 8, float("inf")) == 8
 
 
-def test_sizes_are_powers_of_two_and_the_largest() -> None:
-    assert (sizes(1), sizes(8), sizes(12)) == ([1], [1, 2, 4, 8], [1, 2, 4, 8, 12])
-
-
 # Golden checks ------------------------------------------------------------------------------------------------------
 
 
@@ -327,43 +323,3 @@ def test_a_backend_that_gives_views_of_memory_it_uses_again_is_compared_rightly(
 
     _, report = warm(run=reuse)
     assert report.golden.passed == 3
-
-
-# Handlers -----------------------------------------------------------------------------------------------------------
-
-
-def handler(folder: Path, answer: Callable[[Sequence[Any]], list[Any]], batched: bool = True) -> Replica:
-    (folder / "in.json").write_text("[1]")
-    made = raw_replica(answer, rows_max=8)
-    assert isinstance(made.backend, ScriptedHandler)
-    made.backend.batched = batched  # type: ignore[attr-defined]
-    sample = ModelSample(folder / "in.json", "application/json", None, 1e-3, 1e-5)
-    made.manifest = replace(made.manifest, samples=(sample,))
-    return made
-
-
-def reply(value: object) -> RawReply:
-    return RawReply(json.dumps(value).encode(), "application/json")
-
-
-def test_a_handler_warms_on_its_samples(tmp_path: Path) -> None:
-    report = Warmup(handler(tmp_path, lambda requests: [reply(1) for _ in requests])).run()
-    assert [(e.key, e.rows) for e in report.plan] == [("in.json", 1)]
-    assert report.golden.passed == 2 + 4 + 8
-
-
-def test_a_batched_handler_that_mixes_up_its_requests_fails_the_start(tmp_path: Path) -> None:
-    with pytest.raises(GoldenFailed, match=r"request 0 of a batch of 2 \(sample in.json\).*answer is 2, expected 1"):
-        Warmup(handler(tmp_path, lambda requests: [reply(len(requests)) for _ in requests])).run()
-
-
-def test_a_handler_whose_sample_fails_stops_the_start(tmp_path: Path) -> None:
-    with pytest.raises(BadModel, match=r"sample in.json fails: model_error: out of ideas"):
-        Warmup(handler(tmp_path, lambda requests: [ModelFailed("out of ideas") for _ in requests])).run()
-
-
-def test_a_check_says_what_was_compared_with_what() -> None:
-    assert checks(Report(1, golden=Golden(checked=5, passed=5, outputs=1, batches=3))) == (
-        "1 answers with expected outputs, 3 batches with their rows, 1 answers for NaN"
-    )
-    assert checks(Report(1)) == "none, since its samples have no outputs"

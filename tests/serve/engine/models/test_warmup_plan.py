@@ -13,7 +13,7 @@ from evenkeel.serve.contract.shape_uses import ShapeUse
 from evenkeel.serve.contract.signature import Signature
 from evenkeel.serve.engine.backends.trial_runs import FREE_SIZE
 from evenkeel.serve.engine.cycle.tensors import Gather
-from evenkeel.serve.engine.models.warmup_plan import ROWS_KEPT, SHAPES_MAX, Shape, made_up, shapes
+from evenkeel.serve.engine.models.warmup_plan import ROWS_KEPT, SHAPES_MAX, Shape, batch_sizes, made_up, shapes
 from evenkeel.serve.transport.layout import Layout
 from tests.support.models import signature, spec
 
@@ -134,3 +134,7 @@ def test_invented_rows_differ_too_with_ones_and_zeros_only() -> None:
     shape = invented(signature([spec("x", 5)], [spec("y", 5)]))[0]
     rows = [tuple(r[0][0].tolist()) for r in shape.rows]
     assert rows[0] == (1,) * 5 and len(set(rows)) >= 3 and {v for r in rows for v in r} == {0, 1}
+
+
+def test_sizes_are_powers_of_two_and_the_largest() -> None:
+    assert (batch_sizes(1), batch_sizes(8), batch_sizes(12)) == ([1], [1, 2, 4, 8], [1, 2, 4, 8, 12])

@@ -12,15 +12,13 @@ import resource
 import sys
 import time
 
-from evenkeel.serve.batching.cost import best_rows
 from evenkeel.serve.contract.model_order import ModelOrder
+from evenkeel.serve.engine.check_report import print_costs, print_proof, print_samples, print_signature
 from evenkeel.serve.engine.foreign import said
 from evenkeel.serve.engine.leaving import Leaving
-from evenkeel.serve.engine.models import explain, replica_load, samples
-from evenkeel.serve.engine.models.replica import Replica
+from evenkeel.serve.engine.models import replica_load
 from evenkeel.serve.engine.models.startup import Ledger
 from evenkeel.serve.engine.models.warmup import Warmup
-from evenkeel.serve.engine.models.warmup_report import Report
 from evenkeel.serve.errors import BadModel
 from evenkeel.serve.settings import EngineSettings, parse
 
@@ -44,7 +42,7 @@ def checked(settings: EngineSettings, order: ModelOrder) -> int:
         print(f"loaded    in {time.monotonic() - start_s:.2f} s with {settings.threads} threads")
         print_signature(loaded)
         warmup = Warmup(loaded)
-        run_samples(loaded, warmup)
+        print_samples(loaded, warmup)
         if loaded.signature is not None:
             print_costs(loaded, warmup)
         warmup.warm_rest()
@@ -62,62 +60,6 @@ def checked(settings: EngineSettings, order: ModelOrder) -> int:
     was_called = loaded.signature is not None or loaded.manifest.samples
     print("OK        " + ("it would serve" if was_called else "it would start: loaded, but never called: give it a sample"))
     return 0
-
-
-def print_signature(loaded: Replica) -> None:
-    if loaded.signature is None:
-        print("inputs    whole request bodies, decoded by the handler")
-        return
-    axis = loaded.signature.rows_axis
-    for label, specs in (("inputs", loaded.signature.inputs), ("outputs", loaded.signature.outputs)):
-        for spec in specs:
-            print(f"{label:<9} {spec.describe(axis)}")
-    if not axis:
-        print("          the first axis is fixed: requests run one at a time, without batching")
-
-
-def run_samples(loaded: Replica, warmup: Warmup) -> None:
-    if not loaded.manifest.samples:
-        print("samples   none in model.toml: add [[samples]] to warm up on real input and to check answers at every start")
-    for sample in loaded.manifest.samples:
-        answer = samples.run_sample(loaded, sample, warmup.report.golden)
-        verdict = "matches" if sample.output else "ran"
-        print(f"sample    {sample.input.name} {verdict}: {answer[:100].strip()}")
-
-
-def print_costs(loaded: Replica, warmup: Warmup) -> None:
-    if not warmup.shapes:
-        return
-    for rows, seconds in warmup.sweep():
-        print(f"cost      {rows:>5} rows  {seconds * 1e3:10.3f} ms  {rows / seconds:12.1f} rows/s", flush=True)
-    chosen = best_rows(loaded.cost.default, loaded.rows_max, loaded.manifest.slo_s or float("inf"))
-    print(f"policy    up to {chosen} rows in a batch: {explain.why(loaded.cost.default, chosen)}")
-
-
-def print_proof(warmup: Warmup) -> None:
-    report = warmup.report
-    settled = sum(e.converged for e in report.plan)
-    shapes = len({e.key for e in report.plan})
-    if report.plan:
-        print(f"warm-up   {shapes} shapes, {len(report.plan)} batch sizes of them, {settled} settled to a steady latency")
-        print(f"checks    {checks(report)}")
-    for warning in report.warnings:
-        print(f"warning   {warning}")
-    for note in report.notes:
-        print(f"          {note}")
-
-
-def checks(report: Report) -> str:
-    """What was compared with what; each check that fails has ended the run."""
-    found = report.golden
-    finite = found.passed - found.outputs - found.batches
-    parts = (
-        ("answers with expected outputs", found.outputs),
-        ("batches with their rows", found.batches),
-        ("answers for NaN", finite),
-    )
-    told = ", ".join(f"{count} {what}" for what, count in parts if count)
-    return told or f"none, since {'its samples have no outputs' if report.samples else 'it has no samples'}"
 
 
 def _resident_mb() -> float:

@@ -32,7 +32,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """All evidence so far. Made by folding `decide.step` over the windows."""
+    """All evidence so far. Made by folding `window_step.step` over the windows."""
 
     windows: int = 0
     started_s: float = 0.0

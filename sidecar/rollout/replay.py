@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evenkeel.sidecar.rollout.counters import Window
-from evenkeel.sidecar.rollout.decide import decide, step
+from evenkeel.sidecar.rollout.decide import decide
 from evenkeel.sidecar.rollout.decision_record import record
 from evenkeel.sidecar.rollout.evidence_series import EvidencePoint, point
 from evenkeel.sidecar.rollout.first_rule import first_decide, first_record, first_series
@@ -20,6 +20,7 @@ from evenkeel.sidecar.rollout.first_rule.first_settings import FirstRule
 from evenkeel.sidecar.rollout.judge_errors import BadLog
 from evenkeel.sidecar.rollout.judged import Judged
 from evenkeel.sidecar.rollout.rule import Rule
+from evenkeel.sidecar.rollout.window_step import step
 
 FORMAT, FIRST_FORMAT = "evenkeel rollout log 2", "evenkeel rollout log 1"
 Lines = Mapping[str, Sequence[EvidencePoint]]

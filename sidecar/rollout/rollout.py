@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any
 
-from evenkeel.sidecar.rollout import decide, latency_edges, replay
+from evenkeel.sidecar.rollout import decide, latency_edges, replay, window_step
 from evenkeel.sidecar.rollout.counters import Delta, Edges, Key, Scrape, Window, at_or_below, delta, floors, total
 from evenkeel.sidecar.rollout.decision_record import record
 from evenkeel.sidecar.rollout.evidence_series import EvidenceSeries
@@ -99,7 +99,7 @@ class Rollout:
         return window
 
     def _step(self, window: Window) -> None:
-        state = decide.step(self.rule, self.state, window)
+        state = window_step.step(self.rule, self.state, window)
         verdict = decide.decide(self.rule, state).verdict
         self.trail.add(self.rule, state.metrics, state.elapsed_s)
         self.state = state

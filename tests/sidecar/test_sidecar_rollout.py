@@ -18,7 +18,7 @@ import pytest
 
 from evenkeel.serve.contract.status_page import Main, RolloutCell, StatusPage
 from evenkeel.serve.errors import NotFound
-from evenkeel.sidecar.rollout import checkpoint, decide, judge, replay, scrape
+from evenkeel.sidecar.rollout import checkpoint, judge, replay, scrape, window_step
 from evenkeel.sidecar.rollout.counters import Key
 from evenkeel.sidecar.rollout.evidence import Evidence
 from evenkeel.sidecar.rollout.evidence_series import POINTS_MAX, EvidenceSeries
@@ -569,13 +569,13 @@ def test_a_folder_that_cannot_be_written_is_said_and_the_judge_goes_on(bench: Be
 
 def breaking(monkeypatch: pytest.MonkeyPatch, words: str = "x") -> Callable[[], None]:
     """The rule raises from now on, until what this gives is called."""
-    rule = decide.step
+    rule = window_step.step
 
     def broken(*args: Any) -> Any:
         raise RuntimeError(words)
 
-    monkeypatch.setattr(decide, "step", broken)
-    return lambda: monkeypatch.setattr(decide, "step", rule)
+    monkeypatch.setattr(window_step, "step", broken)
+    return lambda: monkeypatch.setattr(window_step, "step", rule)
 
 
 def test_a_judge_that_failed_says_so_and_holds_and_goes_on_with_the_next_look(

@@ -10,13 +10,14 @@ import pytest
 from scipy.special import betaincinv
 
 from evenkeel.sidecar.rollout.counters import Delta, Window
-from evenkeel.sidecar.rollout.decide import decide, step
+from evenkeel.sidecar.rollout.decide import decide
 from evenkeel.sidecar.rollout.e_values import WORSE_GAINS, Pair, ratio_e
 from evenkeel.sidecar.rollout.judge_errors import BadRule
 from evenkeel.sidecar.rollout.judged import Judged
 from evenkeel.sidecar.rollout.obstacles import flags
 from evenkeel.sidecar.rollout.reasons import TABLE, Flag, RolloutReason, RolloutVerdict
 from evenkeel.sidecar.rollout.rule import ERRORS, Arm, Rule
+from evenkeel.sidecar.rollout.window_step import step
 from tests.sidecar.rollout.traffic import (
     BASELINE,
     CANDIDATE,

@@ -11,10 +11,11 @@ from benchmarks.judge_report import Target, limits
 from benchmarks.judge_rule import WINDOW_S, Counts, judge
 from benchmarks.judge_traffic import Scenario, Trouble, simulate
 from evenkeel.sidecar.rollout.counters import Delta, Window
-from evenkeel.sidecar.rollout.decide import decide, step
+from evenkeel.sidecar.rollout.decide import decide
 from evenkeel.sidecar.rollout.judged import Judged
 from evenkeel.sidecar.rollout.reasons import RolloutVerdict
 from evenkeel.sidecar.rollout.rule import Arm, Rule
+from evenkeel.sidecar.rollout.window_step import step
 
 RULE = Rule("simulation", latency=False, mix_checked=False, max_s=1801.0)
 

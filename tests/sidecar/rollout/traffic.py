@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 
 from evenkeel.sidecar.rollout.counters import Delta, Key, Scrape, Window
-from evenkeel.sidecar.rollout.decide import decide, step
+from evenkeel.sidecar.rollout.decide import decide
 from evenkeel.sidecar.rollout.judged import Decision, Judged
 from evenkeel.sidecar.rollout.rule import Arm, Rule
+from evenkeel.sidecar.rollout.window_step import step
 
 PRODUCTION, BASELINE, CANDIDATE = Arm.PRODUCTION, Arm.BASELINE, Arm.CANDIDATE
 EVEN = ((BASELINE, 1.0), (CANDIDATE, 1.0))

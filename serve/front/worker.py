@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
 import gc
 import os
 import signal
@@ -14,7 +13,6 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import uvicorn
 import uvloop
 from anyio import to_thread
 from gunicorn.workers.base import Worker
@@ -24,11 +22,9 @@ from evenkeel.serve.contract.logline import log
 from evenkeel.serve.contract.model_table import LoadedNames, ModelTable
 from evenkeel.serve.contract.process_setup import EXIT_BUG, die_with_parent
 from evenkeel.serve.contract.status_page import FRONTS_MAX, Front, Main, StatusPage
-from evenkeel.serve.front.http.acceptor import Server
+from evenkeel.serve.front import worker_server
 from evenkeel.serve.front.http.connections import Connections
 from evenkeel.serve.front.http.file_limit import connections_possible
-from evenkeel.serve.front.http.protocol import FrontProtocol
-from evenkeel.serve.front.pages.paced import Paced
 from evenkeel.serve.front.request.invocations import Invocations
 from evenkeel.serve.front.routing.front_warmup import FrontWarmup
 from evenkeel.serve.front.routing.named_models import NamedModels
@@ -90,9 +86,8 @@ class FrontWorker(Worker):  # type: ignore[misc]
         limits = dataclasses.replace(settings.limits, connections_max=connections_possible(settings.limits.connections_max))
         connections = Connections(page, block, invocations, limits, settings.default_accept)
         asyncio.get_running_loop().set_exception_handler(leave_on_a_bug)
-        config = self._config(connections)
-        server = Server(config, settings.fronts)
-        connect = functools.partial(FrontProtocol, config=config, server_state=server.server_state, app_state={})
+        server = worker_server.make(self.wsgi, connections, settings, self._beat)
+        connect = worker_server.own_connect(server)
         invocations.engines.front_warmup = FrontWarmup(connections, connect)
         check = SelfCheck(connections, connect, settings.self_check_s)
         sweeps = [asyncio.create_task(work) for work in (
@@ -104,17 +99,6 @@ class FrontWorker(Worker):  # type: ignore[misc]
         for task in sweeps:
             task.cancel()
         invocations.close()
-
-    def _config(self, connections: Connections) -> uvicorn.Config:
-        settings = self.app.settings
-        config = uvicorn.Config(
-            Paced(self.wsgi), http=functools.partial(FrontProtocol, connections),  # type: ignore[arg-type]
-            log_config=None, access_log=False, lifespan="off", ws="none", server_header=False, date_header=False,
-            proxy_headers=False, callback_notify=self._beat, timeout_notify=1,
-            timeout_graceful_shutdown=round(settings.drain_s),
-        )  # fmt: skip
-        config.load()
-        return config
 
     async def _beat(self) -> None:
         self.notify()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from functools import partial
 
@@ -12,14 +11,11 @@ from evenkeel.container.commands.start_progress import StartProgress
 from evenkeel.container.commands.view_process import ViewProcess, show_card
 from evenkeel.container.environment import Environment, Given
 from evenkeel.container.plan import start_plan
-from evenkeel.container.plan.processes import ProcessPlan
 from evenkeel.container.plan.start_plan import StartPlan
-from evenkeel.container.supervise import listeners, process_tree
+from evenkeel.container.supervise import listeners, many_models_tree, one_model_tree, start_page
 from evenkeel.container.supervise.run_dir import RunDir
-from evenkeel.container.versions.deployer import Deployer, SwapRules
 from evenkeel.serve.contract.library_lines import capture
 from evenkeel.serve.contract.logline import log, say, setup, sink
-from evenkeel.serve.contract.status_page import PLAN_TEXT, Main, StatusPage
 from evenkeel.serve.errors import BadModel, BadSetting
 
 
@@ -70,16 +66,12 @@ def serve(env: Environment, environ: Mapping[str, str], is_viewed: bool) -> int:
         listeners.warn_if_alone(data)
         side = listeners.listen_sidecar(env, data.getsockname()[1], or_next=is_viewed)
         reserved = listeners.reserve_grpc(env.sidecar[0], env.settings.grpc_health_port)
-        processes = plan.processes if isinstance(plan, StartPlan) else plan
-        page, folder = new_page(processes), env.models_dir
+        page = start_page.new_page(plan.processes if isinstance(plan, StartPlan) else plan)
         if isinstance(plan, StartPlan):
-            versions = Deployer(page, plan.catalogue, plan.version, swap_rules(env), {"fault_injection": env.settings.faults})
-            tree = process_tree.make(env, processes, page, versions, run_dir, data, side, text)
-            folder = versions.serving.path
+            tree = one_model_tree.make(env, plan, page, run_dir, data, side, text)
         else:
-            page.write_text(PLAN_TEXT, {"model": {"name": "", "version": ""}, "model_dir": str(folder)})
-            tree = process_tree.of_many(env, processes, page, run_dir, data, side, text)
-        told = {"address": listeners.home_address(data), "run_dir": str(run_dir.path), "model_dir": str(folder)}
+            tree = many_models_tree.make(env, plan, page, run_dir, data, side, text)
+        told = {"address": listeners.home_address(data), "run_dir": str(run_dir.path), "model_dir": str(tree.folder)}
         progress = StartProgress(page, tree.sidecar.record, told, steps=text or is_viewed,
                                  then=partial(show_card, env.inherited) if text and not many else None)  # fmt: skip
 
@@ -96,18 +88,6 @@ def serve(env: Environment, environ: Mapping[str, str], is_viewed: bool) -> int:
         run_dir.remove()
         if reserved is not None:
             reserved.close()
-
-
-def new_page(processes: ProcessPlan) -> StatusPage:
-    page = StatusPage.create()
-    sink().count_in(page.main.count, Main.LINES_LOST)
-    page.main.value[Main.STARTED_S] = time.monotonic()
-    page.main.count[Main.FRONTS], page.main.count[Main.ENGINES] = processes.fronts, processes.places
-    return page
-
-
-def swap_rules(env: Environment) -> SwapRules:
-    return SwapRules(env.settings.rollback_window_s, env.settings.swap, env.memory_bytes, env.program)
 
 
 def writes_text(log_setting: str) -> bool:

@@ -378,3 +378,33 @@ def test_a_name_of_a_module_or_a_class_is_there_once() -> None:
     classes = collections.Counter(n.name for p in MODULES.values() for n in ast.walk(parsed(p)) if isinstance(n, ast.ClassDef))
     assert {name for name, times in stems.items() if times > 1} <= TWICE
     assert [name for name, times in classes.items() if times > 1] == []
+
+
+# A file that asks more than this of a reader is two; the product's median is far below each.
+FILE_LINES_MAX, FUNCTION_LINES_MAX, CLASS_LINES_MAX, FAN_OUT_MAX = 400, 60, 250, 12
+
+
+def _length(node: ast.stmt) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def _needs_at_its_start(path: Path) -> set[str]:
+    """The modules of ours that a file loads when it is loaded: none that it has for types alone, or where a function begins."""
+    own = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {a.name for n in own if isinstance(n, ast.Import) for a in n.names}
+    names |= {f"{n.module}.{a.name}" for n in own if isinstance(n, ast.ImportFrom) for a in n.names}
+    return {name if name in MODULES else name.rpartition(".")[0] for name in names if ours(name)} - {PACKAGE}
+
+
+def test_no_file_asks_too_much_of_its_reader() -> None:
+    wrong: list[str] = []
+    for path in MODULES.values():
+        name = str(path.relative_to(ROOT))
+        lines, fan_out = path.read_text(encoding="utf-8").count("\n"), len(_needs_at_its_start(path))
+        wrong += [f"{name}: {lines} lines"] if lines > FILE_LINES_MAX else []
+        wrong += [f"{name}: loads {fan_out} modules of ours"] if fan_out > FAN_OUT_MAX else []
+        for node in ast.walk(parsed(path)):
+            most = FUNCTION_LINES_MAX if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else CLASS_LINES_MAX
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and _length(node) > most:
+                wrong.append(f"{name}:{node.lineno}: {node.name} has {_length(node)} lines")
+    assert wrong == []

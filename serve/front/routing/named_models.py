@@ -15,7 +15,7 @@ from evenkeel.serve.errors import NotFound
 from evenkeel.serve.front.routing.destination import Destination
 
 if TYPE_CHECKING:
-    from evenkeel.serve.front.routing.engine_channel import EngineChannel
+    from evenkeel.serve.front.routing.engine_channel import EngineChannel, ServedVersion
 
 SHOWN_CHARS = 100  # of a name, in a message
 
@@ -43,6 +43,21 @@ class NamedModels:
         if to.model is not model or bool(to.up) is link.mistrusted:
             to.serve(model, [] if model is None or link.mistrusted else [link])
         return to
+
+    def holder(self, wanted: ServedVersion) -> EngineChannel | None:
+        """The engine that holds the model of that name now, if its inputs are the same."""
+        if self.why_not(wanted):
+            return None
+        to = self.find(wanted.name)
+        return to.only if to.model is not None and to.model.takes(wanted) else None
+
+    def why_not(self, wanted: ServedVersion) -> NotFound | None:
+        """None where the model of that name is loaded, or is being loaded again."""
+        try:
+            self.find(wanted.name)
+        except NotFound as e:
+            return e
+        return None
 
 
 def not_loaded(name: str) -> NotFound:

@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 from evenkeel.serve.contract.status_page import Engine, Front, Main, StatusPage
-from evenkeel.serve.errors import EngineLost, EvenkeelError, NotFound, NotReady, Overloaded
+from evenkeel.serve.errors import EngineLost, EvenkeelError, NotReady, Overloaded
 from evenkeel.serve.front.pages import execution_parameters
 from evenkeel.serve.front.routing.admission import (
     Accept,
@@ -132,7 +132,7 @@ class Router:
         """For a request whose inputs lie in its slot as that model wanted them: one that serves and takes them, or else one of
         its own version, which once served."""
         if self.named is not None:
-            return self._holder(wanted)
+            return self.named.holder(wanted)
         fitting = [link for link in self.serving.up if link.model is not None and link.model.takes(wanted)]
         if not fitting:
             own = [link for link in self.links if link.model is not None and link.model.revision == wanted.revision]
@@ -145,15 +145,6 @@ class Router:
         fitting = [link for link in self.serving.up if link.model is not None and link.model.takes(wanted)]
         return max(fitting, key=_starts_of) if fitting else self.choose_for(wanted)
 
-    def _holder(self, wanted: ServedVersion) -> EngineChannel | None:
-        """Of many models, the engine that holds the one of that name now, if its inputs are the same."""
-        assert self.named is not None, "asked where there are many"
-        try:
-            to = self.named.find(wanted.name)
-        except NotFound:
-            return None
-        return to.only if to.model is not None and to.model.takes(wanted) else None
-
     def model_there(self, link: EngineChannel, wanted: ServedVersion) -> ServedVersion:
         """What that engine, which was chosen for `wanted`, has of it."""
         model = link.model if self.named is None else self.named.find(wanted.name).model
@@ -162,13 +153,10 @@ class Router:
 
     def why_never(self, wanted: ServedVersion) -> EvenkeelError | None:
         """Why a request that was decoded for it cannot run any more, when no engine takes it now; None: one may yet."""
-        other = EngineLost("its engine has gone, and what is loaded now takes other inputs")
-        if self.named is None:
-            return other if self.serving.up else None
-        try:
-            return other if self.named.find(wanted.name).model is not None else None
-        except NotFound as e:
-            return e
+        if self.named is not None and (unloaded := self.named.why_not(wanted)):
+            return unloaded
+        there = self.serving.up if self.named is None else self.named.find(wanted.name).model
+        return EngineLost("its engine has gone, and what is loaded now takes other inputs") if there else None
 
     def meant(self, error: EvenkeelError, model: ServedVersion) -> EvenkeelError:
         """What a fault of an engine means here: of many models one that it does not hold any more was unloaded."""

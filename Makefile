@@ -27,7 +27,7 @@ BUILD = BUILDX_NO_DEFAULT_ATTESTATIONS=1 BUILDAH_FORMAT=docker $(DOCKER) build -
 help:
 	@echo "make serve [MODEL=folder] [PORT=8080] [SIDECAR=127.0.0.1:9090]   serve a model; Ctrl-C stops it"
 	@echo "make test                               the tests of the parts, and a core of those of the whole"
-	@echo "make test-slow                          the others: process trees, containers, a browser; half an hour"
+	@echo "make test-slow                          the others: process trees, containers, a browser; a quarter of an hour"
 	@echo "make check                              format, lint, types, architecture, Dockerfiles, and shellcheck where it is installed"
 	@echo "make audit                              known vulnerabilities of the locked packages; needs a network"
 	@echo "make image [EXTRAS=cpu,torch TAG=torch] build evenkeel:cpu; make image-gpu builds evenkeel:gpu"
